@@ -1,0 +1,54 @@
+"""Drain log messages from Kafka, enrich them, and publish them for analytics, exactly once.
+
+**Reads** topic `stacklens-enriched` (from the committed offsets of the group `stacklens-enrichment`), the geo database, the
+user-profile API, the business tables. **Writes** topics `stacklens-analytics` and `analytics-dlq`, the cache tables, and a
+row of `enrichment_jobs` per batch.
+
+`claim` fixes offset ranges, one batch per lane; the batches then stand side by side: `drain` reads and decodes, `geo` and
+`user` look up, `business` adds context and risk, `publish` writes messages, dead letters and the group's offsets in one Kafka
+transaction. `clean` removes the staged files. No backlog: everything after `claim` is skipped.
+
+**When it fails** the group's offsets have not moved: the next run reads the same messages again. Any task may be cleared: a
+batch that is published already is recognised by the offsets and not published twice. `StagingMissing` in a cleared task means:
+clear `drain` of the same batch with everything downstream.
+
+**By hand** trigger it with parameters: fewer messages, some partitions, or a dry run that publishes and commits nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from airflow.sdk import dag, task_group
+
+from enrichment import orchestration as o
+
+
+@task_group(group_id="batch")
+def enrich_batch(batch: dict[str, Any]) -> None:
+    """One batch, from its offset ranges to its ledger row."""
+    drained = o.drain(batch)
+    placed, profiled = o.geo(drained), o.user(drained)
+    scored = o.business(drained, placed, profiled)
+    o.publish(drained, placed, profiled, scored) >> o.clean(batch).as_teardown()
+
+
+@dag(
+    schedule=o.EVERY_MINUTE,
+    start_date=datetime(2024, 1, 1, tzinfo=timezone.utc),
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=1),
+    default_args=o.DEFAULT_ARGS,
+    params=o.LIVE_PARAMS,
+    description="Drain, enrich and publish log messages, exactly once",
+    doc_md=__doc__,
+    tags=["stacklens", "enrichment"],
+)
+def stacklens_enrichment() -> None:
+    """See the module: its text is the DAG's documentation."""
+    enrich_batch.expand(batch=o.claim())
+
+
+stacklens_enrichment()

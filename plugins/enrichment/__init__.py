@@ -1,0 +1,1 @@
+"""StackLens enrichment: log messages in, enriched log messages out, exactly once."""

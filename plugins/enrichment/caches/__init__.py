@@ -1,0 +1,1 @@
+"""The tiers in front of a slow source: memory, PostgreSQL, the source itself."""

@@ -1,0 +1,111 @@
+"""What a cache is: entries, the protocol of a lookup and of a layer, and how their answers are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, Protocol
+
+import msgspec
+
+
+class State(StrEnum):
+    """What is known about a key."""
+
+    FOUND = "found"
+    ABSENT = "absent"  # the source says that there is no such key
+    FAILED = "failed"  # the source could not be asked
+
+
+class Tier(StrEnum):
+    """Who answered."""
+
+    MEMORY = "memory"
+    POSTGRES = "postgres"
+    SOURCE = "source"
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """One answer. `value` is a struct of `enrichment.messages` when found, else None; `reason` names why not.
+
+    `expires_at` is in seconds since the epoch: after it the entry may be served only while the source is down, and is
+    `stale` then. `version` is the source's (for geo the database build); an entry of another version is a miss.
+    """
+
+    state: State
+    value: Any = None
+    reason: str | None = None
+    expires_at: float = 0.0
+    version: str = ""
+    stale: bool = False
+
+
+class Lookup(Protocol):
+    """Answers for keys. A key that it cannot answer is missing from the dict."""
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """The entries of those keys that are known, expired ones included; asks once for all keys."""
+        ...
+
+
+class CacheLayer(Lookup, Protocol):
+    """A lookup that can be told. Raises `LayerUnavailable` when it does not answer; the caller goes on without it."""
+
+    tier: Tier
+
+    def put_many(self, entries: Mapping[str, Entry]) -> None:
+        """Keep these entries, replacing older ones of the same keys."""
+        ...
+
+
+class Fetch(Protocol):
+    """The source behind the caches.
+
+    Returns an entry for every key that it could ask about, found or absent or failed with its reason; `expires_at` is
+    left to the caller. Raises `SourceUnavailable` when it can answer none of them.
+    """
+
+    version: str
+
+    def fetch_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """Ask the source once for all keys."""
+        ...
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """One key's entry and the tier that it came from; the source's own answer is a miss of the caches."""
+
+    entry: Entry
+    tier: Tier
+
+
+class Tiered(Protocol):
+    """What an enricher sees of the caches: an answer for every key, whatever fails underneath."""
+
+    def answer_many(self, keys: Sequence[str]) -> list[Answer]:
+        """One answer per key, in the order of `keys`, which are distinct. Never raises for a source that is down."""
+        ...
+
+
+class LookupCounts(msgspec.Struct, frozen=True):
+    """How a chunk's messages were answered. The first message of a key counts for the tier that answered, every further
+    one for memory; `misses` are the messages for which the source had to be asked. `stale`, `absent` and `failed` say what
+    the answer was, whoever gave it."""
+
+    messages: int = 0
+    memory: int = 0
+    postgres: int = 0
+    misses: int = 0
+    stale: int = 0
+    absent: int = 0
+    failed: int = 0
+    distinct: int = 0
+
+    def __add__(self, other: LookupCounts) -> LookupCounts:
+        names = self.__struct_fields__
+        return LookupCounts(*(getattr(self, name) + getattr(other, name) for name in names))
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of the messages that no source was asked for; None without messages."""
+        return (self.memory + self.postgres) / self.messages if self.messages else None

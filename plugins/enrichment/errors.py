@@ -1,0 +1,48 @@
+"""The exception family: what went wrong with a whole batch, said so that an operator can act on it.
+
+A bad message is never one of these: it becomes a dead letter or a partially enriched message
+(`enrichment.messages.Reason`).
+"""
+
+from __future__ import annotations
+
+
+class EnrichmentError(Exception):
+    """Something about a whole batch or the configuration is wrong; the task fails and Airflow retries it."""
+
+
+class SettingsError(EnrichmentError):
+    """An environment variable is missing or has an unusable value; the message names it and what it takes."""
+
+
+class OffsetsMoved(EnrichmentError):
+    """Somebody else moved the group into the middle of this batch; look for a second publisher, then run again."""
+
+
+class OffsetsLost(EnrichmentError):
+    """Messages that were never read have left the log: retention is shorter than the pipeline's delay."""
+
+
+class BatchUnbalanced(EnrichmentError):
+    """Read does not equal enriched + partial + dead; nothing was committed, the code is at fault."""
+
+
+class StagingMissing(EnrichmentError):
+    """A file staged by an earlier task is gone; clear the batch's `drain` task together with those after it."""
+
+
+class PublishRefused(EnrichmentError):
+    """The broker refused the transaction; nothing of it is visible, and the next try publishes it again."""
+
+
+class SourceUnavailable(EnrichmentError):
+    """A lookup's source did not answer; `reason` is the word that goes into `enrichment_errors`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class LayerUnavailable(EnrichmentError):
+    """A cache tier did not answer; the lookup goes on without it."""

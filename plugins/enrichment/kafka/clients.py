@@ -1,0 +1,96 @@
+"""Consumers, producers and admin clients, each made for one purpose from the connection's librdkafka configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient
+
+from enrichment.settings import KafkaSettings
+
+# Reads never join the group: they assign partitions at fixed offsets, so nothing here may ever commit by itself.
+READING = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "error",
+    "isolation.level": "read_committed",
+    "allow.auto.create.topics": False,
+}
+# Raised fetch settings: at their defaults the reader waits for the broker most of the time.
+DRAINING = {
+    "enable.partition.eof": True,
+    "queued.min.messages": 100_000,
+    "queued.max.messages.kbytes": 65_536,
+    "fetch.queue.backoff.ms": 1,
+    "fetch.wait.max.ms": 100,
+    "max.partition.fetch.bytes": 8 * 1024**2,
+}
+PUBLISHING = {
+    "enable.idempotence": True,
+    "compression.type": "lz4",
+    "linger.ms": 20,
+    "batch.num.messages": 50_000,
+    "queue.buffering.max.messages": 200_000,
+    "queue.buffering.max.kbytes": 65_536,
+    "delivery.report.only.error": True,
+}
+
+
+class Clients:
+    """Makes clients. `config` is a connection's librdkafka configuration; what a purpose needs wins over it."""
+
+    def __init__(self, config: Mapping[str, Any], settings: KafkaSettings) -> None:
+        self._config = dict(config)
+        self.settings = settings
+
+    def _consumer_config(self, purpose: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self._config, "group.id": self.settings.consumer_group, **READING, **purpose}
+
+    @contextmanager
+    def offsets_reader(self) -> Iterator[Consumer]:
+        """A consumer for offsets and watermarks only; with `read_committed` the end of a log is its last stable offset."""
+        yield from closing(Consumer(self._consumer_config({})))
+
+    @contextmanager
+    def drain_reader(self) -> Iterator[Consumer]:
+        """A consumer that is quick at reading long ranges."""
+        yield from closing(Consumer(self._consumer_config(DRAINING)))
+
+    def lane_producer(self, lane: int, max_message_bytes: int) -> Producer:
+        """The transactional producer of a lane: a second one of the same lane fences it."""
+        return Producer(
+            {
+                **self._without_consumer_options(),
+                **PUBLISHING,
+                "transactional.id": transactional_id(self.settings.consumer_group, lane),
+                "transaction.timeout.ms": int(self.settings.transaction_timeout_sec * 1000),
+                "message.max.bytes": max_message_bytes,
+                # Two full sets never exceed what a topic takes in one.
+                "batch.size": min(1_000_000, max_message_bytes // 2),
+            }
+        )
+
+    def admin(self) -> AdminClient:
+        """A client that describes topics."""
+        return AdminClient(self._without_consumer_options())
+
+    def _without_consumer_options(self) -> dict[str, Any]:
+        # librdkafka warns about each consumer option that a producer is given.
+        consumer_only = {"group.id", "auto.offset.reset", "enable.auto.commit", "isolation.level"}
+        return {name: value for name, value in self._config.items() if name not in consumer_only}
+
+
+def transactional_id(group_id: str, lane: int) -> str:
+    """One id per group and lane, so that any two batches with the same partition fence each other."""
+    return f"{group_id}.lane-{lane}"
+
+
+def closing(consumer: Consumer) -> Iterator[Consumer]:
+    """Hand the consumer out once and close it whatever happens."""
+    try:
+        yield consumer
+    finally:
+        consumer.close()

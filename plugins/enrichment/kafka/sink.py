@@ -1,0 +1,150 @@
+"""Publish: one transaction per batch that holds its enriched messages, its dead letters and the group's new offsets.
+
+Publishing is a compare-and-set on the group's offsets. The transactional id is the lane's, so whoever comes later fences
+whoever came before; then the offsets tell whether the batch is still to be published, is published, or was overtaken.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Any
+
+from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import ConfigResource, ResourceType
+
+from enrichment.errors import OffsetsMoved, PublishRefused
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.offsets import committed_offsets, take_over, with_retries
+from enrichment.messages import Batch, Reason
+from enrichment.route import Outgoing
+
+log = logging.getLogger(__name__)
+ABORT_SECONDS = 4.0  # Airflow kills a stopped task five seconds after it asked it to end
+
+
+class Standing(StrEnum):
+    """Where the group is, seen from a batch."""
+
+    AT_START = "at-start"  # nobody has published it: publish
+    PAST_END = "past-end"  # it is published: nothing to do
+
+
+class LanePublisher:
+    """The one publisher of a lane, while its `with` block lasts: entering it fences every earlier one.
+
+    What a fenced or dying publisher left open has been ended by then, so the offsets read afterwards are final.
+    """
+
+    def __init__(self, clients: Clients, batch: Batch) -> None:
+        self._clients = clients
+        self._batch = batch
+        self._timeout = clients.settings.request_timeout_sec
+        self._producer: Producer | None = None
+
+    def __enter__(self) -> LanePublisher:
+        settings = self._clients.settings
+        self.max_output_bytes, self.max_dlq_bytes = self._limits(settings.output_topic, settings.dlq_topic)
+        self._producer = self._clients.lane_producer(self._batch.lane, max(self.max_output_bytes, self.max_dlq_bytes))
+        take_over(self._producer, self._timeout)
+        topics = self._producer.list_topics(timeout=self._timeout).topics
+        self._partitions = {topic: _partition_count(topics, topic) for topic in (settings.output_topic, settings.dlq_topic)}
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        # What is still queued belongs to a transaction that is over: nobody waits for it.
+        if self._producer is not None:
+            self._producer.purge()
+            self._producer = None
+
+    def _limits(self, *topics: str) -> list[int]:
+        """The largest message that both the settings and each topic take."""
+        admin = self._clients.admin()  # kept until the answers are there: they die with it
+        resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+        described = admin.describe_configs(resources, request_timeout=self._timeout)
+        limits = [int(described[resource].result()["max.message.bytes"].value) for resource in resources]
+        return [min(self._clients.settings.max_message_bytes, limit) for limit in limits]
+
+    def standing(self) -> Standing:
+        """Compare the group's committed offsets with the batch. Raises `OffsetsMoved` when they fit neither end."""
+        batch = self._batch
+        with self._clients.offsets_reader() as reader:
+            committed = committed_offsets(reader, batch.topic, [r.partition for r in batch.ranges], self._timeout)
+        if all(_past(committed[r.partition], r.end) for r in batch.ranges):
+            return Standing.PAST_END
+        # A group without an offset starts at the log's start: that is where its first batch was claimed.
+        if all(committed[r.partition] in (r.start, None) for r in batch.ranges):
+            return Standing.AT_START
+        where = ", ".join(
+            f"partition {r.partition}: batch {r.start} to {r.end}, group at {committed[r.partition]}" for r in batch.ranges
+        )
+        raise OffsetsMoved(
+            f"group {batch.group_id} was moved by somebody else while batch {batch.batch_id} was on its way ({where}). "
+            "Nothing was published. The next run goes on from the group's offsets; see enrichment_jobs for who moved it."
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[LaneTransaction]:
+        """Publish within the block: it commits with the group's offsets at the end, and aborts whatever goes wrong.
+
+        Raises `PublishRefused` when the broker does not take it (fenced, timed out, a message undeliverable).
+        """
+        assert self._producer is not None
+        producer = self._producer
+        producer.begin_transaction()
+        try:
+            yield LaneTransaction(producer, self._partitions)
+            self._commit(producer)
+        except KafkaException as refused:
+            _abort(producer)
+            raise PublishRefused(f"{Reason.PRODUCER_ERROR}: batch {self._batch.batch_id}: {refused.args[0]}") from refused
+        except BaseException:
+            _abort(producer)
+            raise
+
+    def _commit(self, producer: Producer) -> None:
+        offsets = [TopicPartition(self._batch.topic, r.partition, r.end) for r in self._batch.ranges]
+        with self._clients.offsets_reader() as reader:
+            group = reader.consumer_group_metadata()
+            with_retries(lambda seconds: producer.send_offsets_to_transaction(offsets, group, seconds), self._timeout)
+        with_retries(producer.commit_transaction, self._clients.settings.transaction_timeout_sec)
+
+
+class LaneTransaction:
+    """An open transaction: takes messages, in order."""
+
+    def __init__(self, producer: Producer, partitions: dict[str, int]) -> None:
+        self._producer = producer
+        self._partitions = partitions
+
+    def send(self, topic: str, messages: Outgoing) -> None:
+        """Hand messages to the client; waits while its queue is full. An input partition has one output partition."""
+        produce, poll, count = self._producer.produce, self._producer.poll, self._partitions[topic]
+        for partition, key, value, timestamp, headers in zip(*messages, strict=True):
+            while True:
+                try:
+                    produce(topic, value, key, partition % count, timestamp=timestamp, headers=headers)
+                    break
+                except BufferError:
+                    poll(0.1)
+        poll(0)
+
+
+def _past(committed: int | None, end: int) -> bool:
+    return committed is not None and committed >= end
+
+
+def _partition_count(topics: dict[str, Any], topic: str) -> int:
+    if topic not in topics or not topics[topic].partitions:
+        raise PublishRefused(f"topic {topic} does not exist; create it, or set KAFKA_OUTPUT_TOPIC and KAFKA_DLQ_TOPIC")
+    return len(topics[topic].partitions)
+
+
+def _abort(producer: Producer) -> None:
+    """End the transaction if this producer still may. If it may not (fenced, out of time), its successor ends it."""
+    try:
+        producer.abort_transaction(ABORT_SECONDS)
+    except KafkaException as refused:
+        log.warning("transaction.abort_failed error=%s", refused.args[0])

@@ -1,0 +1,118 @@
+"""Drain: read the offset ranges of a batch, chunk by chunk, each chunk bounded in messages and bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from enrichment.errors import OffsetsLost
+from enrichment.kafka.offsets import SLICE_SECONDS
+from enrichment.messages import Batch, OffsetRange
+
+# Messages per call into the client: small enough that even messages of the largest size stay within memory.
+POLL_MESSAGES = 100
+
+
+class RangeReader:
+    """Reads exactly the messages of `batch.ranges`, in the order of each partition.
+
+    Offsets may be missing (transaction markers, aborted messages, compaction): a partition is done when its position has
+    reached the end of its range, not when a count is. Iterate over `chunks()`; `ranges` says afterwards what was read: the
+    batch's ranges, or less when `max_bytes` was reached.
+    """
+
+    def __init__(self, consumer: Consumer, batch: Batch, chunk_size: int, chunk_bytes: int, timeout: float) -> None:
+        self._consumer = consumer
+        self._batch = batch
+        self._chunk_size = chunk_size
+        self._chunk_bytes = chunk_bytes
+        self._timeout = timeout
+        self._open = {r.partition: r for r in batch.ranges}
+        self._positions = {r.partition: r.start for r in batch.ranges}
+        self.value_bytes = 0
+
+    @property
+    def ranges(self) -> tuple[OffsetRange, ...]:
+        """What has been read so far."""
+        return tuple(OffsetRange(r.partition, r.start, self._positions[r.partition]) for r in self._batch.ranges)
+
+    def chunks(self) -> Iterator[list[Message]]:
+        """The messages in lists of at most `chunk_size`, and about `chunk_bytes` of values.
+
+        Raises `OffsetsLost` when a range has left the log, `KafkaException` when the broker does not deliver within the
+        timeout or refuses.
+        """
+        self._consumer.assign([TopicPartition(self._batch.topic, r.partition, r.start) for r in self._batch.ranges])
+        while self._open and not self._full():
+            chunk = self._next_chunk()
+            if chunk:
+                yield chunk
+
+    def _full(self) -> bool:
+        return self._batch.max_bytes is not None and self.value_bytes >= self._batch.max_bytes
+
+    def _next_chunk(self) -> list[Message]:
+        chunk: list[Message] = []
+        size = 0
+        quiet_since = time.monotonic()
+        while self._open and len(chunk) < self._chunk_size and size < self._chunk_bytes:
+            wanted = min(POLL_MESSAGES, self._chunk_size - len(chunk), self._left())
+            polled = self._consumer.consume(wanted, SLICE_SECONDS)
+            if polled:
+                quiet_since = time.monotonic()
+                size += self._keep(polled, chunk)
+            elif time.monotonic() - quiet_since > self._timeout:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, self._stalled()))
+        self.value_bytes += size
+        return chunk
+
+    def _left(self) -> int:
+        return sum(r.end - self._positions[p] for p, r in self._open.items())
+
+    def _keep(self, polled: Sequence[Message], chunk: list[Message]) -> int:
+        """Append what belongs to a range, note positions and ends; returns the bytes of the values appended."""
+        size = 0
+        positions, still_open = self._positions, self._open
+        for message in polled:
+            partition = message.partition()
+            wanted = still_open.get(partition)
+            if wanted is None:  # fetched ahead, past the end of its range
+                continue
+            if message.error() is not None:
+                self._on_error(message, wanted)
+                continue
+            offset = message.offset()
+            if offset < wanted.end:
+                chunk.append(message)
+                positions[partition] = offset + 1
+                size += len(message)
+            if offset + 1 >= wanted.end:
+                self._finish(wanted)
+        return size
+
+    def _on_error(self, message: Message, wanted: OffsetRange) -> None:
+        error: Any = message.error()
+        if error.code() == KafkaError._PARTITION_EOF:
+            # The log's end was at or past the range's end when it was claimed: what is left of the range is a gap.
+            if message.offset() >= wanted.end:
+                self._finish(wanted)
+            return
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            raise OffsetsLost(
+                f"offsets of partition {wanted.partition} of {self._batch.topic} are no longer in the log (claimed "
+                f"{wanted.start} to {wanted.end}, read up to {self._positions[wanted.partition]}): {error.str()}"
+            )
+        raise KafkaException(error)
+
+    def _finish(self, wanted: OffsetRange) -> None:
+        self._positions[wanted.partition] = wanted.end
+        del self._open[wanted.partition]
+        if self._open:
+            self._consumer.incremental_unassign([TopicPartition(self._batch.topic, wanted.partition)])
+
+    def _stalled(self) -> str:
+        where = ", ".join(f"{p} at {self._positions[p]} of {r.end}" for p, r in self._open.items())
+        return f"no message of {self._batch.topic} within {self._timeout:g} s; partitions waited for: {where}"

@@ -1,0 +1,196 @@
+"""The words of the pipeline: fields, columns, reasons, batches. No behaviour beyond building and reading them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class Event(msgspec.Struct, gc=False):
+    """A log message of `stacklens-enriched`, as far as the pipeline must know it. All text, as the topic has it."""
+
+    timestamp: str
+    service: str
+    level: str
+    message: str
+    trace_id: str | None = None
+    span_id: str | None = None
+    source_ip: str | None = None
+    user_id: str | None = None
+    request_id: str | None = None
+
+
+SOURCE_IP, USER_ID, REQUEST_ID = "source_ip", "user_id", "request_id"
+KEY_COLUMNS = (SOURCE_IP, USER_ID, REQUEST_ID)
+
+
+class Source(StrEnum):
+    """The names in `enrichment_sources`."""
+
+    GEO = "geo-ip"
+    USER = "user-profile"
+    BUSINESS = "business-context"
+
+
+class Reason(StrEnum):
+    """The one vocabulary of `error_reason` (dead letters) and `enrichment_errors` (partially enriched messages)."""
+
+    # A message that cannot be processed at all.
+    INVALID_JSON = "invalid-json"
+    INVALID_ENCODING = "invalid-encoding"
+    NOT_AN_OBJECT = "not-an-object"
+    MISSING_FIELD = "missing-field"
+    WRONG_TYPE = "wrong-type"
+    EMPTY_MESSAGE = "empty-message"
+    NESTED_TOO_DEEP = "nested-too-deep"
+    MESSAGE_TOO_LARGE = "message-too-large"
+    PROCESSING_FAILED = "processing-failed"
+    # A lookup that costs its own columns.
+    INVALID_IP = "invalid-ip"
+    GEO_LOOKUP_FAILED = "geo-ip-lookup-failed"
+    GEO_NOT_FOUND = "geo-ip-not-found"
+    USER_TIMEOUT = "user-lookup-timeout"
+    USER_SERVICE_ERROR = "user-service-error"
+    USER_NOT_FOUND = "user-not-found"
+    BUSINESS_NOT_FOUND = "business-context-not-found"
+    DATABASE_ERROR = "database-connection-error"
+    # A batch that cannot be published.
+    PRODUCER_ERROR = "kafka-producer-error"
+
+
+class Place(msgspec.Struct, frozen=True, gc=False, rename=lambda field: f"geo_{field}"):
+    """Where an address is. `network_type` is `public`, or why no lookup was needed (`private`, `loopback`, ...)."""
+
+    country: str | None = None
+    country_code: str | None = None
+    region: str | None = None
+    city: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+    timezone: str | None = None
+    network_type: str | None = None
+
+
+class Profile(msgspec.Struct, frozen=True, gc=False, rename=lambda field: f"user_{field}"):
+    """Who a user is. `account_age_days` is in days, as the user service counts them."""
+
+    subscription_tier: str | None = None
+    account_age_days: int | None = None
+    company: str | None = None
+
+
+class Context(msgspec.Struct, frozen=True, gc=False, rename=lambda field: f"business_{field}"):
+    """What a request was about, read from the users' own tables. `amount` is in units of `currency`."""
+
+    unit: str | None = None
+    transaction_type: str | None = None
+    amount: float | None = None
+    currency: str | None = None
+
+
+class Risk(msgspec.Struct, frozen=True, gc=False, rename=lambda field: f"business_{field}"):
+    """How risky a request looks: a score in [0, 1], its level, and the names of the rules that fired."""
+
+    risk_score: float | None = None
+    risk_level: str | None = None
+    fraud_indicators: tuple[str, ...] | None = None
+
+
+class Provenance(msgspec.Struct, frozen=True, gc=False):
+    """The tail of an enriched message: what was added, what failed, what was served past its expiry, and when."""
+
+    enrichment_sources: tuple[str, ...]
+    enrichment_errors: tuple[str, ...] | None
+    enrichment_stale: tuple[str, ...] | None
+    enriched_at: str
+
+
+def column_names(words: type[msgspec.Struct]) -> tuple[str, ...]:
+    """The output's names of a struct's fields, in order: `column_names(Place)[0] == "geo_country"`."""
+    return tuple(field.encode_name for field in msgspec.structs.fields(words))
+
+
+GEO_COLUMNS = column_names(Place)
+USER_COLUMNS = column_names(Profile)
+BUSINESS_COLUMNS = column_names(Context) + column_names(Risk)
+OUTPUT_COLUMNS = GEO_COLUMNS + USER_COLUMNS + BUSINESS_COLUMNS + column_names(Provenance)
+
+# Where a published message came from: header names, each value text in UTF-8.
+HEADER_TOPIC = "stacklens-source-topic"
+HEADER_PARTITION = "stacklens-source-partition"
+HEADER_OFFSET = "stacklens-source-offset"
+HEADER_BATCH = "stacklens-batch-id"
+# How often a message had been tried before it was sent in again (a redrive sets it; absent means never).
+HEADER_ATTEMPTS = "stacklens-attempts"
+ORIGIN_HEADERS = (HEADER_TOPIC, HEADER_PARTITION, HEADER_OFFSET, HEADER_BATCH)
+
+
+class OffsetRange(msgspec.Struct, frozen=True, order=True):
+    """The offsets `[start, end)` of one partition. Some of them may hold no message (transaction markers, compaction)."""
+
+    partition: int
+    start: int
+    end: int
+
+    @property
+    def span(self) -> int:
+        """Offsets in the range: an upper bound of its messages."""
+        return self.end - self.start
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A set of offset ranges of one lane: what every task after the claim is a function of.
+
+    `max_bytes` of values end the drain early, which then shortens the ranges. A batch that is `set_aside` has failed alone
+    before, by what it holds: its messages become dead letters without a further look.
+    """
+
+    batch_id: str
+    topic: str
+    group_id: str
+    lane: int
+    ranges: tuple[OffsetRange, ...]
+    dry_run: bool = False
+    max_bytes: int | None = None
+    set_aside: bool = False
+
+    @property
+    def span(self) -> int:
+        """Offsets in all ranges: an upper bound of the batch's messages."""
+        return sum(r.span for r in self.ranges)
+
+    def to_manifest(self) -> dict[str, Any]:
+        """The batch as plain JSON types, for XCom and the ledger."""
+        return msgspec.to_builtins(self)
+
+    @classmethod
+    def from_manifest(cls, manifest: dict[str, Any]) -> Batch:
+        """The reverse of `to_manifest`; raises `msgspec.ValidationError` when it is not one."""
+        return msgspec.convert(manifest, cls)
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A message set aside, with enough to find it, to understand it, and to send it again.
+
+    `original_message` is the JSON object itself; text where the bytes are UTF-8 but no JSON object; base64 (named in
+    `original_encoding`) where they are not even text. `source_timestamp` is milliseconds since the epoch.
+    """
+
+    original_message: Any
+    original_encoding: str
+    original_size_bytes: int
+    original_truncated: bool
+    error_reason: str
+    error_detail: str | None
+    stage: str
+    source_topic: str
+    source_partition: int
+    source_offset: int
+    source_timestamp: int | None
+    source_key: str | None
+    source_key_encoding: str
+    batch_id: str
+    attempts: int
+    sent_to_dlq_at: str

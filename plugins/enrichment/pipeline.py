@@ -1,0 +1,299 @@
+"""The centre on one page: the stages of a batch in order, each streaming chunk by chunk from staged files to staged files.
+
+claim -> drain (read, decode) -> geo and user side by side -> business -> publish (route, produce, commit). A stage holds one chunk
+in memory, whatever the batch. Every stage may run twice: it replaces what it staged, and publish
+looks first.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+import msgspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
+
+from enrichment.caches.base import LookupCounts
+from enrichment.decode import decode, set_aside
+from enrichment.enrichers.base import JSON, STATUS, Added, Enricher
+from enrichment.errors import BatchUnbalanced
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.offsets import plan_ranges, read_settled_backlog
+from enrichment.kafka.sink import LanePublisher, Standing
+from enrichment.kafka.source import RangeReader
+from enrichment.messages import KEY_COLUMNS, Batch, Context, Place, Profile, Risk, Source
+from enrichment.route import Addition, Counts, Router
+from enrichment.settings import Settings
+from enrichment.store.jobs import Ledger
+from enrichment.store.staging import Staging
+
+EVENTS, KEYS, REFUSED = "events", "keys", "refused"
+# How much smaller the next batch is where one failed: half a million messages are cornered in four steps.
+SHRINK = 32
+PUBLISH_ORDER = (Source.GEO, Source.USER, Source.BUSINESS)
+
+_HEADERS = pa.list_(pa.struct([("name", pa.string()), ("value", pa.binary())]))
+_MESSAGE = [
+    ("partition", pa.int32()), ("offset", pa.int64()), ("timestamp", pa.int64()),
+    ("key", pa.binary()), ("headers", _HEADERS), ("value", pa.binary()),
+]  # fmt: skip
+MESSAGE_SCHEMA = pa.schema(_MESSAGE)
+EVENT_SCHEMA = pa.schema([*_MESSAGE, ("fast", pa.bool_())])
+REFUSED_SCHEMA = pa.schema([*_MESSAGE, ("reason", pa.string()), ("detail", pa.string())])
+KEY_SCHEMA = pa.schema([(name, pa.string()) for name in KEY_COLUMNS])
+CODE_SCHEMA = pa.schema([("code", pa.int32())])
+_ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), tuple[str, ...]: pa.list_(pa.string())}
+_FIELDS = {
+    field.encode_name: _ARROW_TYPES[get_args(field.type)[0]]
+    for words in (Place, Profile, Context, Risk)
+    for field in msgspec.structs.fields(words)
+}
+
+
+class Drained(msgspec.Struct, frozen=True):
+    """What drain staged: the batch with the ranges that were read, and how much that was."""
+
+    batch: Batch
+    messages: int
+    refused: int
+    value_bytes: int
+
+    def to_manifest(self) -> dict[str, Any]:
+        """As plain JSON types, for XCom."""
+        manifest: dict[str, Any] = msgspec.to_builtins(self)
+        return manifest
+
+
+class Published(msgspec.Struct, frozen=True):
+    """What became of a batch. `produced` is false when the group's offsets said that it had been published before."""
+
+    counts: Counts
+    produced: bool
+
+
+def claim(
+    clients: Clients, ledger: Ledger, settings: Settings, *, dag_id: str, run_id: str,
+    max_messages: int | None = None, partitions: Sequence[int] | None = None, dry_run: bool = False,
+) -> list[Batch]:  # fmt: skip
+    """Fix the offset ranges of a run's batches and write them to the ledger; a run that claimed before gets the same ones.
+
+    Where batches failed by what they hold, the next ones over these offsets are smaller, and a message that fails alone is set
+    aside as a dead letter: what breaks the pipeline is cornered, the rest of the topic goes on. Raises `OffsetsLost` by the
+    declared policy.
+    """
+    claimed = ledger.find_run(dag_id, run_id)
+    if claimed:
+        return claimed
+    kafka = clients.settings
+    backlog = read_settled_backlog(clients, partitions)
+    size = min(max_messages or kafka.batch_size, kafka.batch_size)
+    plan = plan_ranges(backlog, kafka.lanes, size, kafka.batches_per_run)
+    failures = {lane: ledger.failures_over(kafka.input_topic, kafka.consumer_group, plan[lane]) for lane in plan}
+    limits = {lane: max(1, size // SHRINK**count) for lane, count in failures.items()}
+    batches = [
+        Batch(
+            batch_id=f"{dag_id}/{run_id}/{lane}",
+            topic=kafka.input_topic,
+            group_id=kafka.consumer_group,
+            lane=lane,
+            ranges=ranges,
+            dry_run=dry_run,
+            max_bytes=kafka.batch_bytes,
+            set_aside=failures[lane] > 0 and size // SHRINK ** (failures[lane] - 1) <= 1,
+        )
+        for lane, ranges in plan_ranges(backlog, kafka.lanes, size, kafka.batches_per_run, limits).items()
+    ]
+    for batch in batches:
+        ledger.claim(batch, dag_id, run_id, settings.fingerprint)
+    return batches
+
+
+def drain(clients: Clients, staging: Staging, batch: Batch) -> Drained:
+    """Read the batch's ranges, decode, and stage events, their keys, and what was refused."""
+    settings = clients.settings
+    messages = refusals = 0
+    with (
+        quiet_gc(),
+        clients.drain_reader() as consumer,
+        staging.write(batch.batch_id, EVENTS) as events,
+        staging.write(batch.batch_id, KEYS) as keys,
+        staging.write(batch.batch_id, REFUSED) as refused,
+    ):
+        reader = RangeReader(
+            consumer, batch, settings.chunk_size, settings.chunk_bytes, settings.request_timeout_sec
+        )
+        for chunk in reader.chunks():
+            values = [message.value() for message in chunk]
+            decoded = set_aside(values) if batch.set_aside else decode(values)
+            frame = message_frame(chunk)
+            accepted = pa.array(decoded.accepted, pa.int64())
+            kept = frame.take(accepted) if decoded.refused else frame
+            events.write(pa.record_batch([*kept.columns, pa.array(decoded.fast)], schema=EVENT_SCHEMA))
+            keys.write(pa.record_batch([_key(decoded.keys[name]) for name in KEY_COLUMNS], schema=KEY_SCHEMA))
+            rows = sorted(decoded.refused)
+            why = [decoded.refused[row] for row in rows]
+            refused.write(
+                pa.record_batch(
+                    [
+                        *frame.take(pa.array(rows, pa.int64())).columns,
+                        pa.array([w.reason for w in why], pa.string()),
+                        pa.array([w.detail for w in why], pa.string()),
+                    ],
+                    schema=REFUSED_SCHEMA,
+                )
+            )
+            messages += len(chunk)
+            refusals += len(rows)
+        return Drained(msgspec.structs.replace(batch, ranges=reader.ranges), messages, refusals, reader.value_bytes)
+
+
+def message_frame(chunk: Sequence[Message]) -> pa.RecordBatch:
+    """Kafka messages as columns. Header names and values as they came; a timestamp that is not there is null."""
+    headers = [m.headers() for m in chunk]
+    return pa.record_batch(
+        [
+            pa.array([m.partition() for m in chunk], pa.int32()),
+            pa.array([m.offset() for m in chunk], pa.int64()),
+            pa.array([_timestamp(m) for m in chunk], pa.int64()),
+            pa.array([m.key() for m in chunk], pa.binary()),
+            _header_column(headers),
+            pa.array([m.value() for m in chunk], pa.binary()),
+        ],
+        schema=MESSAGE_SCHEMA,
+    )
+
+
+def _timestamp(message: Message) -> int | None:
+    kind, milliseconds = message.timestamp()
+    return None if kind == TIMESTAMP_NOT_AVAILABLE else milliseconds
+
+
+def _header_column(headers: Sequence[Sequence[tuple[str, bytes | None]] | None]) -> pa.Array:
+    if not any(headers):
+        return pa.nulls(len(headers), _HEADERS)
+    return pa.array([h and [{"name": name, "value": value} for name, value in h] for h in headers], _HEADERS)
+
+
+def _key(column: Sequence[str | None]) -> pa.Array:
+    """Parsers write an empty string for a field that they did not find: such a key is as absent as none."""
+    keys = pa.array(column, pa.string())
+    return pc.if_else(pc.equal(keys, ""), pa.scalar(None, pa.string()), keys)
+
+
+def enrich(
+    staging: Staging, batch: Batch, enricher: Enricher, after: Sequence[Source] = (),
+    on_chunk: Callable[[pd.DataFrame, Added], None] | None = None,
+) -> LookupCounts:  # fmt: skip
+    """Run one enricher over the staged keys, after those enrichers whose columns it reads, and stage what it adds.
+
+    `on_chunk` sees each chunk's keys and what was added to it.
+    """
+    source = Source(enricher.name)
+    schema = pa.schema([*((name, _FIELDS[name]) for name in enricher.writes), (STATUS, pa.string()), (JSON, pa.binary())])
+    wanted = [name for name in enricher.reads if name in KEY_COLUMNS]
+    counts = LookupCounts()
+    with (
+        quiet_gc(),
+        staging.write(batch.batch_id, _codes(source)) as codes,
+        staging.write(batch.batch_id, _values(source)) as values,
+    ):
+        earlier = {name: _staged(staging, batch, name) for name in after}
+        for keys in staging.read(batch.batch_id, KEYS, wanted):
+            events = pd.DataFrame({name: keys[name].dictionary_encode().to_pandas() for name in wanted})
+            added = enricher.enrich(events, {name: next(chunks) for name, chunks in earlier.items()})
+            codes.write(pa.record_batch([pa.array(added.codes, pa.int32())], schema=CODE_SCHEMA))
+            values.write(pa.RecordBatch.from_pandas(added.values, schema=schema, preserve_index=False))
+            counts = counts + added.counts
+            if on_chunk is not None:
+                on_chunk(events, added)
+    return counts
+
+
+def _staged(staging: Staging, batch: Batch, source: Source) -> Iterator[Added]:
+    codes = staging.read(batch.batch_id, _codes(source))
+    values = staging.read(batch.batch_id, _values(source))
+    for code, value in zip(codes, values, strict=True):
+        yield Added(code["code"].to_numpy(), value.to_pandas(), LookupCounts())
+
+
+def publish(
+    clients: Clients, staging: Staging, drained: Drained, settings: Settings, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> Published:  # fmt: skip
+    """Publish a batch once, whoever else tries: produce and commit, or only count when the group is past its end.
+
+    Raises `OffsetsMoved`, `PublishRefused`, `StagingMissing`, and `BatchUnbalanced` before anything is committed.
+    """
+    batch, kafka = drained.batch, clients.settings
+    with quiet_gc(), LanePublisher(clients, batch) as publisher:
+        produce = not batch.dry_run and publisher.standing() is Standing.AT_START
+        counts = Counts()
+        with publisher.transaction() if produce else nullcontext() as transaction:
+            for routed in route(staging, batch, publisher, settings, now):
+                counts = counts + routed.counts
+                if transaction is not None:
+                    transaction.send(kafka.output_topic, routed.analytics)
+                    transaction.send(kafka.dlq_topic, routed.dead_letters)
+            check_balance(drained, counts, settings.pipeline.max_dead_letter_share)
+    return Published(counts, produce)
+
+
+def route(
+    staging: Staging, batch: Batch, limits: LanePublisher, settings: Settings, now: Callable[[], datetime]
+) -> Iterator[Any]:
+    """The batch's chunks as the two topics get them."""
+    required = frozenset(settings.pipeline.required_sources)
+    additions = {source: _additions(staging, batch, source) for source in PUBLISH_ORDER}
+    refused = staging.read(batch.batch_id, REFUSED)
+    for events in staging.read(batch.batch_id, EVENTS):
+        moment = now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        router = Router(batch, moment, limits.max_output_bytes, limits.max_dlq_bytes, required)
+        yield router.route(events, [next(additions[source]) for source in PUBLISH_ORDER], next(refused))
+
+
+def _additions(staging: Staging, batch: Batch, source: Source) -> Iterator[Addition]:
+    codes = staging.read(batch.batch_id, _codes(source))
+    values = staging.read(batch.batch_id, _values(source), [STATUS, JSON])
+    for code, value in zip(codes, values, strict=True):
+        yield Addition(source, code["code"].to_numpy(), value[STATUS].to_pylist(), value[JSON])
+
+
+def check_balance(drained: Drained, counts: Counts, max_dead_letter_share: float) -> None:
+    """Nothing lost, nothing doubled, and not suspiciously much dead; raises `BatchUnbalanced`."""
+    if counts.total != drained.messages:
+        raise BatchUnbalanced(
+            f"batch {drained.batch.batch_id}: read {drained.messages}, but {counts.enriched} enriched + {counts.partial} partial "
+            f"+ {counts.dead} dead = {counts.total}; nothing was committed"
+        )
+    if counts.dead > max_dead_letter_share * drained.messages:
+        raise BatchUnbalanced(
+            f"batch {drained.batch.batch_id}: {counts.dead} of {drained.messages} messages would be dead letters, more than "
+            f"ENRICHMENT_MAX_DEAD_LETTER_SHARE={max_dead_letter_share:g}; nothing was committed, suspect the code or the source"
+        )
+
+
+@contextmanager
+def quiet_gc() -> Iterator[None]:
+    """No garbage collection within: the hot loops make many objects and no cycles."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _codes(source: Source) -> str:
+    return f"{source}.codes"
+
+
+def _values(source: Source) -> str:
+    return f"{source}.values"
+
+

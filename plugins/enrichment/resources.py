@@ -1,0 +1,165 @@
+"""Builds the concrete things that the pipeline works with, once each, from settings and connections; closes them at the end.
+
+Tasks, benchmarks and tests all build them here: this is the only place that knows which cache stands before which source.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import msgspec
+import pandas as pd
+import psycopg
+
+from enrichment import sql
+from enrichment.caches.base import Fetch
+from enrichment.caches.layered import LayeredLookup, TimeToLive
+from enrichment.caches.memory import MemoryLayer
+from enrichment.caches.postgres import PostgresLayer
+from enrichment.caches.risk import record_risk
+from enrichment.enrichers.base import Added
+from enrichment.enrichers.business import BusinessEnricher
+from enrichment.enrichers.business_query import BusinessQuery
+from enrichment.enrichers.geo import GeoEnricher
+from enrichment.enrichers.geo_database import GeoDatabase
+from enrichment.enrichers.known_addresses import KnownAddresses
+from enrichment.enrichers.risk import DEFAULT_RULES, RiskRules
+from enrichment.enrichers.user import UserEnricher
+from enrichment.enrichers.user_api import UserApi
+from enrichment.kafka.clients import Clients
+from enrichment.messages import Context, Place, Profile
+from enrichment.settings import Settings
+from enrichment.store import metrics
+from enrichment.store.jobs import Ledger
+from enrichment.store.staging import Staging, StoragePath
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Stage:
+    """What a stage did to a batch; `seconds` and `peak_rss_bytes` are known when its block has ended."""
+
+    messages: int = 0
+    counts: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak_rss_bytes: int = 0
+
+
+class Resources:
+    """Use in a `with` block. Connections are asked for and opened when they are first needed."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        kafka_config: Callable[[], Mapping[str, Any]],
+        connect_postgres: Callable[[], psycopg.Connection[Any]],
+        user_service: Callable[[], tuple[str, str | None]],
+        staging_root: StoragePath,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.staging = Staging(staging_root)
+        self._kafka_config = kafka_config
+        self._connect_postgres = connect_postgres
+        self._user_service = user_service
+        self._clock = clock
+        self._open = ExitStack()
+
+    def __enter__(self) -> Resources:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._open.close()
+
+    @cached_property
+    def clients(self) -> Clients:
+        """Makers of Kafka clients."""
+        return Clients(self._kafka_config(), self.settings.kafka)
+
+    @cached_property
+    def postgres(self) -> psycopg.Connection[Any]:
+        """The connection for ledger, metrics and the business tables. The caches have their own: they may do without one."""
+        return self._open.enter_context(self._connect())
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger of batches."""
+        return Ledger(self.postgres)
+
+    @cached_property
+    def geo_database(self) -> GeoDatabase:
+        """The MaxMind-format database that the settings name."""
+        return GeoDatabase(self.settings.geo.database_path, self.settings.geo.locale)
+
+    def geo_enricher(self) -> GeoEnricher:
+        """Places by address: known networks first, then the caches, then the database."""
+        geo = self.settings.geo
+        lookup = self._layered(
+            "geo_ip_cache", Place, self.geo_database, geo.cache_size, 3600 * geo.cache_ttl_hours
+        )
+        return GeoEnricher(KnownAddresses(lookup))
+
+    def user_enricher(self) -> UserEnricher:
+        """Profiles by user id: the caches, then the user-profile API."""
+        user = self.settings.user
+        base_url, token = self._user_service()
+        api = UserApi(base_url, token, user)
+        self._open.callback(api.close)
+        return UserEnricher(
+            self._layered("user_profile_cache", Profile, api, user.cache_size, 3600 * user.cache_ttl_hours)
+        )
+
+    def business_enricher(self) -> BusinessEnricher:
+        """Contexts by request id, and their risk: the caches, then the query over the users' own tables."""
+        business = self.settings.business
+        query = BusinessQuery(self._connect, sql.load("business_context/fetch"))
+        lookup = self._layered(
+            "business_context_cache", Context, query, business.cache_size, 60 * business.cache_ttl_minutes
+        )
+        return BusinessEnricher(lookup, RiskRules.load(business.risk_rules_path or DEFAULT_RULES))
+
+    def record_risks(self, events: pd.DataFrame, added: Added) -> None:
+        """Keep the risks of a chunk beside the cached contexts, for the views. A database that is down costs only that."""
+        risks = BusinessEnricher.risks(events, added)
+        try:
+            record_risk(self.postgres, *risks)
+        except psycopg.Error as refused:
+            log.warning("risks.not_recorded requests=%d error=%s", len(risks.request_ids), refused)
+
+    @contextmanager
+    def stage(self, batch_id: str, name: str) -> Iterator[Stage]:
+        """Time a stage of a batch and record what it did, once it has ended well."""
+        stage, start = Stage(), time.perf_counter()
+        yield stage
+        stage.seconds = time.perf_counter() - start
+        stage.peak_rss_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        metrics.record(
+            self.postgres, batch_id, name, stage.messages, stage.seconds, stage.peak_rss_bytes, stage.counts
+        )
+        log.info(
+            "stage.done stage=%s batch_id=%s messages=%d seconds=%.3f peak_rss_mb=%d %s",
+            name, batch_id, stage.messages, stage.seconds, stage.peak_rss_bytes // 1024**2, stage.counts,
+        )  # fmt: skip
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        return self._connect_postgres()
+
+    def _layered(
+        self, table: str, words: type[msgspec.Struct], source: Fetch, size: int, found_seconds: float
+    ) -> LayeredLookup:
+        cache = self.settings.cache
+        table_layer = PostgresLayer(
+            self._connect, table, words,
+            clock=self._clock, version=source.version, stale_grace_seconds=3600 * cache.stale_grace_hours,
+        )  # fmt: skip
+        self._open.callback(table_layer.close)
+        ttl = TimeToLive(found_seconds, 60 * cache.negative_ttl_minutes, cache.error_ttl_sec)
+        return LayeredLookup([MemoryLayer(size, self._clock), table_layer], source, ttl, self._clock)

@@ -1,0 +1,169 @@
+"""Every setting, read once from the environment, checked, frozen. `load()` names the variable that is wrong.
+
+One class per room, so that a room sees only what is its own. The variable of a field is the class's prefix and the
+field's name in capitals: `GeoSettings.cache_ttl_hours` is `GEO_IP_CACHE_TTL_HOURS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from enrichment.errors import SettingsError
+from enrichment.messages import Source
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _config(prefix: str) -> SettingsConfigDict:
+    return SettingsConfigDict(env_prefix=prefix, frozen=True, extra="ignore")
+
+
+class KafkaSettings(BaseSettings):
+    """Topics, group, and how much of them a batch may take."""
+
+    model_config = _config("KAFKA_")
+
+    conn_id: str = Field("kafka_stacklens", description="Airflow connection of the brokers")
+    input_topic: str = Field("stacklens-enriched", description="topic that is drained")
+    output_topic: str = Field("stacklens-analytics", description="topic that enriched messages go to")
+    dlq_topic: str = Field("analytics-dlq", description="topic that dead letters go to")
+    consumer_group: str = Field(
+        "stacklens-enrichment", description="group whose committed offsets are the progress; nothing else may join it"
+    )
+    batch_size: PositiveInt = Field(500_000, description="messages at most in a batch")
+    batch_bytes: PositiveInt = Field(512 * 1024**2, description="bytes of message values at most in a batch")
+    batches_per_run: PositiveInt = Field(4, description="batches at most in a run, one per lane")
+    lanes: PositiveInt = Field(
+        1, description="lanes: partition p belongs to lane p % lanes; change it only while no run is active"
+    )
+    chunk_size: PositiveInt = Field(25_000, description="messages at most that a task holds in memory")
+    chunk_bytes: PositiveInt = Field(16 * 1024**2, description="bytes of message values at most that a task holds")
+    max_message_bytes: PositiveInt = Field(
+        2 * 1024**2, description="largest message that is published; the topics must allow it (max.message.bytes)"
+    )
+    offsets_lost_policy: str = Field(
+        "fail",
+        pattern="^(fail|earliest)$",
+        description="when unread messages have left the log: `fail` the run, or go on at the `earliest` and report",
+    )
+    request_timeout_sec: PositiveFloat = Field(30, description="time for a broker to answer a request")
+    transaction_timeout_sec: PositiveFloat = Field(
+        300, description="time after which the broker aborts a publisher's transaction"
+    )
+
+
+class GeoSettings(BaseSettings):
+    """The MaxMind-format database and its cache."""
+
+    model_config = _config("GEO_IP_")
+
+    database_path: str = Field(
+        "", description="MaxMind-format City database; empty: GeoLite2 City of 2018 from the package maxminddb-geolite2"
+    )
+    locale: str = Field("en", description="language of the names")
+    cache_size: PositiveInt = Field(10_000, description="addresses kept in a task's memory")
+    cache_ttl_hours: PositiveFloat = Field(1, description="how long a place may be served")
+
+
+class UserSettings(BaseSettings):
+    """The user-profile API and its cache."""
+
+    model_config = _config("USER_SERVICE_")
+
+    conn_id: str = Field("user_service", description="Airflow connection (HTTP) of the user-profile API")
+    timeout_sec: PositiveFloat = Field(5, description="time for the API to answer one request")
+    batch_size: PositiveInt = Field(500, description="users in one request")
+    concurrency: PositiveInt = Field(4, description="requests at once")
+    retries: Annotated[int, Field(ge=0)] = Field(3, description="further tries of a request that failed")
+    backoff_sec: Annotated[float, Field(ge=0)] = Field(0.2, description="pause before the second try; doubles, with jitter")
+    retry_after_max_sec: PositiveFloat = Field(30, description="longest Retry-After that is waited for")
+    breaker_failures: PositiveInt = Field(5, description="failed requests in a row that open the circuit breaker")
+    breaker_reset_sec: PositiveFloat = Field(30, description="time until an open breaker lets a request through")
+    cache_size: PositiveInt = Field(5_000, description="users kept in a task's memory")
+    cache_ttl_hours: PositiveFloat = Field(1, description="how long a profile may be served")
+
+
+class BusinessSettings(BaseSettings):
+    """The business context, its cache, and the risk rules."""
+
+    model_config = _config("BUSINESS_")
+
+    risk_rules_path: str = Field("", description="TOML file of the risk rules; empty: the one beside the code")
+    cache_size: PositiveInt = Field(5_000, description="requests kept in a task's memory")
+    cache_ttl_minutes: PositiveFloat = Field(30, description="how long a context may be served")
+
+
+class CacheSettings(BaseSettings):
+    """What the three caches have in common."""
+
+    model_config = _config("CACHE_")
+
+    negative_ttl_minutes: PositiveFloat = Field(10, description="how long a key is known not to exist")
+    error_ttl_sec: PositiveFloat = Field(30, description="how long a task remembers that a source failed for a key")
+    stale_grace_hours: Annotated[float, Field(ge=0)] = Field(
+        24, description="how long after its expiry an entry may still be served while its source is down"
+    )
+
+
+class PipelineSettings(BaseSettings):
+    """Where batches are staged and kept account of, and what makes a message a dead letter."""
+
+    model_config = _config("ENRICHMENT_")
+
+    postgres_conn_id: str = Field("postgres_stacklens", description="Airflow connection of the StackLens database")
+    staging_url: str = Field(
+        "file:///tmp/stacklens-staging", description="object storage path for frames between tasks"
+    )
+    required_sources: Annotated[tuple[Source, ...], NoDecode] = Field(
+        (), description="sources (comma separated) whose failure sends a message to the dead letters"
+    )
+    max_dead_letter_share: Share = Field(
+        1.0, description="share of a batch above which dead letters fail the batch instead: suspect the code"
+    )
+
+    @field_validator("required_sources", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+class Settings:
+    """All rooms' settings; build with `load()`."""
+
+    def __init__(self) -> None:
+        self.kafka = KafkaSettings()
+        self.geo = GeoSettings()
+        self.user = UserSettings()
+        self.business = BusinessSettings()
+        self.cache = CacheSettings()
+        self.pipeline = PipelineSettings()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change when a setting does: the ledger says which settings made a batch."""
+        rooms = [room.model_dump_json() for room in vars(self).values() if isinstance(room, BaseSettings)]
+        return hashlib.sha256("\n".join(rooms).encode()).hexdigest()[:12]
+
+
+def load() -> Settings:
+    """Read the environment. Raises `SettingsError` naming each variable that has an unusable value."""
+    try:
+        return Settings()
+    except ValidationError as invalid:
+        prefix = next(room.model_config["env_prefix"] for room in ROOMS if room.__name__ == invalid.title)
+        lines = [
+            f"{prefix}{str(error['loc'][0]).upper()}={error['input']!r}: {error['msg']}" for error in invalid.errors()
+        ]
+        raise SettingsError("; ".join(lines)) from invalid
+
+
+ROOMS: tuple[type[BaseSettings], ...] = (
+    KafkaSettings, GeoSettings, UserSettings, BusinessSettings, CacheSettings, PipelineSettings,
+)  # fmt: skip
