@@ -233,31 +233,21 @@ def publish(
     from msgspec import convert, to_builtins
 
     from enrichment import pipeline
-    from enrichment.store.jobs import Outcome
 
-    batch_of(drained["batch"])
+    batch = batch_of(drained["batch"])
     staged = convert(drained, pipeline.Drained)
-    batch_id = staged.batch.batch_id
     lookups = {"geo": placed, "user": profiled, "business": scored}
     with resources() as r:
-        with r.stage(batch_id, "publish") as stage:
+        with r.stage(batch.batch_id, "publish") as stage:
             published = pipeline.publish(r.clients, r.staging, staged, r.settings)
-            counts = published.counts
-            stage.messages, stage.counts = counts.total, to_builtins(published)
-        r.ledger.published(
-            batch_id,
-            Outcome(
-                read=staged.messages,
-                enriched=counts.enriched,
-                partial=counts.partial,
-                dead=counts.dead,
-                cache_counts={name: done["counts"] for name, done in lookups.items()},
-                errors_by_reason=counts.by_reason,
-                durations={"publish": stage.seconds} | {name: done["seconds"] for name, done in lookups.items()},
-                geo_database_build=r.geo_database.version,
-            ),
-        )
-    summary = {"batch_id": batch_id, "dry_run": staged.batch.dry_run, **to_builtins(published)}
+            stage.messages, stage.counts = published.counts.total, to_builtins(published)
+        pipeline.record(
+            r.ledger, staged, published,
+            cache_counts={name: done["counts"] for name, done in lookups.items()},
+            durations={"publish": stage.seconds} | {name: done["seconds"] for name, done in lookups.items()},
+            geo_database_build=r.geo_database.version,
+        )  # fmt: skip
+    summary = {"batch_id": batch.batch_id, "dry_run": batch.dry_run, **to_builtins(published)}
     for asset in (ANALYTICS, DEAD_LETTERS):
         outlet_events[asset].extra = summary
     return summary

@@ -1,6 +1,6 @@
 """The centre on one page: the stages of a batch in order, each streaming chunk by chunk from staged files to staged files.
 
-claim -> drain (read, decode) -> geo and user side by side -> business -> publish (route, produce, commit). A stage holds one chunk
+claim -> drain (read, decode) -> geo and user side by side -> business -> publish (route, produce, commit) -> record. A stage holds one chunk
 in memory, whatever the batch. Every stage may run twice: it replaces what it staged, and publish
 looks first.
 """
@@ -30,7 +30,7 @@ from enrichment.kafka.source import RangeReader
 from enrichment.messages import KEY_COLUMNS, Batch, Context, Place, Profile, Risk, Source
 from enrichment.route import Addition, Counts, Router
 from enrichment.settings import Settings
-from enrichment.store.jobs import Ledger
+from enrichment.store.jobs import Ledger, Outcome
 from enrichment.store.staging import Staging
 
 EVENTS, KEYS, REFUSED = "events", "keys", "refused"
@@ -261,6 +261,25 @@ def _additions(staging: Staging, batch: Batch, source: Source) -> Iterator[Addit
     values = staging.read(batch.batch_id, _values(source), [STATUS, JSON])
     for code, value in zip(codes, values, strict=True):
         yield Addition(source, code["code"].to_numpy(), value[STATUS].to_pylist(), value[JSON])
+
+
+def record(ledger: Ledger, drained: Drained, published: Published, **details: Any) -> None:
+    """Complete the batch's row in the ledger; `details` are those of `Outcome` beside the counts.
+
+    A publish that died between its commit and this leaves the row to its next try, which finds the batch published.
+    """
+    counts = published.counts
+    ledger.published(
+        drained.batch.batch_id,
+        Outcome(
+            read=drained.messages,
+            enriched=counts.enriched,
+            partial=counts.partial,
+            dead=counts.dead,
+            errors_by_reason=counts.by_reason,
+            **details,
+        ),
+    )
 
 
 def check_balance(drained: Drained, counts: Counts, max_dead_letter_share: float) -> None:

@@ -7,6 +7,7 @@ field's name in capitals: `GeoSettings.cache_ttl_hours` is `GEO_IP_CACHE_TTL_HOU
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -134,36 +135,48 @@ class PipelineSettings(BaseSettings):
         return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
-class Settings:
-    """All rooms' settings; build with `load()`."""
+ROOMS: dict[str, type[BaseSettings]] = {
+    "kafka": KafkaSettings,
+    "geo": GeoSettings,
+    "user": UserSettings,
+    "business": BusinessSettings,
+    "cache": CacheSettings,
+    "pipeline": PipelineSettings,
+}
 
-    def __init__(self) -> None:
-        self.kafka = KafkaSettings()
-        self.geo = GeoSettings()
-        self.user = UserSettings()
-        self.business = BusinessSettings()
-        self.cache = CacheSettings()
-        self.pipeline = PipelineSettings()
+
+@dataclass(frozen=True)
+class Settings:
+    """All rooms' settings; `load()` reads them."""
+
+    kafka: KafkaSettings
+    geo: GeoSettings
+    user: UserSettings
+    business: BusinessSettings
+    cache: CacheSettings
+    pipeline: PipelineSettings
 
     @cached_property
     def fingerprint(self) -> str:
         """Twelve hex digits that change when a setting does: the ledger says which settings made a batch."""
-        rooms = [room.model_dump_json() for room in vars(self).values() if isinstance(room, BaseSettings)]
-        return hashlib.sha256("\n".join(rooms).encode()).hexdigest()[:12]
+        rooms = "\n".join(getattr(self, name).model_dump_json() for name in ROOMS)
+        return hashlib.sha256(rooms.encode()).hexdigest()[:12]
 
 
 def load() -> Settings:
-    """Read the environment. Raises `SettingsError` naming each variable that has an unusable value."""
-    try:
-        return Settings()
-    except ValidationError as invalid:
-        prefix = next(room.model_config["env_prefix"] for room in ROOMS if room.__name__ == invalid.title)
-        lines = [
-            f"{prefix}{str(error['loc'][0]).upper()}={error['input']!r}: {error['msg']}" for error in invalid.errors()
-        ]
-        raise SettingsError("; ".join(lines)) from invalid
+    """Read the environment. Raises `SettingsError` naming every variable that has an unusable value."""
+    rooms: dict[str, Any] = {}
+    faults: list[str] = []
+    for name, room in ROOMS.items():
+        try:
+            rooms[name] = room()
+        except ValidationError as invalid:
+            faults += [f"{variable(room, str(e['loc'][0]))}={e['input']!r}: {e['msg']}" for e in invalid.errors()]
+    if faults:
+        raise SettingsError("; ".join(faults))
+    return Settings(**rooms)
 
 
-ROOMS: tuple[type[BaseSettings], ...] = (
-    KafkaSettings, GeoSettings, UserSettings, BusinessSettings, CacheSettings, PipelineSettings,
-)  # fmt: skip
+def variable(room: type[BaseSettings], field: str) -> str:
+    """The environment variable of a room's field."""
+    return f"{room.model_config['env_prefix']}{field}".upper()

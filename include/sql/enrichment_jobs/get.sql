@@ -1,0 +1,30 @@
+-- One batch as the ledger has it.
+SELECT
+    batch_id,
+    dag_id,
+    run_id,
+    lane,
+    topic,
+    group_id,
+    ranges,
+    max_bytes,
+    dry_run,
+    state,
+    attempts,
+    messages_read,
+    messages_enriched,
+    messages_partial,
+    messages_dead,
+    value_bytes,
+    cache_counts,
+    errors_by_reason,
+    durations,
+    geo_database_build,
+    settings_fingerprint,
+    error,
+    claimed_at,
+    drained_at,
+    published_at,
+    updated_at
+FROM enrichment_jobs
+WHERE batch_id = %(batch_id)s

@@ -1,0 +1,16 @@
+-- What the cache knows about these users, expired rows within the grace included: the look-up judges them.
+-- Columns: key, state, reason, version, expiry in epoch seconds, then the fields of the struct in its order.
+-- Asked once per chunk for all distinct keys. `keys` is a JSON array; an empty `version` means any.
+SELECT
+    user_id,
+    state,
+    reason,
+    version,
+    date_part('epoch', expires_at),
+    subscription_tier,
+    account_age_days,
+    company
+FROM user_profile_cache
+WHERE user_id = ANY (ARRAY(SELECT json_array_elements_text(%(keys)s::json)))
+  AND expires_at > to_timestamp(%(served_from)s)
+  AND (%(version)s = '' OR version = %(version)s)

@@ -1,0 +1,143 @@
+"""Takes keys, asks memory, then PostgreSQL, then the source, once each for what is still missing; answers every key."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+from enrichment.caches.base import Answer, CacheLayer, Entry, Fetch, State, Tier
+from enrichment.errors import EnrichmentError, LayerUnavailable, SourceUnavailable
+from enrichment.messages import Reason
+
+log = logging.getLogger(__name__)
+
+
+class TimeToLive(msgspec.Struct, frozen=True):
+    """How long, in seconds, an answer of the source may be served, by what it says."""
+
+    found_seconds: float
+    absent_seconds: float
+    failed_seconds: float
+
+    def expiries(self, now: float) -> dict[State, float]:
+        """When answers that are given `now` expire."""
+        return {
+            State.FOUND: now + self.found_seconds,
+            State.ABSENT: now + self.absent_seconds,
+            State.FAILED: now + self.failed_seconds,
+        }
+
+
+class LayeredLookup:
+    """The `Tiered` of an enricher. Layers do not know each other; what one answers is written into those before it.
+
+    - An entry is served until it expires. An expired one that a layer still has (found or absent) is served, marked as
+      stale, when the source fails for its key; how long after its expiry is the layer's to say. Its tier is the source,
+      which had to be asked. Memory keeps it for `failed_seconds`, so that the next chunk does not ask again.
+    - A key for which the source failed and nothing stale is there is FAILED with the source's reason; only memory keeps
+      that.
+    - A source that breaks its promise and leaves a key out has failed for it, with the reason `unanswered`.
+    - An entry of another version than the source's is a miss (an empty version takes any).
+    - A layer that does not answer is passed by, and not written to, until the next call. Its failures, and the source's,
+      are counted in `failures` and given to `on_failure`; the log names the first of each tier.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[CacheLayer],
+        source: Fetch,
+        ttl: TimeToLive,
+        clock: Callable[[], float],
+        on_failure: Callable[[Tier, EnrichmentError], None] | None = None,
+        *,
+        unanswered: str = Reason.PROCESSING_FAILED,
+    ) -> None:
+        self._layers = layers
+        self._source = source
+        self._ttl = ttl
+        self._clock = clock
+        self._on_failure = on_failure
+        self._unanswered = unanswered
+        self.failures: Counter[Tier] = Counter()
+
+    def answer_many(self, keys: Sequence[str]) -> list[Answer]:
+        """One answer per key, in the order of `keys`, which are distinct. Never raises for a tier that is down."""
+        answers: dict[str, Answer] = {}
+        expired: dict[str, Entry] = {}
+        reached: list[CacheLayer] = []
+        missing = keys
+        for layer in self._layers:
+            if not missing:
+                break
+            found = self._ask(layer, missing)
+            if found is None:
+                continue
+            fresh = self._take_fresh(found, expired)
+            answers.update((key, Answer(entry, layer.tier)) for key, entry in fresh.items())
+            self._tell(reached, fresh)
+            reached.append(layer)
+            missing = [key for key in missing if key not in fresh]
+        if missing:
+            fetched = self._fetch(missing, expired)
+            answers.update((key, Answer(entry, Tier.SOURCE)) for key, entry in fetched.items())
+            self._tell(reached, fetched)
+        return [answers[key] for key in keys]
+
+    def _ask(self, layer: CacheLayer, keys: Sequence[str]) -> dict[str, Entry] | None:
+        try:
+            return layer.get_many(keys)
+        except LayerUnavailable as error:
+            self._report(layer.tier, error)
+            return None
+
+    def _tell(self, layers: Iterable[CacheLayer], entries: Mapping[str, Entry]) -> None:
+        for layer in layers:
+            kept = entries if layer.tier is Tier.MEMORY else _lasting(entries)
+            if kept:
+                try:
+                    layer.put_many(kept)
+                except LayerUnavailable as error:
+                    self._report(layer.tier, error)
+
+    def _take_fresh(self, found: Mapping[str, Entry], expired: dict[str, Entry]) -> dict[str, Entry]:
+        """Those entries that may be served; the others of the right version are added to `expired`."""
+        now, version = self._clock(), self._source.version
+        current = {k: e for k, e in found.items() if not version or e.version == version}
+        fresh = {k: e for k, e in current.items() if e.expires_at > now}
+        if len(fresh) < len(current):
+            expired.update((k, e) for k, e in current.items() if k not in fresh)
+        return fresh
+
+    def _fetch(self, keys: Sequence[str], expired: Mapping[str, Entry]) -> dict[str, Entry]:
+        failure, fetched = Entry(State.FAILED, reason=self._unanswered), {}
+        try:
+            fetched = self._source.fetch_many(keys)
+        except SourceUnavailable as error:
+            self._report(Tier.SOURCE, error)
+            failure = Entry(State.FAILED, reason=error.reason)
+        # The clock is read again: a source that is down may have taken longer than a failure is remembered.
+        expiries, version = self._ttl.expiries(self._clock()), self._source.version
+        entries = {}
+        for key in keys:
+            entry = fetched.get(key, failure)
+            if entry.state is State.FAILED and key in expired:
+                old = expired[key]
+                entries[key] = Entry(old.state, old.value, old.reason, expiries[State.FAILED], old.version, stale=True)
+            else:
+                entries[key] = Entry(entry.state, entry.value, entry.reason, expiries[entry.state], version)
+        return entries
+
+    def _report(self, tier: Tier, error: EnrichmentError) -> None:
+        self.failures[tier] += 1
+        if self.failures[tier] == 1:
+            log.warning("lookup.tier_failed tier=%s error=%s", tier, error)
+        if self._on_failure is not None:
+            self._on_failure(tier, error)
+
+
+def _lasting(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """What is worth keeping beyond the process: answers that the source gave."""
+    return {key: entry for key, entry in entries.items() if entry.state is not State.FAILED and not entry.stale}

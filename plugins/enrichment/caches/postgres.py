@@ -1,0 +1,136 @@
+"""Takes entries, keeps them in a table of PostgreSQL: the tier that the next run, and the next worker, finds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg.rows import tuple_row
+
+from enrichment import sql
+from enrichment.caches.base import Entry, State, Tier
+from enrichment.errors import LayerUnavailable
+
+# A B-tree takes keys up to a third of a page; a key is whatever text a message holds.
+MAX_KEY_BYTES = 2_000
+# What PostgreSQL's text cannot hold: NUL, and surrogates without their other half.
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+ESCAPED_NUL = r"\u0000"
+
+
+class PostgresLayer:
+    """A `CacheLayer` over one of the cache tables; one statement to read any number of keys, one to write them.
+
+    `table` names the table and the folder of its statements, `words` the struct of `enrichment.messages` whose fields
+    are its value columns. Rows of another `version` are not seen (empty: any is). Rows that expired less than
+    `stale_grace_seconds` ago are returned too, for the caller to judge. `connect` gives a connection, which is kept
+    until it breaks; then the next call opens another. `clock` gives seconds since the epoch.
+
+    Raises `LayerUnavailable` for whatever the database refuses. Keys that no table can hold are unknown to it.
+    """
+
+    tier = Tier.POSTGRES
+
+    def __init__(
+        self,
+        connect: Callable[[], psycopg.Connection[Any]],
+        table: str,
+        words: type[msgspec.Struct],
+        *,
+        clock: Callable[[], float],
+        version: str = "",
+        stale_grace_seconds: float = 0,
+    ) -> None:
+        self._connect = connect
+        self._connection: psycopg.Connection[Any] | None = None
+        self._table = table
+        self._words = words
+        self._row = _row_type(words)
+        self._clock = clock
+        self._version = version
+        self._grace = stale_grace_seconds
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """The entries of those keys that the table has, expired ones within the grace included."""
+        known = storable_keys(keys)
+        if not known:
+            return {}
+        rows = self._execute(
+            "get_many",
+            {"keys": as_json(known), "served_from": self._clock() - self._grace, "version": self._version},
+        )
+        words, found, absent = self._words, State.FOUND, State.ABSENT
+        return {
+            key: Entry(found, words(*value), None, expires_at, version)
+            if state == "found"
+            else Entry(absent, None, reason, expires_at, version)
+            for key, state, reason, version, expires_at, *value in rows
+        }
+
+    def put_many(self, entries: Mapping[str, Entry]) -> None:
+        """Upsert these entries, in key order; those that failed or were served stale are left out."""
+        keys = storable_keys([key for key, e in entries.items() if e.state is not State.FAILED and not e.stale])
+        rows = [self._row_of(key, entries[key]) for key in keys]
+        if rows:
+            self._execute("put_many", {"rows": rows_as_json(rows), "fetched_at": self._clock()})
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def _row_of(self, key: str, entry: Entry) -> msgspec.Struct:
+        value = () if entry.value is None else msgspec.structs.astuple(entry.value)
+        return self._row(key, entry.state, entry.reason, entry.version, entry.expires_at, *value)
+
+    def _execute(self, statement: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        text = sql.load(f"{self._table}/{statement}")
+        try:
+            if self._connection is None or self._connection.closed:
+                self._connection = self._connect()
+            with (
+                self._connection.transaction(),
+                self._connection.cursor(binary=True, row_factory=tuple_row) as cursor,
+            ):
+                cursor.execute(text, parameters)
+                return cursor.fetchall() if cursor.description else []
+        except psycopg.Error as error:
+            raise LayerUnavailable(f"{self._table}: {error}") from error
+
+
+def _row_type(words: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    """What a row of `put_many` looks like as JSON: names that the statement knows, null fields left out."""
+    values = [(field.name, Any, None) for field in msgspec.structs.fields(words)]
+    head = [("key", str), ("state", str), ("reason", Any), ("version", str), ("expires_at", float)]
+    return msgspec.defstruct(f"{words.__name__}Row", [*head, *values], omit_defaults=True, gc=False)
+
+
+def storable_keys(keys: Sequence[str]) -> Sequence[str]:
+    """Those keys that a table can hold: one odd key in a chunk must not cost the others their look-up."""
+    text = "".join(keys)
+    if text.isascii() and "\0" not in text and max(map(len, keys), default=0) <= MAX_KEY_BYTES:
+        return keys
+    return [key for key in keys if not UNSTORABLE.search(key) and len(key.encode()) <= MAX_KEY_BYTES]
+
+
+def as_json(value: Any) -> str:
+    """A parameter for the statements to take apart: thousands of values bind in half the time that arrays take."""
+    return msgspec.json.encode(value).decode()
+
+
+def rows_as_json(rows: Sequence[msgspec.Struct]) -> str:
+    """Rows as one parameter, without those whose text a table cannot hold: sources may answer anything."""
+    try:
+        text = as_json(rows)
+    except UnicodeEncodeError:
+        text = ESCAPED_NUL
+    if ESCAPED_NUL not in text:
+        return text
+    return as_json([row for row in rows if not any(map(_is_unstorable, msgspec.structs.astuple(row)))])
+
+
+def _is_unstorable(value: Any) -> bool:
+    return isinstance(value, str) and UNSTORABLE.search(value) is not None

@@ -1,0 +1,133 @@
+"""Read exact offsets of a topic as `read_committed` sees them, without joining a group or moving anything.
+
+Made for checking the pipeline, so it shares no code with the pipeline's own reader: a fault there must not hide itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from typing import Any, cast
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from enrichment.errors import OffsetsLost
+from enrichment.messages import OffsetRange
+
+Kafka = str | Mapping[str, Any]  # bootstrap servers, or a whole librdkafka configuration
+
+READING = {
+    "group.id": "stacklens-observer",  # librdkafka wants one; it is never joined
+    "isolation.level": "read_committed",
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "enable.partition.eof": True,
+    "auto.offset.reset": "error",
+    "allow.auto.create.topics": False,
+    "queued.max.messages.kbytes": 65_536,
+    "fetch.queue.backoff.ms": 1,
+    "fetch.wait.max.ms": 100,
+}
+POLL_MESSAGES, POLL_SECONDS = 1_000, 0.1
+SETTLE_POLL_SECONDS = 0.02
+
+
+def log_ranges(kafka: Kafka, topic: str, timeout: float = 30, settle_seconds: float = 0) -> list[OffsetRange]:
+    """What each partition of the topic holds: from the log's start to its last stable offset.
+
+    A transaction becomes visible a moment after its commit: with `settle_seconds`, those that are open now are waited
+    for, that long at most. Raises `KafkaException` when the topic is not there or the broker does not answer within
+    `timeout` seconds.
+    """
+    with closing(_consumer(kafka, **{"isolation.level": "read_uncommitted"})) as consumer:
+        written = _watermarks(consumer, topic, timeout)
+    deadline = time.monotonic() + settle_seconds
+    with closing(_consumer(kafka)) as consumer:
+        while True:
+            stable = _watermarks(consumer, topic, timeout)
+            settled = all(s.end >= w.end for s, w in zip(stable, written, strict=True))
+            if settled or time.monotonic() >= deadline:
+                return stable
+            time.sleep(SETTLE_POLL_SECONDS)
+
+
+def _watermarks(consumer: Consumer, topic: str, timeout: float) -> list[OffsetRange]:
+    metadata = consumer.list_topics(topic, timeout).topics[topic]
+    if metadata.error is not None:
+        raise KafkaException(metadata.error)
+    ranges = []
+    for partition in sorted(metadata.partitions):
+        low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout, cached=False)
+        ranges.append(OffsetRange(partition, low, high))
+    return ranges
+
+
+def committed_ranges(kafka: Kafka, topic: str, group_id: str, timeout: float = 30) -> list[OffsetRange]:
+    """What the group has left behind in each partition: from the log's start to the group's committed offset.
+
+    The group is asked about, not joined; the answer waits for transactions that are open on its offsets. Raises as
+    `log_ranges` does.
+    """
+    held = log_ranges(kafka, topic, timeout)
+    with closing(_consumer(kafka, **{"group.id": group_id})) as consumer:
+        answers = consumer.committed([TopicPartition(topic, r.partition) for r in held], timeout)
+    committed = {answer.partition: answer.offset for answer in answers}
+    return [OffsetRange(r.partition, r.start, max(r.start, committed[r.partition])) for r in held]
+
+
+def read(kafka: Kafka, topic: str, ranges: Iterable[OffsetRange], timeout: float = 60) -> Generator[Message]:
+    """The messages of the ranges, one range a partition at most, each partition's in order.
+
+    Offsets without a message (transaction markers, aborted messages, compaction) are passed over. Raises
+    `KafkaException` when nothing arrives for `timeout` seconds, `OffsetsLost` when a range has left the log.
+    """
+    unread = {r.partition: r for r in ranges if r.span}
+    with closing(_consumer(kafka)) as consumer:
+        consumer.assign([TopicPartition(topic, r.partition, r.start) for r in unread.values()])
+        quiet_since = time.monotonic()
+        while unread:
+            polled = consumer.consume(POLL_MESSAGES, POLL_SECONDS)
+            if polled:
+                quiet_since = time.monotonic()
+            elif time.monotonic() - quiet_since > timeout:
+                left = ", ".join(f"{r.partition}:{r.start}-{r.end}" for r in unread.values())
+                raise KafkaException(
+                    KafkaError(KafkaError._TIMED_OUT, f"no message of {topic} {left} in {timeout:g} s")
+                )
+            yield from _wanted(topic, polled, unread, consumer)
+
+
+def position(message: Message) -> tuple[int, int]:
+    """The partition and offset of a message that was read. (The client's types also know messages not yet sent.)"""
+    return cast(tuple[int, int], (message.partition(), message.offset()))
+
+
+def _wanted(
+    topic: str, polled: Iterable[Message], unread: dict[int, OffsetRange], consumer: Consumer
+) -> Iterator[Message]:
+    for message in polled:
+        error = message.error()
+        partition, offset = position(message)
+        at_end = error is not None and error.code() == KafkaError._PARTITION_EOF
+        if error is not None and error.code() == KafkaError._AUTO_OFFSET_RESET:
+            raise OffsetsLost(
+                f"{topic} no longer holds all of the offsets to be read of partition {partition}: {error.str()}"
+            )
+        if error is not None and not at_end:
+            raise KafkaException(error)
+        wanted = unread.get(partition)
+        if wanted is None:  # fetched ahead, past the end of its range
+            continue
+        # The end of the log is only reported once all stable messages before it were delivered.
+        following = offset + (0 if at_end else 1)
+        if not at_end and following <= wanted.end:
+            yield message
+        if following >= wanted.end:
+            del unread[partition]
+            consumer.pause([TopicPartition(topic, partition)])
+
+
+def _consumer(kafka: Kafka, **purpose: str) -> Consumer:
+    config = {"bootstrap.servers": kafka} if isinstance(kafka, str) else dict(kafka)
+    return Consumer({**config, **READING, **purpose})

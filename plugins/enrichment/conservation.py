@@ -1,0 +1,309 @@
+"""Prove that nothing was lost, doubled, altered or reordered between the input topic and the two output topics.
+
+    python -m enrichment.conservation --bootstrap-servers localhost:9092 --all
+
+Every message in the given input offsets must have exactly one output, in analytics or in the dead letters, as a
+`read_committed` reader sees them. Outputs are matched to inputs by their origin headers. The outputs are read first and
+50 bytes are kept for each input offset (numbers, no messages), then the input is read and compared.
+
+The declared rules: an output has the input's key, timestamp and headers, with the four origin headers behind them.
+Every field of the input is in the enriched message with the same JSON text, white space apart, but for keys of the
+output, which the output overwrites. A dead letter gives the original back: an equal object, the same text, the same
+bytes. The outputs of one input partition are in one partition of each output topic, in the order of their offsets.
+
+Outputs without origin headers, or of other inputs than the given ones, are counted as foreign and left aside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import zip_longest
+from typing import cast
+
+import numpy as np
+from confluent_kafka import Message
+
+from enrichment.committed import Kafka, committed_ranges, log_ranges, position, read
+from enrichment.fingerprint import (
+    Broken,
+    Fingerprint,
+    Form,
+    Origin,
+    Output,
+    of_analytics,
+    of_input,
+    of_letter,
+    origin_of,
+)
+from enrichment.messages import OffsetRange
+from enrichment.settings import load
+
+
+class Defect(StrEnum):
+    """What can be wrong with the output of an input message."""
+
+    MISSING = "missing"
+    DOUBLED = "doubled"
+    ALTERED = "altered"
+    MISORDERED = "misordered"
+    INVENTED = "invented"  # an output of an offset at which no message is
+
+
+@dataclass(slots=True)
+class ConservationReport:
+    """What the check found. `read` counts input messages; `foreign` outputs belong to inputs that were not checked."""
+
+    read: int = 0
+    analytics: int = 0
+    partial: int = 0
+    dead: int = 0
+    foreign: int = 0
+    defects: Counter[Defect] = field(default_factory=Counter)
+    examples: dict[Defect, list[str]] = field(default_factory=lambda: defaultdict(list))
+    enriched_by: Counter[str] = field(default_factory=Counter)
+    partial_errors: Counter[str] = field(default_factory=Counter)
+    dead_reasons: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every input message has exactly one output, and the right one."""
+        return not self.defects and self.read == self.analytics + self.dead
+
+    def summary(self) -> str:
+        """The verdict and the counts, and the first examples of each defect."""
+        verdict = "holds" if self.ok else "is BROKEN"
+        outputs = f"{self.analytics:,} analytics ({self.partial:,} partial), {self.dead:,} dead letters"
+        lines = [f"conservation {verdict}: {self.read:,} messages in, {outputs}; {self.foreign:,} foreign outputs"]
+        for defect, count in self.defects.most_common():
+            lines += [f"{defect}: {count:,}", *(f"  {example}" for example in self.examples[defect])]
+        return "\n".join(lines)
+
+
+class Ledger:
+    """What is known of one range of input offsets: a few numbers for each."""
+
+    def __init__(self, wanted: OffsetRange) -> None:
+        self.range = wanted
+        self.states, self.forms = bytearray(wanted.span), bytearray(wanted.span)
+        self.sizes, self.partitions = (array("I", bytes(4 * wanted.span)) for _ in range(2))
+        self.offsets, *self.fingerprints = (array("q", bytes(8 * wanted.span)) for _ in range(5))
+
+    def keep(self, at: int, output: Output, message: Message) -> None:
+        """Note an offset's output and where it is."""
+        self.forms[at], self.sizes[at] = output.form, output.size
+        self.partitions[at], self.offsets[at] = position(message)
+        for column, number in zip(self.fingerprints, output.fingerprint, strict=True):
+            column[at] = number
+
+    def differences(self, at: int, message: Message) -> str:
+        """In what the kept output differs from its input; empty when in nothing."""
+        form = Form(self.forms[at])
+        if form is Form.BROKEN:  # found and said already
+            return ""
+        try:
+            expected = of_input(message, form, self.sizes[at])
+        except Broken as why:
+            return str(why)
+        names = (
+            name
+            for name, column, number in zip(Fingerprint._fields, self.fingerprints, expected, strict=True)
+            if column[at] != number
+        )
+        return ", ".join(names)
+
+
+class _Check:
+    """One run of the check: outputs first, then inputs, then what is left over."""
+
+    def __init__(self, topic: str, ranges: Sequence[OffsetRange], content_every: int, examples: int) -> None:
+        self.report = ConservationReport()
+        self._topic = topic
+        self._ledgers: dict[int, list[Ledger]] = defaultdict(list)
+        for wanted in ranges:
+            self._ledgers[wanted.partition].append(Ledger(wanted))
+        self._content_every = content_every
+        self._examples = examples
+
+    def take_outputs(self, messages: Iterable[Message], fingerprint: Callable[[Message, Origin], Output]) -> int:
+        """Note the outputs on one topic and check their order; returns how many inputs have one there."""
+        taken = 0
+        last: dict[int, tuple[int | None, int]] = {}
+        for message in messages:
+            origin = origin_of(message)
+            ledger = self._ledger(origin) if origin is not None else None
+            if origin is None or ledger is None:
+                self.report.foreign += 1
+                continue
+            at = origin.offset - ledger.range.start
+            if ledger.states[at]:
+                self._found(Defect.DOUBLED, origin, f"again at {_place(message)}")
+                continue
+            ledger.states[at] = _OUTPUT
+            taken += 1
+            home, highest = last.get(origin.partition, (message.partition(), -1))
+            if message.partition() != home or origin.offset < highest:
+                self._found(
+                    Defect.MISORDERED, origin, f"at {_place(message)}, with {highest} before it in partition {home}"
+                )
+            last[origin.partition] = home, max(highest, origin.offset)
+            try:
+                output = fingerprint(message, origin)
+            except Broken as why:
+                self._found(Defect.ALTERED, origin, f"{_place(message)}: {why}")
+                continue
+            ledger.keep(at, output, message)
+            self._count(output)
+        return taken
+
+    def take_inputs(self, messages: Iterable[Message]) -> None:
+        """Compare the inputs with what was noted of their outputs."""
+        for message in messages:
+            self.report.read += 1
+            here = Origin(self._topic, *position(message))
+            ledger = cast(Ledger, self._ledger(here))  # only the ledgers' ranges are read
+            at = here.offset - ledger.range.start
+            if not ledger.states[at]:
+                self._found(Defect.MISSING, here, "no output")
+                continue
+            ledger.states[at] = _MATCHED
+            if here.offset % self._content_every == 0 and (differs := ledger.differences(at, message)):
+                place = f"{ledger.partitions[at]}@{ledger.offsets[at]}"
+                self._found(
+                    Defect.ALTERED, here, f"{Form(ledger.forms[at]).name.lower()} output {place} differs in {differs}"
+                )
+
+    def finish(self) -> ConservationReport:
+        """The report, after a last look for outputs of offsets that hold no message."""
+        for ledger in (one for ledgers in self._ledgers.values() for one in ledgers):
+            for at in np.flatnonzero(np.frombuffer(ledger.states, dtype=np.uint8) == _OUTPUT).tolist():
+                here = Origin(self._topic, ledger.range.partition, ledger.range.start + at)
+                self._found(Defect.INVENTED, here, "an output, but no input message")
+        return self.report
+
+    def _ledger(self, origin: Origin) -> Ledger | None:
+        if origin.topic != self._topic:
+            return None
+        ledgers = self._ledgers.get(origin.partition, ())
+        return next((one for one in ledgers if one.range.start <= origin.offset < one.range.end), None)
+
+    def _count(self, output: Output) -> None:
+        if output.form is Form.ENRICHED:
+            self.report.enriched_by.update(output.sources)
+            self.report.partial_errors.update(output.errors)
+            self.report.partial += bool(output.errors)
+        else:
+            self.report.dead_reasons.update(output.errors)
+
+    def _found(self, defect: Defect, where: Origin, detail: str) -> None:
+        self.report.defects[defect] += 1
+        if len(self.report.examples[defect]) < self._examples:
+            self.report.examples[defect].append(f"{where.topic} {where.partition}@{where.offset}: {detail}")
+
+
+_OUTPUT, _MATCHED = 1, 2  # states of an offset in a ledger
+
+
+def check(
+    kafka: Kafka,
+    input_topic: str,
+    output_topic: str,
+    dlq_topic: str,
+    ranges: Sequence[OffsetRange],
+    *,
+    output_starts: Mapping[tuple[str, int], int] | None = None,
+    content_every: int = 1,
+    examples: int = 5,
+    timeout: float = 60,
+    settle_seconds: float = 10,
+) -> ConservationReport:
+    """Check the messages in `ranges` of the input topic. `kafka` are bootstrap servers or a librdkafka configuration.
+
+    The output topics are read from their beginning, or from `output_starts` by topic and partition, to their last
+    stable offset; transactions that are open at the start are waited for, `settle_seconds` at most. The content of
+    every `content_every`th offset is compared, existence and order of all. `examples` is how many of each defect are
+    described. Raises `OffsetsLost` when part of a range has left the log, `KafkaException` when the broker delivers
+    nothing for `timeout` seconds.
+    """
+    merged = merge(ranges)
+    run = _Check(input_topic, merged, content_every, examples)
+    starts = output_starts or {}
+
+    def outputs(topic: str) -> Iterator[Message]:
+        held = log_ranges(kafka, topic, timeout, settle_seconds)
+        from_start = [OffsetRange(r.partition, max(r.start, starts.get((topic, r.partition), 0)), r.end) for r in held]
+        return read(kafka, topic, from_start, timeout)
+
+    run.report.analytics = run.take_outputs(outputs(output_topic), lambda message, _: of_analytics(message))
+    run.report.dead = run.take_outputs(outputs(dlq_topic), of_letter)
+    for one_a_partition in rounds(merged):
+        run.take_inputs(read(kafka, input_topic, one_a_partition, timeout))
+    return run.finish()
+
+
+def merge(ranges: Iterable[OffsetRange]) -> list[OffsetRange]:
+    """The same offsets in as few ranges as possible, in order, each offset once."""
+    merged: list[OffsetRange] = []
+    for r in sorted(r for r in ranges if r.span > 0):
+        if merged and merged[-1].partition == r.partition and r.start <= merged[-1].end:
+            merged[-1] = OffsetRange(r.partition, merged[-1].start, max(merged[-1].end, r.end))
+        else:
+            merged.append(r)
+    return merged
+
+
+def rounds(ranges: Iterable[OffsetRange]) -> Iterator[list[OffsetRange]]:
+    """The ranges in groups that hold each partition at most once, in order."""
+    by_partition: dict[int, list[OffsetRange]] = defaultdict(list)
+    for r in ranges:
+        by_partition[r.partition].append(r)
+    for group in zip_longest(*by_partition.values()):
+        yield [r for r in group if r is not None]
+
+
+def _place(message: Message) -> str:
+    return f"{message.topic()} {message.partition()}@{message.offset()}"
+
+
+def parse_ranges(text: str) -> list[OffsetRange]:
+    """`0:0-100,1:5-20` as ranges of partitions 0 and 1, ends not included. Raises `ValueError`."""
+    ranges = []
+    for part in text.split(","):
+        partition, _, offsets = part.partition(":")
+        start, _, end = offsets.partition("-")
+        ranges.append(OffsetRange(int(partition), int(start), int(end)))
+    return ranges
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check as the command line says; 0 when conservation holds, 1 when not or when there is nothing to check."""
+    settings = load().kafka
+    parser = argparse.ArgumentParser(
+        prog="python -m enrichment.conservation", description="Is every input output once?"
+    )
+    parser.add_argument("--bootstrap-servers", required=True)
+    parser.add_argument("--input-topic", default=settings.input_topic, help="(default %(default)s)")
+    parser.add_argument("--output-topic", default=settings.output_topic, help="(default %(default)s)")
+    parser.add_argument("--dlq-topic", default=settings.dlq_topic, help="(default %(default)s)")
+    parser.add_argument("--group", default=settings.consumer_group, help="whose progress --all follows (%(default)s)")
+    parser.add_argument("--content-every", type=int, default=1, help="compare the content of every nth offset")
+    parser.add_argument("--examples", type=int, default=5, help="of each defect (default %(default)s)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--ranges", type=parse_ranges, help="input offsets, as 0:0-100,1:5-20 (ends not included)")
+    what.add_argument("--all", action="store_true", help="from the log's start to the group's committed offsets")
+    chosen = parser.parse_args(arguments)
+    kafka = {"bootstrap.servers": chosen.bootstrap_servers}
+    ranges = chosen.ranges or committed_ranges(kafka, chosen.input_topic, chosen.group)
+    topics = (chosen.input_topic, chosen.output_topic, chosen.dlq_topic)
+    report = check(kafka, *topics, ranges, content_every=chosen.content_every, examples=chosen.examples)
+    print(report.summary())
+    return 0 if report.ok and report.read else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

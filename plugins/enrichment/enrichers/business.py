@@ -1,0 +1,115 @@
+"""Context and risk from request: `request_id` and what the rules read in, the `business_` columns out.
+
+A chunk is scored by its distinct combinations of request, place and profile. The context's JSON is written once per
+request, the risk's once per set of fired rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from enrichment.caches.base import Tiered
+from enrichment.enrichers.base import JSON, OK, STALE, STATUS, Added, columns_of, fragments, join_lookup
+from enrichment.enrichers.risk import GEO_STATUS, USER_STATUS, Bools, Condition, Masks, RiskRules
+from enrichment.messages import (
+    BUSINESS_COLUMNS,
+    GEO_COLUMNS,
+    REQUEST_ID,
+    USER_COLUMNS,
+    Context,
+    Risk,
+    Source,
+    column_names,
+)
+
+Codes = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class RequestRisks(NamedTuple):
+    """The risk of each request of a chunk, as parallel lists: what the cache table keeps for its views."""
+
+    request_ids: list[str]
+    scores: list[float]
+    levels: list[str]
+    indicators: list[list[str]]
+
+
+class BusinessEnricher:
+    """Context and risk from request id. A request without context has no risk: all columns are null then."""
+
+    name: str = Source.BUSINESS.value
+    writes: tuple[str, ...] = BUSINESS_COLUMNS
+
+    def __init__(self, lookup: Tiered, rules: RiskRules) -> None:
+        self._contexts = lookup
+        self._rules = rules
+        self.reads: tuple[str, ...] = (
+            REQUEST_ID, *(column for column in rules.columns if column in GEO_COLUMNS + USER_COLUMNS),
+        )  # fmt: skip
+
+    def enrich(self, events: pd.DataFrame, added: Mapping[str, Added]) -> Added:
+        """See `Enricher`; what the geo and user enrichers added must be there, with its status."""
+        context = join_lookup(events[REQUEST_ID], self._contexts, Context)
+        geo, user = added[Source.GEO], added[Source.USER]
+        codes, (of_context, of_geo, of_user) = combinations(context, geo, user)
+        # Where a condition finds its column, and which of that column's rows belong to each combination.
+        tables = {GEO_STATUS: (geo.values[STATUS], of_geo), USER_STATUS: (user.values[STATUS], of_user)}
+        for values, rows in ((context.values, of_context), (geo.values, of_geo), (user.values, of_user)):
+            tables |= {name: (values[name], rows) for name in self._rules.columns if name in values}
+
+        def holds(condition: Condition) -> Bools:
+            column, rows = tables[condition.column]
+            return condition.holds(column)[rows]
+
+        masks = self._rules.fired(len(of_context), holds)
+        # Mask -1 stands for no context: all null.
+        masks[~_answered(context.values)[of_context]] = -1
+        return Added(codes, self._values(context.values, of_context, masks), context.counts)
+
+    def _values(self, contexts: pd.DataFrame, of_context: Codes, masks: Masks) -> pd.DataFrame:
+        distinct, of_risk = np.unique(masks, return_inverse=True)
+        risks = [Risk() if mask < 0 else self._rules.risk_of(mask) for mask in distinct.tolist()]
+        scored = columns_of(risks, Risk)
+        columns = {name: contexts[name].array.take(of_context) for name in (*column_names(Context), STATUS)}
+        columns |= {name: scored[name].array.take(of_risk) for name in scored.columns}
+        tails = np.array([b"," + fragment for fragment in fragments(risks)], dtype=object)
+        columns[JSON] = contexts[JSON].to_numpy()[of_context] + tails[of_risk]
+        return pd.DataFrame(columns, columns=[*self.writes, STATUS, JSON], copy=False)
+
+    @staticmethod
+    def risks(events: pd.DataFrame, business: Added) -> RequestRisks:
+        """The risk of each request that has one; the first row of a request speaks for it."""
+        requests = events[REQUEST_ID].cat
+        codes, first = np.unique(requests.codes.to_numpy(), return_index=True)
+        rows = business.values.take(business.codes[first])
+        scored = rows["business_risk_score"].notna().to_numpy()
+        rows = rows[scored]
+        return RequestRisks(
+            requests.categories.take(codes[scored]).tolist(),
+            rows["business_risk_score"].tolist(),
+            rows["business_risk_level"].tolist(),
+            [list(names) for names in rows["business_fraud_indicators"]],
+        )
+
+
+def combinations(context: Added, geo: Added, user: Added) -> tuple[np.ndarray[Any, Any], tuple[Codes, Codes, Codes]]:
+    """The distinct triples of a chunk: for each row its combination, for each combination its row of the three values.
+
+    Combination 0 is that of rows without a request. Without a context place and profile do not matter.
+    """
+    answered = _answered(context.values)[context.codes]
+    places, profiles = len(geo.values), len(user.values)
+    triples = context.codes.astype(np.int64) * (places * profiles)
+    triples += np.where(answered, geo.codes.astype(np.int64) * profiles + user.codes, 0)
+    codes, distinct = pd.factorize(np.concatenate(([0], triples)))
+    of_context, rest = np.divmod(distinct, places * profiles)
+    of_geo, of_user = np.divmod(rest, profiles)
+    return codes[1:].astype(np.int32), (of_context, of_geo, of_user)
+
+
+def _answered(contexts: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    return contexts[STATUS].isin((OK, STALE)).to_numpy(dtype=bool)

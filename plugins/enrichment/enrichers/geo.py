@@ -1,0 +1,26 @@
+"""Place from address: `source_ip` in, the `geo_` columns out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from enrichment.caches.base import Tiered
+from enrichment.enrichers.base import Added, join_lookup
+from enrichment.messages import GEO_COLUMNS, SOURCE_IP, Place, Source
+
+
+class GeoEnricher:
+    """Place from address. An address that no database knows leaves the columns null."""
+
+    name: str = Source.GEO.value
+    reads: tuple[str, ...] = (SOURCE_IP,)
+    writes: tuple[str, ...] = GEO_COLUMNS
+
+    def __init__(self, lookup: Tiered) -> None:
+        self._places = lookup
+
+    def enrich(self, events: pd.DataFrame, added: Mapping[str, Added]) -> Added:  # noqa: ARG002 - the protocol's
+        """See `Enricher`; needs nothing of earlier enrichers."""
+        return join_lookup(events[SOURCE_IP], self._places, Place)

@@ -1,0 +1,26 @@
+"""Profile from user: `user_id` in, the `user_` columns out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from enrichment.caches.base import Tiered
+from enrichment.enrichers.base import Added, join_lookup
+from enrichment.messages import USER_COLUMNS, USER_ID, Profile, Source
+
+
+class UserEnricher:
+    """Profile from user id. A user that the service does not know leaves the columns null."""
+
+    name: str = Source.USER.value
+    reads: tuple[str, ...] = (USER_ID,)
+    writes: tuple[str, ...] = USER_COLUMNS
+
+    def __init__(self, lookup: Tiered) -> None:
+        self._profiles = lookup
+
+    def enrich(self, events: pd.DataFrame, added: Mapping[str, Added]) -> Added:  # noqa: ARG002 - the protocol's
+        """See `Enricher`; needs nothing of earlier enrichers."""
+        return join_lookup(events[USER_ID], self._profiles, Profile)

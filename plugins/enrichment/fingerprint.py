@@ -1,0 +1,170 @@
+"""What the conservation check compares of a message: the same few numbers from an input and from its output when the
+output is right, others when it is not.
+
+Hashes are Python's own of 64 bits, keyed anew in each process: good for comparing within one run, and for nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+from enum import IntEnum
+from functools import lru_cache
+from typing import NamedTuple, cast
+
+import msgspec
+from confluent_kafka import Message
+
+from enrichment.messages import ORIGIN_HEADERS, OUTPUT_COLUMNS, DeadLetter, Reason
+
+Header = tuple[str, bytes | None]
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_letter = msgspec.json.Decoder(DeadLetter).decode
+_decode_words = lru_cache(maxsize=10_000)(msgspec.json.Decoder(tuple[str, ...] | None).decode)
+_ADDED = frozenset(OUTPUT_COLUMNS)
+_UNREADABLE = (msgspec.MsgspecError, RecursionError, ValueError)  # ValueError: also what is not UTF-8 or base64
+
+
+class Form(IntEnum):
+    """How an output holds its input."""
+
+    BROKEN = 0
+    ENRICHED = 1
+    OBJECT = 2  # a dead letter with the JSON object
+    TEXT = 3  # a dead letter with its text, or the beginning of it
+    BYTES = 4  # a dead letter with its bytes in base64, or the beginning of them
+
+
+class Fingerprint(NamedTuple):
+    """What is compared. `content` covers the fields, or the original message, its size and whether it was cut."""
+
+    key: int
+    timestamp: int
+    headers: int
+    content: int
+
+
+class Output(NamedTuple):
+    """An output's fingerprint, how many bytes of the original it holds, and the words it counts under."""
+
+    form: Form
+    size: int
+    fingerprint: Fingerprint
+    sources: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+
+class Origin(NamedTuple):
+    """Where an output says that it came from."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Broken(ValueError):
+    """An output that is not what its topic holds; the message says what is wrong with it."""
+
+
+def origin_of(message: Message) -> Origin | None:
+    """The origin in a message's last four headers; None when they are not the origin headers."""
+    last = _headers(message)[-len(ORIGIN_HEADERS) :]
+    if tuple(name for name, _ in last) != ORIGIN_HEADERS:
+        return None
+    topic, partition, offset = (value or b"" for _, value in last[:3])
+    try:
+        return Origin(topic.decode(), int(partition), int(offset))
+    except ValueError:
+        return None
+
+
+def of_input(message: Message, form: Form, size: int) -> Fingerprint:
+    """What the fingerprint of an output in this form must be, holding `size` bytes of the original.
+
+    Raises `Broken` when the input cannot have an output in this form.
+    """
+    value = message.value() or b""
+    try:
+        if form is Form.ENRICHED:
+            content = _enriched(value)
+        elif form is Form.OBJECT:
+            content = _object(msgspec.json.decode(value), len(value))
+        else:
+            content = hash((form, value[:size], len(value), size < len(value)))
+    except _UNREADABLE as why:
+        raise Broken(f"form: the input is no JSON object, {why}") from why
+    return _fingerprint(message, _headers(message), content)
+
+
+def of_analytics(message: Message) -> Output:
+    """The fingerprint of an enriched message. Raises `Broken`."""
+    value = message.value() or b""
+    try:
+        value.decode()  # raw fields are not checked for it
+        fields = _decode_fields(value)
+        missing = [name for name in OUTPUT_COLUMNS if name not in fields]
+        if missing:
+            raise Broken(f"without {', '.join(missing)}")
+        sources = _decode_words(bytes(fields["enrichment_sources"]))
+        errors = _decode_words(bytes(fields["enrichment_errors"]))
+        content = _enriched(value)
+    except _UNREADABLE as why:
+        raise Broken(f"no enriched message: {why}") from why
+    return Output(Form.ENRICHED, 0, _fingerprint(message, _own_headers(message), content), sources or (), errors or ())
+
+
+def of_letter(message: Message, origin: Origin) -> Output:
+    """The fingerprint of a dead letter. Raises `Broken`, also when it contradicts its own origin, key or timestamp."""
+    try:
+        letter = _decode_letter(message.value() or b"")
+        reason = Reason(letter.error_reason)
+        key = _decode(letter.source_key, letter.source_key_encoding)
+        form, size, content = _original(letter)
+    except _UNREADABLE as why:
+        raise Broken(f"no dead letter: {why}") from why
+    said = Origin(letter.source_topic, letter.source_partition, letter.source_offset)
+    if said != origin:
+        raise Broken(f"its fields name {said}, its headers {origin}")
+    if key != message.key():
+        raise Broken(f"source_key {letter.source_key!r} is not the key {message.key()!r}")
+    if letter.source_timestamp != message.timestamp()[1]:
+        raise Broken(f"source_timestamp {letter.source_timestamp} is not the timestamp {message.timestamp()[1]}")
+    return Output(form, size, _fingerprint(message, _own_headers(message), content), errors=(reason,))
+
+
+def _headers(message: Message) -> list[Header]:
+    return cast(list[Header], message.headers() or [])
+
+
+def _own_headers(message: Message) -> list[Header]:
+    return _headers(message)[: -len(ORIGIN_HEADERS)]
+
+
+def _fingerprint(message: Message, headers: list[Header], content: int) -> Fingerprint:
+    return Fingerprint(hash(message.key()), message.timestamp()[1], hash(tuple(headers)), content)
+
+
+def _enriched(value: bytes) -> int:
+    """The fields that are not the output's own, each with its JSON text but for white space."""
+    fields = _decode_fields(msgspec.json.format(value, indent=-1))
+    return hash(frozenset((name, bytes(raw)) for name, raw in fields.items() if name not in _ADDED))
+
+
+def _object(value: object, size: int) -> int:
+    return hash((Form.OBJECT, msgspec.json.encode(value, order="deterministic"), size))
+
+
+def _original(letter: DeadLetter) -> tuple[Form, int, int]:
+    if isinstance(letter.original_message, dict):
+        if letter.original_truncated:
+            raise Broken("a truncated object")
+        return Form.OBJECT, 0, _object(letter.original_message, letter.original_size_bytes)
+    form = Form.BYTES if letter.original_encoding == "base64" else Form.TEXT
+    held = _decode(letter.original_message, letter.original_encoding) or b""
+    content = hash((form, held, letter.original_size_bytes, letter.original_truncated))
+    return form, len(held), content
+
+
+def _decode(text: str | None, encoding: str) -> bytes | None:
+    if text is None:
+        return None
+    return base64.b64decode(text, validate=True) if encoding == "base64" else text.encode()

@@ -1,0 +1,184 @@
+"""Takes batches and what became of them, keeps the ledger: one row of `enrichment_jobs` a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import msgspec
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from enrichment import sql
+from enrichment.messages import Batch, OffsetRange
+
+Row = TypeVar("Row")
+
+
+class JobState(StrEnum):
+    """How far a batch has come."""
+
+    CLAIMED = "claimed"
+    DRAINED = "drained"
+    PUBLISHED = "published"
+    FAILED = "failed"
+    DRY_RUN = "dry-run"  # a dry batch that came as far as it may
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What publishing a batch came to. `read` equals `enriched + partial + dead`, or the ledger refuses it.
+
+    `cache_counts` has the `LookupCounts` of each enricher by its name (geo, user, business), `durations` the seconds of
+    each stage.
+    """
+
+    read: int
+    enriched: int
+    partial: int
+    dead: int
+    cache_counts: Mapping[str, Any] = {}
+    errors_by_reason: Mapping[str, int] = {}
+    durations: Mapping[str, float] = {}
+    geo_database_build: str | None = None
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of the ledger; the schema says what each column means."""
+
+    batch_id: str
+    dag_id: str
+    run_id: str
+    lane: int
+    topic: str
+    group_id: str
+    ranges: tuple[OffsetRange, ...]
+    max_bytes: int | None
+    dry_run: bool
+    state: JobState
+    attempts: int
+    messages_read: int | None
+    messages_enriched: int | None
+    messages_partial: int | None
+    messages_dead: int | None
+    value_bytes: int | None
+    cache_counts: dict[str, dict[str, int]]
+    errors_by_reason: dict[str, int]
+    durations: dict[str, float]
+    geo_database_build: str | None
+    settings_fingerprint: str
+    error: str | None
+    claimed_at: datetime
+    drained_at: datetime | None
+    published_at: datetime | None
+    updated_at: datetime
+
+    @property
+    def batch(self) -> Batch:
+        """The batch that the row is about, with the ranges that the ledger has."""
+        return msgspec.convert(self, Batch, from_attributes=True)
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of the audit log: who changed what of a job. `action` is INSERT, UPDATE or DELETE."""
+
+    batch_id: str
+    action: str
+    old_state: JobState | None
+    new_state: JobState | None
+    changed_columns: tuple[str, ...]
+    changed_by: str
+    application_name: str
+    changed_at: datetime
+
+
+class Ledger:
+    """Every method is a transaction of its own, may be repeated, and raises `psycopg.Error` when the database refuses.
+
+    What is recorded of a batch that has been published (or has come through a dry run) changes nothing any more: tasks
+    are cleared and run again, and the first publish is the one that happened.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+
+    def claim(self, batch: Batch, dag_id: str, run_id: str, settings_fingerprint: str) -> Batch:
+        """Write a batch down; if its id is there already, the batch as it was written, whatever the new ranges."""
+        self._execute(
+            "enrichment_jobs/claim",
+            {
+                **_columns(batch),
+                "dag_id": dag_id,
+                "run_id": run_id,
+                "settings_fingerprint": settings_fingerprint,
+            },
+        )
+        return self._rows("enrichment_jobs/get", Job, {"batch_id": batch.batch_id})[0].batch
+
+    def find_run(self, dag_id: str, run_id: str) -> list[Batch]:
+        """The batches that a run has claimed, in the order of their lanes: what its retried claim goes on with."""
+        jobs = self._rows("enrichment_jobs/find_run", Job, {"dag_id": dag_id, "run_id": run_id})
+        return [job.batch for job in jobs]
+
+    def get(self, batch_id: str) -> Job | None:
+        """A batch's row, or None when the ledger does not know it."""
+        return next(iter(self._rows("enrichment_jobs/get", Job, {"batch_id": batch_id})), None)
+
+    def drained(self, batch: Batch, read: int, value_bytes: int) -> None:
+        """A batch has been read; its ranges are the final ones, within those claimed. Counts one attempt."""
+        self._execute(
+            "enrichment_jobs/record_drained", {**_columns(batch), "messages_read": read, "value_bytes": value_bytes}
+        )
+
+    def published(self, batch_id: str, outcome: Outcome) -> None:
+        """A batch is visible in the output topics. Raises `psycopg.errors.CheckViolation` when it does not add up."""
+        self._execute(
+            "enrichment_jobs/record_published",
+            {
+                "batch_id": batch_id,
+                "messages_read": outcome.read,
+                "messages_enriched": outcome.enriched,
+                "messages_partial": outcome.partial,
+                "messages_dead": outcome.dead,
+                "cache_counts": _jsonb(outcome.cache_counts),
+                "errors_by_reason": _jsonb(outcome.errors_by_reason),
+                "durations": _jsonb(outcome.durations),
+                "geo_database_build": outcome.geo_database_build,
+            },
+        )
+
+    def failed(self, batch_id: str, error: str) -> None:
+        """A task of a batch has failed, and why; a later try may still publish it."""
+        self._execute("enrichment_jobs/record_failed", {"batch_id": batch_id, "error": error})
+
+    def failures_at(self, topic: str, group_id: str, lane: int, starts: Iterable[OffsetRange]) -> int:
+        """How many batches of the lane began at one of these ranges' starts and were never published.
+
+        While the group does not move, a poison batch is claimed again at the same offsets: take less each time.
+        """
+        first = [{"partition": r.partition, "start": r.start} for r in starts]
+        parameters = {"topic": topic, "group_id": group_id, "lane": lane, "starts": _jsonb(first)}
+        return self._rows("enrichment_jobs/count_failures_at", dict[str, int], parameters)[0]["count"]
+
+    def history(self, batch_id: str) -> list[Change]:
+        """Who changed what of a batch, oldest first."""
+        return self._rows("enrichment_audit_log/history", Change, {"batch_id": batch_id})
+
+    def _execute(self, statement: str, parameters: Mapping[str, Any]) -> None:
+        with self._connection.transaction():
+            self._connection.execute(sql.load(statement), parameters)
+
+    def _rows(self, statement: str, row: type[Row], parameters: Mapping[str, Any]) -> list[Row]:
+        with self._connection.transaction(), self._connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(sql.load(statement), parameters)
+            return [msgspec.convert(record, row) for record in cursor]
+
+
+def _columns(batch: Batch) -> dict[str, Any]:
+    return {**batch.to_manifest(), "ranges": _jsonb(batch.ranges)}
+
+
+def _jsonb(value: Any) -> Jsonb:
+    return Jsonb(value, dumps=msgspec.json.encode)

@@ -1,0 +1,39 @@
+"""Takes what a stage of a batch did and took, keeps it in `enrichment_metrics`, one row per batch and stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg.types.json import Jsonb
+
+from enrichment import sql
+
+
+def record(
+    connection: psycopg.Connection[Any],
+    batch_id: str,
+    stage: str,
+    messages: int,
+    seconds: float,
+    peak_rss_bytes: int | None = None,
+    counts: Mapping[str, Any] | msgspec.Struct | None = None,
+) -> None:
+    """Write the row of a batch's stage, over the one of an earlier try.
+
+    Raises `psycopg.Error` when the database refuses, `ForeignKeyViolation` when the ledger does not know the batch.
+    """
+    with connection.transaction():
+        connection.execute(
+            sql.load("enrichment_metrics/record"),
+            {
+                "batch_id": batch_id,
+                "stage": stage,
+                "messages": messages,
+                "seconds": seconds,
+                "peak_rss_bytes": peak_rss_bytes,
+                "counts": Jsonb({} if counts is None else counts, dumps=msgspec.json.encode),
+            },
+        )

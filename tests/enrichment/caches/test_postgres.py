@@ -1,0 +1,200 @@
+"""The PostgreSQL tier, beyond what every layer promises."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import psycopg
+import pytest
+
+from enrichment import sql
+from enrichment.caches.base import Entry, State
+from enrichment.caches.postgres import PostgresLayer
+from enrichment.caches.risk import record_risk
+from enrichment.errors import LayerUnavailable
+from enrichment.messages import Context, Place, Profile
+from enrichment.testing import FixedClock
+
+Connection = psycopg.Connection[Any]
+MakeLayer = Callable[..., PostgresLayer]
+
+HOUR = 3_600
+WORDS = {"geo_ip_cache": Place, "user_profile_cache": Profile, "business_context_cache": Context}
+PREMIUM = Profile("premium", 365, "Acme Corp")
+
+
+@pytest.fixture
+def make_layer(postgres_connection: Connection, postgres_uri: str, clock: FixedClock) -> Iterator[MakeLayer]:
+    """Makes layers over the user table, each with a connection of its own."""
+    layers = []
+
+    def make(table: str = "user_profile_cache", **options: Any) -> PostgresLayer:
+        layers.append(PostgresLayer(lambda: psycopg.connect(postgres_uri), table, WORDS[table], clock=clock, **options))
+        return layers[-1]
+
+    yield make
+    for layer in layers:
+        layer.close()
+
+
+def found(clock: FixedClock, value: Any = PREMIUM, version: str = "") -> Entry:
+    """A found entry that lives for an hour."""
+    return Entry(State.FOUND, value, None, clock() + HOUR, version)
+
+
+@pytest.mark.parametrize("table", WORDS)
+def test_statement_returns_the_fields_in_order_when_asked(postgres_connection: Connection, table: str) -> None:
+    """The columns after the first five of each get_many are the fields of the struct, in its order."""
+    cursor = postgres_connection.execute(
+        sql.load(f"{table}/get_many"), {"keys": "[]", "served_from": 0.0, "version": ""}
+    )
+    assert cursor.description is not None
+    names = [column.name for column in cursor.description]
+    assert names[5:] == [field.name for field in msgspec.structs.fields(WORDS[table])]
+
+
+def test_entry_is_there_for_the_next_process_when_put(make_layer: MakeLayer, clock: FixedClock) -> None:
+    """What one layer puts is committed: another connection sees it."""
+    make_layer().put_many({"user-123": found(clock)})
+    assert make_layer().get_many(["user-123"]) == {"user-123": found(clock)}
+
+
+def test_get_many_returns_expired_when_within_the_grace(make_layer: MakeLayer, clock: FixedClock) -> None:
+    """An expired entry is still returned, unmarked, until the grace is over."""
+    layer = make_layer(stale_grace_seconds=HOUR)
+    entry = found(clock)
+    layer.put_many({"user-123": entry})
+    clock.advance(2 * HOUR - 1)
+    assert layer.get_many(["user-123"]) == {"user-123": entry}
+    clock.advance(1)
+    assert layer.get_many(["user-123"]) == {}
+
+
+def test_get_many_leaves_out_another_version_when_it_has_one(make_layer: MakeLayer, clock: FixedClock) -> None:
+    """Rows of another source version are not seen; a layer without a version sees all."""
+    entries = {
+        "old": found(clock, Place("France"), "build-1"),
+        "new": found(clock, Place("Spain"), "build-2"),
+    }
+    make_layer("geo_ip_cache", version="build-1").put_many(entries)
+    assert set(make_layer("geo_ip_cache", version="build-2").get_many(["old", "new"])) == {"new"}
+    assert make_layer("geo_ip_cache").get_many(["old", "new"]) == entries
+
+
+def test_put_many_leaves_out_entries_when_failed_or_stale(make_layer: MakeLayer, clock: FixedClock) -> None:
+    """The table holds what the source said, never that it did not answer, nor an old answer as a new one."""
+    layer = make_layer()
+    layer.put_many(
+        {
+            "failed": Entry(State.FAILED, None, "user-lookup-timeout", clock() + HOUR),
+            "stale": Entry(State.FOUND, PREMIUM, None, clock() + HOUR, stale=True),
+        }
+    )
+    assert layer.get_many(["failed", "stale"]) == {}
+
+
+@pytest.mark.parametrize("company", ["nul\0", "half \ud83d"], ids=ascii)
+def test_put_many_keeps_the_others_when_a_value_cannot_be_stored(
+    make_layer: MakeLayer, clock: FixedClock, company: str
+) -> None:
+    """A source may answer text that PostgreSQL cannot hold: that entry alone is not kept."""
+    layer = make_layer()
+    layer.put_many({"good": found(clock), "bad": found(clock, Profile("free", 1, company))})
+    assert layer.get_many(["good", "bad"]) == {"good": found(clock)}
+
+
+def test_layer_is_unavailable_when_nothing_can_connect(clock: FixedClock) -> None:
+    """A database that is not there is a LayerUnavailable, on reading and on writing."""
+    layer = PostgresLayer(
+        lambda: psycopg.connect("host=/nonexistent dbname=nothing"), "user_profile_cache", Profile, clock=clock
+    )
+    with pytest.raises(LayerUnavailable):
+        layer.get_many(["user-123"])
+    with pytest.raises(LayerUnavailable):
+        layer.put_many({"user-123": found(clock)})
+
+
+def test_layer_answers_again_when_its_connection_was_killed(
+    make_layer: MakeLayer, postgres_connection: Connection, clock: FixedClock
+) -> None:
+    """The call that finds the connection dead is unavailable; the one after it opens another."""
+    layer = make_layer()
+    layer.put_many({"user-123": found(clock)})
+    postgres_connection.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    )
+    with pytest.raises(LayerUnavailable):
+        layer.get_many(["user-123"])
+    assert layer.get_many(["user-123"]) == {"user-123": found(clock)}
+
+
+def test_layer_answers_again_when_a_write_was_refused(make_layer: MakeLayer, clock: FixedClock) -> None:
+    """A refused write is rolled back, and the same connection serves the next call."""
+    layer = make_layer()
+    layer.put_many({"user-123": found(clock)})
+    with pytest.raises(LayerUnavailable, match="absent_has_reason"):
+        layer.put_many({"user-456": found(clock), "nobody": Entry(State.ABSENT, expires_at=clock() + HOUR)})
+    assert set(layer.get_many(["user-123", "user-456"])) == {"user-123"}
+
+
+def test_writers_do_not_deadlock_when_they_write_the_same_keys_in_opposite_order(
+    make_layer: MakeLayer, clock: FixedClock
+) -> None:
+    """Two tasks that upsert the same keys, given in opposite orders, both succeed."""
+    entries = {f"user-{n}": found(clock) for n in range(2_000)}
+    orders = [entries, dict(reversed(entries.items()))]
+    start = threading.Barrier(2)
+    failures: list[LayerUnavailable] = []
+
+    def write(order: dict[str, Entry]) -> None:
+        layer = make_layer()
+        layer.get_many(["user-0"])  # connects
+        start.wait()
+        try:
+            for _ in range(5):
+                layer.put_many(order)
+        except LayerUnavailable as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(order,)) for order in orders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_record_risk_writes_only_rows_that_differ(
+    make_layer: MakeLayer, postgres_connection: Connection, clock: FixedClock
+) -> None:
+    """Risks are kept with cached requests; what is unchanged is not written again, unknown requests are skipped."""
+    make_layer("business_context_cache").put_many({f"req-{n}": found(clock, Context("payments")) for n in range(3)})
+    requests = ["req-0", "req-1", "req-2", "not cached", "odd\0"]
+    scores, levels = [0.15, 0.9, None, 0.5, 0.5], ["low", "high", None, "medium", "medium"]
+    indicators = [[], ["new-account", 'with "quotes", commas'], None, [], []]
+
+    assert record_risk(postgres_connection, requests, scores, levels, indicators) == 2
+    rows = postgres_connection.execute(
+        "SELECT risk_score, risk_level, fraud_indicators FROM business_context_cache ORDER BY request_id"
+    ).fetchall()
+    assert rows == [(0.15, "low", []), (0.9, "high", ["new-account", 'with "quotes", commas']), (None, None, None)]
+
+    assert record_risk(postgres_connection, requests, scores, levels, indicators) == 0
+    assert record_risk(postgres_connection, ["req-0"], [0.2], ["low"], [[]]) == 1
+
+
+def test_risk_stays_when_the_context_is_fetched_again(
+    make_layer: MakeLayer, postgres_connection: Connection, clock: FixedClock
+) -> None:
+    """Writing a context leaves the risk that was last computed for it."""
+    layer = make_layer("business_context_cache")
+    layer.put_many({"req-0": found(clock, Context("payments"))})
+    record_risk(postgres_connection, ["req-0"], [0.15], ["low"], [[]])
+    layer.put_many({"req-0": found(clock, Context("refunds"))})
+    assert postgres_connection.execute("SELECT unit, risk_score FROM business_context_cache").fetchall() == [
+        ("refunds", 0.15)
+    ]

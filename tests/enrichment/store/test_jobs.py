@@ -1,0 +1,199 @@
+"""The ledger: what it keeps of a batch, and what it refuses to change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import psycopg
+import pytest
+
+from enrichment.caches.base import LookupCounts
+from enrichment.messages import Batch, OffsetRange
+from enrichment.store.jobs import JobState, Ledger, Outcome
+
+Connection = psycopg.Connection[Any]
+
+BATCH = Batch(
+    batch_id="dag/run/0",
+    topic="in",
+    group_id="group",
+    lane=0,
+    ranges=(OffsetRange(0, 100, 200), OffsetRange(2, 50, 60)),
+    max_bytes=1_000,
+)
+OUTCOME = Outcome(
+    read=110,
+    enriched=100,
+    partial=7,
+    dead=3,
+    cache_counts={"geo": LookupCounts(messages=110, memory=90, postgres=10, misses=10)},
+    errors_by_reason={"user-not-found": 7, "invalid-json": 3},
+    durations={"drain": 0.5, "publish": 1.25},
+    geo_database_build="2018-07-03",
+)
+
+
+@pytest.fixture
+def ledger(postgres_connection: Connection) -> Ledger:
+    """An empty ledger."""
+    return Ledger(postgres_connection)
+
+
+def claim(ledger: Ledger, batch: Batch = BATCH, run_id: str = "run") -> Batch:
+    """Claim a batch for a run of the DAG."""
+    return ledger.claim(batch, "dag", run_id, "0123456789ab")
+
+
+def other(batch_id: str, **changes: Any) -> Batch:
+    """The batch under another id, changed."""
+    return msgspec.structs.replace(BATCH, batch_id=batch_id, **changes)
+
+
+def test_get_returns_the_whole_story_when_published(ledger: Ledger) -> None:
+    """A batch's row says what was claimed, read and published, from which database and with which settings."""
+    claim(ledger)
+    ledger.drained(BATCH, read=110, value_bytes=33_000)
+    ledger.published(BATCH.batch_id, OUTCOME)
+    job = ledger.get(BATCH.batch_id)
+    assert job is not None
+    assert job.batch == BATCH
+    assert (job.dag_id, job.run_id, job.settings_fingerprint) == ("dag", "run", "0123456789ab")
+    assert (job.state, job.attempts, job.value_bytes, job.error) == (JobState.PUBLISHED, 1, 33_000, None)
+    assert (job.messages_read, job.messages_enriched, job.messages_partial, job.messages_dead) == (110, 100, 7, 3)
+    assert job.cache_counts["geo"]["memory"] == 90
+    assert job.errors_by_reason == {"user-not-found": 7, "invalid-json": 3}
+    assert job.durations == {"drain": 0.5, "publish": 1.25}
+    assert job.geo_database_build == "2018-07-03"
+    assert job.drained_at is not None
+    assert job.published_at is not None
+    assert job.claimed_at <= job.drained_at <= job.published_at
+
+
+def test_get_is_none_when_the_batch_is_unknown(ledger: Ledger) -> None:
+    """A batch that was never claimed has no row."""
+    assert ledger.get("nothing") is None
+
+
+def test_claim_returns_the_first_ranges_when_claimed_again(ledger: Ledger) -> None:
+    """Ranges that were claimed once do not change, whatever a second claim of the same batch says."""
+    assert claim(ledger) == BATCH
+    assert claim(ledger, msgspec.structs.replace(BATCH, ranges=(OffsetRange(0, 100, 999),))) == BATCH
+
+
+def test_find_run_returns_the_batches_of_that_run_when_claimed(ledger: Ledger) -> None:
+    """A claim that is retried finds what its run has claimed, by lane, and nothing of other runs."""
+    batches = [other("a", lane=1), other("b", lane=0, dry_run=True, max_bytes=None)]
+    for batch in batches:
+        claim(ledger, batch)
+    claim(ledger, other("c"), run_id="another")
+    assert ledger.find_run("dag", "run") == [batches[1], batches[0]]
+    assert ledger.find_run("dag", "never") == []
+
+
+def test_drained_keeps_the_final_ranges_when_the_drain_ended_early(ledger: Ledger) -> None:
+    """A drain that stopped at the batch's bytes leaves the ranges that it read, and counts as an attempt."""
+    claim(ledger)
+    shorter = msgspec.structs.replace(BATCH, ranges=(OffsetRange(0, 100, 150),))
+    ledger.drained(BATCH, read=110, value_bytes=33_000)
+    ledger.drained(shorter, read=50, value_bytes=15_000)
+    job = ledger.get(BATCH.batch_id)
+    assert job is not None
+    assert (job.state, job.attempts, job.batch, job.messages_read) == (JobState.DRAINED, 2, shorter, 50)
+
+
+def test_published_batch_stays_as_it_is_when_its_tasks_run_again(
+    ledger: Ledger, postgres_connection: Connection
+) -> None:
+    """Whatever is recorded after the publish, by a cleared or repeated task, changes nothing."""
+    claim(ledger)
+    ledger.published(BATCH.batch_id, OUTCOME)
+    before, changes = ledger.get(BATCH.batch_id), len(ledger.history(BATCH.batch_id))
+    ledger.drained(msgspec.structs.replace(BATCH, ranges=()), read=1, value_bytes=1)
+    ledger.failed(BATCH.batch_id, "a zombie")
+    ledger.published(BATCH.batch_id, Outcome(read=1, enriched=1, partial=0, dead=0))
+    claim(ledger)
+    assert ledger.get(BATCH.batch_id) == before
+    assert len(ledger.history(BATCH.batch_id)) == changes
+
+
+def test_published_completes_the_ledger_when_only_the_claim_is_there(ledger: Ledger) -> None:
+    """A crash after the commit leaves a ledger that the retry completes, from whatever state it was left in."""
+    claim(ledger)
+    ledger.failed(BATCH.batch_id, "killed after the commit")
+    ledger.published(BATCH.batch_id, OUTCOME)
+    job = ledger.get(BATCH.batch_id)
+    assert job is not None
+    assert (job.state, job.error) == (JobState.PUBLISHED, None)
+
+
+@pytest.mark.parametrize("dry_run", [False, True], ids=["live", "dry"])
+def test_published_is_refused_when_the_counts_do_not_add_up(ledger: Ledger, dry_run: bool) -> None:
+    """Read equals enriched + partial + dead, or the batch is not recorded as published."""
+    claim(ledger, msgspec.structs.replace(BATCH, dry_run=dry_run))
+    with pytest.raises(psycopg.errors.CheckViolation, match="enrichment_jobs_balanced"):
+        ledger.published(BATCH.batch_id, Outcome(read=10, enriched=8, partial=1, dead=0))
+    job = ledger.get(BATCH.batch_id)
+    assert job is not None
+    assert job.state == JobState.CLAIMED
+
+
+def test_published_says_dry_run_when_the_batch_is_dry(ledger: Ledger) -> None:
+    """A dry batch never counts as published."""
+    claim(ledger, msgspec.structs.replace(BATCH, dry_run=True))
+    ledger.published(BATCH.batch_id, OUTCOME)
+    job = ledger.get(BATCH.batch_id)
+    assert job is not None
+    assert (job.state, job.published_at, job.messages_read) == (JobState.DRY_RUN, None, 110)
+
+
+def test_failed_names_the_error_when_a_task_gave_up(ledger: Ledger) -> None:
+    """A failed batch says why; a later drain takes it up again."""
+    claim(ledger)
+    ledger.failed(BATCH.batch_id, "PublishRefused: fenced")
+    job = ledger.get(BATCH.batch_id)
+    assert job is not None
+    assert (job.state, job.error) == (JobState.FAILED, "PublishRefused: fenced")
+    ledger.drained(BATCH, read=110, value_bytes=1)
+    assert ledger.get(BATCH.batch_id).state == JobState.DRAINED  # type: ignore[union-attr]
+
+
+def test_failures_at_counts_batches_that_never_got_through_when_they_began_there(ledger: Ledger) -> None:
+    """Claimed, drained and failed batches of the same lane at one of the same offsets count; published and dry ones do not."""
+    claim(ledger, other("claimed"))
+    claim(ledger, other("shrunk", ranges=(OffsetRange(0, 100, 110),)))
+    claim(ledger, other("failed"))
+    ledger.failed("failed", "why")
+    for batch_id, changes in {
+        "published": {},
+        "dry": {"dry_run": True},
+        "elsewhere": {"ranges": (OffsetRange(0, 101, 200), OffsetRange(1, 100, 200))},
+        "lane": {"lane": 1},
+        "topic": {"topic": "another"},
+        "group": {"group_id": "another"},
+    }.items():
+        claim(ledger, other(batch_id, **changes))
+    ledger.published("published", OUTCOME)
+
+    assert ledger.failures_at("in", "group", 0, BATCH.ranges) == 3
+    assert ledger.failures_at("in", "group", 0, [OffsetRange(0, 100, 105), OffsetRange(3, 0, 5)]) == 3
+    assert ledger.failures_at("in", "group", 0, [OffsetRange(2, 50, 51)]) == 2
+    assert ledger.failures_at("in", "group", 0, [OffsetRange(0, 200, 300)]) == 0
+    assert ledger.failures_at("in", "group", 0, []) == 0
+
+
+def test_history_tells_who_changed_what_when_a_batch_goes_through(
+    ledger: Ledger, postgres_connection: Connection
+) -> None:
+    """Every change of a job leaves a row that names the states, the columns, the user and the application."""
+    postgres_connection.execute("SET application_name = 'publish-task'")
+    claim(ledger)
+    ledger.failed(BATCH.batch_id, "why")
+    postgres_connection.execute("DELETE FROM enrichment_jobs")
+    inserted, updated, deleted = ledger.history(BATCH.batch_id)
+    assert (inserted.action, inserted.old_state, inserted.new_state) == ("INSERT", None, JobState.CLAIMED)
+    assert (updated.action, updated.old_state, updated.new_state) == ("UPDATE", JobState.CLAIMED, JobState.FAILED)
+    assert updated.changed_columns == ("error", "state")
+    assert (deleted.action, deleted.old_state, deleted.new_state) == ("DELETE", JobState.FAILED, None)
+    assert {(c.changed_by, c.application_name) for c in (inserted, updated, deleted)} == {("postgres", "publish-task")}
+    assert inserted.changed_at < updated.changed_at < deleted.changed_at

@@ -1,0 +1,160 @@
+"""Message values to events and refusals."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from enrichment.decode import decode, set_aside
+from enrichment.messages import KEY_COLUMNS, Reason
+
+FIELDS = ("timestamp", "service", "level", "message", "trace_id", "span_id", "source_ip", "user_id", "request_id")
+REQUIRED, OPTIONAL = FIELDS[:4], FIELDS[4:]
+WHOLE = {name: f"a {name}" for name in FIELDS}
+
+
+def value_of(**fields: Any) -> bytes:
+    """A message with all nine fields, some of them changed (None as a field's value is JSON's null)."""
+    return json.dumps(WHOLE | fields).encode()
+
+
+def with_extra(raw: bytes) -> bytes:
+    """A whole message with `"extra": <raw>` in it, whatever the bytes."""
+    return value_of()[:-1] + b',"extra":' + raw + b"}"
+
+
+REFUSED = {
+    "null value": (None, Reason.EMPTY_MESSAGE, "null"),
+    "empty value": (b"", Reason.EMPTY_MESSAGE, "empty"),
+    "not JSON": (b"GET / 200", Reason.INVALID_JSON, "line 1 column 1"),
+    "cut off": (value_of()[:-9], Reason.INVALID_JSON, "char"),
+    "two texts": (value_of() + value_of(), Reason.INVALID_JSON, "Extra data"),
+    "NaN": (with_extra(b"NaN"), Reason.INVALID_JSON, "NaN"),
+    "half a surrogate pair": (with_extra(rb'"\ud800"'), Reason.INVALID_JSON, ""),
+    "not UTF-8": (b"\xff\xfe", Reason.INVALID_ENCODING, "byte 0"),
+    "not UTF-8 in a known field": (value_of(level="?").replace(b'"?"', b'"\xff"'), Reason.INVALID_ENCODING, "byte"),
+    "not UTF-8 in an unknown field": (with_extra(b'"\xff"'), Reason.INVALID_ENCODING, "byte"),
+    "array": (b"[1, 2]", Reason.NOT_AN_OBJECT, "array"),
+    "string": (b'"text"', Reason.NOT_AN_OBJECT, "string"),
+    "number": (b"12", Reason.NOT_AN_OBJECT, "number"),
+    "null": (b"null", Reason.NOT_AN_OBJECT, "null"),
+    "empty object": (b"{}", Reason.MISSING_FIELD, "timestamp, service, level, message"),
+    "number for text": (value_of(level=5), Reason.WRONG_TYPE, "level: a JSON number"),
+    "object for a key": (value_of(source_ip={"v4": "8.8.8.8"}), Reason.WRONG_TYPE, "source_ip: a JSON object"),
+    "null for a required field": (value_of(service=None), Reason.WRONG_TYPE, "service: a JSON null"),
+    "nested deeply": (with_extra(b"[" * 700 + b"]" * 700), Reason.NESTED_TOO_DEEP, "701 deep"),
+    "nested beyond any reader": (with_extra(b"[" * 100_000 + b"]" * 100_000), Reason.NESTED_TOO_DEEP, "deep"),
+}
+
+
+@pytest.mark.parametrize(("value", "reason", "detail"), REFUSED.values(), ids=REFUSED.keys())
+def test_refusal_names_the_reason(value: bytes | None, reason: Reason, detail: str) -> None:
+    """What cannot be processed has one declared reason and a detail that helps to find it, and costs no other message."""
+    decoded = decode([value_of(), value, value_of()])
+    assert decoded.accepted == [0, 2]
+    assert decoded.refused[1].reason is reason
+    assert detail in decoded.refused[1].detail
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_required_field_that_is_missing_is_named(name: str) -> None:
+    """A message without a required field is refused by the field's name."""
+    fields = {k: v for k, v in WHOLE.items() if k != name}
+    assert decode([json.dumps(fields).encode()]).refused[0] == (Reason.MISSING_FIELD, f"required: {name}")
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_optional_field_may_be_absent_or_null(name: str) -> None:
+    """A key that is absent is no error, nor is one that is null."""
+    absent = json.dumps({k: v for k, v in WHOLE.items() if k != name}).encode()
+    decoded = decode([absent, value_of(**{name: None})])
+    assert decoded.accepted == [0, 1]
+    if name in KEY_COLUMNS:
+        assert decoded.keys[name] == [None, None]
+
+
+def test_keys_are_those_of_the_accepted_messages() -> None:
+    """Key columns have one value for each accepted message, in order."""
+    decoded = decode([value_of(user_id="a"), b"x", value_of(user_id="b")])
+    assert decoded.keys["user_id"] == ["a", "b"]
+    assert decoded.keys["source_ip"] == [WHOLE["source_ip"]] * 2
+
+
+SPLICED = {
+    "whole": (value_of(), True),
+    "absent key": (b'{"timestamp":"t","service":"s","level":"l","message":"m"}', True),
+    "white space": (json.dumps(WHOLE, indent=2).encode(), True),
+    "escapes without quotes": (value_of(message="line\nfeed \\ é"), True),
+    "null key": (value_of(user_id=None), False),
+    "unknown field": (value_of(extra=1), False),
+    "key of the output": (value_of(geo_country="Utopia"), False),
+    "field twice": (value_of()[:-1] + b',"level":"again"}', False),
+    "quoted text": (value_of(message='say "hi"'), False),
+    "trailing white space": (value_of() + b" \n", False),
+    # As many quotes as a whole message, and not one: 8 fields, an unknown one instead of the ninth.
+    "stranger in the place of a key": (
+        json.dumps({k: v for k, v in WHOLE.items() if k != "user_id"} | {"geo_city": "x"}).encode(),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize(("value", "fast"), SPLICED.values(), ids=SPLICED.keys())
+def test_only_messages_without_strange_keys_may_be_spliced(value: bytes, fast: bool) -> None:
+    """The fast road is for messages that hold known fields, each once, and nothing after the closing brace."""
+    decoded = decode([value])
+    assert decoded.accepted == [0]
+    assert decoded.fast.tolist() == [fast]
+
+
+def test_set_aside_refuses_everything() -> None:
+    """A chunk that is set aside becomes dead letters whole, good messages too."""
+    decoded = set_aside([value_of(), None])
+    assert decoded.accepted == []
+    assert {refusal.reason for refusal in decoded.refused.values()} == {Reason.PROCESSING_FAILED}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+messages = st.dictionaries(st.sampled_from((*FIELDS, "extra", "geo_country")), st.text() | json_values)
+
+
+def is_acceptable(value: bytes) -> bool:
+    """The declared rule, written plainly."""
+    try:
+        parsed = json.loads(value.decode(), parse_constant=lambda name: 1 / 0)
+    except (ValueError, ZeroDivisionError):
+        return False
+    if not isinstance(parsed, dict):
+        return False
+    required = all(isinstance(parsed.get(name), str) for name in REQUIRED)
+    return required and all(isinstance(parsed.get(name), str | None) for name in OPTIONAL)
+
+
+@given(st.lists(messages.map(lambda m: json.dumps(m, ensure_ascii=False).encode("utf-8", "surrogatepass")) | st.binary()))
+@example([value_of(), value_of(level=float("nan"))])
+def test_every_message_is_accepted_or_refused_by_the_declared_rule(values: list[bytes]) -> None:
+    """Each message of a chunk is accepted or refused, exactly once, by what it holds and by nothing else."""
+    decoded = decode(values)
+    assert decoded.accepted == [p for p, value in enumerate(values) if is_acceptable(value)]
+    assert sorted([*decoded.accepted, *decoded.refused]) == list(range(len(values)))
+    assert len(decoded.fast) == len(decoded.accepted)
+
+
+@given(st.fixed_dictionaries({name: st.text() for name in REQUIRED}, optional={name: st.text() | st.none() for name in OPTIONAL}))
+def test_fast_road_is_taken_by_plain_messages(fields: dict[str, str | None]) -> None:
+    """A message of known string fields without quotes inside takes the fast road, whatever else is in it."""
+    has_null = any(value is None for value in fields.values())
+    has_quote = any(value is not None and '"' in value for value in fields.values())
+    try:
+        value = json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return
+    assert decode([value]).fast.tolist() == [not has_null and not has_quote]

@@ -1,0 +1,259 @@
+"""Chunks to the messages of the two topics: both roads, dead letters, headers, counts."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enrichment.decode import decode
+from enrichment.enrichers.base import NO_KEY, OK, STALE, fragments
+from enrichment.messages import (
+    HEADER_ATTEMPTS,
+    OUTPUT_COLUMNS,
+    Batch,
+    Context,
+    OffsetRange,
+    Place,
+    Profile,
+    Provenance,
+    Reason,
+    Risk,
+    Source,
+)
+from enrichment.pipeline import EVENT_SCHEMA, MESSAGE_SCHEMA, REFUSED_SCHEMA
+from enrichment.route import Addition, Routed, Router, plain_road
+
+BATCH = Batch("dag/run/0", "stacklens-enriched", "group", 0, (OffsetRange(3, 100, 200),))
+NOW = "2024-01-15T10:00:00.123Z"
+PLACE = Place(country="United States", latitude=37.386, longitude=float("nan"))
+EVENT = {"timestamp": "2024-01-15T10:00:00Z", "service": "payment-service", "level": "info", "message": "Payment processed"}
+SOURCES = (Source.GEO, Source.USER, Source.BUSINESS)
+
+
+def value_of(**fields: Any) -> bytes:
+    """A message of the contract, some fields added or changed."""
+    return json.dumps(EVENT | fields).encode()
+
+
+def addition(source: Source, structs: Sequence[msgspec.Struct], status: Sequence[str], codes: Sequence[int]) -> Addition:
+    """An enricher's work on a chunk."""
+    return Addition(source, np.array(codes, dtype=np.int32), list(status), pa.array(fragments(structs), pa.binary()))
+
+
+def additions(rows: int, **status: str) -> list[Addition]:
+    """Three enrichers that say the same of every row; `geo`, `user` and `business` are their statuses."""
+    words = {"geo": OK, "user": OK, "business": OK} | status
+    structs: list[Sequence[msgspec.Struct]] = [[Place(), PLACE], [Profile(), Profile(company="Acme")], [Context(), Context(unit="payments")]]
+    return [
+        addition(source, made, [NO_KEY, word], [0 if word == NO_KEY else 1] * rows)
+        for source, made, word in zip(SOURCES, structs, words.values(), strict=True)
+    ]
+
+
+def chunk(values: Sequence[bytes | None], headers: Any = None, key: bytes | None = b"k") -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """Events and refused messages, as drain stages them, at offsets from 100 on."""
+    decoded = decode(values)
+    frame = pa.record_batch(
+        [[3] * len(values), range(100, 100 + len(values)), [1_700_000_000_000] * len(values), [key] * len(values),
+         [headers] * len(values), list(values)],
+        schema=MESSAGE_SCHEMA,
+    )  # fmt: skip
+    events = pa.record_batch([*frame.take(pa.array(decoded.accepted, pa.int64())).columns, pa.array(decoded.fast)], schema=EVENT_SCHEMA)
+    rows = sorted(decoded.refused)
+    why = [decoded.refused[row] for row in rows]
+    refused = pa.record_batch(
+        [*frame.take(pa.array(rows, pa.int64())).columns, [w.reason for w in why], [w.detail for w in why]], schema=REFUSED_SCHEMA
+    )
+    return events, refused
+
+
+def route(values: Sequence[bytes | None], status: Mapping[str, str] | None = None, **options: Any) -> Routed:
+    """Route a chunk with the same answers for all rows."""
+    headers, key = options.pop("headers", None), options.pop("key", b"k")
+    events, refused = chunk(values, headers, key)
+    router = Router(BATCH, NOW, options.pop("max_output_bytes", 2**20), options.pop("max_dlq_bytes", 2**20), **options)
+    return router.route(events, additions(events.num_rows, **(status or {})), refused)
+
+
+def test_enriched_message_is_the_input_and_the_additions() -> None:
+    """Every input field as it came, plus what was added and where it came from."""
+    [value] = route([value_of(trace_id="t")]).analytics.values
+    assert json.loads(value) == {
+        **EVENT, "trace_id": "t", **json.loads(msgspec.json.encode(PLACE)), **msgspec.to_builtins(Profile(company="Acme")),
+        **msgspec.to_builtins(Context(unit="payments")),
+        "enrichment_sources": ["geo-ip", "user-profile", "business-context"],
+        "enrichment_errors": None, "enrichment_stale": None, "enriched_at": NOW,
+    }  # fmt: skip
+    assert value.startswith(value_of(trace_id="t")[:-1])
+
+
+def refuse_constant(name: str) -> None:
+    """JSON has no such number."""
+    raise AssertionError(name)
+
+
+def test_output_is_strict_json() -> None:
+    """NaN in an answer comes out as null."""
+    [value] = route([value_of()]).analytics.values
+    assert json.loads(value, parse_constant=refuse_constant)["geo_longitude"] is None
+
+
+def test_absent_keys_are_null_and_not_listed() -> None:
+    """A key that was absent is no error: its columns are null and its source is not listed."""
+    routed = route([value_of()], {"user": NO_KEY})
+    message = json.loads(routed.analytics.values[0])
+    assert (message["user_company"], message["enrichment_sources"]) == (None, ["geo-ip", "business-context"])
+    assert message["enrichment_errors"] is None
+    assert (routed.counts.enriched, routed.counts.partial) == (1, 0)
+
+
+def test_failed_lookup_costs_its_own_columns() -> None:
+    """A lookup that fails leaves a partially enriched message with the error named."""
+    routed = route([value_of()], {"user": Reason.USER_TIMEOUT, "business": Reason.BUSINESS_NOT_FOUND})
+    message = json.loads(routed.analytics.values[0])
+    assert message["enrichment_sources"] == ["geo-ip"]
+    assert message["enrichment_errors"] == ["user-lookup-timeout", "business-context-not-found"]
+    assert (routed.counts.enriched, routed.counts.partial, routed.counts.dead) == (0, 1, 0)
+    assert routed.counts.by_reason == {"user-lookup-timeout": 1, "business-context-not-found": 1}
+
+
+def test_stale_answer_is_marked() -> None:
+    """What was served past its expiry is listed as a source, and named as stale."""
+    message = json.loads(route([value_of()], {"geo": STALE}).analytics.values[0])
+    assert message["enrichment_stale"] == ["geo-ip"]
+    assert "geo-ip" in message["enrichment_sources"]
+
+
+def test_missing_required_source_makes_a_dead_letter() -> None:
+    """When the policy says that a missing enrichment is fatal, the message is set aside with that reason."""
+    routed = route([value_of()] * 2, {"geo": Reason.GEO_LOOKUP_FAILED}, required=frozenset({Source.GEO}))
+    assert (routed.analytics.values, routed.counts.dead) == ([], 2)
+    letter = json.loads(routed.dead_letters.values[0])
+    assert (letter["error_reason"], letter["stage"], letter["original_message"]) == ("geo-ip-lookup-failed", "enrich", EVENT)
+
+
+def test_optional_source_that_fails_is_not_fatal_where_another_is_required() -> None:
+    """Only the sources that the policy names are fatal."""
+    routed = route([value_of()], {"user": Reason.USER_TIMEOUT}, required=frozenset({Source.GEO}))
+    assert (routed.counts.partial, routed.counts.dead) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "original", "encoding"),
+    [
+        (b'{"level": 1}', {"level": 1}, "json"),
+        (b"[1]", "[1]", "utf-8"),
+        (b"plain text", "plain text", "utf-8"),
+        (b"\xff\x00", base64.b64encode(b"\xff\x00").decode(), "base64"),
+        (None, None, "null"),
+        (b"", "", "utf-8"),
+    ],
+    ids=["object", "array", "text", "bytes", "tombstone", "empty"],
+)
+def test_dead_letter_gives_the_original_back(value: bytes | None, original: Any, encoding: str) -> None:
+    """The object, the text, or base64 with its encoding named, and where it stands."""
+    routed = route([value_of(), value])
+    letter = json.loads(routed.dead_letters.values[0])
+    assert (letter["original_message"], letter["original_encoding"]) == (original, encoding)
+    assert (letter["source_topic"], letter["source_partition"], letter["source_offset"]) == ("stacklens-enriched", 3, 101)
+    assert (letter["source_key"], letter["source_timestamp"], letter["sent_to_dlq_at"]) == ("k", 1_700_000_000_000, NOW)
+    assert (letter["attempts"], letter["batch_id"], letter["original_truncated"]) == (1, "dag/run/0", False)
+    assert (routed.counts.enriched, routed.counts.dead, routed.counts.total) == (1, 1, 2)
+
+
+def test_key_timestamp_and_headers_are_kept() -> None:
+    """The message's own headers come first, as they came; then where it came from."""
+    own = [{"name": "tenant", "value": b"t1"}, {"name": "empty", "value": None}, {"name": "tenant", "value": b"\xff"}]
+    routed = route([value_of()], headers=own, key=None)
+    assert routed.analytics.headers == [
+        [("tenant", b"t1"), ("empty", None), ("tenant", b"\xff"), ("stacklens-source-topic", b"stacklens-enriched"),
+         ("stacklens-source-partition", b"3"), ("stacklens-source-offset", b"100"), ("stacklens-batch-id", b"dag/run/0")]
+    ]  # fmt: skip
+    assert (routed.analytics.keys, routed.analytics.timestamps) == ([None], [1_700_000_000_000])
+    assert routed.analytics.partitions == [3]
+
+
+def test_attempts_count_what_a_redrive_says() -> None:
+    """A message that was tried twice before is on its third attempt."""
+    routed = route([b"x"], headers=[{"name": HEADER_ATTEMPTS, "value": b"2"}])
+    assert json.loads(routed.dead_letters.values[0])["attempts"] == 3
+
+
+def test_message_that_outgrows_the_topic_is_set_aside_alone() -> None:
+    """An output that the topic does not take becomes a dead letter, and costs no other message anything."""
+    routed = route([value_of(), value_of(message="m" * 5000)], max_output_bytes=4000)
+    assert [json.loads(v)["message"] for v in routed.analytics.values] == [EVENT["message"]]
+    letter = json.loads(routed.dead_letters.values[0])
+    assert (letter["error_reason"], letter["original_message"]["message"]) == ("message-too-large", "m" * 5000)
+
+
+def test_key_and_headers_count_towards_the_size() -> None:
+    """What a topic takes is the whole message, not only its value."""
+    for large in ({"key": b"k" * 5000}, {"headers": [{"name": "h", "value": b"v" * 5000}]}):
+        routed = route([value_of()], max_output_bytes=4000, **large)
+        assert json.loads(routed.dead_letters.values[0])["error_reason"] == "message-too-large"
+
+
+def test_dead_letter_that_outgrows_its_topic_is_cut_and_says_so() -> None:
+    """Of a message that is too large for the dead letters too, the beginning is kept, and where the whole stands."""
+    value = value_of(message="m" * 9000)
+    routed = route([value], max_output_bytes=4000, max_dlq_bytes=4000)
+    letter = json.loads(routed.dead_letters.values[0])
+    assert (letter["original_truncated"], letter["original_encoding"]) == (True, "base64")
+    assert value.startswith(base64.b64decode(letter["original_message"]))
+    assert letter["original_size_bytes"] == len(value)
+    assert 2000 < len(routed.dead_letters.values[0]) <= 4000
+
+
+def test_dead_letters_of_a_chunk_are_in_the_order_of_their_offsets() -> None:
+    """Refused when decoded or set aside later: each partition keeps its order."""
+    routed = route([value_of(), b"x", value_of(), b"y"], {"geo": Reason.GEO_LOOKUP_FAILED}, required=frozenset({Source.GEO}))
+    assert [json.loads(v)["source_offset"] for v in routed.dead_letters.values] == [100, 101, 102, 103]
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+strange = st.dictionaries(
+    st.sampled_from(["extra", *OUTPUT_COLUMNS]), texts | st.integers() | st.none() | st.lists(st.floats(allow_nan=False, allow_infinity=False)), max_size=3
+)
+
+
+@given(st.fixed_dictionaries({name: texts for name in EVENT}, optional={"source_ip": texts | st.none()}), strange, st.booleans())
+def test_fast_and_plain_road_mean_the_same(fields: dict[str, Any], extra: dict[str, Any], ascii_only: bool) -> None:
+    """Whatever road a message takes, its output is that of parse, update, encode."""
+    value = json.dumps(fields | extra, ensure_ascii=ascii_only).encode()
+    [output] = route([value]).analytics.values
+    made = [fragments([PLACE])[0], fragments([Profile(company="Acme")])[0], fragments([Context(unit="payments")])[0]]
+    tail = msgspec.json.encode(Provenance(tuple(SOURCES), None, None, NOW))[1:]
+    assert json.loads(output) == json.loads(plain_road(value, made, tail))
+
+
+def test_plain_road_keeps_values_as_they_came() -> None:
+    """Numbers are not rewritten: what a reader gets is what the sender wrote."""
+    raw = b'{"timestamp":"t","service":"s","level":"l","message":"m","big":12345678901234567890123,"exact":1.10,"geo_city":"x"}'
+    [output] = route([raw]).analytics.values
+    assert b'"big":12345678901234567890123' in output
+    assert b'"exact":1.10' in output
+    assert output.count(b'"geo_city"') == 1
+
+
+def test_field_that_stands_twice_keeps_its_last_value() -> None:
+    """A repeated key comes out once, as a JSON reader would have taken it."""
+    [output] = route([value_of()[:-1] + b',"level":"last"}']).analytics.values
+    assert output.count(b'"level"') == 1
+    assert json.loads(output)["level"] == "last"
+
+
+def test_risk_follows_the_context() -> None:
+    """A fragment may be made of several structs: the output holds the fields of both."""
+    joined = b",".join(fragments([Context(unit="payments"), Risk(risk_score=0.15, fraud_indicators=())]))
+    [message] = [json.loads(plain_road(value_of(), [joined], b'"enriched_at":"x"}'))]
+    assert (message["business_unit"], message["business_risk_score"], message["business_fraud_indicators"]) == ("payments", 0.15, [])

@@ -1,0 +1,87 @@
+"""Settings from the environment."""
+
+from __future__ import annotations
+
+import pytest
+
+from enrichment.errors import SettingsError
+from enrichment.settings import ROOMS, load, variable
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in ROOMS.values():
+        for name in room.model_fields:
+            monkeypatch.delenv(variable(room, name), raising=False)
+
+
+def test_defaults_are_those_of_the_design() -> None:
+    """Without any variable: the documented topics, cache sizes and times to live."""
+    settings = load()
+    assert (settings.kafka.input_topic, settings.kafka.output_topic, settings.kafka.dlq_topic) == (
+        "stacklens-enriched", "stacklens-analytics", "analytics-dlq",
+    )  # fmt: skip
+    assert (settings.geo.cache_size, settings.geo.cache_ttl_hours) == (10_000, 1)
+    assert (settings.user.cache_size, settings.user.cache_ttl_hours, settings.user.timeout_sec) == (5_000, 1, 5)
+    assert (settings.business.cache_size, settings.business.cache_ttl_minutes) == (5_000, 30)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("KAFKA_BATCH_SIZE", "2000", lambda s: s.kafka.batch_size == 2000),
+        ("GEO_IP_CACHE_TTL_HOURS", "0.5", lambda s: s.geo.cache_ttl_hours == 0.5),
+        ("USER_SERVICE_TIMEOUT_SEC", "2", lambda s: s.user.timeout_sec == 2),
+        ("ENRICHMENT_REQUIRED_SOURCES", "geo-ip, user-profile", lambda s: len(s.pipeline.required_sources) == 2),
+    ],
+)
+def test_variable_of_the_old_service_is_read(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: object
+) -> None:
+    """The variables of the old service configure this one."""
+    monkeypatch.setenv(name, value)
+    assert expected(load())  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("KAFKA_BATCH_SIZE", "many"),
+        ("KAFKA_BATCH_SIZE", "0"),
+        ("KAFKA_OFFSETS_LOST_POLICY", "ignore"),
+        ("GEO_IP_CACHE_TTL_HOURS", "-1"),
+        ("USER_SERVICE_CONCURRENCY", "1.5"),
+        ("CACHE_STALE_GRACE_HOURS", "x"),
+        ("ENRICHMENT_REQUIRED_SOURCES", "weather"),
+        ("ENRICHMENT_MAX_DEAD_LETTER_SHARE", "2"),
+    ],
+)
+def test_unusable_value_is_refused_by_the_name_of_its_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """An error names the variable and the value that it has."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"{name}=.*{value}"):
+        load()
+
+
+def test_all_unusable_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has to find one mistake after the other."""
+    monkeypatch.setenv("KAFKA_LANES", "none")
+    monkeypatch.setenv("GEO_IP_CACHE_SIZE", "none")
+    with pytest.raises(SettingsError, match="KAFKA_LANES.*GEO_IP_CACHE_SIZE"):
+        load()
+
+
+def test_fingerprint_changes_with_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger can tell which settings made a batch."""
+    before = load().fingerprint
+    assert load().fingerprint == before
+    monkeypatch.setenv("GEO_IP_LOCALE", "de")
+    assert load().fingerprint != before
+
+
+def test_settings_do_not_change() -> None:
+    """Settings are frozen: a task cannot change them for another."""
+    with pytest.raises(ValueError, match="frozen"):
+        load().kafka.lanes = 2

@@ -1,0 +1,85 @@
+"""A publish task in a process of its own that dies, or waits to be killed, where a test says.
+
+    python -m tests.integration.publisher never|mid-transaction|before-commit|after-offsets|after-commit|wait < manifest
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from enrichment import pipeline as stages
+from enrichment.kafka.sink import LanePublisher, LaneTransaction
+from enrichment.orchestration import stoppable
+from enrichment.pipeline import Drained
+from tests.fixtures.pipeline import Pipeline
+
+
+def die() -> None:
+    """As `kill -9` does it: no cleaning up."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait() -> None:
+    """Say so, and wait for a signal."""
+    print("waiting", flush=True)
+    time.sleep(60)
+
+
+class DiesAtCommit:
+    """A producer that has sent its offsets and is about to commit."""
+
+    def __init__(self, producer: Any) -> None:
+        self._producer = producer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+    def commit_transaction(self, *timeout: float) -> None:
+        """Never."""
+        die()
+
+
+def interrupt(where: str) -> None:
+    """Make the pipeline stop at the place named."""
+    what = wait if where == "wait" else die
+    if where in ("mid-transaction", "wait"):
+        send = LaneTransaction.send
+
+        def send_and_stop(self: LaneTransaction, topic: str, messages: Any) -> None:
+            send(self, topic, messages)
+            self._producer.flush(10)  # so that the broker has what will never be committed
+            what()
+
+        LaneTransaction.send = send_and_stop  # type: ignore[method-assign]
+    if where == "before-commit":
+        LanePublisher._commit = lambda self, producer: what()  # type: ignore[method-assign]
+    if where == "after-offsets":
+        commit = LanePublisher._commit
+        LanePublisher._commit = lambda self, producer: commit(self, DiesAtCommit(producer))  # type: ignore
+
+
+def main(where: str) -> None:
+    """Publish, and print what became of the batch."""
+    manifest = json.load(sys.stdin)
+    drained = msgspec.convert(manifest.pop("drained"), Drained)
+    pipeline = Pipeline(**manifest | {"folder": Path(manifest["folder"]), "environment": {}})
+    interrupt(where)
+    with stoppable():
+        published = pipeline.publish(drained)
+    if where == "after-commit":
+        die()
+    with pipeline.resources() as r:
+        stages.record(r.ledger, drained, published)
+    print(json.dumps(msgspec.to_builtins(published)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,277 @@
+"""Whatever is killed, run twice or run at once: every message has exactly one output."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from enrichment import pipeline as stages
+from enrichment.errors import BatchUnbalanced, OffsetsMoved, PublishRefused, StagingMissing
+from enrichment.kafka.offsets import committed_offsets
+from enrichment.messages import OffsetRange
+from enrichment.pipeline import REFUSED, Drained, Published
+from enrichment.store.jobs import JobState
+from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message
+
+MESSAGES = 400
+
+
+@pytest.fixture
+def staged(pipeline: Pipeline) -> Drained:
+    """A batch of which everything but the publish is done; two of its messages are malformed."""
+    pipeline.produce([message(n) for n in range(MESSAGES - 2)] + [b"no JSON", None])
+    [batch] = pipeline.claim()
+    return pipeline.stage(batch)
+
+
+def committed(pipeline: Pipeline) -> list[int | None]:
+    """The group's committed offsets."""
+    with pipeline.resources() as r, r.clients.offsets_reader() as reader:
+        return list(committed_offsets(reader, pipeline.input_topic, range(PARTITIONS), 20).values())
+
+
+def finish(process: subprocess.Popen[str], pipeline: Pipeline, drained: Drained) -> tuple[int, str, str]:
+    """Let a publishing process run to its end."""
+    out, err = process.communicate(pipeline.manifest(drained), timeout=60)
+    return process.returncode, out, err
+
+
+def test_published_batch_has_one_output_for_every_message(pipeline: Pipeline, staged: Drained) -> None:
+    """Enriched, partial and dead together are what was read, and the group is at the end of the ranges."""
+    published = pipeline.publish(staged)
+    report = pipeline.check()
+    assert report.ok, report.summary()
+    assert (report.read, report.dead) == (MESSAGES, 2)
+    assert published.produced
+    assert committed(pipeline) == [r.end for r in staged.batch.ranges]
+
+
+def test_publish_again_does_nothing(pipeline: Pipeline, staged: Drained) -> None:
+    """A retried or cleared publish sees that its range is committed, and counts the same."""
+    first, second = pipeline.publish(staged), pipeline.publish(staged)
+    assert (first.produced, second.produced) == (True, False)
+    assert first.counts == second.counts
+    report = pipeline.check()
+    assert report.ok, report.summary()
+
+
+@pytest.mark.parametrize("where", ["mid-transaction", "before-commit"])
+def test_publish_killed_before_its_commit_leaves_nothing_visible(pipeline: Pipeline, staged: Drained, where: str) -> None:
+    """`kill -9` with messages on the broker: no reader sees them, and the retry publishes each message once."""
+    code, _, _ = finish(pipeline.publish_in_process(staged, where), pipeline, staged)
+    assert code == -signal.SIGKILL
+    assert committed(pipeline) == [None] * PARTITIONS
+    assert pipeline.publish(staged).produced
+    report = pipeline.check()
+    assert report.ok, report.summary()
+
+
+def test_publish_killed_after_its_commit_is_completed_by_the_retry(pipeline: Pipeline, staged: Drained) -> None:
+    """A crash between commit and ledger: the retry publishes nothing and completes the ledger with the right counts."""
+    code, _, _ = finish(pipeline.publish_in_process(staged, "after-commit"), pipeline, staged)
+    assert code == -signal.SIGKILL
+    with pipeline.resources() as r:
+        before = r.ledger.get(staged.batch.batch_id)
+        published = pipeline.publish(staged)
+        stages.record(r.ledger, staged, published)
+        after = r.ledger.get(staged.batch.batch_id)
+    assert before is not None
+    assert after is not None
+    assert (before.state, after.state, published.produced) == (JobState.CLAIMED, JobState.PUBLISHED, False)
+    assert (after.messages_read, after.messages_dead) == (MESSAGES, 2)
+    report = pipeline.check()
+    assert report.ok, report.summary()
+
+
+def outcome(publish: Callable[[], Published]) -> str:
+    """How a publish ended."""
+    try:
+        return "produced" if publish().produced else "done before"
+    except (OffsetsMoved, PublishRefused) as refused:
+        return type(refused).__name__
+
+
+def test_same_publish_twice_at_once_gets_through_once(pipeline: Pipeline, staged: Drained) -> None:
+    """Two processes with the same batch: one commits, the other is fenced or finds it done."""
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = list(pool.map(lambda _: outcome(lambda: pipeline.publish(staged)), range(4)))
+    while "produced" not in outcomes:  # all fenced each other: whoever tries again alone gets through
+        outcomes.append(outcome(lambda: pipeline.publish(staged)))
+    assert outcomes.count("produced") == 1
+    report = pipeline.check()
+    assert report.ok, report.summary()
+
+
+def test_overlapping_batches_of_different_runs_cannot_both_get_through(pipeline: Pipeline) -> None:
+    """Two runs that claimed the same offsets: the second to commit is refused and says who moved the group."""
+    pipeline.produce([message(n) for n in range(100)])
+    [small] = pipeline.claim("first")
+    pipeline.produce([message(n) for n in range(100, 200)])
+    [large] = pipeline.claim("second")
+    first, second = pipeline.stage(small), pipeline.stage(large)
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(lambda d: outcome(lambda: pipeline.publish(d)), [first, second]))
+    while "produced" not in outcomes:
+        outcomes.append(outcome(lambda: pipeline.publish(first)))
+    assert outcomes.count("produced") == 1
+    pipeline.run("third")
+    report = pipeline.check()
+    assert report.ok, report.summary()
+    assert report.read == 200
+
+
+def test_batch_that_was_overtaken_says_so(pipeline: Pipeline) -> None:
+    """A group in the middle of a batch fails its publish, by name, and nothing of it becomes visible."""
+    pipeline.produce([message(n) for n in range(100)])
+    [whole] = pipeline.claim("whole")
+    overtaken = pipeline.stage(whole)
+    [part] = pipeline.claim("part", max_messages=40)
+    pipeline.publish(pipeline.stage(part))
+    with pytest.raises(OffsetsMoved, match="moved by somebody else.*partition 0: batch 0 to 25, group at 10"):
+        pipeline.publish(overtaken)
+    pipeline.run("rest")
+    report = pipeline.check()
+    assert report.ok, report.summary()
+
+
+def test_stopped_publish_aborts_its_transaction_and_ends(pipeline: Pipeline, staged: Drained) -> None:
+    """SIGTERM, as a stop from the UI sends it: the transaction is ended, not left to its timeout."""
+    process = pipeline.publish_in_process(staged, "wait")
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(pipeline.manifest(staged))
+    process.stdin.close()
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) != -signal.SIGKILL
+    # No transaction is open: the last stable offset has reached the log's end.
+    settings = {"bootstrap.servers": pipeline.bootstrap_servers, "group.id": "observer"}
+    topic = pipeline.environment["KAFKA_OUTPUT_TOPIC"]
+    for partition in range(PARTITIONS):
+        ends = []
+        for level in ("read_committed", "read_uncommitted"):
+            consumer = Consumer({**settings, "isolation.level": level})
+            ends.append(consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10, cached=False)[1])
+            consumer.close()
+        assert ends[0] == ends[1]
+    assert pipeline.publish(staged).produced
+    report = pipeline.check()
+    assert report.ok, report.summary()
+
+
+def test_claim_ends_what_a_dead_publisher_left_open(pipeline: Pipeline, staged: Drained) -> None:
+    """Offsets held back by an open transaction do not hold the next run up until the transaction's timeout."""
+    code, _, _ = finish(pipeline.publish_in_process(staged, "after-offsets"), pipeline, staged)
+    assert code == -signal.SIGKILL
+    start = time.monotonic()
+    [again] = pipeline.claim("next")
+    assert again.ranges == staged.batch.ranges
+    assert time.monotonic() - start < 20  # the transaction's own timeout is 300 s
+    pipeline.publish(pipeline.stage(again))
+    report = pipeline.check()
+    assert report.ok, report.summary()
+
+
+def test_numbers_that_do_not_add_up_fail_before_the_commit(pipeline: Pipeline, staged: Drained) -> None:
+    """A batch that lost a message on its way is not committed."""
+    with pipeline.resources() as r:
+        kept = [c.slice(0, 0) for c in r.staging.read(staged.batch.batch_id, REFUSED)]
+        with r.staging.write(staged.batch.batch_id, REFUSED) as file:
+            for chunk in kept:
+                file.write(chunk)
+    with pytest.raises(BatchUnbalanced, match=f"read {MESSAGES}, but .* = {MESSAGES - 2}"):
+        pipeline.publish(staged)
+    assert committed(pipeline) == [None] * PARTITIONS
+    assert pipeline.check([OffsetRange(0, 0, 1)]).analytics == 0
+
+
+def test_batch_of_dead_letters_fails_where_a_ceiling_is_set(make_pipeline: MakePipeline) -> None:
+    """Above the configured share of dead letters a batch fails instead: suspect the code or the source."""
+    pipeline = make_pipeline(ENRICHMENT_MAX_DEAD_LETTER_SHARE="0.5")
+    pipeline.produce([b"no JSON"] * 6 + [message(1)] * 4)
+    [batch] = pipeline.claim()
+    with pytest.raises(BatchUnbalanced, match="6 of 10 messages would be dead letters"):
+        pipeline.publish(pipeline.stage(batch))
+    assert committed(pipeline) == [None] * PARTITIONS
+
+
+def test_each_stage_may_run_again_after_success(pipeline: Pipeline, staged: Drained) -> None:
+    """Clearing and re-running any task of a published batch changes nothing outside."""
+    pipeline.publish(staged)
+    [claimed] = pipeline.claim()
+    assert claimed.ranges == staged.batch.ranges
+    again = pipeline.drain(claimed)
+    assert again == staged
+    pipeline.enrich(again.batch)
+    assert not pipeline.publish(again).produced
+    report = pipeline.check()
+    assert report.ok, report.summary()
+
+
+def test_publish_without_staged_files_says_what_to_clear(pipeline: Pipeline, staged: Drained) -> None:
+    """A publish that is cleared alone after the clean-up names what else to clear, and commits nothing."""
+    with pipeline.resources() as r:
+        r.staging.remove(staged.batch.batch_id)
+    with pytest.raises(StagingMissing, match="clear the batch's `drain` task"):
+        pipeline.publish(staged)
+    assert committed(pipeline) == [None] * PARTITIONS
+
+
+def test_dry_run_publishes_and_commits_nothing(pipeline: Pipeline) -> None:
+    """A dry run counts what it would have done; the next run reads the same messages."""
+    pipeline.produce([message(n) for n in range(50)])
+    [published] = pipeline.run("dry", dry_run=True)
+    assert (published.produced, published.counts.total) == (False, 50)
+    assert committed(pipeline) == [None] * PARTITIONS
+    assert pipeline.check([]).foreign == 0
+    assert pipeline.run("real")[0].produced
+
+
+def test_ledger_row_of_a_published_batch_is_complete(pipeline: Pipeline, staged: Drained) -> None:
+    """Ranges, counts and settings of a batch are in `enrichment_jobs`."""
+    published = pipeline.publish(staged)
+    with pipeline.resources() as r:
+        stages.record(r.ledger, staged, published, durations={"publish": 1.5}, geo_database_build=r.geo_database.version)
+        job = r.ledger.get(staged.batch.batch_id)
+    assert job is not None
+    assert (job.state, job.ranges) == (JobState.PUBLISHED, staged.batch.ranges)
+    assert job.messages_read == MESSAGES == (job.messages_enriched or 0) + (job.messages_partial or 0) + (job.messages_dead or 0)
+    assert job.geo_database_build is not None
+    assert job.geo_database_build.startswith("GeoLite2-City-")
+
+
+def test_process_that_publishes_says_what_it_did(pipeline: Pipeline, staged: Drained) -> None:
+    """The process that the tests above kill works when nobody kills it."""
+    code, out, err = finish(pipeline.publish_in_process(staged), pipeline, staged)
+    assert code == 0, err
+    assert msgspec.convert(json.loads(out), Published).produced
+
+
+def test_two_lanes_are_published_side_by_side(make_pipeline: MakePipeline) -> None:
+    """One batch per lane, each with its own partitions and transactional id."""
+    pipeline = make_pipeline(KAFKA_LANES="2")
+    pipeline.produce([message(n) for n in range(200)])
+    drained = [pipeline.stage(batch) for batch in pipeline.claim()]
+    assert [[r.partition for r in d.batch.ranges] for d in drained] == [[0, 2], [1, 3]]
+    with ThreadPoolExecutor(2) as pool:
+        assert all(p.produced for p in pool.map(pipeline.publish, drained))
+    report = pipeline.check()
+    assert report.ok, report.summary()
+
+
+def test_refused_chunk_without_messages_is_balanced(pipeline: Pipeline) -> None:
+    """A batch whose chunks hold nothing refused, or nothing else, is published like any other."""
+    pipeline.produce([b"x"] * 60, partition=0)
+    pipeline.produce([message(n) for n in range(60)], partition=1)
+    [published] = pipeline.run()
+    assert (published.counts.dead, published.counts.total) == (60, 120)
+    report = pipeline.check()
+    assert report.ok, report.summary()
