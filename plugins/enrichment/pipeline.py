@@ -11,7 +11,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 import pandas as pd
@@ -21,7 +21,7 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
 from enrichment.caches.base import LookupCounts
 from enrichment.decode import decode, set_aside
-from enrichment.enrichers.base import JSON, STATUS, Added, Enricher
+from enrichment.enrichers.base import ARROW_TYPES, JSON, STATUS, Added, Enricher, not_null_type
 from enrichment.errors import BatchUnbalanced
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import plan_ranges, read_settled_backlog
@@ -48,9 +48,8 @@ EVENT_SCHEMA = pa.schema([*_MESSAGE, ("fast", pa.bool_())])
 REFUSED_SCHEMA = pa.schema([*_MESSAGE, ("reason", pa.string()), ("detail", pa.string())])
 KEY_SCHEMA = pa.schema([(name, pa.string()) for name in KEY_COLUMNS])
 CODE_SCHEMA = pa.schema([("code", pa.int32())])
-_ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), tuple[str, ...]: pa.list_(pa.string())}
 _FIELDS = {
-    field.encode_name: _ARROW_TYPES[get_args(field.type)[0]]
+    field.encode_name: ARROW_TYPES[not_null_type(field)]
     for words in (Place, Profile, Context, Risk)
     for field in msgspec.structs.fields(words)
 }
@@ -219,7 +218,7 @@ def _staged(staging: Staging, batch: Batch, source: Source) -> Iterator[Added]:
     codes = staging.read(batch.batch_id, _codes(source))
     values = staging.read(batch.batch_id, _values(source))
     for code, value in zip(codes, values, strict=True):
-        yield Added(code["code"].to_numpy(), value.to_pandas(), LookupCounts())
+        yield Added(code["code"].to_numpy(), value.to_pandas(types_mapper=pd.ArrowDtype), LookupCounts())
 
 
 def publish(

@@ -6,13 +6,15 @@ of an answer is written once per distinct key, so that publishing only has to pu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import msgspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from pandas.arrays import ArrowExtensionArray
 
 from enrichment.caches.base import Answer, LookupCounts, State, Tier, Tiered
 
@@ -58,18 +60,24 @@ def fragments(structs: Sequence[msgspec.Struct]) -> list[bytes]:
     return [line[1:-1] for line in lines[:-1]]
 
 
-def columns_of(structs: Sequence[msgspec.Struct], words: type[msgspec.Struct]) -> pd.DataFrame:
-    """A frame with a row per struct and a column per field, under the output's names."""
+def columns_of(structs: Sequence[msgspec.Struct], words: type[msgspec.Struct]) -> dict[str, ArrowExtensionArray]:
+    """A column per field, under the output's names, with a row per struct."""
     fields = msgspec.structs.fields(words)
-    return pd.DataFrame(
-        {field.encode_name: pd.array([getattr(s, field.name) for s in structs], dtype=dtype_of(field)) for field in fields}
-    )
+    columns = zip(*map(msgspec.structs.astuple, structs), strict=True)
+    return {
+        field.encode_name: ArrowExtensionArray(pa.array(column, ARROW_TYPES[not_null_type(field)]))
+        for field, column in zip(fields, columns, strict=True)
+    }
 
 
-def dtype_of(field: msgspec.structs.FieldInfo) -> str:
-    """The pandas dtype of an output field: text and numbers are nullable, everything else is an object."""
-    kinds = {str(str | None): "str", str(int | None): "Int64", str(float | None): "Float64"}
-    return kinds.get(str(field.type), "object")
+# The Arrow type of an output field by the type that it has when it is not null. Arrow's own null is the only one: a frame of
+# these columns never turns an int into a float or a null into NaN.
+ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), tuple[str, ...]: pa.list_(pa.string())}
+
+
+def not_null_type(field: msgspec.structs.FieldInfo) -> Any:
+    """The type of an optional field without its None."""
+    return get_args(field.type)[0]
 
 
 def join_lookup(keys: pd.Series[Any], lookup: Tiered, words: type[msgspec.Struct]) -> Added:
@@ -82,10 +90,20 @@ def join_lookup(keys: pd.Series[Any], lookup: Tiered, words: type[msgspec.Struct
     answers = lookup.answer_many(distinct) if distinct else []
     nothing = words()
     structs = [nothing, *(nothing if a.entry.value is None else a.entry.value for a in answers)]
-    values = columns_of(structs, words)
-    values[STATUS] = [NO_KEY, *(status_of(a) for a in answers)]
-    values[JSON] = fragments(structs)
+    values = pd.DataFrame(
+        {
+            **columns_of(structs, words),
+            STATUS: text_column([NO_KEY, *map(status_of, answers)]),
+            JSON: ArrowExtensionArray(pa.array(fragments(structs), pa.binary())),
+        },
+        copy=False,
+    )
     return Added(codes, values, count(codes, answers))
+
+
+def text_column(words: Sequence[str | None]) -> ArrowExtensionArray:
+    """A column of text."""
+    return ArrowExtensionArray(pa.array(words, pa.string()))
 
 
 def status_of(answer: Answer) -> str:
@@ -99,18 +117,21 @@ def status_of(answer: Answer) -> str:
 def count(codes: np.ndarray[Any, np.dtype[np.int32]], answers: Sequence[Answer]) -> LookupCounts:
     """Count by message; see `LookupCounts` for who counts where. Categories without a row count nothing."""
     rows = np.bincount(codes, minlength=len(answers) + 1)[1:]
-    seen = rows > 0
-    tiers = np.array([a.tier for a in answers], dtype=object)[seen] if answers else np.array([], dtype=object)
-    states = np.array([STALE if a.entry.stale else a.entry.state for a in answers], dtype=object)
+    first = (rows > 0).astype(np.int64)  # the message of each key that the tiers were asked for
     messages = int(rows.sum())
-    postgres, misses = int((tiers == Tier.POSTGRES).sum()), int((tiers == Tier.SOURCE).sum())
+    postgres = int(first @ _where(answer.tier is Tier.POSTGRES for answer in answers))
+    misses = int(first @ _where(answer.tier is Tier.SOURCE for answer in answers))
     return LookupCounts(
         messages=messages,
         memory=messages - postgres - misses,
         postgres=postgres,
         misses=misses,
-        stale=int(rows[states == STALE].sum()) if answers else 0,
-        absent=int(rows[states == State.ABSENT].sum()) if answers else 0,
-        failed=int(rows[states == State.FAILED].sum()) if answers else 0,
-        distinct=int(seen.sum()),
+        stale=int(rows @ _where(answer.entry.stale for answer in answers)),
+        absent=int(rows @ _where(answer.entry.state is State.ABSENT for answer in answers)),
+        failed=int(rows @ _where(answer.entry.state is State.FAILED for answer in answers)),
+        distinct=int(first.sum()),
     )
+
+
+def _where(flags: Iterable[bool]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.fromiter(flags, dtype=np.int64)

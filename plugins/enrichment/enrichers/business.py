@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from pandas.arrays import ArrowExtensionArray
 
 from enrichment.caches.base import Tiered
 from enrichment.enrichers.base import JSON, OK, STALE, STATUS, Added, columns_of, fragments, join_lookup
@@ -75,9 +78,10 @@ class BusinessEnricher:
         risks = [Risk() if mask < 0 else self._rules.risk_of(mask) for mask in distinct.tolist()]
         scored = columns_of(risks, Risk)
         columns = {name: contexts[name].array.take(of_context) for name in (*column_names(Context), STATUS)}
-        columns |= {name: scored[name].array.take(of_risk) for name in scored.columns}
-        tails = np.array([b"," + fragment for fragment in fragments(risks)], dtype=object)
-        columns[JSON] = contexts[JSON].to_numpy()[of_context] + tails[of_risk]
+        columns |= {name: column.take(of_risk) for name, column in scored.items()}
+        of_contexts = pa.array(contexts[JSON].array).take(pa.array(of_context))
+        of_risks = pa.array(fragments(risks), pa.binary()).take(pa.array(of_risk))
+        columns[JSON] = ArrowExtensionArray(pc.binary_join_element_wise(of_contexts, of_risks, pa.scalar(b",")))
         return pd.DataFrame(columns, columns=[*self.writes, STATUS, JSON], copy=False)
 
     @staticmethod

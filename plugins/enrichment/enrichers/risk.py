@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from enrichment.enrichers.base import dtype_of
+from enrichment.enrichers.base import not_null_type
 from enrichment.errors import SettingsError
 from enrichment.messages import Context, Place, Profile, Risk, column_names
 
@@ -58,7 +58,7 @@ _NUMBERS = frozenset(
     field.encode_name
     for words in (Place, Profile, Context)
     for field in msgspec.structs.fields(words)
-    if dtype_of(field) != "str"
+    if not_null_type(field) is not str
 )
 READABLE = frozenset((*column_names(Place), *column_names(Profile), *column_names(Context), GEO_STATUS, USER_STATUS))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -157,8 +158,8 @@ def parsed(fragment: bytes) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """A cell as JSON has it."""
-    if isinstance(value, tuple):
-        return list(value)
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     return None if pd.isna(value) else value
 
 

@@ -26,7 +26,7 @@ def test_profile_is_added_when_the_user_is_known() -> None:
 def test_age_stays_a_whole_number_when_others_are_unknown() -> None:
     """A null beside it does not turn an age into a fraction."""
     added = UserEnricher(FixedLookup({"user-123": PREMIUM})).enrich(make_events(user_id=["user-123", "who", None]), {})
-    assert str(added.values["user_account_age_days"].dtype) == "Int64"
+    assert str(added.values["user_account_age_days"].dtype) == "int64[pyarrow]"
     assert added.take("user_account_age_days")[0] == 365
 
 
