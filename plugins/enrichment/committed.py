@@ -25,7 +25,7 @@ READING = {
     "enable.partition.eof": True,
     "auto.offset.reset": "error",
     "allow.auto.create.topics": False,
-    "queued.max.messages.kbytes": 65_536,
+    "queued.max.messages.kbytes": 16_384,
     "fetch.queue.backoff.ms": 1,
     "fetch.wait.max.ms": 100,
 }

@@ -41,8 +41,8 @@ class LayeredLookup:
       that.
     - A source that breaks its promise and leaves a key out has failed for it, with the reason `unanswered`.
     - An entry of another version than the source's is a miss (an empty version takes any).
-    - A layer that does not answer is passed by, and not written to, until the next call. Its failures, and the source's,
-      are counted in `failures` and given to `on_failure`; the log names the first of each tier.
+    - A layer that does not answer is passed by, and not written to, until the next call. Its failures, and those of the
+      source, are counted in `failures` and given to `on_failure`; the log names the first of each tier.
     """
 
     def __init__(
@@ -105,10 +105,9 @@ class LayeredLookup:
     def _take_fresh(self, found: Mapping[str, Entry], expired: dict[str, Entry]) -> dict[str, Entry]:
         """Those entries that may be served; the others of the right version are added to `expired`."""
         now, version = self._clock(), self._source.version
-        current = {k: e for k, e in found.items() if not version or e.version == version}
-        fresh = {k: e for k, e in current.items() if e.expires_at > now}
-        if len(fresh) < len(current):
-            expired.update((k, e) for k, e in current.items() if k not in fresh)
+        fresh = {k: e for k, e in found.items() if e.expires_at > now and version in ("", e.version)}
+        if len(fresh) < len(found):
+            expired.update((k, e) for k, e in found.items() if k not in fresh and version in ("", e.version))
         return fresh
 
     def _fetch(self, keys: Sequence[str], expired: Mapping[str, Entry]) -> dict[str, Entry]:

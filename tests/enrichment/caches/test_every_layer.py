@@ -14,7 +14,9 @@ from enrichment.messages import Context, Place, Profile
 from enrichment.testing import FixedClock
 
 FULL = {
-    "geo_ip_cache": Place("United States", "US", "California", "Mountain View", 37.386, -122.0838, "America/Los_Angeles"),
+    "geo_ip_cache": Place(
+        "United States", "US", "California", "Mountain View", 37.386, -122.0838, "America/Los_Angeles"
+    ),
     "user_profile_cache": Profile("premium", 365, "Acme Corp"),
     "business_context_cache": Context("payments", "purchase", 120.55, "USD"),
 }
@@ -87,7 +89,9 @@ def test_get_many_leaves_an_entry_out_when_it_expired_without_grace(
     assert layer.get_many(["key"]) == {}
 
 
-@pytest.mark.parametrize("key", ["nul\0", "half \ud83d", "x" * 1_000_000, 'quote " \\ {},', "日本語", ""], ids=lambda key: ascii(key[:16]))
+@pytest.mark.parametrize(
+    "key", ["nul\0", "half \ud83d", "x" * 1_000_000, 'quote " \\ {},', "日本語", ""], ids=lambda key: ascii(key[:16])
+)
 def test_other_keys_are_served_when_one_is_odd(
     layer: CacheLayer, value: msgspec.Struct, clock: FixedClock, key: str
 ) -> None:

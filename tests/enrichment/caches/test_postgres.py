@@ -22,7 +22,11 @@ Connection = psycopg.Connection[Any]
 MakeLayer = Callable[..., PostgresLayer]
 
 HOUR = 3_600
-WORDS = {"geo_ip_cache": Place, "user_profile_cache": Profile, "business_context_cache": Context}
+WORDS: dict[str, type[msgspec.Struct]] = {
+    "geo_ip_cache": Place,
+    "user_profile_cache": Profile,
+    "business_context_cache": Context,
+}
 PREMIUM = Profile("premium", 365, "Acme Corp")
 
 

@@ -159,19 +159,20 @@ def test_failed_names_the_error_when_a_task_gave_up(ledger: Ledger) -> None:
 
 
 def test_failures_at_counts_batches_that_never_got_through_when_they_began_there(ledger: Ledger) -> None:
-    """Claimed, drained and failed batches of the same lane at one of the same offsets count; published and dry ones do not."""
+    """Batches of the lane at one of the offsets that are claimed, drained or failed count; no others do."""
     claim(ledger, other("claimed"))
     claim(ledger, other("shrunk", ranges=(OffsetRange(0, 100, 110),)))
     claim(ledger, other("failed"))
     ledger.failed("failed", "why")
-    for batch_id, changes in {
+    others: dict[str, dict[str, Any]] = {
         "published": {},
         "dry": {"dry_run": True},
         "elsewhere": {"ranges": (OffsetRange(0, 101, 200), OffsetRange(1, 100, 200))},
         "lane": {"lane": 1},
         "topic": {"topic": "another"},
         "group": {"group_id": "another"},
-    }.items():
+    }
+    for batch_id, changes in others.items():
         claim(ledger, other(batch_id, **changes))
     ledger.published("published", OUTCOME)
 
