@@ -94,6 +94,7 @@ CREATE TABLE IF NOT EXISTS enrichment_jobs (
     ranges               jsonb NOT NULL,
     max_bytes            bigint,
     dry_run              boolean NOT NULL DEFAULT false,
+    set_aside            boolean NOT NULL DEFAULT false,
     state                text NOT NULL DEFAULT 'claimed',
     attempts             integer NOT NULL DEFAULT 0,
     messages_read        bigint,
@@ -128,18 +129,16 @@ CREATE TABLE IF NOT EXISTS enrichment_jobs (
 );
 COMMENT ON TABLE enrichment_jobs IS 'The ledger: one row a batch, from claimed to published. Progress itself lives in Kafka.';
 COMMENT ON COLUMN enrichment_jobs.ranges IS '[{"partition", "start", "end"}], the offsets [start, end) of each partition.';
+COMMENT ON COLUMN enrichment_jobs.set_aside IS 'All its messages became dead letters: it had failed alone before.';
 COMMENT ON COLUMN enrichment_jobs.attempts IS 'How often the batch was drained.';
 COMMENT ON COLUMN enrichment_jobs.cache_counts IS 'Enricher (geo, user, business) to its LookupCounts, by message.';
 COMMENT ON COLUMN enrichment_jobs.durations IS 'Stage to seconds.';
 COMMENT ON COLUMN enrichment_jobs.error IS 'Why the last try failed; null once published.';
 
 CREATE INDEX IF NOT EXISTS enrichment_jobs_run_idx ON enrichment_jobs (dag_id, run_id);
-CREATE INDEX IF NOT EXISTS enrichment_jobs_unpublished_idx ON enrichment_jobs (topic, group_id, lane)
-    WHERE state IN ('claimed', 'drained', 'failed');
 CREATE INDEX IF NOT EXISTS enrichment_jobs_published_at_idx ON enrichment_jobs (published_at) WHERE state = 'published';
 CREATE INDEX IF NOT EXISTS enrichment_jobs_state_idx ON enrichment_jobs (state, claimed_at);
 COMMENT ON INDEX enrichment_jobs_run_idx IS 'find_run: what a retried claim has already claimed';
-COMMENT ON INDEX enrichment_jobs_unpublished_idx IS 'count_failures_at: batches that never got through';
 COMMENT ON INDEX enrichment_jobs_published_at_idx IS 'get_cache_statistics';
 COMMENT ON INDEX enrichment_jobs_state_idx IS 'v_enrichment_job_stats, asked for one state';
 

@@ -173,13 +173,8 @@ def drain(batch: dict[str, Any]) -> dict[str, Any]:
     claimed = batch_of(batch)
     with resources() as r, r.stage(claimed.batch_id, "drain") as stage:
         drained = pipeline.drain(r.clients, r.staging, claimed)
-        stage.messages = drained.messages
-        stage.counts = {"refused": drained.refused, "value_bytes": drained.value_bytes}
-    with resources() as r:
-        r.ledger.drained(
-            drained.batch, read=drained.messages, dead=drained.refused,
-            value_bytes=drained.value_bytes, seconds=stage.seconds,
-        )  # fmt: skip
+        r.ledger.drained(drained.batch, drained.messages, drained.value_bytes)
+        stage.messages, stage.counts = drained.messages, {"refused": drained.refused, "value_bytes": drained.value_bytes}
     return drained.to_manifest()
 
 

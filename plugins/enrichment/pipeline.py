@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -93,7 +94,7 @@ def claim(
     backlog = read_settled_backlog(clients, partitions)
     size = min(max_messages or kafka.batch_size, kafka.batch_size)
     plan = plan_ranges(backlog, kafka.lanes, size, kafka.batches_per_run)
-    failures = {lane: ledger.failures_over(kafka.input_topic, kafka.consumer_group, plan[lane]) for lane in plan}
+    failures = {lane: ledger.failures_over(kafka.input_topic, kafka.consumer_group, lane, plan[lane]) for lane in plan}
     limits = {lane: max(1, size // SHRINK**count) for lane, count in failures.items()}
     batches = [
         Batch(
@@ -218,7 +219,8 @@ def _staged(staging: Staging, batch: Batch, source: Source) -> Iterator[Added]:
     codes = staging.read(batch.batch_id, _codes(source))
     values = staging.read(batch.batch_id, _values(source))
     for code, value in zip(codes, values, strict=True):
-        yield Added(code["code"].to_numpy(), value.to_pandas(types_mapper=pd.ArrowDtype), LookupCounts())
+        values = value.to_pandas(types_mapper=pd.ArrowDtype)
+        yield Added(code["code"].to_numpy(), values, np.zeros(len(values), dtype=bool), LookupCounts())
 
 
 def publish(

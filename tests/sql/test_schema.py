@@ -353,10 +353,6 @@ QUERIES: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"{table}_expires_at_idx": (STATISTICS, {}) for table in CACHES},
     "enrichment_jobs_pkey": (sql.load("enrichment_jobs/get"), {"batch_id": "batch-7"}),
     "enrichment_jobs_run_idx": (sql.load("enrichment_jobs/find_run"), {"dag_id": "dag", "run_id": "run-7"}),
-    "enrichment_jobs_unpublished_idx": (
-        sql.load("enrichment_jobs/count_failures_at"),
-        {"topic": "in", "group_id": "group", "lane": 0, "starts": Jsonb([{"partition": 0, "start": 0}])},
-    ),
     "enrichment_jobs_published_at_idx": (STATISTICS, {}),
     "enrichment_jobs_state_idx": ("SELECT batches FROM v_enrichment_job_stats WHERE state = 'failed'", {}),
     "enrichment_metrics_recorded_at_idx": ("SELECT stage, seconds FROM v_enrichment_performance_trend", {}),

@@ -9,6 +9,7 @@ INSERT INTO enrichment_jobs (
     ranges,
     max_bytes,
     dry_run,
+    set_aside,
     settings_fingerprint
 )
 VALUES (
@@ -21,6 +22,7 @@ VALUES (
     %(ranges)s,
     %(max_bytes)s,
     %(dry_run)s,
+    %(set_aside)s,
     %(settings_fingerprint)s
 )
 ON CONFLICT (batch_id) DO NOTHING

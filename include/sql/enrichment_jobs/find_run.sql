@@ -9,6 +9,7 @@ SELECT
     ranges,
     max_bytes,
     dry_run,
+    set_aside,
     state,
     attempts,
     messages_read,

@@ -29,11 +29,13 @@ class Added:
 
     `codes` has one number per row of the chunk: the row of `values` that belongs to it (int32). `values` has the enricher's
     columns, `status` (why they are null, if so) and `json` (the columns as the inside of a JSON object, bytes, without braces).
-    Row 0 of `values` is that of rows without a key: all null.
+    Row 0 of `values` is that of rows without a key: all null. `fetched` says of each row of `values` whether the source was
+    asked for it.
     """
 
     codes: np.ndarray[Any, np.dtype[np.int32]]
     values: pd.DataFrame
+    fetched: np.ndarray[Any, np.dtype[np.bool_]]
     counts: LookupCounts
 
     def take(self, column: str) -> pd.Series[Any]:
@@ -98,7 +100,8 @@ def join_lookup(keys: pd.Series[Any], lookup: Tiered, words: type[msgspec.Struct
         },
         copy=False,
     )
-    return Added(codes, values, count(codes, answers))
+    fetched = np.array([False, *(answer.tier is Tier.SOURCE for answer in answers)])
+    return Added(codes, values, fetched, count(codes, answers))
 
 
 def text_column(words: Sequence[str | None]) -> ArrowExtensionArray:

@@ -71,7 +71,7 @@ class BusinessEnricher:
         masks = self._rules.fired(len(of_context), holds)
         # Mask -1 stands for no context: all null.
         masks[~_answered(context.values)[of_context]] = -1
-        return Added(codes, self._values(context.values, of_context, masks), context.counts)
+        return Added(codes, self._values(context.values, of_context, masks), context.fetched[of_context], context.counts)
 
     def _values(self, contexts: pd.DataFrame, of_context: Codes, masks: Masks) -> pd.DataFrame:
         distinct, of_risk = np.unique(masks, return_inverse=True)
@@ -86,12 +86,12 @@ class BusinessEnricher:
 
     @staticmethod
     def risks(events: pd.DataFrame, business: Added) -> RequestRisks:
-        """The risk of each request that has one; the first row of a request speaks for it."""
+        """The risk of each request whose context was fetched; the first row of a request speaks for it."""
         requests = events[REQUEST_ID].cat
         codes, first = np.unique(requests.codes.to_numpy(), return_index=True)
-        rows = business.values.take(business.codes[first])
-        scored = rows["business_risk_score"].notna().to_numpy()
-        rows = rows[scored]
+        combination = business.codes[first]
+        scored = business.fetched[combination] & _answered(business.values)[combination]
+        rows = business.values.take(combination[scored])
         return RequestRisks(
             requests.categories.take(codes[scored]).tolist(),
             rows["business_risk_score"].tolist(),

@@ -57,6 +57,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     ranges: tuple[OffsetRange, ...]
     max_bytes: int | None
     dry_run: bool
+    set_aside: bool
     state: JobState
     attempts: int
     messages_read: int | None
@@ -150,17 +151,14 @@ class Ledger:
         )
 
     def failed(self, batch_id: str, error: str) -> None:
-        """A task of a batch has failed, and why; a later try may still publish it."""
+        """The batch has failed by what it holds, and why; a later try may still publish it."""
         self._execute("enrichment_jobs/record_failed", {"batch_id": batch_id, "error": error})
 
-    def failures_at(self, topic: str, group_id: str, lane: int, starts: Iterable[OffsetRange]) -> int:
-        """How many batches of the lane began at one of these ranges' starts and were never published.
-
-        While the group does not move, a poison batch is claimed again at the same offsets: take less each time.
-        """
+    def failures_over(self, topic: str, group_id: str, lane: int, starts: Iterable[OffsetRange]) -> int:
+        """How many batches of the lane that reached over one of these ranges' starts failed and were never published."""
         first = [{"partition": r.partition, "start": r.start} for r in starts]
         parameters = {"topic": topic, "group_id": group_id, "lane": lane, "starts": _jsonb(first)}
-        return self._rows("enrichment_jobs/count_failures_at", dict[str, int], parameters)[0]["count"]
+        return self._rows("enrichment_jobs/count_failures_over", dict[str, int], parameters)[0]["count"]
 
     def history(self, batch_id: str) -> list[Change]:
         """Who changed what of a batch, oldest first."""

@@ -158,29 +158,35 @@ def test_failed_names_the_error_when_a_task_gave_up(ledger: Ledger) -> None:
     assert ledger.get(BATCH.batch_id).state == JobState.DRAINED  # type: ignore[union-attr]
 
 
-def test_failures_at_counts_batches_that_never_got_through_when_they_began_there(ledger: Ledger) -> None:
-    """Batches of the lane at one of the offsets that are claimed, drained or failed count; no others do."""
-    claim(ledger, other("claimed"))
-    claim(ledger, other("shrunk", ranges=(OffsetRange(0, 100, 110),)))
-    claim(ledger, other("failed"))
-    ledger.failed("failed", "why")
+def test_failures_over_counts_failed_batches_that_reached_over_an_offset(ledger: Ledger) -> None:
+    """Failed batches of the lane whose ranges hold one of the offsets count; no others do."""
     others: dict[str, dict[str, Any]] = {
-        "published": {},
+        "whole": {},
+        "small": {"ranges": (OffsetRange(0, 100, 110),)},
         "dry": {"dry_run": True},
-        "elsewhere": {"ranges": (OffsetRange(0, 101, 200), OffsetRange(1, 100, 200))},
         "lane": {"lane": 1},
         "topic": {"topic": "another"},
         "group": {"group_id": "another"},
+        "published": {},
     }
     for batch_id, changes in others.items():
         claim(ledger, other(batch_id, **changes))
+        ledger.failed(batch_id, "why")
+    claim(ledger, other("claimed"))
     ledger.published("published", OUTCOME)
 
-    assert ledger.failures_at("in", "group", 0, BATCH.ranges) == 3
-    assert ledger.failures_at("in", "group", 0, [OffsetRange(0, 100, 105), OffsetRange(3, 0, 5)]) == 3
-    assert ledger.failures_at("in", "group", 0, [OffsetRange(2, 50, 51)]) == 2
-    assert ledger.failures_at("in", "group", 0, [OffsetRange(0, 200, 300)]) == 0
-    assert ledger.failures_at("in", "group", 0, []) == 0
+    assert ledger.failures_over("in", "group", 0, [OffsetRange(0, 100, 105)]) == 3
+    assert ledger.failures_over("in", "group", 0, [OffsetRange(0, 109, 300), OffsetRange(3, 0, 5)]) == 3
+    assert ledger.failures_over("in", "group", 0, [OffsetRange(0, 110, 300)]) == 2
+    assert ledger.failures_over("in", "group", 0, [OffsetRange(0, 99, 300)]) == 0
+    assert ledger.failures_over("in", "group", 0, []) == 0
+
+
+def test_set_aside_is_kept(ledger: Ledger) -> None:
+    """A claim that is asked for again still knows that its messages are to be set aside."""
+    claim(ledger, other("aside", set_aside=True))
+    [batch] = ledger.find_run("dag", "run")
+    assert batch.set_aside
 
 
 def test_history_tells_who_changed_what_when_a_batch_goes_through(
