@@ -8,4 +8,5 @@ pytest_plugins = [
     "tests.fixtures.postgres",
     "tests.fixtures.raw_server",
     "tests.fixtures.user_service",
+    "tests.fixtures.pipeline",  # last: it is made of the others
 ]

@@ -140,7 +140,7 @@ CREATE INDEX IF NOT EXISTS enrichment_jobs_published_at_idx ON enrichment_jobs (
 CREATE INDEX IF NOT EXISTS enrichment_jobs_state_idx ON enrichment_jobs (state, claimed_at);
 COMMENT ON INDEX enrichment_jobs_run_idx IS 'find_run: what a retried claim has already claimed';
 COMMENT ON INDEX enrichment_jobs_published_at_idx IS 'get_cache_statistics';
-COMMENT ON INDEX enrichment_jobs_state_idx IS 'v_enrichment_job_stats, asked for one state';
+COMMENT ON INDEX enrichment_jobs_state_idx IS 'v_enrichment_job_stats asked for one state; count_failures_over';
 
 CREATE TABLE IF NOT EXISTS enrichment_metrics (
     batch_id       text NOT NULL REFERENCES enrichment_jobs ON DELETE CASCADE,

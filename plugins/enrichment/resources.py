@@ -125,6 +125,7 @@ class Resources:
         """Contexts by request id, and their risk: the caches, then the query over the users' own tables."""
         business = self.settings.business
         query = BusinessQuery(self._connect, sql.load("business_context/fetch"))
+        self._open.callback(query.close)
         lookup = self._layered(
             "business_context_cache", Context, query, business.cache_size, 60 * business.cache_ttl_minutes
         )

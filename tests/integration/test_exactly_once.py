@@ -144,14 +144,14 @@ def test_batch_that_was_overtaken_says_so(pipeline: Pipeline) -> None:
 
 def test_stopped_publish_aborts_its_transaction_and_ends(pipeline: Pipeline, staged: Drained) -> None:
     """SIGTERM, as a stop from the UI sends it: the transaction is ended, not left to its timeout."""
-    process = pipeline.publish_in_process(staged, "wait")
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(pipeline.manifest(staged))
-    process.stdin.close()
-    assert process.stdout.readline() == "waiting\n"
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(5) != -signal.SIGKILL
+    with pipeline.publish_in_process(staged, "wait") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(pipeline.manifest(staged))
+        process.stdin.close()
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 1  # ended by itself, not killed
     # No transaction is open: the last stable offset has reached the log's end.
     settings = {"bootstrap.servers": pipeline.bootstrap_servers, "group.id": "observer"}
     topic = pipeline.environment["KAFKA_OUTPUT_TOPIC"]

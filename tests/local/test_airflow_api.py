@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi import Depends, FastAPI, Header, HTTPException, Query
 
 from include.local.airflow_api import AirflowApi, last_error
 from include.local.errors import StackError
@@ -51,15 +51,13 @@ def make_airflow(triggered: list[Any]) -> FastAPI:
         triggered.append((dag_id, body))
         return {}
 
-    @app.get("/api/v2/dags/{dag_id}/dagRuns", dependencies=secured)
-    def runs(dag_id: str, state: str, start_date_gte: datetime) -> dict[str, Any]:
-        found = dag_id == DAG and state == "failed" and start_date_gte == SINCE
-        return {"dag_runs": [{"dag_run_id": RUN}] if found else []}
-
-    @app.get("/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances", dependencies=secured)
-    def tasks(dag_id: str, run_id: str, state: str) -> dict[str, Any]:
-        task = {"dag_id": dag_id, "dag_run_id": run_id, "task_id": "batch.drain", "map_index": 1, "try_number": 5}
-        return {"task_instances": [task] if state == "failed" else []}
+    @app.get("/api/v2/dags/{dag_id}/dagRuns/~/taskInstances", dependencies=secured)
+    def tasks(dag_id: str, start_date_gte: datetime, state: Annotated[list[str], Query()]) -> dict[str, Any]:
+        task = {"dag_id": dag_id, "dag_run_id": RUN, "try_number": 5}
+        drain = {"task_id": "batch.drain", "map_index": 1, "state": "failed"}
+        claim = {"task_id": "claim", "map_index": -1, "state": "up_for_retry"}
+        found = [one for one in (drain, claim) if one["state"] in state and start_date_gte == SINCE]
+        return {"task_instances": [task | one for one in found]}
 
     return app
 
@@ -104,7 +102,7 @@ def test_run_is_asked_for_without_a_logical_date(airflow: AirflowApi, triggered:
 
 def test_failed_task_says_where_to_read_about_it(airflow: AirflowApi, airflow_url: str, tmp_path: Path) -> None:
     """Its place in the UI, its log of the last try, and the exception in that log."""
-    (task,) = airflow.failed_tasks(DAG, SINCE, tmp_path)
+    task, _ = airflow.failed_tasks(DAG, SINCE, tmp_path)
     assert task.ui_url == (
         f"{airflow_url}/dags/{DAG}/runs/scheduled__2024-01-15T10%3A00%3A00%2B00%3A00/tasks/batch.drain/mapped/1"
     )
@@ -118,6 +116,15 @@ def test_failed_task_says_where_to_read_about_it(airflow: AirflowApi, airflow_ur
     task.log.write_text(f'{{"event": "start"}}\n{json.dumps(error)}\n{{"event": "end"}}\n')
     assert last_error(task.log) == "OffsetsLost: 3 offsets"
     assert f"task batch.drain[1] of run {RUN} failed: OffsetsLost: 3 offsets" in str(task)
+
+
+def test_task_that_is_tried_again_is_told_from_one_that_is_not(airflow: AirflowApi, tmp_path: Path) -> None:
+    """A task that waits for its next try is not lost yet."""
+    failed, retrying = airflow.failed_tasks(DAG, SINCE, tmp_path)
+    assert (failed.retrying, retrying.retrying) == (False, True)
+    assert f"task claim of run {RUN} failed and is tried again" in str(retrying)
+    assert retrying.ui_url.endswith("/tasks/claim")
+    assert retrying.log == tmp_path / f"dag_id={DAG}" / f"run_id={RUN}" / "task_id=claim" / "attempt=5.log"
 
 
 def test_wrong_answer_is_named(airflow_url: str) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from enrichment.settings import KafkaSettings
+
+log = logging.getLogger(__name__)
 
 # Reads never join the group: they assign partitions at fixed offsets, so nothing here may ever commit by itself.
 READING = {
@@ -59,9 +62,10 @@ class Clients:
         """A consumer that is quick at reading long ranges."""
         yield from closing(Consumer(self._consumer_config(DRAINING)))
 
-    def lane_producer(self, lane: int, max_message_bytes: int) -> Producer:
+    @contextmanager
+    def lane_producer(self, lane: int, max_message_bytes: int) -> Iterator[Producer]:
         """The transactional producer of a lane: a second one of the same lane fences it."""
-        return Producer(
+        producer = Producer(
             {
                 **self._without_consumer_options(),
                 **PUBLISHING,
@@ -72,6 +76,15 @@ class Clients:
                 "batch.size": min(1_000_000, max_message_bytes // 2),
             }
         )
+        try:
+            yield producer
+        finally:
+            # What is still queued belongs to a transaction that is over: nobody waits for it.
+            producer.purge()
+            try:
+                producer.close()
+            except KafkaException as refused:  # a fenced producer may not even say goodbye
+                log.warning("producer.closed lane=%d error=%s", lane, refused.args[0])
 
     def admin(self) -> AdminClient:
         """A client that describes topics."""

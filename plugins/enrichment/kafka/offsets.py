@@ -126,7 +126,8 @@ def read_settled_backlog(clients: Clients, partitions: Sequence[int] | None = No
                 raise
             log.warning("offsets.held_back group=%s taking_over_lanes=%d", settings.consumer_group, settings.lanes)
             for lane in range(settings.lanes):
-                take_over(clients.lane_producer(lane, settings.max_message_bytes), settings.request_timeout_sec)
+                with clients.lane_producer(lane, settings.max_message_bytes) as producer:
+                    take_over(producer, settings.request_timeout_sec)
             backlog = read_backlog(consumer, settings.input_topic, settings.request_timeout_sec, partitions)
         if settle_lost(consumer, settings.input_topic, backlog, settings.offsets_lost_policy):
             backlog = read_backlog(consumer, settings.input_topic, settings.request_timeout_sec, partitions)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
-from typing import Any
 
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import ConfigResource, ResourceType
@@ -42,22 +41,23 @@ class LanePublisher:
         self._clients = clients
         self._batch = batch
         self._timeout = clients.settings.request_timeout_sec
-        self._producer: Producer | None = None
+        self._open = ExitStack()
 
     def __enter__(self) -> LanePublisher:
         settings = self._clients.settings
-        self.max_output_bytes, self.max_dlq_bytes = self._limits(settings.output_topic, settings.dlq_topic)
-        self._producer = self._clients.lane_producer(self._batch.lane, max(self.max_output_bytes, self.max_dlq_bytes))
-        take_over(self._producer, self._timeout)
-        topics = self._producer.list_topics(timeout=self._timeout).topics
-        self._partitions = {topic: _partition_count(topics, topic) for topic in (settings.output_topic, settings.dlq_topic)}
+        topics = (settings.output_topic, settings.dlq_topic)
+        self.max_output_bytes, self.max_dlq_bytes = self._limits(*topics)
+        largest = max(self.max_output_bytes, self.max_dlq_bytes)
+        with ExitStack() as opening:
+            self._producer = opening.enter_context(self._clients.lane_producer(self._batch.lane, largest))
+            take_over(self._producer, self._timeout)
+            metadata = self._producer.list_topics(timeout=self._timeout).topics
+            self._partitions = {topic: len(metadata[topic].partitions) for topic in topics}
+            self._open = opening.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        # What is still queued belongs to a transaction that is over: nobody waits for it.
-        if self._producer is not None:
-            self._producer.purge()
-            self._producer = None
+        self._open.close()
 
     def _limits(self, *topics: str) -> list[int]:
         """The largest message that both the settings and each topic take."""
@@ -91,7 +91,6 @@ class LanePublisher:
 
         Raises `PublishRefused` when the broker does not take it (fenced, timed out, a message undeliverable).
         """
-        assert self._producer is not None
         producer = self._producer
         producer.begin_transaction()
         try:
@@ -134,12 +133,6 @@ class LaneTransaction:
 
 def _past(committed: int | None, end: int) -> bool:
     return committed is not None and committed >= end
-
-
-def _partition_count(topics: dict[str, Any], topic: str) -> int:
-    if topic not in topics or not topics[topic].partitions:
-        raise PublishRefused(f"topic {topic} does not exist; create it, or set KAFKA_OUTPUT_TOPIC and KAFKA_DLQ_TOPIC")
-    return len(topics[topic].partitions)
 
 
 def _abort(producer: Producer) -> None:
