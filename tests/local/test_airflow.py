@@ -1,0 +1,103 @@
+"""The environment that Airflow's components run in."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from include.local import airflow
+from include.local.airflow import Addresses
+from include.local.config import MARKER, ROOT, Config
+from include.local.credentials import load_or_create
+
+ADDRESSES = Addresses(
+    bootstrap_servers="127.0.0.1:29092",
+    stacklens="postgresql://postgres:p%40ss@127.0.0.1:25432/stacklens",
+    airflow="postgresql+psycopg2://postgres:p@127.0.0.1:25432/airflow",
+    user_service="http://127.0.0.1:28081",
+)
+
+
+def environment(config: Config, **environ: str) -> dict[str, str]:
+    """The environment of a stack's processes, made from the given variables."""
+    return airflow.environment(config, load_or_create(config.directory), ADDRESSES, environ)
+
+
+def test_connections_when_read_as_json() -> None:
+    """The three connections say what the addresses say, quoted characters included."""
+    found = {name: json.loads(value) for name, value in airflow.connections(ADDRESSES, "token").items()}
+    assert found["AIRFLOW_CONN_KAFKA_STACKLENS"]["extra"] == {"bootstrap.servers": "127.0.0.1:29092"}
+    assert found["AIRFLOW_CONN_POSTGRES_STACKLENS"] == {
+        "conn_type": "postgres",
+        "host": "127.0.0.1",
+        "port": 25432,
+        "login": "postgres",
+        "password": "p@ss",
+        "schema": "stacklens",
+        "extra": {},
+    }
+    assert found["AIRFLOW_CONN_USER_SERVICE"] == {
+        "conn_type": "http",
+        "host": "http://127.0.0.1:28081",
+        "password": "token",
+    }
+
+
+def test_connections_when_url_has_options() -> None:
+    """Options of the database's URL are kept, as the connection's extras."""
+    addresses = Addresses("b", "postgresql://h/d?sslmode=require", "a", "u")
+    connection = json.loads(airflow.connections(addresses, None)["AIRFLOW_CONN_POSTGRES_STACKLENS"])
+    assert connection["extra"] == {"sslmode": "require"}
+    assert "port" not in connection
+
+
+@pytest.mark.parametrize(
+    ("name", "wins"),
+    [
+        pytest.param("AIRFLOW__CORE__PARALLELISM", True, id="a-setting"),
+        pytest.param("AIRFLOW_CONN_USER_SERVICE", True, id="a-connection"),
+        pytest.param("ENRICHMENT_STAGING_URL", True, id="the-staging-area"),
+        pytest.param("AIRFLOW_HOME", False, id="another-home"),
+        pytest.param("AIRFLOW__CORE__DAGS_FOLDER", False, id="another-project"),
+        pytest.param("AIRFLOW__API__PORT", False, id="a-port"),
+    ],
+)
+def test_environment_when_yours_differs(config: Config, name: str, wins: bool) -> None:
+    """Your variables win over the stack's defaults, but do not lead it to another project's files or ports."""
+    assert (environment(config, **{name: "yours"})[name] == "yours") is wins
+
+
+def test_environment_when_inherited(config: Config) -> None:
+    """The rest of the environment is kept, and the processes are marked as this stack's."""
+    found = environment(config, PATH="/usr/bin", PYTHONPATH="/theirs", KAFKA_BATCH_SIZE="7")
+    assert found["KAFKA_BATCH_SIZE"] == "7"
+    assert found[MARKER] == str(config.directory)
+    assert found["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/usr/bin"]
+    assert found["PYTHONPATH"].split(os.pathsep)[-2:] == [str(ROOT), "/theirs"]
+
+
+def test_environment_when_compiled_code_is_unwanted(config: Config) -> None:
+    """Airflow's processes keep compiled code, whatever the shell says: compiling anew costs each four seconds."""
+    assert "PYTHONDONTWRITEBYTECODE" not in environment(config, PYTHONDONTWRITEBYTECODE="1")
+
+
+def test_environment_when_behind_a_proxy(config: Config) -> None:
+    """Nothing on this machine is asked for through a proxy."""
+    assert environment(config, NO_PROXY="intranet")["NO_PROXY"] == "127.0.0.1,intranet,localhost"
+
+
+@pytest.mark.parametrize(("component", "imported"), [("scheduler", True), ("api-server", False)])
+def test_local_settings_when_a_component_starts(component: str, imported: bool) -> None:
+    """Only the scheduler, which forks the tasks, imports what they need; no setting of Airflow is replaced."""
+    program = (
+        f"import sys; sys.argv = ['airflow', '{component}']; import airflow_local_settings as settings; "
+        "print('pandas' in sys.modules, settings.__all__)"
+    )
+    asked = {**os.environ, "PYTHONPATH": str(ROOT / "config")}
+    ended = subprocess.run([sys.executable, "-c", program], env=asked, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == [str(imported), "[]"]

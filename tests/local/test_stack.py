@@ -1,0 +1,87 @@
+"""What the stack refuses before it starts anything."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from include.local.config import Config, Port
+from include.local.errors import StackError
+from include.local.stack import LocalStack
+from include.local.steps import Steps
+
+
+@pytest.fixture
+def steps() -> Steps:
+    """Steps that nobody reads."""
+    return Steps(Console(file=StringIO()))
+
+
+@pytest.fixture
+def bare(config: Config) -> Config:
+    """A stack that would start Airflow alone."""
+    url = "postgresql://127.0.0.1:1/none"
+    return replace(
+        config,
+        bootstrap_servers="127.0.0.1:1",
+        stacklens_url=url,
+        airflow_database_url=url,
+        user_service_url="http://x",
+    )
+
+
+def test_up_when_a_port_is_taken(bare: Config, steps: Steps) -> None:
+    """A stack whose port is taken is not started, not even in part."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ports = {**bare.ports, "airflow": Port("AIRFLOW_PORT", server.getsockname()[1], "Airflow's UI and API")}
+        local = LocalStack(replace(bare, ports=ports), {}, steps)
+        with pytest.raises(StackError, match="AIRFLOW_PORT="):
+            local.up()
+    assert {word for _, word, _ in local.status()} == {"STOPPED"}
+
+
+def test_up_when_a_setting_is_unusable(bare: Config, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting that the pipeline would refuse is named before anything is started."""
+    monkeypatch.setenv("KAFKA_BATCH_SIZE", "-3")
+    with pytest.raises(StackError, match="KAFKA_BATCH_SIZE"):
+        LocalStack(bare, {}, steps).up()
+    assert not bare.directory.exists()
+
+
+def test_down_when_another_command_is_at_work(bare: Config, steps: Steps) -> None:
+    """Two commands never start and stop the same stack at once."""
+    bare.directory.mkdir(parents=True)
+    with (bare.directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StackError, match="another command"):
+            LocalStack(bare, {}, steps).down()
+
+
+def test_down_when_nothing_was_started(bare: Config, steps: Steps) -> None:
+    """Stopping what never ran is done at once and leaves nothing behind."""
+    assert LocalStack(bare, {}, steps).down() == 0
+    assert not bare.directory.exists()
+
+
+def test_step_when_there_is_no_terminal() -> None:
+    """Each step that is done is one plain line; one that failed has none."""
+    output = StringIO()
+    with Steps(Console(file=output)) as steps:
+        with steps.step("Kafka [4.3.1]"):
+            pass
+        with pytest.raises(ValueError, match="wrong"), steps.step("PostgreSQL"):
+            raise ValueError("wrong")
+    (line,) = output.getvalue().splitlines()
+    assert line.split() == ["Kafka", "[4.3.1]", "0.0", "s"]
+
+
+def test_status_when_servers_are_yours(bare: Config, steps: Steps, tmp_path: Path) -> None:
+    """Servers of your own are no components of the stack."""
+    names = [program.name for program, _, _ in LocalStack(bare, {}, steps).status()]
+    assert names == ["api-server", "dag-processor", "triggerer", "scheduler"]
