@@ -121,9 +121,10 @@ def resources() -> Iterator[Resources]:
 
     def user_service() -> tuple[str, str | None]:
         connection = BaseHook.get_connection(settings.user.conn_id)
-        scheme = connection.schema or "http"
-        port = f":{connection.port}" if connection.port else ""
-        return f"{scheme}://{connection.host}{port}", connection.password
+        # As in Airflow's own HttpHook, the host may be a whole URL.
+        host = connection.host or ""
+        base_url = host if "://" in host else f"{connection.schema or 'http'}://{host}"
+        return f"{base_url}:{connection.port}" if connection.port else base_url, connection.password
 
     settings = load()
     with (

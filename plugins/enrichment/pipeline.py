@@ -32,7 +32,7 @@ from enrichment.messages import KEY_COLUMNS, Batch, Context, Place, Profile, Ris
 from enrichment.route import Addition, Counts, Router
 from enrichment.settings import Settings
 from enrichment.store.jobs import Ledger, Outcome
-from enrichment.store.staging import Staging
+from enrichment.store.staging import ChunkWriter, Staging
 
 EVENTS, KEYS, REFUSED = "events", "keys", "refused"
 # How much smaller the next batch is where one failed: half a million messages are cornered in four steps.
@@ -129,49 +129,52 @@ def drain(clients: Clients, staging: Staging, batch: Batch) -> Drained:
             consumer, batch, settings.chunk_size, settings.chunk_bytes, settings.request_timeout_sec
         )
         for chunk in reader.chunks():
-            values = [message.value() for message in chunk]
-            decoded = set_aside(values) if batch.set_aside else decode(values)
-            frame = message_frame(chunk)
-            accepted = pa.array(decoded.accepted, pa.int64())
-            kept = frame.take(accepted) if decoded.refused else frame
-            events.write(pa.record_batch([*kept.columns, pa.array(decoded.fast)], schema=EVENT_SCHEMA))
-            keys.write(pa.record_batch([_key(decoded.keys[name]) for name in KEY_COLUMNS], schema=KEY_SCHEMA))
-            rows = sorted(decoded.refused)
-            why = [decoded.refused[row] for row in rows]
-            refused.write(
-                pa.record_batch(
-                    [
-                        *frame.take(pa.array(rows, pa.int64())).columns,
-                        pa.array([w.reason for w in why], pa.string()),
-                        pa.array([w.detail for w in why], pa.string()),
-                    ],
-                    schema=REFUSED_SCHEMA,
-                )
-            )
+            refusals += stage_chunk(chunk, batch.set_aside, events, keys, refused)
             messages += len(chunk)
-            refusals += len(rows)
+            del chunk  # before the next one is read: one chunk in memory, not two
         return Drained(msgspec.structs.replace(batch, ranges=reader.ranges), messages, refusals, reader.value_bytes)
 
 
-def message_frame(chunk: Sequence[Message]) -> pa.RecordBatch:
+def stage_chunk(
+    chunk: Sequence[Message], aside: bool, events: ChunkWriter, keys: ChunkWriter, refused: ChunkWriter
+) -> int:
+    """Decode a chunk and write each of its messages to events and keys, or to what is refused; returns how many that were."""
+    values = [message.value() for message in chunk]
+    decoded = set_aside(values) if aside else decode(values)
+    frame = message_frame(chunk, values)
+    kept = frame.take(pa.array(decoded.accepted, pa.int64())) if decoded.refused else frame
+    events.write(pa.record_batch([*kept.columns, pa.array(decoded.fast)], schema=EVENT_SCHEMA))
+    keys.write(pa.record_batch([_key(decoded.keys[name]) for name in KEY_COLUMNS], schema=KEY_SCHEMA))
+    rows = sorted(decoded.refused)
+    reasons = pa.array([decoded.refused[row].reason for row in rows], pa.string())
+    details = pa.array([decoded.refused[row].detail for row in rows], pa.string())
+    dead = frame.take(pa.array(rows, pa.int64()))
+    refused.write(pa.record_batch([*dead.columns, reasons, details], schema=REFUSED_SCHEMA))
+    return len(rows)
+
+
+def message_frame(chunk: Sequence[Message], values: Sequence[bytes | None]) -> pa.RecordBatch:
     """Kafka messages as columns. Header names and values as they came; a timestamp that is not there is null."""
     headers = [m.headers() for m in chunk]
     return pa.record_batch(
         [
             pa.array([m.partition() for m in chunk], pa.int32()),
             pa.array([m.offset() for m in chunk], pa.int64()),
-            pa.array([_timestamp(m) for m in chunk], pa.int64()),
+            pa.array(_timestamps(chunk), pa.int64()),
             pa.array([m.key() for m in chunk], pa.binary()),
             _header_column(headers),
-            pa.array([m.value() for m in chunk], pa.binary()),
+            pa.array(values, pa.binary()),
         ],
         schema=MESSAGE_SCHEMA,
     )
 
 
-def _timestamp(message: Message) -> int | None:
-    kind, milliseconds = message.timestamp()
-    return None if kind == TIMESTAMP_NOT_AVAILABLE else milliseconds
+def _timestamps(chunk: Sequence[Message]) -> Sequence[int | None]:
+    stamps = [message.timestamp() for message in chunk]
+    kinds = [kind for kind, _ in stamps]
+    if TIMESTAMP_NOT_AVAILABLE in kinds:
+        return [None if kind == TIMESTAMP_NOT_AVAILABLE else milliseconds for kind, milliseconds in stamps]
+    return [milliseconds for _, milliseconds in stamps]
 
 
 def _header_column(headers: Sequence[Sequence[tuple[str, bytes | None]] | None]) -> pa.Array:

@@ -6,7 +6,7 @@ of an answer is written once per distinct key, so that publishing only has to pu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, get_args
 
@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 from pandas.arrays import ArrowExtensionArray
 
-from enrichment.caches.base import Answer, LookupCounts, State, Tier, Tiered
+from enrichment.caches.base import Answer, Entry, LookupCounts, State, Tier, Tiered
 
 JSON, STATUS = "json", "status"
 # Words of the status column beside those of `Reason`: the key was absent, answered, or answered past its expiry.
@@ -95,13 +95,13 @@ def join_lookup(keys: pd.Series[Any], lookup: Tiered, words: type[msgspec.Struct
     values = pd.DataFrame(
         {
             **columns_of(structs, words),
-            STATUS: text_column([NO_KEY, *map(status_of, answers)]),
+            STATUS: text_column([NO_KEY, *[status_of(answer.entry) for answer in answers]]),
             JSON: ArrowExtensionArray(pa.array(fragments(structs), pa.binary())),
         },
         copy=False,
     )
-    fetched = np.array([False, *(answer.tier is Tier.SOURCE for answer in answers)])
-    return Added(codes, values, fetched, count(codes, answers))
+    fetched = np.array([False, *[answer.tier is Tier.SOURCE for answer in answers]])
+    return Added(codes, values, fetched, count(codes, answers, fetched[1:]))
 
 
 def text_column(words: Sequence[str | None]) -> ArrowExtensionArray:
@@ -109,32 +109,31 @@ def text_column(words: Sequence[str | None]) -> ArrowExtensionArray:
     return ArrowExtensionArray(pa.array(words, pa.string()))
 
 
-def status_of(answer: Answer) -> str:
+def status_of(entry: Entry) -> str | None:
     """The status word of an answer: ok, stale, or the reason why there is none."""
-    entry = answer.entry
     if entry.state is State.FOUND:
         return STALE if entry.stale else OK
-    return str(entry.reason)
+    return entry.reason
 
 
-def count(codes: np.ndarray[Any, np.dtype[np.int32]], answers: Sequence[Answer]) -> LookupCounts:
+def count(
+    codes: np.ndarray[Any, np.dtype[np.int32]], answers: Sequence[Answer], fetched: np.ndarray[Any, np.dtype[np.bool_]]
+) -> LookupCounts:
     """Count by message; see `LookupCounts` for who counts where. Categories without a row count nothing."""
     rows = np.bincount(codes, minlength=len(answers) + 1)[1:]
-    first = (rows > 0).astype(np.int64)  # the message of each key that the tiers were asked for
+    asked = rows > 0  # the tiers were asked for one message of each key
     messages = int(rows.sum())
-    postgres = int(first @ _where(answer.tier is Tier.POSTGRES for answer in answers))
-    misses = int(first @ _where(answer.tier is Tier.SOURCE for answer in answers))
+    postgres = int(asked[[answer.tier is Tier.POSTGRES for answer in answers]].sum()) if answers else 0
+    misses = int((asked & fetched).sum())
+    # Most answers are found and fresh: only the others are looked at one by one.
+    others = [(int(n), a.entry) for n, a in zip(rows, answers, strict=True) if a.entry.state is not State.FOUND or a.entry.stale]
     return LookupCounts(
         messages=messages,
         memory=messages - postgres - misses,
         postgres=postgres,
         misses=misses,
-        stale=int(rows @ _where(answer.entry.stale for answer in answers)),
-        absent=int(rows @ _where(answer.entry.state is State.ABSENT for answer in answers)),
-        failed=int(rows @ _where(answer.entry.state is State.FAILED for answer in answers)),
-        distinct=int(first.sum()),
+        stale=sum(n for n, entry in others if entry.stale),
+        absent=sum(n for n, entry in others if entry.state is State.ABSENT),
+        failed=sum(n for n, entry in others if entry.state is State.FAILED),
+        distinct=int(asked.sum()),
     )
-
-
-def _where(flags: Iterable[bool]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return np.fromiter(flags, dtype=np.int64)

@@ -26,10 +26,11 @@ READING = {
 DRAINING = {
     "enable.partition.eof": True,
     "queued.min.messages": 100_000,
-    "queued.max.messages.kbytes": 65_536,
+    "queued.max.messages.kbytes": 16_384,
     "fetch.queue.backoff.ms": 1,
     "fetch.wait.max.ms": 100,
-    "max.partition.fetch.bytes": 8 * 1024**2,
+    # What is fetched is compressed: in memory it becomes several times that, for each partition.
+    "max.partition.fetch.bytes": 1024**2,
 }
 PUBLISHING = {
     "enable.idempotence": True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -40,16 +40,14 @@ class RangeReader:
         return tuple(OffsetRange(r.partition, r.start, self._positions[r.partition]) for r in self._batch.ranges)
 
     def chunks(self) -> Iterator[list[Message]]:
-        """The messages in lists of at most `chunk_size`, and about `chunk_bytes` of values.
+        """The messages in lists of at most `chunk_size`, and about `chunk_bytes` of values. The last one may be empty.
 
         Raises `OffsetsLost` when a range has left the log, `KafkaException` when the broker does not deliver within the
         timeout or refuses.
         """
         self._consumer.assign([TopicPartition(self._batch.topic, r.partition, r.start) for r in self._batch.ranges])
         while self._open and not self._full():
-            chunk = self._next_chunk()
-            if chunk:
-                yield chunk
+            yield self._next_chunk()
 
     def _full(self) -> bool:
         return self._batch.max_bytes is not None and self.value_bytes >= self._batch.max_bytes
@@ -72,25 +70,36 @@ class RangeReader:
     def _left(self) -> int:
         return sum(r.end - self._positions[p] for p, r in self._open.items())
 
-    def _keep(self, polled: Sequence[Message], chunk: list[Message]) -> int:
+    def _keep(self, polled: list[Message], chunk: list[Message]) -> int:
         """Append what belongs to a range, note positions and ends; returns the bytes of the values appended."""
-        size = 0
-        positions, still_open = self._positions, self._open
-        for message in polled:
-            partition = message.partition()
-            wanted = still_open.get(partition)
-            if wanted is None:  # fetched ahead, past the end of its range
-                continue
-            if message.error() is not None:
-                self._on_error(message, wanted)
-                continue
-            offset = message.offset()
-            if offset < wanted.end:
-                chunk.append(message)
-                positions[partition] = offset + 1
-                size += len(message)
-            if offset + 1 >= wanted.end:
-                self._finish(wanted)
+        if self._is_within_one_range(polled):
+            chunk += polled
+            self._positions[polled[0].partition()] = polled[-1].offset() + 1
+            return sum(map(len, polled))
+        return sum(self._keep_one(message, chunk) for message in polled)
+
+    def _is_within_one_range(self, polled: list[Message]) -> bool:
+        """Nearly every poll is: a fetch brings many messages of one partition. Then nothing needs a look at each of them."""
+        partitions = {message.partition() for message in polled}
+        if len(partitions) > 1 or [message.error() for message in polled].count(None) < len(polled):
+            return False
+        wanted = self._open.get(partitions.pop())
+        return wanted is not None and polled[-1].offset() + 1 < wanted.end
+
+    def _keep_one(self, message: Message, chunk: list[Message]) -> int:
+        wanted = self._open.get(message.partition())
+        if wanted is None:  # fetched ahead, past the end of its range
+            return 0
+        if message.error() is not None:
+            self._on_error(message, wanted)
+            return 0
+        offset, size = message.offset(), 0
+        if offset < wanted.end:
+            chunk.append(message)
+            self._positions[wanted.partition] = offset + 1
+            size = len(message)
+        if offset + 1 >= wanted.end:
+            self._finish(wanted)
         return size
 
     def _on_error(self, message: Message, wanted: OffsetRange) -> None:

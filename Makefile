@@ -1,0 +1,84 @@
+# StackLens Enrichment: every command of daily work. `make` lists them.
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+
+VENV := .venv
+BIN := $(VENV)/bin
+REQUIREMENTS := requirements.txt requirements-local.txt requirements-dev.txt constraints.txt
+STAMP := $(VENV)/.installed
+LOCAL := PYTHONPATH=plugins:. $(BIN)/python -m include.local
+
+# Compiled code is kept, wherever we run: without it each of Airflow's processes compiles Airflow anew when it starts.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run up stop status clean test bench lint format setup constraints
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  PYTHON=python3.12     another Python for .venv (3.11, 3.12 or 3.13)'
+	@echo '  INPUT=logs.jsonl.gz   play this file with `make run` (plain or gzip); COUNT=50000 generates as many'
+	@echo '  AIRFLOW_PORT, KAFKA_PORT, KAFKA_CONTROLLER_PORT, POSTGRES_PORT, USER_SERVICE_PORT   other ports'
+	@echo '  KAFKA_BOOTSTRAP_SERVERS, STACKLENS_DATABASE_URL, USER_SERVICE_URL   use your own servers'
+
+run: setup ## Start everything, enrich messages, report what became of them (INPUT=, COUNT=)
+	@$(LOCAL) run $(if $(INPUT),--input '$(INPUT)') $(if $(COUNT),--count '$(COUNT)')
+
+up: setup ## Start everything and play nothing
+	@$(LOCAL) up
+
+status: ## Say what runs, and where its log is
+	@if [ -f $(STAMP) ]; then $(LOCAL) status || true; else echo 'nothing was started: $(VENV) is not made yet'; fi
+
+stop: ## Stop everything that was started
+	@if [ -f $(STAMP) ]; then $(LOCAL) down; else echo 'nothing was started: $(VENV) is not made yet'; fi
+
+clean: ## Stop everything and remove what was made, .venv included
+	@if [ -f $(STAMP) ]; then $(LOCAL) clean; fi
+	@rm -rf $(VENV) benchmarks/results .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+test: setup ## Run the tests (ARGS='-k geo' for some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+bench: setup ## Measure, on the real Kafka: benchmarks/results/latest.json
+	@PYTHONPATH=plugins:. $(BIN)/python -m benchmarks
+
+lint: setup ## Check style, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup ## Bring the code into its format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+setup: $(STAMP) ## Make .venv from the pinned requirements
+
+# The stamp holds a checksum of what was installed: it is out of date when that changes, whatever the files' times say.
+INSTALLED = $(shell { cat $(REQUIREMENTS); echo $(UV_VERSION); } | cksum)
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(INSTALLED))
+.PHONY: $(STAMP)
+endif
+
+$(STAMP):
+	@command -v $(PYTHON) >/dev/null || \
+	  { echo "error: $(PYTHON) is not installed: install Python 3.11, 3.12 or 3.13, or name it with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "error: $$($(PYTHON) --version) will not do: name Python 3.11, 3.12 or 3.13 with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "error: $(PYTHON) lacks venv or ensurepip: install its package python3-venv" >&2; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check uv==$(UV_VERSION) || $(UNREACHABLE)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-dev.txt -c constraints.txt || $(UNREACHABLE)
+	@echo '$(INSTALLED)' > $@
+
+UNREACHABLE = { echo "error: packages could not be installed: is the package registry reachable? (see the lines above)" >&2; exit 1; }
+
+constraints: setup ## Pin again all that the requirements need in turn
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-emit-index-url \
+	  --custom-compile-command 'make constraints' requirements-dev.txt -o constraints.txt

@@ -1,0 +1,1 @@
+"""What the pipeline can do, measured on the real Kafka: `make bench`."""

@@ -1,0 +1,141 @@
+"""Measure the pipeline on the real Kafka: `make bench`, or `python -m benchmarks --only pipeline --messages 200000`.
+
+Starts a local stack of its own beside that of `make run` and stops it whatever happens. Prints tables and writes
+`benchmarks/results/latest.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from confluent_kafka import KafkaException
+from rich.console import Console
+
+from benchmarks import report
+from benchmarks.answers import Answers
+from benchmarks.backlog import Seen, fill
+from benchmarks.hits import hit_rates
+from benchmarks.loop import CODECS, run_loop
+from benchmarks.passthrough import pass_through
+from benchmarks.report import Results
+from benchmarks.same_work import check_same_work
+from benchmarks.scheduler import drain_through_scheduler, move_group
+from benchmarks.stages import Pass, drain_backlog
+from benchmarks.stand import Stand, environment, remove, services
+from enrichment.errors import EnrichmentError
+from enrichment.settings import Settings
+from include.local.errors import StackError
+from include.local.steps import Steps
+
+PARTS = ("passthrough", "pipeline", "peers", "dag", "hits")
+LANES = (1, 2)
+
+
+def main() -> int:
+    """Measure what is asked for; returns the exit code: 0 done, 1 something is in the way, 130 interrupted."""
+    chosen = _parse()
+    console = Console(soft_wrap=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: what was started is stopped
+    try:
+        environ = environment(os.environ)
+        with Steps(console) as steps:
+            remove(environ)
+            found = report.summary(_measure(chosen, environ, steps, console))
+            remove(environ)
+    except (StackError, EnrichmentError, KafkaException) as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print("interrupted", style="bold red")
+        return 130
+    report.show(found, console)
+    console.print(f"\nWritten to {report.write(found)}", highlight=False)
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--messages", type=int, default=1_000_000, help="in the backlog (default %(default)s)")
+    parser.add_argument(
+        "--repeat", type=int, default=3, help="passes of each kind; medians count (default %(default)s)"
+    )
+    parser.add_argument("--only", default=",".join(PARTS), help="some of %(default)s")
+    chosen = parser.parse_args()
+    chosen.only = chosen.only.split(",")
+    if unknown := set(chosen.only) - set(PARTS):
+        parser.error(f"--only {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
+    if min(chosen.messages, chosen.repeat) < 1:
+        parser.error("--messages and --repeat must be at least 1")
+    return chosen
+
+
+def _measure(chosen: argparse.Namespace, environ: Mapping[str, str], steps: Steps, console: Console) -> Results:
+    results = Results(chosen.messages, chosen.repeat)
+    with services(environ, steps) as empty:
+        stand, seen = fill(empty, chosen.messages)
+        contestants = _contestants(chosen.only, stand, seen, results, steps)
+        with steps.step("a first pass, to warm the broker"), stand.outputs("first") as settings:
+            pass_through(stand, settings)
+        for number in range(chosen.repeat):
+            # One of each kind in turn, so that what else the machine does hits all alike.
+            for name, run in contestants.items():
+                with stand.outputs(f"{name}-{number}") as settings:
+                    seconds = run(settings, f"{name}-{number}")
+                console.print(f"  {name:<24} {stand.messages / seconds:>10,.0f} messages/s", highlight=False)
+        if "hits" in chosen.only:
+            with steps.step("hit rates"):
+                results.hits = hit_rates(stand)
+        move_group(stand, stand.backlog)  # so that nothing is there to do when the scheduler comes up
+    for lanes in LANES if "dag" in chosen.only else ():
+        results.scheduler.append(drain_through_scheduler(stand, environ, lanes, chosen.repeat, steps, console))
+    return results
+
+
+def _contestants(
+    only: list[str], stand: Stand, seen: Seen, results: Results, steps: Steps
+) -> dict[str, Callable[[Settings, str], float]]:
+    """What is measured in this process: each goes through the backlog once and returns its seconds."""
+    found: dict[str, Callable[[Settings, str], float]] = {}
+    if "passthrough" in only:
+        found["passthrough"] = lambda settings, _: _note(results.passthrough, pass_through(stand, settings))
+    if "pipeline" in only:
+        found["pipeline_cold"] = lambda settings, run: _cold(stand, settings, run, results)
+        found["pipeline_warm"] = lambda settings, run: _pass(stand, settings, run, results.warm)
+    if "peers" in only:
+        with steps.step("answers for the loops"):
+            answers = Answers(stand, seen)
+        with steps.step("do the loops do the same work"):
+            check_same_work(stand, answers)
+        results.peers = {name: [] for name in CODECS}
+        found |= {name: partial(_loop, stand, answers, name, results) for name in CODECS}
+    return found
+
+
+def _note(kept: list[float], seconds: float) -> float:
+    kept.append(seconds)
+    return seconds
+
+
+def _cold(stand: Stand, settings: Settings, run: str, results: Results) -> float:
+    stand.empty_caches()
+    return _pass(stand, settings, run, results.cold)
+
+
+def _pass(stand: Stand, settings: Settings, run: str, kept: list[Pass]) -> float:
+    done, _ = drain_backlog(stand, settings, run)
+    kept.append(done)
+    return done.seconds
+
+
+def _loop(stand: Stand, answers: Answers, name: str, results: Results, settings: Settings, _: str) -> float:
+    answers.refill()
+    return _note(results.peers[name], run_loop(stand, settings, CODECS[name], answers, stand.backlog))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

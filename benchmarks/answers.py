@@ -1,0 +1,88 @@
+"""What lookups answer to the keys of the backlog, all in memory: the loops' caches are warm and ask no network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+import psycopg
+from cachetools import TTLCache
+
+from benchmarks.backlog import Seen
+from benchmarks.stand import Stand
+from enrichment import sql
+from enrichment.caches.base import Fetch, Tiered
+from enrichment.caches.layered import LayeredLookup, TimeToLive
+from enrichment.enrichers.base import NO_KEY, status_of
+from enrichment.enrichers.business_query import BusinessQuery
+from enrichment.enrichers.geo_database import GeoDatabase
+from enrichment.enrichers.known_addresses import KnownAddresses
+from enrichment.enrichers.user_api import UserApi
+from enrichment.messages import REQUEST_ID, SOURCE_IP, USER_ID, Context, Place, Profile
+
+AT_ONCE = 2_000  # keys: what the user service is asked within one deadline
+TTL_SECONDS = 3_600
+WORDS: dict[str, type[msgspec.Struct]] = {SOURCE_IP: Place, USER_ID: Profile, REQUEST_ID: Context}
+
+
+class Known(NamedTuple):
+    """The answer to a key: its status word, and the columns that it gives, under the output's names."""
+
+    status: str
+    columns: dict[str, Any]
+
+
+class Answers:
+    """A time-to-live cache for each kind of key, large enough for all keys and filled."""
+
+    def __init__(self, stand: Stand, seen: Seen) -> None:
+        self._nothing = {name: Known(NO_KEY, msgspec.to_builtins(words())) for name, words in WORDS.items()}
+        self._sources = {name: dict(_ask(lookup, seen.distinct[name], WORDS[name])) for name, lookup in _lookups(stand)}
+        self._caches: dict[str, TTLCache[str, Known]] = {
+            name: TTLCache(len(source) + 1, TTL_SECONDS) for name, source in self._sources.items()
+        }
+        self.refill()
+
+    def refill(self) -> None:
+        """Make the caches as good as new: nothing in them is about to expire."""
+        for name, cache in self._caches.items():
+            cache.update(self._sources[name])
+
+    def look_up(self, name: str, key: str | None) -> Known:
+        """From the cache, else from what stands for the source."""
+        if not key:
+            return self._nothing[name]
+        cache = self._caches[name]
+        try:
+            known = cache[key]
+        except KeyError:
+            known = cache[key] = self._sources[name][key]
+        return known
+
+
+def _lookups(stand: Stand) -> Iterator[tuple[str, Tiered]]:
+    """The pipeline's own sources, without caches."""
+    settings = stand.settings
+    yield SOURCE_IP, KnownAddresses(_uncached(GeoDatabase(settings.geo.database_path, settings.geo.locale)))
+    api = UserApi(stand.user_service_url, None, settings.user)
+    yield USER_ID, _uncached(api)
+    api.close()
+    query = BusinessQuery(lambda: psycopg.connect(stand.dsn), sql.load("business_context/fetch"))
+    yield REQUEST_ID, _uncached(query)
+    query.close()
+
+
+def _uncached(source: Fetch) -> Tiered:
+    return LayeredLookup([], source, TimeToLive(TTL_SECONDS, TTL_SECONDS, TTL_SECONDS), time.time)
+
+
+def _ask(lookup: Tiered, keys: Iterable[str], words: type[msgspec.Struct]) -> Iterator[tuple[str, Known]]:
+    ordered = sorted(keys)
+    nothing = words()
+    for first in range(0, len(ordered), AT_ONCE):
+        asked = ordered[first : first + AT_ONCE]
+        for key, answer in zip(asked, lookup.answer_many(asked), strict=True):
+            value = answer.entry.value
+            yield key, Known(status_of(answer.entry), msgspec.to_builtins(nothing if value is None else value))

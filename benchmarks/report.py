@@ -1,0 +1,201 @@
+"""Results in, `latest.json` and two tables for a person out."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import confluent_kafka
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.scheduler import Drained
+from benchmarks.stages import LOOKUPS, Pass
+from benchmarks.stand import changed_settings
+from include.local import kafka
+from include.local.config import ROOT
+
+LATEST = ROOT / "benchmarks" / "results" / "latest.json"
+LIBRARIES = ("apache-airflow", "confluent-kafka", "msgspec", "numpy", "orjson", "pandas", "pyarrow")
+PEAK_MB = 512
+
+
+@dataclass
+class Results:
+    """What was measured: seconds of each pass over `messages` messages; what was not measured is empty."""
+
+    messages: int
+    repeat: int
+    passthrough: list[float] = field(default_factory=list)
+    cold: list[Pass] = field(default_factory=list)
+    warm: list[Pass] = field(default_factory=list)
+    peers: dict[str, list[float]] = field(default_factory=dict)
+    scheduler: list[Drained] = field(default_factory=list)
+    hits: dict[str, Any] = field(default_factory=dict)
+
+    def rate(self, seconds: Sequence[float]) -> float | None:
+        """Messages a second: the median; None when it was not measured."""
+        return round(self.messages / statistics.median(seconds)) if seconds else None
+
+    @property
+    def best_scheduler(self) -> Drained | None:
+        """That number of lanes with which the scheduler was fastest."""
+        return max(self.scheduler, key=lambda drained: drained.rate(self.messages), default=None)
+
+    @property
+    def peaks(self) -> dict[str, int]:
+        """The largest memory of each task, in MB."""
+        found: dict[str, int] = {}
+        for drained in self.scheduler:
+            for stage, size in drained.peak_rss_bytes.items():
+                found[stage] = max(found.get(stage, 0), round(size / 2**20))
+        return found
+
+
+def summary(results: Results) -> dict[str, Any]:
+    """What `latest.json` holds."""
+    best = results.best_scheduler
+    return {
+        "passthrough_msgs_per_s": results.rate(results.passthrough),
+        "pipeline_warm_msgs_per_s": results.rate([p.seconds for p in results.warm]),
+        "pipeline_cold_msgs_per_s": results.rate([p.seconds for p in results.cold]),
+        "peers": {name: results.rate(seconds) for name, seconds in results.peers.items()},
+        "dag_drain_msgs_per_s": None if best is None else round(best.rate(results.messages)),
+        "peak_rss_mb": results.peaks,
+        "hit_rate_cold": results.hits.get("cold"),
+        "hit_rate_warm": results.hits.get("warm"),
+        "dag_drain_settings": None if best is None else best.settings,
+        "dag_drain_by_settings": [
+            {
+                "settings": drained.settings,
+                "runs": drained.runs,
+                "msgs_per_s": round(drained.rate(results.messages)),
+                "seconds": [round(s, 2) for s in drained.seconds],
+                "stage_seconds": {stage: round(s, 2) for stage, s in drained.stage_seconds.items()},
+                "peak_worker_and_task_rss_mb": round(drained.peak_tree_bytes / 2**20),
+            }
+            for drained in results.scheduler
+        ],
+        "stage_shares_warm": shares(results.warm),
+        "stage_shares_cold": shares(results.cold),
+        "hit_rate_allowed": results.hits.get("allowed"),
+        "hit_rate_data": results.hits.get("data"),
+        "messages": results.messages,
+        "repeat": results.repeat,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": {name: version(name) for name in LIBRARIES}
+        | {"python": platform.python_version(), "librdkafka": confluent_kafka.libversion()[0], "kafka": kafka.VERSION},
+        "changed_settings": changed_settings(),
+    }
+
+
+def shares(passes: Sequence[Pass]) -> dict[str, float]:
+    """Each stage's share of a pass: the median."""
+    names = passes[0].stages if passes else ()
+    return {name: round(statistics.median(p.shares[name] for p in passes), 3) for name in names}
+
+
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "cpu": models[0].partition(": ")[2] if models else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30),
+        "system": platform.platform(),
+    }
+
+
+def write(found: Mapping[str, Any]) -> Path:
+    """Keep the figures; not committed."""
+    LATEST.parent.mkdir(parents=True, exist_ok=True)
+    LATEST.write_text(json.dumps(found, indent=2) + "\n")
+    return LATEST
+
+
+def show(found: Mapping[str, Any], console: Console) -> None:
+    """Print the figures, and whether the goals are met."""
+    for table in (_rates(found), _stages(found), _hits(found), _goals(found)):
+        if table.row_count:
+            console.print(table)
+
+
+def _rates(found: Mapping[str, Any]) -> Table:
+    table = Table(
+        "messages/s", "", "of pass-through", title=f"{found['messages']:,} messages, median of {found['repeat']}"
+    )
+    ceiling = found["passthrough_msgs_per_s"]
+    rows = {
+        "pass-through": ceiling,
+        "pipeline, warm": found["pipeline_warm_msgs_per_s"],
+        "pipeline, cold": found["pipeline_cold_msgs_per_s"],
+        **found["peers"],
+        **{
+            f"scheduler, {_words(drained['settings'])}": drained["msgs_per_s"]
+            for drained in found["dag_drain_by_settings"]
+        },
+    }
+    for name, rate in rows.items():
+        if rate is not None:
+            table.add_row(name, f"{rate:,}", f"{rate / ceiling:.2f}" if ceiling else "-")
+    return table
+
+
+def _words(settings: Mapping[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in settings.items())
+
+
+def _stages(found: Mapping[str, Any]) -> Table:
+    table = Table("stage", "share warm", "share cold", "peak RSS of its task", title="Stages")
+    warm, cold, peaks = found["stage_shares_warm"], found["stage_shares_cold"], found["peak_rss_mb"]
+    for stage in dict.fromkeys([*warm, *peaks]):
+        memory = f"{peaks[stage]} MB" if stage in peaks else "-"
+        table.add_row(stage, *(f"{s[stage]:.1%}" if stage in s else "-" for s in (warm, cold)), memory)
+    return table
+
+
+def _hits(found: Mapping[str, Any]) -> Table:
+    table = Table("cache", "cold", "the data allows", "warm", title=f"Hit rates: {found['hit_rate_data']}")
+    for name in LOOKUPS if found["hit_rate_data"] else ():
+        rates = (found[key][name] for key in ("hit_rate_cold", "hit_rate_allowed", "hit_rate_warm"))
+        table.add_row(name, *(f"{rate:.2%}" for rate in rates))
+    return table
+
+
+def _goals(found: Mapping[str, Any]) -> Table:
+    table = Table("goal", "measured", "met", title="Goals")
+    for goal, measured, met in goals(found):
+        table.add_row(goal, measured, "[green]yes[/]" if met else "[red]no[/]")
+    return table
+
+
+def goals(found: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
+    """The goals of which all figures were measured."""
+    ceiling, warm = found["passthrough_msgs_per_s"], found["pipeline_warm_msgs_per_s"]
+    loop, drained = max(found["peers"].values(), default=None), found["dag_drain_msgs_per_s"]
+    peaks, judged = found["peak_rss_mb"], []
+    if warm and ceiling:
+        judged.append(("warm at least 0.4 of pass-through", f"{warm / ceiling:.2f}", warm >= 0.4 * ceiling))
+    if warm and loop:
+        judged.append(("warm at least twice the best loop", f"{warm / loop:.2f}", warm >= 2 * loop))
+    if drained:
+        judged.append(("60,000 messages/s through the scheduler", f"{drained:,}", drained >= 60_000))
+    if peaks:
+        judged.append((f"no task above {PEAK_MB} MB", f"{max(peaks.values())} MB", max(peaks.values()) <= PEAK_MB))
+    if found["hit_rate_data"]:
+        cold, allowed, warm_rates = (found[f"hit_rate_{name}"] for name in ("cold", "allowed", "warm"))
+        gap = max(abs(allowed[name] - cold[name]) for name in LOOKUPS)
+        judged.append(("cold hits within 1 point of the data's", f"{100 * gap:.2f} points", gap <= 0.01))
+        lowest = min(warm_rates[name] for name in LOOKUPS)
+        judged.append(("warm hits at least 95 %", f"{lowest:.1%}", lowest >= 0.95))
+    return judged

