@@ -8,6 +8,7 @@ import shutil
 import sys
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from include.local import config as configuration
@@ -21,7 +22,7 @@ DEFAULT_COUNT = 10_000
 def main() -> int:
     """Carry out one command; returns the exit code: 0 done, 1 something is in the way, 130 interrupted."""
     arguments = _parser().parse_args()
-    console = Console(soft_wrap=True)
+    console, errors = Console(soft_wrap=True), Console(soft_wrap=True, stderr=True)
     try:
         config = configuration.load(os.environ)
         with Steps(console) as steps:
@@ -35,10 +36,10 @@ def main() -> int:
         _greet(stack, console)
         return _play(stack, arguments.input, arguments.count) if arguments.command == "run" else 0
     except StackError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False, markup=True)
+        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         return 1
     except KeyboardInterrupt:
-        console.print("interrupted", style="bold red")
+        errors.print("interrupted", style="bold red")
         return 130
 
 

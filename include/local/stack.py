@@ -103,8 +103,7 @@ class LocalStack:
 
     def status(self) -> list[tuple[Program, str, int]]:
         """Each component with the word for its state (`RUNNING`, `STOPPED`, ...) and its process id, 0 if none."""
-        states = self._supervisor.states()
-        found = [(program, states.get(program.name, STOPPED)) for program in self._programs()]
+        found = [(program, self._supervisor.state(program)) for program in self._programs()]
         return [(program, state.word, state.pid) for program, state in found]
 
     def leftovers(self) -> int:
@@ -214,14 +213,14 @@ class LocalStack:
 
     def _metadata(self, databases: Future[None], credentials: Credentials, environment: Mapping[str, str]) -> None:
         databases.result()
-        if not self._supervisor.states()["scheduler"].pid:
+        if not self._supervisor.states().get("scheduler", STOPPED).pid:
             with self._steps.step("Airflow's metadata"):
                 airflow.prepare(self._config, credentials, environment)
 
     def _component(self, program: Program, needs: list[Future[None]]) -> None:
         for need in needs:
             need.result()
-        running = self._supervisor.states()[program.name].word in UP
+        running = self._supervisor.state(program).word in UP
         started_at = datetime.min.replace(tzinfo=UTC) if running else datetime.now(UTC)
         self._launch(program, lambda: self._health.ready(program.name, started_at), AIRFLOW_SECONDS)
 

@@ -108,22 +108,27 @@ class Supervisor:
 
     def states(self) -> dict[str, ProcessState]:
         """The state of every program by its short name; empty when supervisord is not running."""
-        if not self.running():
+        try:
+            found: list[dict[str, Any]] = self._call(lambda server: server.supervisor.getAllProcessInfo())
+        except (OSError, xmlrpc.client.Error):
             return {}
-        found: list[dict[str, Any]] = self._call(lambda server: server.supervisor.getAllProcessInfo())
         return {process["name"]: ProcessState(process["statename"], process["pid"]) for process in found}
+
+    def state(self, program: Program) -> ProcessState:
+        """The state of one program; stopped when supervisord is not running."""
+        return self.states().get(program.name, STOPPED)
 
     def launch(self, program: Program, ready: Callable[[], bool], seconds: float, cancelled: Event) -> None:
         """Start a program, unless it is up already, and wait until it is `ready`.
 
         Raises `ComponentDied` when its process ends, `StackError` when it is not ready in time or others have failed.
         """
-        if self.states()[program.name].word not in UP:
+        if self.state(program).word not in UP:
             self._call(lambda server: server.supervisor.startProcess(program.full_name, False))
         deadline = time.monotonic() + seconds
-        last = self.states()[program.name]
+        last = self.state(program)
         while not ready():
-            state = self.states().get(program.name, STOPPED)
+            state = self.state(program)
             if state.word not in UP or (last.pid and state.pid != last.pid):
                 raise ComponentDied(program.name, self._config.log(program.name))
             last = state
@@ -137,8 +142,9 @@ class Supervisor:
     def stop(self, seconds: float = 90) -> None:
         """End every program, the scheduler first, then supervisord; returns when it is gone or the time is up."""
         try:
-            pid = self._call(lambda server: server.supervisor.getPID())
-            self._call(lambda server: server.supervisor.shutdown())
+            pid = int(self.session_file.read_text())
+            with suppress(xmlrpc.client.Fault):  # it is stopping already
+                self._call(lambda server: server.supervisor.shutdown())
         except OSError:
             return
         # It stops answering before it has ended its programs, so it is the process that is waited for.

@@ -13,10 +13,12 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
+from types import NoneType
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
 from enrichment.messages import KEY_COLUMNS, REQUEST_ID, SOURCE_IP, USER_ID, Event, Reason
 
@@ -46,7 +48,7 @@ class Decoded(NamedTuple):
 
     accepted: list[int]
     fast: np.ndarray[Any, np.dtype[np.bool_]]
-    keys: dict[str, list[str | None]]
+    keys: dict[str, pa.Array]
     refused: dict[int, Refusal]
 
 
@@ -54,39 +56,44 @@ def decode(values: Sequence[bytes | None]) -> Decoded:
     """Decode a chunk's values. Never raises for what a message holds."""
     events: list[Event] = []
     refused: dict[int, Refusal] = {}
-    keep = events.append
-    for position, value in enumerate(values):
+    decoding = map(_decode_event, values)  # type: ignore[arg-type]  # a null value is refused below
+    while len(events) + len(refused) < len(values):
         try:
-            keep(_decode_event(value))  # type: ignore[arg-type]  # a null value is refused below
+            # Keeps what came before an exception, and goes on behind it at the next turn.
+            events.extend(decoding)
         except (msgspec.MsgspecError, TypeError, RecursionError, UnicodeDecodeError) as why:
-            refused[position] = explain(value, why)
+            position = len(events) + len(refused)
+            refused[position] = explain(values[position], why)
     accepted = [p for p in range(len(values)) if p not in refused] if refused else list(range(len(values)))
     # Spelled out: an attribute in a comprehension costs half of what `attrgetter` does, and this runs for every message.
-    optional = {
-        "trace_id": [event.trace_id for event in events],
-        "span_id": [event.span_id for event in events],
-        SOURCE_IP: [event.source_ip for event in events],
-        USER_ID: [event.user_id for event in events],
-        REQUEST_ID: [event.request_id for event in events],
+    keys = {
+        SOURCE_IP: pa.array([event.source_ip for event in events], pa.string()),
+        USER_ID: pa.array([event.user_id for event in events], pa.string()),
+        REQUEST_ID: pa.array([event.request_id for event in events], pa.string()),
     }
+    others = ([event.trace_id for event in events], [event.span_id for event in events])
     kept = [values[position] for position in accepted] if refused else values
-    fast = _spliceable(kept, optional.values())
-    return _check_plain(values, Decoded(accepted, fast, {name: optional[name] for name in KEY_COLUMNS}, refused))
+    return _check_plain(values, Decoded(accepted, _spliceable(kept, keys.values(), others), keys, refused))
 
 
 def set_aside(values: Sequence[bytes | None]) -> Decoded:
     """Refuse a chunk whole: something about it fails the pipeline, whatever it is."""
     refusal = Refusal(Reason.PROCESSING_FAILED, "every batch with this message failed; see the tasks' logs")
-    return Decoded([], np.empty(0, dtype=bool), {name: [] for name in KEY_COLUMNS}, dict.fromkeys(range(len(values)), refusal))
+    return Decoded([], np.empty(0, dtype=bool), {name: pa.nulls(0, pa.string()) for name in KEY_COLUMNS}, dict.fromkeys(range(len(values)), refusal))
 
 
-def _spliceable(values: Sequence[Any], optional: Iterable[list[str | None]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _spliceable(
+    values: Sequence[Any], keys: Iterable[pa.Array], others: Iterable[list[str | None]]
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Which values hold the quotes of their known fields and no other, and end with the brace."""
     quotes = np.array([value.count(b'"') if value[-1] == _CLOSING_BRACE else 0 for value in values], dtype=np.int64)
     expected = np.full(len(values), _ALL_QUOTES, dtype=np.int64)
-    for column in optional:
-        if None in column:
-            expected -= 4 * np.array([field is None for field in column])
+    for key in keys:
+        if key.null_count:
+            expected -= 4 * key.is_null().to_numpy(zero_copy_only=False)
+    for other in others:
+        if NoneType in set(map(type, other)):  # a third of what `None in other` costs
+            expected -= 4 * np.array([field is None for field in other])
     return quotes == expected
 
 
@@ -101,7 +108,7 @@ def _check_plain(values: Sequence[bytes | None], decoded: Decoded) -> Decoded:
     return Decoded(
         [decoded.accepted[row] for row in stay],
         decoded.fast[stay],
-        {name: [column[row] for row in stay] for name, column in decoded.keys.items()},
+        {name: column.take(pa.array(stay, pa.int64())) for name, column in decoded.keys.items()},
         decoded.refused | {decoded.accepted[row]: refusal for row, refusal in late.items()},
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
+from confluent_kafka import Message
 
 from enrichment.caches.base import LookupCounts
 from enrichment.decode import decode, set_aside
@@ -154,13 +154,13 @@ def stage_chunk(
 
 
 def message_frame(chunk: Sequence[Message], values: Sequence[bytes | None]) -> pa.RecordBatch:
-    """Kafka messages as columns. Header names and values as they came; a timestamp that is not there is null."""
+    """Kafka messages as columns. Header names and values as they came; a timestamp that is not there is 0."""
     headers = [m.headers() for m in chunk]
     return pa.record_batch(
         [
             pa.array([m.partition() for m in chunk], pa.int32()),
             pa.array([m.offset() for m in chunk], pa.int64()),
-            pa.array(_timestamps(chunk), pa.int64()),
+            pc.max_element_wise(pa.array([m.timestamp()[1] for m in chunk], pa.int64()), 0),
             pa.array([m.key() for m in chunk], pa.binary()),
             _header_column(headers),
             pa.array(values, pa.binary()),
@@ -169,24 +169,16 @@ def message_frame(chunk: Sequence[Message], values: Sequence[bytes | None]) -> p
     )
 
 
-def _timestamps(chunk: Sequence[Message]) -> Sequence[int | None]:
-    stamps = [message.timestamp() for message in chunk]
-    kinds = [kind for kind, _ in stamps]
-    if TIMESTAMP_NOT_AVAILABLE in kinds:
-        return [None if kind == TIMESTAMP_NOT_AVAILABLE else milliseconds for kind, milliseconds in stamps]
-    return [milliseconds for _, milliseconds in stamps]
-
-
 def _header_column(headers: Sequence[Sequence[tuple[str, bytes | None]] | None]) -> pa.Array:
     if not any(headers):
         return pa.nulls(len(headers), _HEADERS)
     return pa.array([h and [{"name": name, "value": value} for name, value in h] for h in headers], _HEADERS)
 
 
-def _key(column: Sequence[str | None]) -> pa.Array:
+def _key(keys: pa.Array) -> pa.Array:
     """Parsers write an empty string for a field that they did not find: such a key is as absent as none."""
-    keys = pa.array(column, pa.string())
-    return pc.if_else(pc.equal(keys, ""), pa.scalar(None, pa.string()), keys)
+    empty = pc.equal(keys, "")
+    return pc.if_else(empty, pa.scalar(None, pa.string()), keys) if pc.any(empty).as_py() else keys
 
 
 def enrich(

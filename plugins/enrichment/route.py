@@ -44,7 +44,7 @@ class Outgoing(NamedTuple):
     partitions: list[int]
     keys: list[bytes | None]
     values: list[bytes]
-    timestamps: list[int]
+    timestamps: list[int]  # milliseconds since the epoch; 0, which the client takes for now, where there never was one
     headers: list[list[Header]]
 
 
@@ -115,7 +115,7 @@ class Router:
                  for row, size in oversized(values, keys, headers, self.max_output_bytes)}  # fmt: skip
         dead = large | fatal
         messages = Outgoing(
-            events["partition"].to_pylist(), keys, values, timestamps_of(events), headers
+            events["partition"].to_pylist(), keys, values, events["timestamp"].to_pylist(), headers
         )
         letters = self._letters(events, headers, "enrich", dead)
         refusals = dict(enumerate(zip(refused["reason"].to_pylist(), refused["detail"].to_pylist(), strict=True)))
@@ -150,7 +150,7 @@ class Router:
             [m["partition"] for m in chosen],
             [m["key"] for m in chosen],
             values,
-            [m["timestamp"] or 0 for m in chosen],
+            [m["timestamp"] for m in chosen],
             [headers[row] for row in rows],
         )
 
@@ -169,7 +169,7 @@ class Router:
             source_topic=self.batch.topic,
             source_partition=message["partition"],
             source_offset=message["offset"],
-            source_timestamp=message["timestamp"],
+            source_timestamp=message["timestamp"] or None,
             source_key=key,
             source_key_encoding=key_encoding,
             batch_id=self.batch.batch_id,
@@ -310,12 +310,6 @@ def origin_headers(messages: pa.RecordBatch, batch: Batch) -> list[list[Header]]
         [*((h["name"], h["value"]) for h in headers or ()), *origin]
         for headers, origin in zip(own.to_pylist(), origins, strict=True)
     ]
-
-
-def timestamps_of(messages: pa.RecordBatch) -> list[int]:
-    """Each message's own timestamp; 0, which the client takes for now, where it never had one."""
-    timestamps: list[int] = messages["timestamp"].fill_null(0).to_pylist()
-    return timestamps
 
 
 def attempts_of(headers: Sequence[Header]) -> int:
