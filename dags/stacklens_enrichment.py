@@ -1,24 +1,24 @@
 """Drain log messages from Kafka, enrich them, and publish them for analytics, exactly once.
 
-**Reads** topic `stacklens-enriched` (from the committed offsets of the group `stacklens-enrichment`), the geo database, the
-user-profile API, the business tables. **Writes** topics `stacklens-analytics` and `analytics-dlq`, the cache tables, and a
-row of `enrichment_jobs` per batch.
+**Reads** topic `stacklens-enriched` (from the committed offsets of the group `stacklens-enrichment`), the geo database,
+the user-profile API, the business tables. **Writes** topics `stacklens-analytics` and `analytics-dlq`, the cache
+tables, and a row of `enrichment_jobs` per batch.
 
-`claim` fixes offset ranges, one batch per lane; the batches then stand side by side: `drain` reads and decodes, `geo` and
-`user` look up, `business` adds context and risk, `publish` writes messages, dead letters and the group's offsets in one Kafka
-transaction. `clean` removes the staged files. No backlog: everything after `claim` is skipped.
+`claim` fixes offset ranges, one batch per lane; the batches then stand side by side: `drain` reads and decodes, `geo`
+and `user` look up, `business` adds context and risk, `publish` writes messages, dead letters and the group's offsets in
+one Kafka transaction. `clean` removes the staged files. No backlog: everything after `claim` is skipped.
 
-**When it fails** the group's offsets have not moved: the next run reads the same messages again. Any task may be cleared: a
-batch that is published already is recognised by the offsets and not published twice. `StagingMissing` in a cleared task means:
-clear `drain` of the same batch with everything downstream.
+**When it fails** the group's offsets have not moved: the next run reads the same messages again. Any task may be
+cleared: a batch that is published already is recognised by the offsets and not published twice. `StagingMissing` in a
+cleared task means: clear `drain` of the same batch with everything downstream.
 
-**By hand** trigger it with parameters: fewer messages, some partitions, or a dry run that publishes and commits nothing.
+**By hand** trigger it with parameters: fewer messages, some partitions, or a dry run that publishes and commits
+nothing.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
-from typing import Any
+from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import dag, task_group
 
@@ -26,7 +26,7 @@ from enrichment import orchestration as o
 
 
 @task_group(group_id="batch")
-def enrich_batch(batch: dict[str, Any]) -> None:
+def enrich_batch(batch: o.Manifest) -> None:
     """One batch, from its offset ranges to its ledger row."""
     drained = o.drain(batch)
     placed, profiled = o.geo(drained), o.user(drained)
@@ -36,7 +36,7 @@ def enrich_batch(batch: dict[str, Any]) -> None:
 
 @dag(
     schedule=o.EVERY_MINUTE,
-    start_date=datetime(2024, 1, 1, tzinfo=timezone.utc),
+    start_date=datetime(2024, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=1),

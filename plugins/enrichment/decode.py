@@ -2,9 +2,9 @@
 
 A value goes on as the bytes it came in; decoding only reads it. Two roads lead on from here. On the **fast** one the
 output is the input's bytes with additions spliced in before the closing brace, which is right only when no key stands
-twice and none is a key of the output. That is proven by counting quotes: a message whose only quotes are those of the nine
-known fields can hold no other key, no repeated key, nothing nested and no escaped quote. Every other message takes the **plain**
-road (parse, update, encode), which means the same and costs more.
+twice and none is a key of the output. That is proven by counting quotes: a message whose only quotes are those of the
+nine known fields can hold no other key, no repeated key, nothing nested and no escaped quote. Every other message takes
+the **plain** road (parse, update, encode), which means the same and costs more.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Refusal(NamedTuple):
 class Decoded(NamedTuple):
     """A chunk after decoding.
 
-    `accepted` are the positions of the events in the chunk, `fast` says of each whether it may be spliced, `keys` holds a column
-    for each key that lookups need (None where absent), `refused` the others by their position.
+    `accepted` are the positions of the events in the chunk, `fast` says of each whether it may be spliced, `keys` holds
+    a column for each key that lookups need (None where absent), `refused` the others by their position.
     """
 
     accepted: list[int]
@@ -65,7 +65,8 @@ def decode(values: Sequence[bytes | None]) -> Decoded:
             position = len(events) + len(refused)
             refused[position] = explain(values[position], why)
     accepted = [p for p in range(len(values)) if p not in refused] if refused else list(range(len(values)))
-    # Spelled out: an attribute in a comprehension costs half of what `attrgetter` does, and this runs for every message.
+    # Spelled out: an attribute in a comprehension costs half of what `attrgetter` does, and this runs for every
+    # message.
     keys = {
         SOURCE_IP: pa.array([event.source_ip for event in events], pa.string()),
         USER_ID: pa.array([event.user_id for event in events], pa.string()),
@@ -79,7 +80,12 @@ def decode(values: Sequence[bytes | None]) -> Decoded:
 def set_aside(values: Sequence[bytes | None]) -> Decoded:
     """Refuse a chunk whole: something about it fails the pipeline, whatever it is."""
     refusal = Refusal(Reason.PROCESSING_FAILED, "every batch with this message failed; see the tasks' logs")
-    return Decoded([], np.empty(0, dtype=bool), {name: pa.nulls(0, pa.string()) for name in KEY_COLUMNS}, dict.fromkeys(range(len(values)), refusal))
+    return Decoded(
+        [],
+        np.empty(0, dtype=bool),
+        {name: pa.nulls(0, pa.string()) for name in KEY_COLUMNS},
+        dict.fromkeys(range(len(values)), refusal),
+    )
 
 
 def _spliceable(
@@ -94,13 +100,14 @@ def _spliceable(
     for other in others:
         if NoneType in set(map(type, other)):  # a third of what `None in other` costs
             expected -= 4 * np.array([field is None for field in other])
-    return quotes == expected
+    spliceable: np.ndarray[Any, np.dtype[np.bool_]] = quotes == expected
+    return spliceable
 
 
 def _check_plain(values: Sequence[bytes | None], decoded: Decoded) -> Decoded:
     """Look at the whole of each message that takes the plain road: the typed decode skips what it does not know."""
     plain = np.flatnonzero(~decoded.fast).tolist()
-    faults = {row: _strict_fault(values[decoded.accepted[row]]) for row in plain}
+    faults = {row: _strict_fault(values[decoded.accepted[row]] or b"") for row in plain}
     late = {row: fault for row, fault in faults.items() if fault is not None}
     if not late:
         return decoded
@@ -113,8 +120,7 @@ def _check_plain(values: Sequence[bytes | None], decoded: Decoded) -> Decoded:
     )
 
 
-def _strict_fault(value: bytes | None) -> Refusal | None:
-    assert value is not None  # an event was decoded from it
+def _strict_fault(value: bytes) -> Refusal | None:
     try:
         value.decode()
     except UnicodeDecodeError as bad:

@@ -128,7 +128,8 @@ ORIGIN_HEADERS = (HEADER_TOPIC, HEADER_PARTITION, HEADER_OFFSET, HEADER_BATCH)
 
 
 class OffsetRange(msgspec.Struct, frozen=True, order=True):
-    """The offsets `[start, end)` of one partition. Some of them may hold no message (transaction markers, compaction)."""
+    """The offsets `[start, end)` of one partition. Some of them may hold no message (transaction markers,
+    compaction)."""
 
     partition: int
     start: int
@@ -143,8 +144,8 @@ class OffsetRange(msgspec.Struct, frozen=True, order=True):
 class Batch(msgspec.Struct, frozen=True):
     """A set of offset ranges of one lane: what every task after the claim is a function of.
 
-    `max_bytes` of values end the drain early, which then shortens the ranges. A batch that is `set_aside` has failed alone
-    before, by what it holds: its messages become dead letters without a further look.
+    `max_bytes` of values end the drain early, which then shortens the ranges. A batch that is `set_aside` has failed
+    alone before, by what it holds: its messages become dead letters without a further look.
     """
 
     batch_id: str
@@ -163,7 +164,8 @@ class Batch(msgspec.Struct, frozen=True):
 
     def to_manifest(self) -> dict[str, Any]:
         """The batch as plain JSON types, for XCom and the ledger."""
-        return msgspec.to_builtins(self)
+        manifest: dict[str, Any] = msgspec.to_builtins(self)
+        return manifest
 
     @classmethod
     def from_manifest(cls, manifest: dict[str, Any]) -> Batch:

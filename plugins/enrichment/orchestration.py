@@ -1,7 +1,7 @@
 """The only door to Airflow: connections and settings in, the tasks of the DAGs out.
 
-A task opens what it needs, calls the pipeline, records what it did, and returns a small manifest. Clients and pandas are
-imported inside the tasks: a DAG file that imports this module stays light.
+A task opens what it needs, calls the pipeline, records what it did, and returns a small manifest. Clients and pandas
+are imported inside the tasks: a DAG file that imports this module stays light.
 """
 
 from __future__ import annotations
@@ -36,10 +36,14 @@ DEAD_LETTERS = Asset("analytics-dlq")
 # An event-driven wake-up takes its place here (`AssetOrTimeSchedule` over this timetable).
 EVERY_MINUTE = CronTriggerTimetable("* * * * *", timezone="UTC")
 
+# What a task returns and the next ones take: plain JSON types, or an XComArg while the DAG is put together.
+Manifest = Any
+
 # What a batch's tasks are called in the UI's grid; each task fills it in.
 BATCH_LABEL = "{{ batch_label }}"
 
-# What another try cannot mend fails at once, with its reason; everything else (a broker, a database, a lock) is retried.
+# What another try cannot mend fails at once, with its reason; everything else (a broker, a database, a lock) is
+# retried.
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[
         RetryRule(exception=f"enrichment.errors.{name}", action=RetryAction.FAIL, reason=reason)
@@ -89,11 +93,11 @@ LIVE_PARAMS = {
 def stoppable() -> Iterator[None]:
     """End the block with an exception when the task is stopped from the UI.
 
-    Airflow answers SIGTERM with the operator's `on_kill`, which a function has none of, and kills it five seconds later: a
-    transaction would stay open until its timeout.
+    Airflow answers SIGTERM with the operator's `on_kill`, which a function has none of, and kills it five seconds
+    later: a transaction would stay open until its timeout.
     """
 
-    def stop(signum: int, frame: object) -> None:
+    def stop(_signum: int, _frame: object) -> None:
         raise SystemExit("stopped by SIGTERM")
 
     before = signal.signal(signal.SIGTERM, stop)
@@ -114,7 +118,8 @@ def resources() -> Iterator[Resources]:
     from enrichment.settings import load
 
     class KafkaConfigHook(KafkaBaseHook):
-        """Gives the configuration itself, its callbacks and cloud tokens resolved: each purpose adds its own options."""
+        """Gives the configuration itself, its callbacks and cloud tokens resolved: each purpose adds its own
+        options."""
 
         def _get_client(self, config: dict[str, Any]) -> dict[str, Any]:
             return config
@@ -131,8 +136,8 @@ def resources() -> Iterator[Resources]:
         stoppable(),
         Resources(
             settings,
-            kafka_config=lambda: KafkaConfigHook(settings.kafka.conn_id).get_conn,
-            connect_postgres=lambda: PostgresHook(settings.pipeline.postgres_conn_id).get_conn(),
+            kafka_config=lambda: KafkaConfigHook(settings.kafka.conn_id).get_conn,  # type: ignore[no-untyped-call]
+            connect_postgres=lambda: PostgresHook(settings.pipeline.postgres_conn_id).get_conn(),  # type: ignore[arg-type,return-value]
             user_service=user_service,
             staging_root=ObjectStoragePath(settings.pipeline.staging_url),
         ) as opened,
@@ -153,7 +158,8 @@ def batch_of(manifest: dict[str, Any]) -> Batch:
 def claim() -> list[dict[str, Any]]:
     """Fix the offset ranges of this run's batches, one per lane, and write them to the ledger.
 
-    A run that is cleared gets the ranges back that it had. Without a backlog there are no batches, and the rest is skipped.
+    A run that is cleared gets the ranges back that it had. Without a backlog there are no batches, and the rest is
+    skipped.
     """
     from enrichment import pipeline
 
@@ -167,7 +173,7 @@ def claim() -> list[dict[str, Any]]:
 
 
 @task(map_index_template=BATCH_LABEL)
-def drain(batch: dict[str, Any]) -> dict[str, Any]:
+def drain(batch: Manifest) -> dict[str, Any]:
     """Read the batch's messages, decode them, and stage events, their keys, and what was refused."""
     from enrichment import pipeline
 
@@ -175,27 +181,31 @@ def drain(batch: dict[str, Any]) -> dict[str, Any]:
     with resources() as r, r.stage(claimed.batch_id, "drain") as stage:
         drained = pipeline.drain(r.clients, r.staging, claimed)
         r.ledger.drained(drained.batch, drained.messages, drained.value_bytes)
-        stage.messages, stage.counts = drained.messages, {"refused": drained.refused, "value_bytes": drained.value_bytes}
+        stage.messages, stage.counts = (
+            drained.messages,
+            {"refused": drained.refused, "value_bytes": drained.value_bytes},
+        )
     return drained.to_manifest()
 
 
 @task(map_index_template=BATCH_LABEL)
-def geo(drained: dict[str, Any]) -> dict[str, Any]:
+def geo(drained: Manifest) -> dict[str, Any]:
     """Add the place of each message's address."""
     with resources() as r:
         return look_up(r, "geo", drained, r.geo_enricher())
 
 
 @task(map_index_template=BATCH_LABEL)
-def user(drained: dict[str, Any]) -> dict[str, Any]:
+def user(drained: Manifest) -> dict[str, Any]:
     """Add the profile of each message's user."""
     with resources() as r:
         return look_up(r, "user", drained, r.user_enricher())
 
 
 @task(map_index_template=BATCH_LABEL)
-def business(drained: dict[str, Any], placed: dict[str, Any], profiled: dict[str, Any]) -> dict[str, Any]:
+def business(drained: Manifest, placed: Manifest, profiled: Manifest) -> dict[str, Any]:
     """Add the business context of each message's request, and the risk that follows from context, place and profile."""
+    del placed, profiled  # they say that geo and user are done; what they added is staged
     from enrichment.messages import Source
 
     with resources() as r:
@@ -219,7 +229,7 @@ def look_up(r: Resources, name: str, manifest: dict[str, Any], enricher: Enriche
 
 @task(map_index_template=BATCH_LABEL, outlets=[ANALYTICS, DEAD_LETTERS])
 def publish(
-    drained: dict[str, Any], placed: dict[str, Any], profiled: dict[str, Any], scored: dict[str, Any],
+    drained: Manifest, placed: Manifest, profiled: Manifest, scored: Manifest,
     *, outlet_events: Any = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Publish enriched messages, dead letters and the group's offsets in one transaction, and complete the ledger.
@@ -250,7 +260,7 @@ def publish(
 
 
 @task(map_index_template=BATCH_LABEL)
-def clean(batch: dict[str, Any]) -> None:
+def clean(batch: Manifest) -> None:
     """Remove what the batch staged, however its tasks ended."""
     claimed = batch_of(batch)
     with resources() as r:

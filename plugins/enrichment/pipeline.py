@@ -1,14 +1,15 @@
-"""The centre on one page: the stages of a batch in order, each streaming chunk by chunk from staged files to staged files.
+"""The centre on one page: the stages of a batch in order, each streaming chunk by chunk from staged files to staged
+files.
 
-claim -> drain (read, decode) -> geo and user side by side -> business -> publish (route, produce, commit) -> record. A stage holds one chunk
-in memory, whatever the batch. Every stage may run twice: it replaces what it staged, and publish
+claim -> drain (read, decode) -> geo and user side by side -> business -> publish (route, produce, commit) -> record. A
+stage holds one chunk in memory, whatever the batch. Every stage may run twice: it replaces what it staged, and publish
 looks first.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +22,7 @@ import pyarrow.compute as pc
 from confluent_kafka import Message
 
 from enrichment.caches.base import LookupCounts
-from enrichment.decode import decode, set_aside
+from enrichment.decode import Decoded, decode, set_aside
 from enrichment.enrichers.base import ARROW_TYPES, JSON, STATUS, Added, Enricher, not_null_type
 from enrichment.errors import BatchUnbalanced
 from enrichment.kafka.clients import Clients
@@ -81,11 +82,12 @@ def claim(
     clients: Clients, ledger: Ledger, settings: Settings, *, dag_id: str, run_id: str,
     max_messages: int | None = None, partitions: Sequence[int] | None = None, dry_run: bool = False,
 ) -> list[Batch]:  # fmt: skip
-    """Fix the offset ranges of a run's batches and write them to the ledger; a run that claimed before gets the same ones.
+    """Fix the offset ranges of a run's batches and write them to the ledger; a run that claimed before gets the same
+    ones.
 
-    Where batches failed by what they hold, the next ones over these offsets are smaller, and a message that fails alone is set
-    aside as a dead letter: what breaks the pipeline is cornered, the rest of the topic goes on. Raises `OffsetsLost` by the
-    declared policy.
+    Where batches failed by what they hold, the next ones over these offsets are smaller, and a message that fails alone
+    is set aside as a dead letter: what breaks the pipeline is cornered, the rest of the topic goes on. Raises
+    `OffsetsLost` by the declared policy.
     """
     claimed = ledger.find_run(dag_id, run_id)
     if claimed:
@@ -117,6 +119,7 @@ def claim(
 def drain(clients: Clients, staging: Staging, batch: Batch) -> Drained:
     """Read the batch's ranges, decode, and stage events, their keys, and what was refused."""
     settings = clients.settings
+    decoder = set_aside if batch.set_aside else decode
     messages = refusals = 0
     with (
         quiet_gc(),
@@ -125,22 +128,24 @@ def drain(clients: Clients, staging: Staging, batch: Batch) -> Drained:
         staging.write(batch.batch_id, KEYS) as keys,
         staging.write(batch.batch_id, REFUSED) as refused,
     ):
-        reader = RangeReader(
-            consumer, batch, settings.chunk_size, settings.chunk_bytes, settings.request_timeout_sec
-        )
+        reader = RangeReader(consumer, batch, settings.chunk_size, settings.chunk_bytes, settings.request_timeout_sec)
         for chunk in reader.chunks():
-            refusals += stage_chunk(chunk, batch.set_aside, events, keys, refused)
+            refusals += stage_chunk(chunk, decoder, events, keys, refused)
             messages += len(chunk)
             del chunk  # before the next one is read: one chunk in memory, not two
         return Drained(msgspec.structs.replace(batch, ranges=reader.ranges), messages, refusals, reader.value_bytes)
 
 
 def stage_chunk(
-    chunk: Sequence[Message], aside: bool, events: ChunkWriter, keys: ChunkWriter, refused: ChunkWriter
+    chunk: Sequence[Message],
+    decoder: Callable[[Sequence[bytes | None]], Decoded],
+    events: ChunkWriter,
+    keys: ChunkWriter,
+    refused: ChunkWriter,
 ) -> int:
-    """Decode a chunk and write each of its messages to events and keys, or to what is refused; returns how many that were."""
+    """Decode a chunk and write each message to events and keys, or to what is refused; returns how many that were."""
     values = [message.value() for message in chunk]
-    decoded = set_aside(values) if aside else decode(values)
+    decoded = decoder(values)
     frame = message_frame(chunk, values)
     kept = frame.take(pa.array(decoded.accepted, pa.int64())) if decoded.refused else frame
     events.write(pa.record_batch([*kept.columns, pa.array(decoded.fast)], schema=EVENT_SCHEMA))
@@ -155,7 +160,7 @@ def stage_chunk(
 
 def message_frame(chunk: Sequence[Message], values: Sequence[bytes | None]) -> pa.RecordBatch:
     """Kafka messages as columns. Header names and values as they came; a timestamp that is not there is 0."""
-    headers = [m.headers() for m in chunk]
+    headers: list[Any] = [m.headers() for m in chunk]
     return pa.record_batch(
         [
             pa.array([m.partition() for m in chunk], pa.int32()),
@@ -172,7 +177,8 @@ def message_frame(chunk: Sequence[Message], values: Sequence[bytes | None]) -> p
 def _header_column(headers: Sequence[Sequence[tuple[str, bytes | None]] | None]) -> pa.Array:
     if not any(headers):
         return pa.nulls(len(headers), _HEADERS)
-    return pa.array([h and [{"name": name, "value": value} for name, value in h] for h in headers], _HEADERS)
+    named = [[{"name": name, "value": value} for name, value in own] if own else None for own in headers]
+    return pa.array(named, _HEADERS)
 
 
 def _key(keys: pa.Array) -> pa.Array:
@@ -190,7 +196,9 @@ def enrich(
     `on_chunk` sees each chunk's keys and what was added to it.
     """
     source = Source(enricher.name)
-    schema = pa.schema([*((name, _FIELDS[name]) for name in enricher.writes), (STATUS, pa.string()), (JSON, pa.binary())])
+    schema = pa.schema(
+        [*((name, _FIELDS[name]) for name in enricher.writes), (STATUS, pa.string()), (JSON, pa.binary())]
+    )
     wanted = [name for name in enricher.reads if name in KEY_COLUMNS]
     counts = LookupCounts()
     with (
@@ -218,9 +226,14 @@ def _staged(staging: Staging, batch: Batch, source: Source) -> Iterator[Added]:
         yield Added(code["code"].to_numpy(), values, np.zeros(len(values), dtype=bool), LookupCounts())
 
 
+def utc_now() -> datetime:
+    """The processing time."""
+    return datetime.now(UTC)
+
+
 def publish(
-    clients: Clients, staging: Staging, drained: Drained, settings: Settings, now: Callable[[], datetime] = lambda: datetime.now(UTC)
-) -> Published:  # fmt: skip
+    clients: Clients, staging: Staging, drained: Drained, settings: Settings, now: Callable[[], datetime] = utc_now
+) -> Published:
     """Publish a batch once, whoever else tries: produce and commit, or only count when the group is past its end.
 
     Raises `OffsetsMoved`, `PublishRefused`, `StagingMissing`, and `BatchUnbalanced` before anything is committed.
@@ -282,13 +295,14 @@ def check_balance(drained: Drained, counts: Counts, max_dead_letter_share: float
     """Nothing lost, nothing doubled, and not suspiciously much dead; raises `BatchUnbalanced`."""
     if counts.total != drained.messages:
         raise BatchUnbalanced(
-            f"batch {drained.batch.batch_id}: read {drained.messages}, but {counts.enriched} enriched + {counts.partial} partial "
-            f"+ {counts.dead} dead = {counts.total}; nothing was committed"
+            f"batch {drained.batch.batch_id}: read {drained.messages}, but {counts.enriched} enriched "
+            f"+ {counts.partial} partial + {counts.dead} dead = {counts.total}; nothing was committed"
         )
     if counts.dead > max_dead_letter_share * drained.messages:
         raise BatchUnbalanced(
-            f"batch {drained.batch.batch_id}: {counts.dead} of {drained.messages} messages would be dead letters, more than "
-            f"ENRICHMENT_MAX_DEAD_LETTER_SHARE={max_dead_letter_share:g}; nothing was committed, suspect the code or the source"
+            f"batch {drained.batch.batch_id}: {counts.dead} of {drained.messages} messages would be dead letters, more "
+            f"than ENRICHMENT_MAX_DEAD_LETTER_SHARE={max_dead_letter_share:g}; nothing was committed, suspect the code "
+            "or the source"
         )
 
 
@@ -310,5 +324,3 @@ def _codes(source: Source) -> str:
 
 def _values(source: Source) -> str:
     return f"{source}.values"
-
-

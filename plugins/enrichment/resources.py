@@ -1,6 +1,8 @@
-"""Builds the concrete things that the pipeline works with, once each, from settings and connections; closes them at the end.
+"""Builds the concrete things that the pipeline works with, once each, from settings and connections; closes them at the
+end.
 
-Tasks, benchmarks and tests all build them here: this is the only place that knows which cache stands before which source.
+Tasks, benchmarks and tests all build them here: this is the only place that knows which cache stands before which
+source.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import pandas as pd
@@ -43,7 +45,8 @@ from enrichment.store.staging import Staging, StoragePath
 
 log = logging.getLogger(__name__)
 
-# What goes wrong when code meets data that it was not made for. Brokers, databases, disks and settings raise other things.
+# What goes wrong when code meets data that it was not made for. Brokers, databases, disks and settings raise other
+# things.
 BATCH_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 
 
@@ -77,7 +80,7 @@ class Resources:
         self._clock = clock
         self._open = ExitStack()
 
-    def __enter__(self) -> Resources:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -90,7 +93,8 @@ class Resources:
 
     @cached_property
     def postgres(self) -> psycopg.Connection[Any]:
-        """The connection for ledger, metrics and the business tables. The caches have their own: they may do without one."""
+        """The connection for ledger, metrics and the business tables. The caches have their own: they may do without
+        one."""
         return self._open.enter_context(self._connect())
 
     @cached_property
@@ -106,9 +110,7 @@ class Resources:
     def geo_enricher(self) -> GeoEnricher:
         """Places by address: known networks first, then the caches, then the database."""
         geo = self.settings.geo
-        lookup = self._layered(
-            "geo_ip_cache", Place, self.geo_database, geo.cache_size, 3600 * geo.cache_ttl_hours
-        )
+        lookup = self._layered("geo_ip_cache", Place, self.geo_database, geo.cache_size, 3600 * geo.cache_ttl_hours)
         return GeoEnricher(KnownAddresses(lookup))
 
     def user_enricher(self) -> UserEnricher:
@@ -132,7 +134,8 @@ class Resources:
         return BusinessEnricher(lookup, RiskRules.load(business.risk_rules_path or DEFAULT_RULES))
 
     def record_risks(self, events: pd.DataFrame, added: Added) -> None:
-        """Keep the risks of a chunk beside the cached contexts, for the views. A database that is down costs only that."""
+        """Keep the risks of a chunk beside the cached contexts, for the views. A database that is down costs only
+        that."""
         risks = BusinessEnricher.risks(events, added)
         if not risks.request_ids:
             return

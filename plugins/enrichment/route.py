@@ -1,13 +1,14 @@
 """Events and what was added to them in, what each topic gets out: enriched messages and dead letters, as bytes.
 
 The value of an enriched message is the input's bytes without the closing brace, then the additions. Each addition was
-written once per distinct key; here bytes are only put side by side. A message that must not be spliced takes the plain road.
+written once per distinct key; here bytes are only put side by side. A message that must not be spliced takes the plain
+road.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -114,9 +115,7 @@ class Router:
         large = {row: (Reason.MESSAGE_TOO_LARGE, f"{size} bytes enriched; {self.max_output_bytes} at most")
                  for row, size in oversized(values, keys, headers, self.max_output_bytes)}  # fmt: skip
         dead = large | fatal
-        messages = Outgoing(
-            events["partition"].to_pylist(), keys, values, events["timestamp"].to_pylist(), headers
-        )
+        messages = Outgoing(events["partition"].to_pylist(), keys, values, events["timestamp"].to_pylist(), headers)
         letters = self._letters(events, headers, "enrich", dead)
         refusals = dict(enumerate(zip(refused["reason"].to_pylist(), refused["detail"].to_pylist(), strict=True)))
         early = self._letters(refused, origin_headers(refused, self.batch), "decode", refusals)
@@ -181,7 +180,11 @@ class Router:
         if room >= 0 or value is None:
             return encoded
         # Too large for the dead letters as well: as much of it as fits, and where the whole stands.
-        rest = len(encoded) + room - len(_encode(msgspec.structs.replace(letter, original_message="", original_truncated=True)))
+        rest = (
+            len(encoded)
+            + room
+            - len(_encode(msgspec.structs.replace(letter, original_message="", original_truncated=True)))
+        )
         head = base64.b64encode(value[: max(0, rest) // 4 * 3]).decode()
         return _encode(
             msgspec.structs.replace(letter, original_message=head, original_encoding="base64", original_truncated=True)
@@ -259,8 +262,8 @@ class Statuses:
             counts = counts + Counts(
                 enriched=0 if errors else n,
                 partial=n if errors else 0,
-                by_source={source: n for source in provenance.enrichment_sources},
-                by_reason={reason: n for reason in errors},
+                by_source=dict.fromkeys(provenance.enrichment_sources, n),
+                by_reason=dict.fromkeys(errors, n),
             )
         return counts
 
@@ -288,8 +291,8 @@ def provenance_of(additions: Sequence[Addition], words: Sequence[str], now: str)
 
 
 def plain_road(value: bytes, fragments: Sequence[bytes], tail: bytes | None) -> bytes:
-    """Parse, update, encode. Values stay the bytes they were; a key of the output that the input holds is replaced, one that
-    stands twice in the input keeps its last value."""
+    """Parse, update, encode. Values stay the bytes they were; a key of the output that the input holds is replaced, one
+    that stands twice in the input keeps its last value."""
     message = _decode_plain(value)
     message.update(_decode_plain(b"{" + b",".join([*fragments, tail or b""])))
     return _encode(message)
@@ -360,15 +363,19 @@ def _tally(reasons: Sequence[tuple[str, str]]) -> dict[str, int]:
 def _without(messages: Outgoing, dead: Mapping[int, Any]) -> Outgoing:
     if not dead:
         return messages
-    stay = [row for row in range(len(messages.values)) if row not in dead]
-    return Outgoing(*([column[row] for row in stay] for column in messages))  # type: ignore[arg-type]
+    return _rows(messages, [row for row in range(len(messages.values)) if row not in dead])
+
+
+def _rows(messages: Outgoing, rows: Sequence[int]) -> Outgoing:
+    parts: Sequence[list[Any]] = messages
+    return Outgoing(*([part[row] for row in rows] for part in parts))
 
 
 def _merge(first: Outgoing, second: Outgoing) -> Outgoing:
     """Two lists of dead letters as one; each partition in the order of its offsets."""
     if not second.values:
         return first
-    together = Outgoing(*([*a, *b] for a, b in zip(first, second, strict=True)))  # type: ignore[arg-type]
-    offset = [int(dict(headers)[HEADER_OFFSET] or b"0") for headers in together.headers]
-    order = sorted(range(len(offset)), key=lambda row: (together.partitions[row], offset[row]))
-    return Outgoing(*([column[row] for row in order] for column in together))  # type: ignore[arg-type]
+    parts: Iterable[tuple[list[Any], list[Any]]] = zip(first, second, strict=True)
+    together = Outgoing(*([*early, *late] for early, late in parts))
+    offsets = [int(dict(headers)[HEADER_OFFSET] or b"0") for headers in together.headers]
+    return _rows(together, sorted(range(len(offsets)), key=lambda row: (together.partitions[row], offsets[row])))

@@ -83,7 +83,9 @@ class UserSettings(BaseSettings):
     batch_size: PositiveInt = Field(500, description="users in one request")
     concurrency: PositiveInt = Field(4, description="requests at once")
     retries: Annotated[int, Field(ge=0)] = Field(3, description="further tries of a request that failed")
-    backoff_sec: Annotated[float, Field(ge=0)] = Field(0.2, description="pause before the second try; doubles, with jitter")
+    backoff_sec: Annotated[float, Field(ge=0)] = Field(
+        0.2, description="pause before the second try; doubles, with jitter"
+    )
     retry_after_max_sec: PositiveFloat = Field(30, description="longest Retry-After that is waited for")
     breaker_failures: PositiveInt = Field(5, description="failed requests in a row that open the circuit breaker")
     breaker_reset_sec: PositiveFloat = Field(30, description="time until an open breaker lets a request through")

@@ -53,7 +53,8 @@ REFUSED = {
 
 @pytest.mark.parametrize(("value", "reason", "detail"), REFUSED.values(), ids=REFUSED.keys())
 def test_refusal_names_the_reason(value: bytes | None, reason: Reason, detail: str) -> None:
-    """What cannot be processed has one declared reason and a detail that helps to find it, and costs no other message."""
+    """What cannot be processed has one declared reason and a detail that helps to find it, and costs no other
+    message."""
     decoded = decode([value_of(), value, value_of()])
     assert decoded.accepted == [0, 2]
     assert decoded.refused[1].reason is reason
@@ -138,7 +139,9 @@ def is_acceptable(value: bytes) -> bool:
     return required and all(isinstance(parsed.get(name), str | None) for name in OPTIONAL)
 
 
-@given(st.lists(messages.map(lambda m: json.dumps(m, ensure_ascii=False).encode("utf-8", "surrogatepass")) | st.binary()))
+@given(
+    st.lists(messages.map(lambda m: json.dumps(m, ensure_ascii=False).encode("utf-8", "surrogatepass")) | st.binary())
+)
 @example([value_of(), value_of(level=float("nan"))])
 def test_every_message_is_accepted_or_refused_by_the_declared_rule(values: list[bytes]) -> None:
     """Each message of a chunk is accepted or refused, exactly once, by what it holds and by nothing else."""
@@ -148,7 +151,11 @@ def test_every_message_is_accepted_or_refused_by_the_declared_rule(values: list[
     assert len(decoded.fast) == len(decoded.accepted)
 
 
-@given(st.fixed_dictionaries({name: st.text() for name in REQUIRED}, optional={name: st.text() | st.none() for name in OPTIONAL}))
+@given(
+    st.fixed_dictionaries(
+        {name: st.text() for name in REQUIRED}, optional={name: st.text() | st.none() for name in OPTIONAL}
+    )
+)
 def test_fast_road_is_taken_by_plain_messages(fields: dict[str, str | None]) -> None:
     """A message of known string fields without quotes inside takes the fast road, whatever else is in it."""
     has_null = any(value is None for value in fields.values())

@@ -69,7 +69,7 @@ def test_all_unusable_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) 
     """Nobody has to find one mistake after the other."""
     monkeypatch.setenv("KAFKA_LANES", "none")
     monkeypatch.setenv("GEO_IP_CACHE_SIZE", "none")
-    with pytest.raises(SettingsError, match="KAFKA_LANES.*GEO_IP_CACHE_SIZE"):
+    with pytest.raises(SettingsError, match=r"KAFKA_LANES.*GEO_IP_CACHE_SIZE"):
         load()
 
 

@@ -1,6 +1,6 @@
 """A publish task in a process of its own that dies, or waits to be killed, where a test says.
 
-    python -m tests.integration.publisher never|mid-transaction|before-commit|after-offsets|after-commit|wait < manifest
+python -m tests.integration.publisher never|mid-transaction|before-commit|after-offsets|after-commit|wait < manifest
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def interrupt(where: str) -> None:
         LanePublisher._commit = lambda self, producer: what()  # type: ignore[method-assign]
     if where == "after-offsets":
         commit = LanePublisher._commit
-        LanePublisher._commit = lambda self, producer: commit(self, DiesAtCommit(producer))  # type: ignore
+        LanePublisher._commit = lambda self, producer: commit(self, DiesAtCommit(producer))  # type: ignore[arg-type,method-assign]
 
 
 def main(where: str) -> None:

@@ -32,7 +32,8 @@ def produce_in_transactions(pipeline: Pipeline, count: int) -> None:
 
 
 def test_gaps_in_the_offsets_are_normal(pipeline: Pipeline) -> None:
-    """A range ends when the position reaches its end: aborted messages and markers are no messages, also at the very end."""
+    """A range ends when the position reaches its end: aborted messages and markers are no messages, also at the very
+    end."""
     produce_in_transactions(pipeline, 20)
     [batch] = pipeline.claim()
     assert batch.ranges == (OffsetRange(0, 0, 40),)
@@ -139,7 +140,7 @@ def test_range_that_leaves_the_log_while_it_waits_is_named(pipeline: Pipeline) -
     pipeline.produce([message(n) for n in range(40)])
     [batch] = pipeline.claim()
     lose(pipeline, 7)
-    with pytest.raises(OffsetsLost, match="partition 0 .*claimed 0 to 10"):
+    with pytest.raises(OffsetsLost, match=r"partition 0 .*claimed 0 to 10"):
         pipeline.drain(batch)
 
 

@@ -64,7 +64,9 @@ def test_publish_again_does_nothing(pipeline: Pipeline, staged: Drained) -> None
 
 
 @pytest.mark.parametrize("where", ["mid-transaction", "before-commit"])
-def test_publish_killed_before_its_commit_leaves_nothing_visible(pipeline: Pipeline, staged: Drained, where: str) -> None:
+def test_publish_killed_before_its_commit_leaves_nothing_visible(
+    pipeline: Pipeline, staged: Drained, where: str
+) -> None:
     """`kill -9` with messages on the broker: no reader sees them, and the retry publishes each message once."""
     code, _, _ = finish(pipeline.publish_in_process(staged, where), pipeline, staged)
     assert code == -signal.SIGKILL
@@ -135,7 +137,7 @@ def test_batch_that_was_overtaken_says_so(pipeline: Pipeline) -> None:
     overtaken = pipeline.stage(whole)
     [part] = pipeline.claim("part", max_messages=40)
     pipeline.publish(pipeline.stage(part))
-    with pytest.raises(OffsetsMoved, match="moved by somebody else.*partition 0: batch 0 to 25, group at 10"):
+    with pytest.raises(OffsetsMoved, match=r"moved by somebody else.*partition 0: batch 0 to 25, group at 10"):
         pipeline.publish(overtaken)
     pipeline.run("rest")
     report = pipeline.check()
@@ -239,11 +241,17 @@ def test_ledger_row_of_a_published_batch_is_complete(pipeline: Pipeline, staged:
     """Ranges, counts and settings of a batch are in `enrichment_jobs`."""
     published = pipeline.publish(staged)
     with pipeline.resources() as r:
-        stages.record(r.ledger, staged, published, durations={"publish": 1.5}, geo_database_build=r.geo_database.version)
+        stages.record(
+            r.ledger, staged, published, durations={"publish": 1.5}, geo_database_build=r.geo_database.version
+        )
         job = r.ledger.get(staged.batch.batch_id)
     assert job is not None
     assert (job.state, job.ranges) == (JobState.PUBLISHED, staged.batch.ranges)
-    assert job.messages_read == MESSAGES == (job.messages_enriched or 0) + (job.messages_partial or 0) + (job.messages_dead or 0)
+    assert (
+        job.messages_read
+        == MESSAGES
+        == (job.messages_enriched or 0) + (job.messages_partial or 0) + (job.messages_dead or 0)
+    )
     assert job.geo_database_build is not None
     assert job.geo_database_build.startswith("GeoLite2-City-")
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.types.json import Jsonb
 
 from enrichment import sql
 from enrichment.store.schema import apply_schema

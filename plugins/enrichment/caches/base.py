@@ -89,8 +89,8 @@ class Tiered(Protocol):
 
 class LookupCounts(msgspec.Struct, frozen=True):
     """How a chunk's messages were answered. The first message of a key counts for the tier that answered, every further
-    one for memory; `misses` are the messages for which the source had to be asked. `stale`, `absent` and `failed` say what
-    the answer was, whoever gave it."""
+    one for memory; `misses` are the messages for which the source had to be asked. `stale`, `absent` and `failed` say
+    what the answer was, whoever gave it."""
 
     messages: int = 0
     memory: int = 0

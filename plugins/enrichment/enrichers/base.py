@@ -1,7 +1,7 @@
 """What an enricher is, and the one way in which answers about distinct keys become columns of a chunk.
 
-An enricher works on the distinct keys of a chunk and says for each row which of its answers is meant (`Added`). The JSON
-of an answer is written once per distinct key, so that publishing only has to put bytes side by side.
+An enricher works on the distinct keys of a chunk and says for each row which of its answers is meant (`Added`). The
+JSON of an answer is written once per distinct key, so that publishing only has to put bytes side by side.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ NO_KEY, OK, STALE = "", "ok", "stale"
 class Added:
     """What one enricher adds to a chunk.
 
-    `codes` has one number per row of the chunk: the row of `values` that belongs to it (int32). `values` has the enricher's
-    columns, `status` (why they are null, if so) and `json` (the columns as the inside of a JSON object, bytes, without braces).
-    Row 0 of `values` is that of rows without a key: all null. `fetched` says of each row of `values` whether the source was
-    asked for it.
+    `codes` has one number per row of the chunk: the row of `values` that belongs to it (int32). `values` has the
+    enricher's columns, `status` (why they are null, if so) and `json` (the columns as the inside of a JSON object,
+    bytes, without braces). Row 0 of `values` is that of rows without a key: all null. `fetched` says of each row of
+    `values` whether the source was asked for it.
     """
 
     codes: np.ndarray[Any, np.dtype[np.int32]]
@@ -44,14 +44,16 @@ class Added:
 
 
 class Enricher(Protocol):
-    """Adds the columns in `writes`, reads only those in `reads`, keeps every row and the order, leaves its input untouched."""
+    """Adds the columns in `writes`, reads only those in `reads`, keeps every row and the order, leaves its input
+    untouched."""
 
     name: str
     reads: tuple[str, ...]
     writes: tuple[str, ...]
 
     def enrich(self, events: pd.DataFrame, added: Mapping[str, Added]) -> Added:
-        """`events` has the keys of a chunk as categoricals; `added` what earlier enrichers added to it, by their names."""
+        """`events` has the keys of a chunk as categoricals; `added` what earlier enrichers added to it, by their
+        names."""
         ...
 
 
@@ -72,8 +74,8 @@ def columns_of(structs: Sequence[msgspec.Struct], words: type[msgspec.Struct]) -
     }
 
 
-# The Arrow type of an output field by the type that it has when it is not null. Arrow's own null is the only one: a frame of
-# these columns never turns an int into a float or a null into NaN.
+# The Arrow type of an output field by the type that it has when it is not null. Arrow's own null is the only one: a
+# frame of these columns never turns an int into a float or a null into NaN.
 ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), tuple[str, ...]: pa.list_(pa.string())}
 
 
@@ -126,7 +128,11 @@ def count(
     postgres = int(asked[[answer.tier is Tier.POSTGRES for answer in answers]].sum()) if answers else 0
     misses = int((asked & fetched).sum())
     # Most answers are found and fresh: only the others are looked at one by one.
-    others = [(int(n), a.entry) for n, a in zip(rows, answers, strict=True) if a.entry.state is not State.FOUND or a.entry.stale]
+    others = [
+        (int(n), a.entry)
+        for n, a in zip(rows, answers, strict=True)
+        if a.entry.state is not State.FOUND or a.entry.stale
+    ]
     return LookupCounts(
         messages=messages,
         memory=messages - postgres - misses,

@@ -71,7 +71,9 @@ class BusinessEnricher:
         masks = self._rules.fired(len(of_context), holds)
         # Mask -1 stands for no context: all null.
         masks[~_answered(context.values)[of_context]] = -1
-        return Added(codes, self._values(context.values, of_context, masks), context.fetched[of_context], context.counts)
+        return Added(
+            codes, self._values(context.values, of_context, masks), context.fetched[of_context], context.counts
+        )
 
     def _values(self, contexts: pd.DataFrame, of_context: Codes, masks: Masks) -> pd.DataFrame:
         distinct, of_risk = np.unique(masks, return_inverse=True)

@@ -1,7 +1,7 @@
 """Places from a MaxMind-format City database: public addresses in, `Place` out.
 
-Reads nested records (GeoIP2 and GeoLite2 City, DB-IP City) and flat ones (DB-IP City as plain columns). A key is the
-text of an address as it came: other spellings of the same address are keys of their own.
+Reads nested records (GeoIP2 and GeoLite2 City, DB-IP City) through `geoip2`, and flat ones (DB-IP City as plain
+columns). A key is the text of an address as it came: other spellings of the same address are keys of their own.
 """
 
 from __future__ import annotations
@@ -12,9 +12,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import maxminddb
 import msgspec
+from geoip2.models import City
+from geoip2.records import PlaceRecord
 
 from enrichment.caches.base import Entry, State
 from enrichment.enrichers.known_addresses import PUBLIC
@@ -22,30 +26,6 @@ from enrichment.errors import SettingsError, SourceUnavailable
 from enrichment.messages import Place, Reason
 
 _EMPTY = Place(network_type=PUBLIC)
-
-
-class Named(msgspec.Struct):
-    """A city, subdivision or country of a nested record."""
-
-    names: dict[str, str] = {}
-    iso_code: str | None = None
-
-
-class Location(msgspec.Struct):
-    """The coordinates of a nested record, in degrees."""
-
-    latitude: float | None = None
-    longitude: float | None = None
-    time_zone: str | None = None
-
-
-class NestedRecord(msgspec.Struct):
-    """A record of GeoIP2, GeoLite2 or DB-IP City, as far as it is used."""
-
-    country: Named = msgspec.field(default_factory=Named)
-    city: Named = msgspec.field(default_factory=Named)
-    subdivisions: list[Named] = []
-    location: Location = msgspec.field(default_factory=Location)
 
 
 class FlatRecord(msgspec.Struct):
@@ -77,7 +57,7 @@ class GeoDatabase:
     def __init__(self, path: str = "", locale: str = "en") -> None:
         self.path = path or default_database_path()
         self.version = ""
-        self._locale = locale.replace("_", "-")
+        self._locales = (locale.replace("_", "-"), "en")
         self._reader: maxminddb.Reader | None = None
         self._broken = ""
         self._only_ipv4 = False
@@ -124,21 +104,33 @@ class GeoDatabase:
 
     def _place(self, record: object) -> Place:
         """Raises `msgspec.ValidationError` for a record that is neither nested nor flat."""
-        if isinstance(record, dict) and not any(isinstance(value, dict) for value in record.values()):
-            filled = {name: value for name, value in record.items() if value != ""}
-            return self._flat(msgspec.convert(filled, FlatRecord, strict=False))
-        return self._nested(msgspec.convert(record, NestedRecord))
+        fields = msgspec.convert(record, dict[str, Any])
+        if any(isinstance(value, dict) for value in fields.values()):
+            return self._nested(fields)
+        filled = {name: value for name, value in fields.items() if value != ""}
+        return self._flat(msgspec.convert(filled, FlatRecord, strict=False))
 
-    def _nested(self, record: NestedRecord) -> Place:
-        return Place(
-            country=self._name(record.country),
-            country_code=record.country.iso_code,
-            region=self._name(record.subdivisions[0]) if record.subdivisions else None,
-            city=self._name(record.city),
-            latitude=_finite(record.location.latitude),
-            longitude=_finite(record.location.longitude),
-            timezone=record.location.time_zone,
-            network_type=PUBLIC,
+    def _nested(self, fields: dict[str, Any]) -> Place:
+        """Only what is used is given to the model, so that oddities in the rest of a record cost nothing."""
+        used = {name: fields[name] for name in ("country", "city", "subdivisions", "location") if name in fields}
+        try:
+            found = City(self._locales, **used)
+        except TypeError as odd:
+            raise msgspec.ValidationError(str(odd)) from odd
+        # geoip2 believes the types that it finds, and so would the constructor of Place: converting checks them.
+        return msgspec.convert(
+            SimpleNamespace(
+                country=_name(found.country),
+                country_code=found.country.iso_code,
+                region=_name(found.subdivisions[0]) if found.subdivisions else None,
+                city=_name(found.city),
+                latitude=_finite(found.location.latitude),
+                longitude=_finite(found.location.longitude),
+                timezone=found.location.time_zone,
+                network_type=PUBLIC,
+            ),
+            Place,
+            from_attributes=True,
         )
 
     def _flat(self, record: FlatRecord) -> Place:
@@ -158,10 +150,7 @@ class GeoDatabase:
 
     @cached_property
     def _countries(self) -> dict[str, str]:
-        return country_names(self._locale)
-
-    def _name(self, named: Named) -> str | None:
-        return named.names.get(self._locale) or named.names.get("en")
+        return country_names(self._locales[0])
 
 
 def default_database_path() -> str:
@@ -185,5 +174,11 @@ def country_names(locale: str) -> dict[str, str]:
         return dict(Locale("en").territories)
 
 
+def _name(place: PlaceRecord) -> str | None:
+    """The name in the first locale that has one. Raises `msgspec.ValidationError` when the names are not texts."""
+    msgspec.convert(place.names, dict[str, str])
+    return place.name
+
+
 def _finite(degrees: float | None) -> float | None:
-    return degrees if degrees is not None and math.isfinite(degrees) else None
+    return None if isinstance(degrees, float) and not math.isfinite(degrees) else degrees

@@ -3,9 +3,9 @@
 Many users are asked for with `POST /api/users/batch`, in slices, several at once; one user with `GET /api/users/{id}`.
 A service whose batch endpoint answers 404 or 405 has none and is asked one by one from then on.
 
-Tries are `tenacity`'s and not urllib3's `Retry`: that one makes its second try at once, gives up on a `Retry-After` that it
-cannot read, does not try again when a body breaks off, and knows neither a deadline nor the circuit breaker, which here counts
-every try.
+Tries are `tenacity`'s and not urllib3's `Retry`: that one makes its second try at once, gives up on a `Retry-After`
+that it cannot read, does not try again when a body breaks off, and knows neither a deadline nor the circuit breaker,
+which here counts every try.
 
 **Worst case.** `fetch_many` returns within `timeout_sec * (waves + retries) + retry_after_max_sec`, where a wave is
 `concurrency` slices of `batch_size` users: 50 s for up to 2,000 users with the default settings, whatever the service
@@ -27,6 +27,7 @@ import urllib3
 from pybreaker import CircuitBreaker, CircuitBreakerError, CircuitBreakerStorage
 from requests import RequestException, Response, Timeout
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, stop_any
+from tenacity.stop import stop_base
 
 from enrichment.caches.base import Entry, State
 from enrichment.enrichers.user_answers import ABSENT, Unreadable, read_batch, read_profile
@@ -151,7 +152,7 @@ class UserApi:
         failure: _Transient | None = None
         tries = Retrying(
             retry=retry_if_exception_type(_Transient),
-            stop=stop_any(stop_after_attempt(self._settings.retries + 1), _stop_before(deadline)),
+            stop=stop_any(stop_after_attempt(self._settings.retries + 1), _StopBefore(deadline)),
             wait=self._pause_seconds,
             sleep=self._sleep,
             reraise=True,
@@ -221,9 +222,14 @@ class UserApi:
         raise _refusal(response, f"{method} {url}")
 
 
-def _stop_before(deadline: float) -> Callable[[RetryCallState], bool]:
+class _StopBefore(stop_base):
     """Stop when the next pause would end past the deadline (monotonic seconds)."""
-    return lambda state: time.monotonic() + state.upcoming_sleep >= deadline
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        return time.monotonic() + retry_state.upcoming_sleep >= self._deadline
 
 
 def _read(response: Response, max_bytes: int, until: float) -> bytes:

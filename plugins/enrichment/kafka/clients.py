@@ -55,7 +55,8 @@ class Clients:
 
     @contextmanager
     def offsets_reader(self) -> Iterator[Consumer]:
-        """A consumer for offsets and watermarks only; with `read_committed` the end of a log is its last stable offset."""
+        """A consumer for offsets and watermarks only; with `read_committed` the end of a log is its last stable
+        offset."""
         yield from closing(Consumer(self._consumer_config({})))
 
     @contextmanager

@@ -49,10 +49,11 @@ class Backlog:
 
 
 def with_retries(call: Callable[[float], T], timeout: float) -> T:
-    """Repeat `call(seconds)` in short slices while the broker answers with a retriable error, `timeout` seconds at most.
+    """Repeat `call(seconds)` in short slices while the broker answers with a retriable error, `timeout` seconds at
+    most.
 
-    A new broker's first `committed()` can answer NOT_COORDINATOR; a `read_committed` one waits while a transaction on the
-    offsets is open. Both are over soon or not at all.
+    A new broker's first `committed()` can answer NOT_COORDINATOR; a `read_committed` one waits while a transaction on
+    the offsets is open. Both are over soon or not at all.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -82,7 +83,9 @@ def partitions_of(consumer: Consumer, topic: str, timeout: float) -> list[int]:
     return sorted(metadata.partitions)
 
 
-def committed_offsets(consumer: Consumer, topic: str, partitions: Iterable[int], timeout: float) -> dict[int, int | None]:
+def committed_offsets(
+    consumer: Consumer, topic: str, partitions: Iterable[int], timeout: float
+) -> dict[int, int | None]:
     """The group's committed offset of each partition, None where it has none."""
     asked = [TopicPartition(topic, partition) for partition in partitions]
     answers = with_retries(lambda seconds: consumer.committed(asked, timeout=seconds), timeout)
@@ -103,19 +106,21 @@ def read_backlog(
             raise ValueError(f"topic {topic} has no partitions {unknown}; it has {chosen[0]} to {chosen[-1]}")
         chosen = sorted(set(partitions))
     committed = committed_offsets(consumer, topic, chosen, timeout)
-    backlog = []
-    for partition in chosen:
-        where = TopicPartition(topic, partition)
-        low, high = with_retries(lambda s, w=where: consumer.get_watermark_offsets(w, timeout=s, cached=False), timeout)
-        backlog.append(Backlog(partition, committed[partition], low, high))
-    return backlog
+    ends = {partition: watermarks(consumer, topic, partition, timeout) for partition in chosen}
+    return [Backlog(partition, committed[partition], *ends[partition]) for partition in chosen]
+
+
+def watermarks(consumer: Consumer, topic: str, partition: int, timeout: float) -> tuple[int, int]:
+    """Where a partition's log starts and, for a `read_committed` consumer, its last stable offset."""
+    where = TopicPartition(topic, partition)
+    return with_retries(lambda seconds: consumer.get_watermark_offsets(where, timeout=seconds, cached=False), timeout)
 
 
 def read_settled_backlog(clients: Clients, partitions: Sequence[int] | None = None) -> list[Backlog]:
     """What waits in the input topic, once nothing is in between any more.
 
-    While a transaction on the group's offsets is open, the broker holds the answer back. A publisher that died leaves one
-    behind until its timeout: taking over its lane ends it.
+    While a transaction on the group's offsets is open, the broker holds the answer back. A publisher that died leaves
+    one behind until its timeout: taking over its lane ends it.
     """
     settings = clients.settings
     with clients.offsets_reader() as consumer:
@@ -144,8 +149,8 @@ def take_over(producer: Producer, timeout: float) -> None:
 def settle_lost(consumer: Consumer, topic: str, backlog: Sequence[Backlog], policy: str) -> int:
     """Deal with unread offsets that have left the log, by the declared policy; returns how many there are.
 
-    `fail` raises `OffsetsLost`. `earliest` moves the group to the log's start, so that what is claimed next is what publishing
-    will find the group at.
+    `fail` raises `OffsetsLost`. `earliest` moves the group to the log's start, so that what is claimed next is what
+    publishing will find the group at.
     """
     lost = [b for b in backlog if b.lost]
     if not lost:
@@ -154,8 +159,8 @@ def settle_lost(consumer: Consumer, topic: str, backlog: Sequence[Backlog], poli
     count = sum(b.lost for b in lost)
     if policy == "fail":
         raise OffsetsLost(
-            f"{count} unread offsets of {topic} have left the log ({where}). Set KAFKA_OFFSETS_LOST_POLICY=earliest to go on at "
-            "the log's start and report the gap, or move the group yourself."
+            f"{count} unread offsets of {topic} have left the log ({where}). Set KAFKA_OFFSETS_LOST_POLICY=earliest to "
+            "go on at the log's start and report the gap, or move the group yourself."
         )
     log.error("offsets.lost topic=%s offsets=%d going_on_at=earliest (%s)", topic, count, where)
     consumer.commit(offsets=[TopicPartition(topic, b.partition, b.low) for b in lost], asynchronous=False)
@@ -167,8 +172,8 @@ def plan_ranges(
 ) -> dict[int, tuple[OffsetRange, ...]]:
     """Ranges by lane: those `batches` lanes that have most to read, each `batch_size` offsets at most.
 
-    `limits` gives a smaller size for some lanes. A batch is shared out so that no partition is left to wait: each gets an
-    equal part, and what one does not need goes to the others.
+    `limits` gives a smaller size for some lanes. A batch is shared out so that no partition is left to wait: each gets
+    an equal part, and what one does not need goes to the others.
     """
     waiting: dict[int, list[Backlog]] = {}
     for b in backlog:

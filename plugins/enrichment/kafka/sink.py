@@ -1,7 +1,8 @@
 """Publish: one transaction per batch that holds its enriched messages, its dead letters and the group's new offsets.
 
-Publishing is a compare-and-set on the group's offsets. The transactional id is the lane's, so whoever comes later fences
-whoever came before; then the offsets tell whether the batch is still to be published, is published, or was overtaken.
+Publishing is a compare-and-set on the group's offsets. The transactional id is the lane's, so whoever comes later
+fences whoever came before; then the offsets tell whether the batch is still to be published, is published, or was
+overtaken.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
+from typing import Self
 
 from confluent_kafka import KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import ConfigResource, ResourceType
+from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
 
 from enrichment.errors import OffsetsMoved, PublishRefused
 from enrichment.kafka.clients import Clients
@@ -43,7 +45,7 @@ class LanePublisher:
         self._timeout = clients.settings.request_timeout_sec
         self._open = ExitStack()
 
-    def __enter__(self) -> LanePublisher:
+    def __enter__(self) -> Self:
         settings = self._clients.settings
         topics = (settings.output_topic, settings.dlq_topic)
         self.max_output_bytes, self.max_dlq_bytes = self._limits(*topics)
@@ -78,11 +80,12 @@ class LanePublisher:
         if all(committed[r.partition] in (r.start, None) for r in batch.ranges):
             return Standing.AT_START
         where = ", ".join(
-            f"partition {r.partition}: batch {r.start} to {r.end}, group at {committed[r.partition]}" for r in batch.ranges
+            f"partition {r.partition}: batch {r.start} to {r.end}, group at {committed[r.partition]}"
+            for r in batch.ranges
         )
         raise OffsetsMoved(
             f"group {batch.group_id} was moved by somebody else while batch {batch.batch_id} was on its way ({where}). "
-            "Nothing was published. The next run goes on from the group's offsets; see enrichment_jobs for who moved it."
+            "Nothing was published. The next run goes on from the group's offsets; enrichment_jobs tells who moved it."
         )
 
     @contextmanager
@@ -98,7 +101,9 @@ class LanePublisher:
             self._commit(producer)
         except KafkaException as refused:
             _abort(producer)
-            raise PublishRefused(f"{Reason.PRODUCER_ERROR}: batch {self._batch.batch_id}: {refused.args[0]}") from refused
+            raise PublishRefused(
+                f"{Reason.PRODUCER_ERROR}: batch {self._batch.batch_id}: {refused.args[0]}"
+            ) from refused
         except BaseException:
             _abort(producer)
             raise
@@ -125,7 +130,7 @@ class LaneTransaction:
             while True:
                 try:
                     # By position, the two callbacks left out: keywords would cost a quarter of the call.
-                    produce(topic, value, key, partition % count, None, None, timestamp, headers)
+                    produce(topic, value, key, partition % count, None, None, timestamp, headers)  # type: ignore[arg-type]
                     break
                 except BufferError:
                     poll(0.1)

@@ -12,6 +12,9 @@ from enrichment.errors import OffsetsLost
 from enrichment.kafka.offsets import SLICE_SECONDS
 from enrichment.messages import Batch, OffsetRange
 
+# A message that was read. For the client's type hints even its partition may be None, as that of one not yet sent.
+Read = Any
+
 # Messages per call into the client: small enough that even messages of the largest size stay within memory.
 POLL_MESSAGES = 100
 
@@ -19,9 +22,9 @@ POLL_MESSAGES = 100
 class RangeReader:
     """Reads exactly the messages of `batch.ranges`, in the order of each partition.
 
-    Offsets may be missing (transaction markers, aborted messages, compaction): a partition is done when its position has
-    reached the end of its range, not when a count is. Iterate over `chunks()`; `ranges` says afterwards what was read: the
-    batch's ranges, or less when `max_bytes` was reached.
+    Offsets may be missing (transaction markers, aborted messages, compaction): a partition is done when its position
+    has reached the end of its range, not when a count is. Iterate over `chunks()`; `ranges` says afterwards what was
+    read: the batch's ranges, or less when `max_bytes` was reached.
     """
 
     def __init__(self, consumer: Consumer, batch: Batch, chunk_size: int, chunk_bytes: int, timeout: float) -> None:
@@ -70,7 +73,7 @@ class RangeReader:
     def _left(self) -> int:
         return sum(r.end - self._positions[p] for p, r in self._open.items())
 
-    def _keep(self, polled: list[Message], chunk: list[Message]) -> int:
+    def _keep(self, polled: list[Read], chunk: list[Message]) -> int:
         """Append what belongs to a range, note positions and ends; returns the bytes of the values appended."""
         if self._is_within_one_range(polled):
             chunk += polled
@@ -78,15 +81,15 @@ class RangeReader:
             return sum(map(len, polled))
         return sum(self._keep_one(message, chunk) for message in polled)
 
-    def _is_within_one_range(self, polled: list[Message]) -> bool:
-        """Nearly every poll is: a fetch brings many messages of one partition. Then nothing needs a look at each of them."""
+    def _is_within_one_range(self, polled: list[Read]) -> bool:
+        """Nearly every poll is: a fetch brings many messages of one partition, and none needs a look of its own."""
         partitions = {message.partition() for message in polled}
         if len(partitions) > 1 or [message.error() for message in polled].count(None) < len(polled):
             return False
         wanted = self._open.get(partitions.pop())
         return wanted is not None and polled[-1].offset() + 1 < wanted.end
 
-    def _keep_one(self, message: Message, chunk: list[Message]) -> int:
+    def _keep_one(self, message: Read, chunk: list[Message]) -> int:
         wanted = self._open.get(message.partition())
         if wanted is None:  # fetched ahead, past the end of its range
             return 0
@@ -102,8 +105,8 @@ class RangeReader:
             self._finish(wanted)
         return size
 
-    def _on_error(self, message: Message, wanted: OffsetRange) -> None:
-        error: Any = message.error()
+    def _on_error(self, message: Read, wanted: OffsetRange) -> None:
+        error = message.error()
         if error.code() == KafkaError._PARTITION_EOF:
             # The log's end was at or past the range's end when it was claimed: what is left of the range is a gap.
             if message.offset() >= wanted.end:

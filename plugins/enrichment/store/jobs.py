@@ -155,7 +155,8 @@ class Ledger:
         self._execute("enrichment_jobs/record_failed", {"batch_id": batch_id, "error": error})
 
     def failures_over(self, topic: str, group_id: str, lane: int, starts: Iterable[OffsetRange]) -> int:
-        """How many batches of the lane that reached over one of these ranges' starts failed and were never published."""
+        """How many batches of the lane that reached over one of these ranges' starts failed and were never
+        published."""
         first = [{"partition": r.partition, "start": r.start} for r in starts]
         parameters = {"topic": topic, "group_id": group_id, "lane": lane, "starts": _jsonb(first)}
         return self._rows("enrichment_jobs/count_failures_over", dict[str, int], parameters)[0]["count"]

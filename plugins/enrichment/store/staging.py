@@ -1,7 +1,7 @@
 """Frames between tasks: Arrow streams in a folder per batch, one record batch per chunk, on any object storage.
 
-A file is written under another name and moved into place when it is whole, so a task that was killed leaves nothing that
-its successor could take for data, and a task that runs again replaces what it wrote.
+A file is written under another name and moved into place when it is whole, so a task that was killed leaves nothing
+that its successor could take for data, and a task that runs again replaces what it wrote.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class Staging:
             source = path.open("rb")
         except FileNotFoundError as missing:
             raise StagingMissing(
-                f"{name} of batch {batch_id} is not staged (any more): clear the batch's `drain` task and those after it"
+                f"{name} of batch {batch_id} is not staged (any more): clear the batch's `drain` task and those "
+                "behind it"
             ) from missing
         with source:
             yield from _chunks(source, columns)

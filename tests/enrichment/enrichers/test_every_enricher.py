@@ -83,7 +83,9 @@ def earlier(rows: int, columns: tuple[str, ...]) -> Mapping[str, Added]:
         for enricher in (GeoEnricher(FixedLookup({})), UserEnricher(FixedLookup({})))
     }
     return {
-        name: Added(a.codes, a.values[[c for c in a.values.columns if c in columns or c == STATUS]], a.fetched, a.counts)
+        name: Added(
+            a.codes, a.values[[c for c in a.values.columns if c in columns or c == STATUS]], a.fetched, a.counts
+        )
         for name, a in added.items()
     }  # fmt: skip
 

@@ -16,7 +16,8 @@ backlogs = st.lists(
 
 @given(backlogs, st.integers(1, 5), st.integers(1, 4000), st.integers(1, 5))
 def test_plan_stays_within_its_bounds(backlog: list[Backlog], lanes: int, size: int, batches: int) -> None:
-    """A claim takes at most `batches` lanes, `size` offsets in each, from where the group is, never past the log's end."""
+    """A claim takes at most `batches` lanes, `size` offsets in each, from where the group is, never past the log's
+    end."""
     plan = plan_ranges(backlog, lanes, size, batches)
     assert len(plan) <= batches
     for lane, ranges in plan.items():
