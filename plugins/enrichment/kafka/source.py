@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from types import NoneType
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -84,7 +85,7 @@ class RangeReader:
     def _is_within_one_range(self, polled: list[Read]) -> bool:
         """Nearly every poll is: a fetch brings many messages of one partition, and none needs a look of its own."""
         partitions = {message.partition() for message in polled}
-        if len(partitions) > 1 or [message.error() for message in polled].count(None) < len(polled):
+        if len(partitions) > 1 or {type(message.error()) for message in polled} != {NoneType}:
             return False
         wanted = self._open.get(partitions.pop())
         return wanted is not None and polled[-1].offset() + 1 < wanted.end
