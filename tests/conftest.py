@@ -1,6 +1,23 @@
-"""What every test may ask for: one file of `tests/fixtures` per service."""
+"""What every test may ask for: one file of `tests/fixtures` per service. Airflow finds a home that is nobody's."""
 
 from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+
+# Airflow reads these when it is first imported, by whatever test that is.
+os.environ.update(
+    {
+        "AIRFLOW_HOME": tempfile.mkdtemp(prefix="stacklens-airflow-"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__DAG_PROCESSOR__DAG_VERSION_INFLATION_CHECK_LEVEL": "error",
+    }
+)
 
 pytest_plugins = [
     "tests.fixtures.clock",

@@ -122,8 +122,15 @@ def test_address_is_absent_when_the_database_does_not_know_it(build: Build) -> N
 
 @pytest.mark.parametrize(
     "record",
-    [["a", "list"], {"city": {"names": "London"}}, {"latitude": "north"}, {"location": {"latitude": "north"}}],
-    ids=["list", "names-that-are-none", "flat-latitude", "nested-latitude"],
+    [
+        ["a", "list"],
+        {"city": {"names": "London"}},
+        {"latitude": "north"},
+        {"location": {"latitude": "north"}},
+        LONDON | {"city": "London"},
+        LONDON | {"country": {"iso_code": 826}},
+    ],
+    ids=["list", "names-that-are-none", "flat-latitude", "nested-latitude", "city-that-is-a-text", "nested-code"],
 )
 def test_one_key_fails_when_its_record_cannot_be_read(build: Build, record: Any) -> None:
     """An odd record costs its own addresses only."""

@@ -1,0 +1,88 @@
+"""The DAG that drains, enriches and publishes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import CronTriggerTimetable
+from airflow.sdk.definitions.param import ParamsDict
+
+from tests.conftest import REPOSITORY
+
+DAG = DagBag(dag_folder=str(REPOSITORY / "dags" / "stacklens_enrichment.py")).dags["stacklens_enrichment"]
+
+
+def test_graph_shows_the_stages() -> None:
+    """claim, then side by side in each batch: drain, geo and user, business, publish, clean."""
+    edges = {task.task_id: task.downstream_task_ids for task in DAG.tasks}
+    assert edges == {
+        "claim": {"batch.drain", "batch.clean"},
+        "batch.drain": {"batch.geo", "batch.user", "batch.business", "batch.publish"},
+        "batch.geo": {"batch.business", "batch.publish"},
+        "batch.user": {"batch.business", "batch.publish"},
+        "batch.business": {"batch.publish"},
+        "batch.publish": {"batch.clean"},
+        "batch.clean": set(),
+    }
+
+
+def test_batches_are_mapped_and_labelled() -> None:
+    """A run's batches stand side by side, each square with a label that a person can read."""
+    in_batch = [task for task in DAG.tasks if task.task_id.startswith("batch.")]
+    assert all(task.get_closest_mapped_task_group() is not None for task in in_batch)
+    assert {task.map_index_template for task in in_batch} == {"{{ batch_label }}"}
+
+
+def test_staged_files_are_cleaned_whatever_happens() -> None:
+    """The clean-up is a teardown: it runs after failures too, and does not decide how a run ends."""
+    clean = DAG.get_task("batch.clean")
+    assert clean.is_teardown
+    assert not clean.on_failure_fail_dagrun
+
+
+def test_runs_every_minute() -> None:
+    """Every minute, in UTC."""
+    assert isinstance(DAG.timetable, CronTriggerTimetable)
+    assert (DAG.timetable.expression, DAG.timetable.timezone) == ("* * * * *", "UTC")
+
+
+def test_publish_reports_on_both_topics() -> None:
+    """The asset graph shows what is written, and its events carry the counts."""
+    assert {asset.name for asset in DAG.get_task("batch.publish").outlets} == {"stacklens-analytics", "analytics-dlq"}
+
+
+GOOD: list[dict[str, Any]] = [
+    {},
+    {"max_messages": 1},
+    {"partitions": [0, 3]},
+    {"dry_run": True, "max_messages": 500, "partitions": [1]},
+]
+BAD: list[dict[str, Any]] = [
+    {"max_messages": 0},
+    {"max_messages": "many"},
+    {"partitions": [-1]},
+    {"partitions": 3},
+    {"dry_run": "yes"},
+]
+
+
+def params(given: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a run that is triggered with these."""
+    merged = ParamsDict(dict(DAG.params.items()))
+    merged.update(given)
+    return merged.validate()
+
+
+@pytest.mark.parametrize("given", GOOD)
+def test_parameters_of_a_manual_run_are_taken(given: dict[str, Any]) -> None:
+    """What the form allows is what the claim understands."""
+    assert set(params(given)) == {"max_messages", "partitions", "dry_run"}
+
+
+@pytest.mark.parametrize("given", BAD)
+def test_parameters_of_a_manual_run_are_checked(given: dict[str, Any]) -> None:
+    """What makes no sense is refused before a run starts."""
+    with pytest.raises(ValueError, match=next(iter(given))):
+        params(given)
