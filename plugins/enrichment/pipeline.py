@@ -30,7 +30,8 @@ from enrichment.kafka.offsets import plan_ranges, read_settled_backlog
 from enrichment.kafka.sink import LanePublisher, Standing
 from enrichment.kafka.source import RangeReader
 from enrichment.messages import KEY_COLUMNS, Batch, Context, Place, Profile, Risk, Source
-from enrichment.route import Addition, Counts, Router
+from enrichment.provenance import Addition, Counts
+from enrichment.route import Router
 from enrichment.settings import Settings
 from enrichment.store.jobs import Ledger, Outcome
 from enrichment.store.staging import ChunkWriter, Staging

@@ -70,7 +70,7 @@ BAD: list[dict[str, Any]] = [
 
 def params(given: dict[str, Any]) -> dict[str, Any]:
     """The parameters of a run that is triggered with these."""
-    merged = ParamsDict(dict(DAG.params.items()))
+    merged = ParamsDict(dict(DAG.params.items()))  # type: ignore[no-untyped-call]
     merged.update(given)
     return merged.validate()
 

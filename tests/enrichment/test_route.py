@@ -18,6 +18,7 @@ from enrichment.decode import decode
 from enrichment.enrichers.base import NO_KEY, OK, STALE, fragments
 from enrichment.messages import (
     HEADER_ATTEMPTS,
+    ORIGIN_HEADERS,
     OUTPUT_COLUMNS,
     Batch,
     Context,
@@ -30,7 +31,8 @@ from enrichment.messages import (
     Source,
 )
 from enrichment.pipeline import EVENT_SCHEMA, MESSAGE_SCHEMA, REFUSED_SCHEMA
-from enrichment.route import Addition, Routed, Router, plain_road
+from enrichment.provenance import Addition
+from enrichment.route import Routed, Router, plain_road
 
 BATCH = Batch("dag/run/0", "stacklens-enriched", "group", 0, (OffsetRange(3, 100, 200),))
 NOW = "2024-01-15T10:00:00.123Z"
@@ -239,6 +241,17 @@ def test_dead_letter_that_outgrows_its_topic_is_cut_and_says_so() -> None:
     assert value.startswith(base64.b64decode(letter["original_message"]))
     assert letter["original_size_bytes"] == len(value)
     assert 2000 < len(routed.dead_letters.values[0]) <= 4000
+
+
+def test_dead_letter_of_an_enormous_key_fits_its_topic() -> None:
+    """Even what is not the value never makes a dead letter that cannot be sent: where the message stands is kept."""
+    headers = [{"name": "h", "value": b"v" * 5000}]
+    routed = route([value_of()], max_output_bytes=4000, max_dlq_bytes=4000, key=b"k" * 5000, headers=headers)
+    letter = json.loads(routed.dead_letters.values[0])
+    assert (letter["source_key"], letter["source_key_encoding"], letter["source_offset"]) == (None, "omitted", 100)
+    assert base64.b64decode(letter["original_message"]) == value_of()
+    assert routed.dead_letters.keys == [None]
+    assert [name for name, _ in routed.dead_letters.headers[0]] == list(ORIGIN_HEADERS)
 
 
 def test_dead_letters_of_a_chunk_are_in_the_order_of_their_offsets() -> None:

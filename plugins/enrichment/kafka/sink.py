@@ -20,7 +20,7 @@ from enrichment.errors import OffsetsMoved, PublishRefused
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import committed_offsets, take_over, with_retries
 from enrichment.messages import Batch, Reason
-from enrichment.route import Outgoing
+from enrichment.outgoing import Outgoing
 
 log = logging.getLogger(__name__)
 ABORT_SECONDS = 4.0  # Airflow kills a stopped task five seconds after it asked it to end

@@ -1,0 +1,117 @@
+"""A message that is set aside in, its dead letter out: never larger than its topic takes, whatever it holds."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from enrichment.messages import HEADER_ATTEMPTS, ORIGIN_HEADERS, Batch, DeadLetter, Reason
+from enrichment.outgoing import Header, Outgoing, message_size
+
+_encode = msgspec.json.Encoder().encode
+# With these reasons the value need not be a JSON object: its dead letter carries it as text.
+AS_TEXT = frozenset(
+    {
+        Reason.INVALID_JSON,
+        Reason.INVALID_ENCODING,
+        Reason.NOT_AN_OBJECT,
+        Reason.EMPTY_MESSAGE,
+        Reason.NESTED_TOO_DEEP,
+        Reason.PROCESSING_FAILED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """Writes a batch's dead letters. `now` is the processing time; `max_bytes` the largest message of their topic."""
+
+    batch: Batch
+    now: str
+    max_bytes: int
+
+    def write(
+        self, messages: pa.RecordBatch, headers: Sequence[list[Header]], stage: str, dead: Mapping[int, tuple[str, str]]
+    ) -> Outgoing:
+        """The letters of those rows of `messages` that are dead, with reason and detail of each."""
+        rows = sorted(dead)
+        chosen = messages.take(pa.array(rows, pa.int64())).to_pylist() if rows else []
+        letters = [self._fit(m, headers[row], stage, *dead[row]) for row, m in zip(rows, chosen, strict=True)]
+        return Outgoing(
+            [m["partition"] for m in chosen],
+            [key for key, _, _ in letters],
+            [value for _, value, _ in letters],
+            [m["timestamp"] for m in chosen],
+            [kept for _, _, kept in letters],
+        )
+
+    def _fit(
+        self, message: dict[str, Any], headers: list[Header], stage: str, reason: str, detail: str
+    ) -> tuple[bytes | None, bytes, list[Header]]:
+        """Key, value and headers of a letter; of what is too large here as well, as much as fits."""
+        key, value = message["key"], message["value"] or b""
+        letter = self._letter(message, headers, stage, reason, detail)
+        encoded = _encode(letter)
+        if message_size(encoded, key, headers) <= self.max_bytes:
+            return key, encoded, headers
+        cut = msgspec.structs.replace(letter, original_message="", original_encoding="base64", original_truncated=True)
+        if message_size(_encode(cut), key, headers) > self.max_bytes:
+            # Not the value is what is too large: then only where the message stands is kept of the rest.
+            cut = msgspec.structs.replace(cut, source_key=None, source_key_encoding="omitted")
+            key, headers = None, [header for header in headers if header[0] in ORIGIN_HEADERS]
+        room = self.max_bytes - message_size(_encode(cut), key, headers)
+        head = base64.b64encode(value[: room // 4 * 3]).decode()
+        return key, _encode(msgspec.structs.replace(cut, original_message=head)), headers
+
+    def _letter(
+        self, message: dict[str, Any], headers: Sequence[Header], stage: str, reason: str, detail: str
+    ) -> DeadLetter:
+        value: bytes | None = message["value"]
+        key, key_encoding = as_text(message["key"])
+        original, encoding = original_of(value, reason)
+        return DeadLetter(
+            original_message=original,
+            original_encoding=encoding,
+            original_size_bytes=len(value or b""),
+            original_truncated=False,
+            error_reason=reason,
+            error_detail=detail,
+            stage=stage,
+            source_topic=self.batch.topic,
+            source_partition=message["partition"],
+            source_offset=message["offset"],
+            source_timestamp=message["timestamp"] or None,
+            source_key=key,
+            source_key_encoding=key_encoding,
+            batch_id=self.batch.batch_id,
+            attempts=attempts_of(headers),
+            sent_to_dlq_at=self.now,
+        )
+
+
+def original_of(value: bytes | None, reason: str) -> tuple[Any, str]:
+    """What a letter carries of a value, and how it is encoded."""
+    if value is None:
+        return None, "null"
+    return as_text(value) if reason in AS_TEXT else (msgspec.Raw(value), "json")
+
+
+def attempts_of(headers: Sequence[Header]) -> int:
+    """How often the message has been tried, this time included; a redrive says so in a header."""
+    tried = next((value for name, value in headers if name == HEADER_ATTEMPTS), None)
+    return int(tried) + 1 if tried is not None and tried.isdigit() else 1
+
+
+def as_text(data: bytes | None) -> tuple[str | None, str]:
+    """Bytes as a JSON string: the text where they are UTF-8, else base64, and which of the two."""
+    if data is None:
+        return None, "null"
+    try:
+        return data.decode(), "utf-8"
+    except UnicodeDecodeError:
+        return base64.b64encode(data).decode(), "base64"

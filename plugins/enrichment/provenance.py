@@ -1,0 +1,134 @@
+"""What became of the messages of a chunk: who answered for each, what failed, and how many of which kind there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from enrichment.enrichers.base import NO_KEY, OK, STALE
+from enrichment.messages import Provenance, Reason, Source
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """What became of messages. `by_source` are the published messages that list the source, `by_reason` the errors of
+    published messages and the reasons of dead letters."""
+
+    enriched: int = 0
+    partial: int = 0
+    dead: int = 0
+    by_source: dict[str, int] = {}
+    by_reason: dict[str, int] = {}
+
+    @property
+    def total(self) -> int:
+        """Every message is one of the three."""
+        return self.enriched + self.partial + self.dead
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.enriched + other.enriched,
+            self.partial + other.partial,
+            self.dead + other.dead,
+            _sum(self.by_source, other.by_source),
+            _sum(self.by_reason, other.by_reason),
+        )
+
+
+def _sum(left: Mapping[str, int], right: Mapping[str, int]) -> dict[str, int]:
+    return {name: left.get(name, 0) + right.get(name, 0) for name in sorted({*left, *right})}
+
+
+class Addition(NamedTuple):
+    """One enricher's staged work on a chunk: row numbers into `status` and `json`, and the name that it goes by."""
+
+    source: Source
+    codes: np.ndarray[Any, np.dtype[np.int32]]
+    status: list[str]
+    json: pa.Array
+
+
+@dataclass(frozen=True, slots=True)
+class Statuses:
+    """Which combinations of the enrichers' statuses occur in a chunk: a code per row, the tail of the JSON per code."""
+
+    codes: np.ndarray[Any, np.dtype[np.int64]]
+    rows: np.ndarray[Any, np.dtype[np.int64]]
+    tails: list[bytes | None]
+    provenance: dict[int, Provenance]
+    fatal: dict[int, Reason]
+
+    @classmethod
+    def of(cls, additions: Sequence[Addition], required: frozenset[Source], now: str) -> Statuses:
+        """Find the combinations and write each one's tail once."""
+        count = len(additions[0].codes)
+        codes = np.zeros(count, dtype=np.int64)
+        vocabularies: list[list[str]] = []
+        for addition in additions:
+            vocabulary = sorted(set(addition.status))
+            number = {word: n for n, word in enumerate(vocabulary)}
+            by_row = np.array([number[word] for word in addition.status], dtype=np.int64)[addition.codes]
+            codes = codes * len(vocabulary) + by_row
+            vocabularies.append(vocabulary)
+        rows = np.bincount(codes, minlength=int(np.prod([len(v) for v in vocabularies])))
+        tails: list[bytes | None] = [None] * len(rows)
+        provenance, fatal = {}, {}
+        for code in np.flatnonzero(rows).tolist():
+            words = _words(code, vocabularies)
+            provenance[code] = provenance_of(additions, words, now)
+            tails[code] = _encode(provenance[code])[1:]
+            failed = [w for a, w in zip(additions, words, strict=True) if a.source in required and _failed(w)]
+            if failed:
+                fatal[code] = Reason(failed[0])
+        return cls(codes, rows, tails, provenance, fatal)
+
+    def fatal_rows(self) -> list[tuple[int, int]]:
+        """Rows that miss a required source, each with its code."""
+        if not self.fatal:
+            return []
+        rows = np.flatnonzero(np.isin(self.codes, list(self.fatal)))
+        return [(row, int(self.codes[row])) for row in rows.tolist()]
+
+    def counts(self, dead: Mapping[int, Any]) -> Counts:
+        """Count the rows that are published: all but the dead ones."""
+        gone = self.codes[sorted(dead)] if dead else np.empty(0, dtype=np.int64)
+        published = self.rows - np.bincount(gone, minlength=len(self.rows))
+        counts = Counts()
+        for code, provenance in self.provenance.items():
+            n = int(published[code])
+            errors = provenance.enrichment_errors or ()
+            counts = counts + Counts(
+                enriched=0 if errors else n,
+                partial=n if errors else 0,
+                by_source=dict.fromkeys(provenance.enrichment_sources, n),
+                by_reason=dict.fromkeys(errors, n),
+            )
+        return counts
+
+
+def _words(code: int, vocabularies: Sequence[Sequence[str]]) -> list[str]:
+    words = []
+    for vocabulary in reversed(vocabularies):
+        code, word = divmod(code, len(vocabulary))
+        words.append(vocabulary[word])
+    return words[::-1]
+
+
+def _failed(word: str) -> bool:
+    return word not in (NO_KEY, OK, STALE)
+
+
+def provenance_of(additions: Sequence[Addition], words: Sequence[str], now: str) -> Provenance:
+    """Sources that answered, errors of those that did not, and who was served past its expiry."""
+    by_source = list(zip([a.source for a in additions], words, strict=True))
+    errors = tuple(dict.fromkeys(word for _, word in by_source if _failed(word)))
+    stale = tuple(source for source, word in by_source if word == STALE)
+    return Provenance(
+        tuple(source for source, word in by_source if word in (OK, STALE)), errors or None, stale or None, now
+    )
