@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import pyarrow as pa
 
 from enrichment.messages import (
@@ -19,6 +20,8 @@ from enrichment.messages import (
 Header = tuple[str, bytes | None]
 # What a record costs beside its key, value and headers: lengths, deltas, and the head of a set of its own.
 RECORD_OVERHEAD = 256
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list[tuple[str, bytes | None]]).decode
 
 
 class Outgoing(NamedTuple):
@@ -31,6 +34,11 @@ class Outgoing(NamedTuple):
     headers: list[list[Header]]
 
 
+def pack_headers(headers: Sequence[Header] | None) -> bytes | None:
+    """A message's headers as one value of a column; null where there are none."""
+    return _pack(headers) if headers else None
+
+
 def origin_headers(messages: pa.RecordBatch, batch: Batch) -> list[list[Header]]:
     """Each message's own headers as they came, then where it came from."""
     topic, batch_id = (HEADER_TOPIC, batch.topic.encode()), (HEADER_BATCH, batch.batch_id.encode())
@@ -39,13 +47,12 @@ def origin_headers(messages: pa.RecordBatch, batch: Batch) -> list[list[Header]]
         [topic, partition[p], (HEADER_OFFSET, b"%d" % offset), batch_id]
         for p, offset in zip(messages["partition"].to_pylist(), messages["offset"].to_pylist(), strict=True)
     ]
-    own = messages["headers"]
-    if own.null_count == len(own):
+    packed = messages["headers"].to_pylist()
+    # The same few headers stand on most messages: each distinct set is unpacked once.
+    own: dict[bytes | None, list[Header]] = {value: _unpack(value) if value else [] for value in set(packed)}
+    if own.keys() <= {None}:
         return origins
-    return [
-        [*((h["name"], h["value"]) for h in headers or ()), *origin]
-        for headers, origin in zip(own.to_pylist(), origins, strict=True)
-    ]
+    return [own[value] + origin for value, origin in zip(packed, origins, strict=True)]
 
 
 def message_size(value: bytes, key: bytes | None, headers: Sequence[Header]) -> int:

@@ -30,6 +30,7 @@ from enrichment.kafka.offsets import plan_ranges, read_settled_backlog
 from enrichment.kafka.sink import LanePublisher, Standing
 from enrichment.kafka.source import RangeReader
 from enrichment.messages import KEY_COLUMNS, Batch, Context, Place, Profile, Risk, Source
+from enrichment.outgoing import pack_headers
 from enrichment.provenance import Addition, Counts
 from enrichment.route import Router
 from enrichment.settings import Settings
@@ -41,10 +42,9 @@ EVENTS, KEYS, REFUSED = "events", "keys", "refused"
 SHRINK = 32
 PUBLISH_ORDER = (Source.GEO, Source.USER, Source.BUSINESS)
 
-_HEADERS = pa.list_(pa.struct([("name", pa.string()), ("value", pa.binary())]))
 _MESSAGE = [
     ("partition", pa.int32()), ("offset", pa.int64()), ("timestamp", pa.int64()),
-    ("key", pa.binary()), ("headers", _HEADERS), ("value", pa.binary()),
+    ("key", pa.binary()), ("headers", pa.binary()), ("value", pa.binary()),
 ]  # fmt: skip
 MESSAGE_SCHEMA = pa.schema(_MESSAGE)
 EVENT_SCHEMA = pa.schema([*_MESSAGE, ("fast", pa.bool_())])
@@ -160,26 +160,18 @@ def stage_chunk(
 
 
 def message_frame(chunk: Sequence[Message], values: Sequence[bytes | None]) -> pa.RecordBatch:
-    """Kafka messages as columns. Header names and values as they came; a timestamp that is not there is 0."""
-    headers: list[Any] = [m.headers() for m in chunk]
+    """Kafka messages as columns; a timestamp that is not there is 0."""
     return pa.record_batch(
         [
             pa.array([m.partition() for m in chunk], pa.int32()),
             pa.array([m.offset() for m in chunk], pa.int64()),
             pc.max_element_wise(pa.array([m.timestamp()[1] for m in chunk], pa.int64()), 0),
             pa.array([m.key() for m in chunk], pa.binary()),
-            _header_column(headers),
+            pa.array([pack_headers(m.headers()) for m in chunk], pa.binary()),  # type: ignore[arg-type]
             pa.array(values, pa.binary()),
         ],
         schema=MESSAGE_SCHEMA,
     )
-
-
-def _header_column(headers: Sequence[Sequence[tuple[str, bytes | None]] | None]) -> pa.Array:
-    if not any(headers):
-        return pa.nulls(len(headers), _HEADERS)
-    named = [[{"name": name, "value": value} for name, value in own] if own else None for own in headers]
-    return pa.array(named, _HEADERS)
 
 
 def _key(keys: pa.Array) -> pa.Array:

@@ -30,6 +30,7 @@ from enrichment.messages import (
     Risk,
     Source,
 )
+from enrichment.outgoing import pack_headers
 from enrichment.pipeline import EVENT_SCHEMA, MESSAGE_SCHEMA, REFUSED_SCHEMA
 from enrichment.provenance import Addition
 from enrichment.route import Routed, Router, plain_road
@@ -79,7 +80,7 @@ def chunk(
     decoded = decode(values)
     frame = pa.record_batch(
         [[3] * len(values), range(100, 100 + len(values)), [1_700_000_000_000] * len(values), [key] * len(values),
-         [headers] * len(values), list(values)],
+         [pack_headers(headers)] * len(values), list(values)],
         schema=MESSAGE_SCHEMA,
     )  # fmt: skip
     events = pa.record_batch(
@@ -200,7 +201,7 @@ def test_dead_letter_gives_the_original_back(value: bytes | None, original: Any,
 
 def test_key_timestamp_and_headers_are_kept() -> None:
     """The message's own headers come first, as they came; then where it came from."""
-    own = [{"name": "tenant", "value": b"t1"}, {"name": "empty", "value": None}, {"name": "tenant", "value": b"\xff"}]
+    own = [("tenant", b"t1"), ("empty", None), ("tenant", b"\xff")]
     routed = route([value_of()], headers=own, key=None)
     assert routed.analytics.headers == [
         [("tenant", b"t1"), ("empty", None), ("tenant", b"\xff"), ("stacklens-source-topic", b"stacklens-enriched"),
@@ -213,7 +214,7 @@ def test_key_timestamp_and_headers_are_kept() -> None:
 
 def test_attempts_count_what_a_redrive_says() -> None:
     """A message that was tried twice before is on its third attempt."""
-    routed = route([b"x"], headers=[{"name": HEADER_ATTEMPTS, "value": b"2"}])
+    routed = route([b"x"], headers=[(HEADER_ATTEMPTS, b"2")])
     assert json.loads(routed.dead_letters.values[0])["attempts"] == 3
 
 
@@ -227,7 +228,7 @@ def test_message_that_outgrows_the_topic_is_set_aside_alone() -> None:
 
 def test_key_and_headers_count_towards_the_size() -> None:
     """What a topic takes is the whole message, not only its value."""
-    for large in ({"key": b"k" * 5000}, {"headers": [{"name": "h", "value": b"v" * 5000}]}):
+    for large in ({"key": b"k" * 5000}, {"headers": [("h", b"v" * 5000)]}):
         routed = route([value_of()], max_output_bytes=4000, **large)
         assert json.loads(routed.dead_letters.values[0])["error_reason"] == "message-too-large"
 
@@ -245,7 +246,7 @@ def test_dead_letter_that_outgrows_its_topic_is_cut_and_says_so() -> None:
 
 def test_dead_letter_of_an_enormous_key_fits_its_topic() -> None:
     """Even what is not the value never makes a dead letter that cannot be sent: where the message stands is kept."""
-    headers = [{"name": "h", "value": b"v" * 5000}]
+    headers = [("h", b"v" * 5000)]
     routed = route([value_of()], max_output_bytes=4000, max_dlq_bytes=4000, key=b"k" * 5000, headers=headers)
     letter = json.loads(routed.dead_letters.values[0])
     assert (letter["source_key"], letter["source_key_encoding"], letter["source_offset"]) == (None, "omitted", 100)
