@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, repeat
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -27,7 +27,6 @@ _OPTIONAL = tuple(field.name for field in msgspec.structs.fields(Event) if not f
 _REQUIRED = tuple(field.name for field in msgspec.structs.fields(Event) if field.required)
 # A field that is a string has four quotes: two of its key, two of its value.
 _ALL_QUOTES = 4 * (len(_REQUIRED) + len(_OPTIONAL))
-_CLOSING_BRACE = ord("}")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _JSON_DEPTH = 512  # a reader of the output must be able to parse it; stdlib json and msgspec both manage this depth
 
@@ -92,7 +91,8 @@ def _spliceable(
     values: Sequence[Any], keys: Iterable[pa.Array], others: Iterable[list[str | None]]
 ) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Which values hold the quotes of their known fields and no other, and end with the brace."""
-    quotes = np.array([value.count(b'"') if value[-1] == _CLOSING_BRACE else 0 for value in values], dtype=np.int64)
+    quotes = np.fromiter(map(bytes.count, values, repeat(b'"')), np.int64, len(values))
+    braced = np.fromiter(map(bytes.endswith, values, repeat(b"}")), np.bool_, len(values))
     expected = np.full(len(values), _ALL_QUOTES, dtype=np.int64)
     for key in keys:
         if key.null_count:
@@ -100,7 +100,7 @@ def _spliceable(
     for other in others:
         if NoneType in set(map(type, other)):  # a third of what `None in other` costs
             expected -= 4 * np.array([field is None for field in other])
-    spliceable: np.ndarray[Any, np.dtype[np.bool_]] = quotes == expected
+    spliceable: np.ndarray[Any, np.dtype[np.bool_]] = braced & (quotes == expected)
     return spliceable
 
 

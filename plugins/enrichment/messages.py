@@ -124,7 +124,7 @@ HEADER_OFFSET = "stacklens-source-offset"
 HEADER_BATCH = "stacklens-batch-id"
 # How often a message had been tried before it was sent in again (a redrive sets it; absent means never).
 HEADER_ATTEMPTS = "stacklens-attempts"
-ORIGIN_HEADERS = (HEADER_TOPIC, HEADER_PARTITION, HEADER_OFFSET, HEADER_BATCH)
+ORIGIN_HEADERS = (HEADER_TOPIC, HEADER_PARTITION, HEADER_BATCH, HEADER_OFFSET)
 
 
 class OffsetRange(msgspec.Struct, frozen=True, order=True):

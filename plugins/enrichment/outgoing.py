@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from enrichment.messages import (
     HEADER_BATCH,
@@ -21,7 +22,7 @@ Header = tuple[str, bytes | None]
 # What a record costs beside its key, value and headers: lengths, deltas, and the head of a set of its own.
 RECORD_OVERHEAD = 256
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(list[tuple[str, bytes | None]]).decode
+_unpack = msgspec.msgpack.Decoder(list[tuple[str, bytes | None]] | None).decode
 
 
 class Outgoing(NamedTuple):
@@ -34,25 +35,24 @@ class Outgoing(NamedTuple):
     headers: list[list[Header]]
 
 
-def pack_headers(headers: Sequence[Header] | None) -> bytes | None:
-    """A message's headers as one value of a column; null where there are none."""
-    return _pack(headers) if headers else None
+def pack_headers(headers: Iterable[Any]) -> list[bytes]:
+    """Each message's headers (a list of name and value, or None) as one value of a column."""
+    return list(map(_pack, headers))
 
 
 def origin_headers(messages: pa.RecordBatch, batch: Batch) -> list[list[Header]]:
     """Each message's own headers as they came, then where it came from."""
     topic, batch_id = (HEADER_TOPIC, batch.topic.encode()), (HEADER_BATCH, batch.batch_id.encode())
-    partition = {r.partition: (HEADER_PARTITION, b"%d" % r.partition) for r in batch.ranges}
-    origins: list[list[Header]] = [
-        [topic, partition[p], (HEADER_OFFSET, b"%d" % offset), batch_id]
-        for p, offset in zip(messages["partition"].to_pylist(), messages["offset"].to_pylist(), strict=True)
+    partitions, packed = messages["partition"].to_pylist(), messages["headers"].to_pylist()
+    # The same few headers stand on most messages: all but the offset is made once for each distinct set.
+    before: dict[tuple[bytes, int], list[Header]] = {
+        (own, partition): [*(_unpack(own) or ()), topic, (HEADER_PARTITION, b"%d" % partition), batch_id]
+        for own, partition in set(zip(packed, partitions, strict=True))
+    }
+    return [
+        before[same] + [(HEADER_OFFSET, b"%d" % offset)]
+        for same, offset in zip(zip(packed, partitions, strict=True), messages["offset"].to_pylist(), strict=True)
     ]
-    packed = messages["headers"].to_pylist()
-    # The same few headers stand on most messages: each distinct set is unpacked once.
-    own: dict[bytes | None, list[Header]] = {value: _unpack(value) if value else [] for value in set(packed)}
-    if own.keys() <= {None}:
-        return origins
-    return [own[value] + origin for value, origin in zip(packed, origins, strict=True)]
 
 
 def message_size(value: bytes, key: bytes | None, headers: Sequence[Header]) -> int:
@@ -66,15 +66,23 @@ def message_size(value: bytes, key: bytes | None, headers: Sequence[Header]) -> 
 
 
 def oversized(
-    values: Sequence[bytes], keys: Sequence[bytes | None], headers: Sequence[Sequence[Header]], limit: int
+    messages: pa.RecordBatch, values: Sequence[bytes], headers: Sequence[Sequence[Header]], limit: int
 ) -> list[tuple[int, int]]:
-    """Rows larger than a topic takes, and their sizes."""
-    largest = len(max(values, key=len, default=b"")) + max(map(len, filter(None, keys)), default=0)
-    # Most chunks are far from the limit: then one look at the largest parts spares the sums.
-    if largest + RECORD_OVERHEAD < limit // 2 and max(map(len, headers), default=0) <= len(ORIGIN_HEADERS):
+    """Rows larger than a topic takes, and their sizes; `values` and `headers` are what is sent of the messages."""
+    if not values:
         return []
-    sizes = [message_size(*message) for message in zip(values, keys, headers, strict=True)]
+    # Most chunks are far from any limit: a message with the longest of each part would fit. A packed header takes three
+    # bytes at least, and `message_size` adds ten; the offset of another row may have a few digits more.
+    own, origin = 5 * _longest(messages["headers"]), headers[0][-len(ORIGIN_HEADERS) :]
+    bound = max(map(len, values)) + _longest(messages["key"]) + own + message_size(b"", None, origin) + 64
+    if bound <= limit:
+        return []
+    sizes = map(message_size, values, messages["key"].to_pylist(), headers)
     return [(row, size) for row, size in enumerate(sizes) if size > limit]
+
+
+def _longest(column: pa.Array) -> int:
+    return pc.max(pc.binary_length(column)).as_py() or 0
 
 
 def without(messages: Outgoing, dead: Mapping[int, Any]) -> Outgoing:

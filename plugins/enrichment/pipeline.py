@@ -145,7 +145,7 @@ def stage_chunk(
     refused: ChunkWriter,
 ) -> int:
     """Decode a chunk and write each message to events and keys, or to what is refused; returns how many that were."""
-    values = [message.value() for message in chunk]
+    values = list(map(Message.value, chunk))
     decoded = decoder(values)
     frame = message_frame(chunk, values)
     kept = frame.take(pa.array(decoded.accepted, pa.int64())) if decoded.refused else frame
@@ -161,13 +161,14 @@ def stage_chunk(
 
 def message_frame(chunk: Sequence[Message], values: Sequence[bytes | None]) -> pa.RecordBatch:
     """Kafka messages as columns; a timestamp that is not there is 0."""
+    # `map` over methods: without a line of Python per message and column, this costs half.
     return pa.record_batch(
         [
-            pa.array([m.partition() for m in chunk], pa.int32()),
-            pa.array([m.offset() for m in chunk], pa.int64()),
-            pc.max_element_wise(pa.array([m.timestamp()[1] for m in chunk], pa.int64()), 0),
-            pa.array([m.key() for m in chunk], pa.binary()),
-            pa.array([pack_headers(m.headers()) for m in chunk], pa.binary()),  # type: ignore[arg-type]
+            pa.array(list(map(Message.partition, chunk)), pa.int32()),
+            pa.array(list(map(Message.offset, chunk)), pa.int64()),
+            pc.max_element_wise(pa.array([at for _, at in map(Message.timestamp, chunk)], pa.int64()), 0),
+            pa.array(list(map(Message.key, chunk)), pa.binary()),
+            pa.array(pack_headers(map(Message.headers, chunk)), pa.binary()),
             pa.array(values, pa.binary()),
         ],
         schema=MESSAGE_SCHEMA,

@@ -51,7 +51,7 @@ class Router:
         keys = events["key"].to_pylist()
         fatal = {row: (words.fatal[code], "the source is required") for row, code in words.fatal_rows()}
         large = {row: (Reason.MESSAGE_TOO_LARGE, f"{size} bytes enriched; {self.max_output_bytes} at most")
-                 for row, size in oversized(values, keys, headers, self.max_output_bytes)}  # fmt: skip
+                 for row, size in oversized(events, values, headers, self.max_output_bytes)}  # fmt: skip
         dead = large | fatal
         letters = DeadLetters(self.batch, self.now, self.max_dlq_bytes)
         messages = Outgoing(events["partition"].to_pylist(), keys, values, events["timestamp"].to_pylist(), headers)

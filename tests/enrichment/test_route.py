@@ -80,7 +80,7 @@ def chunk(
     decoded = decode(values)
     frame = pa.record_batch(
         [[3] * len(values), range(100, 100 + len(values)), [1_700_000_000_000] * len(values), [key] * len(values),
-         [pack_headers(headers)] * len(values), list(values)],
+         pack_headers([headers] * len(values)), list(values)],
         schema=MESSAGE_SCHEMA,
     )  # fmt: skip
     events = pa.record_batch(
@@ -205,8 +205,8 @@ def test_key_timestamp_and_headers_are_kept() -> None:
     routed = route([value_of()], headers=own, key=None)
     assert routed.analytics.headers == [
         [("tenant", b"t1"), ("empty", None), ("tenant", b"\xff"), ("stacklens-source-topic", b"stacklens-enriched"),
-         ("stacklens-source-partition", b"3"), ("stacklens-source-offset", b"100"),
-         ("stacklens-batch-id", b"dag/run/0")]
+         ("stacklens-source-partition", b"3"), ("stacklens-batch-id", b"dag/run/0"),
+         ("stacklens-source-offset", b"100")]
     ]  # fmt: skip
     assert (routed.analytics.keys, routed.analytics.timestamps) == ([None], [1_700_000_000_000])
     assert routed.analytics.partitions == [3]

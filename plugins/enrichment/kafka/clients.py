@@ -61,8 +61,11 @@ class Clients:
 
     @contextmanager
     def drain_reader(self) -> Iterator[Consumer]:
-        """A consumer that is quick at reading long ranges."""
-        yield from closing(Consumer(self._consumer_config(DRAINING)))
+        """A consumer that is quick at reading long ranges, and connected: one that is assigned before its first connection
+        is up may sleep for a second."""
+        consumer = Consumer(self._consumer_config(DRAINING))
+        consumer.list_topics(timeout=self.settings.request_timeout_sec)
+        yield from closing(consumer)
 
     @contextmanager
     def lane_producer(self, lane: int, max_message_bytes: int) -> Iterator[Producer]:

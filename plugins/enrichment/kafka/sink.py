@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
@@ -23,6 +23,7 @@ from enrichment.messages import Batch, Reason
 from enrichment.outgoing import Outgoing
 
 log = logging.getLogger(__name__)
+QUEUE_SECONDS = 0.02  # between two looks whether a full queue has room again
 ABORT_SECONDS = 4.0  # Airflow kills a stopped task five seconds after it asked it to end
 
 
@@ -125,16 +126,22 @@ class LaneTransaction:
 
     def send(self, topic: str, messages: Outgoing) -> None:
         """Hand messages to the client; waits while its queue is full. An input partition has one output partition."""
-        produce, poll, count = self._producer.produce, self._producer.poll, self._partitions[topic]
+        produce, count = self._producer.produce, self._partitions[topic]
         for partition, key, value, timestamp, headers in zip(*messages, strict=True):
-            while True:
-                try:
-                    # By position, the two callbacks left out: keywords would cost a quarter of the call.
-                    produce(topic, value, key, partition % count, None, None, timestamp, headers)  # type: ignore[arg-type]
-                    break
-                except BufferError:
-                    poll(0.1)
-        poll(0)
+            # By position, the two callbacks left out: keywords would cost a quarter of the call.
+            message: Any = (topic, value, key, partition % count, None, None, timestamp, headers)
+            try:
+                produce(*message)
+            except BufferError:
+                self._wait_and_produce(message)
+
+    def _wait_and_produce(self, message: Any) -> None:
+        while True:
+            self._producer.poll(QUEUE_SECONDS)
+            try:
+                return self._producer.produce(*message)
+            except BufferError:
+                continue
 
 
 def _past(committed: int | None, end: int) -> bool:

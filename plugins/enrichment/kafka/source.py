@@ -84,8 +84,9 @@ class RangeReader:
 
     def _is_within_one_range(self, polled: list[Read]) -> bool:
         """Nearly every poll is: a fetch brings many messages of one partition, and none needs a look of its own."""
-        partitions = {message.partition() for message in polled}
-        if len(partitions) > 1 or {type(message.error()) for message in polled} != {NoneType}:
+        # `map` over methods: without a line of Python per message, this costs half.
+        partitions = set(map(Message.partition, polled))
+        if len(partitions) > 1 or set(map(type, map(Message.error, polled))) != {NoneType}:
             return False
         wanted = self._open.get(partitions.pop())
         return wanted is not None and polled[-1].offset() + 1 < wanted.end
