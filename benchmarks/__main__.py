@@ -17,13 +17,12 @@ from confluent_kafka import KafkaException
 from rich.console import Console
 
 from benchmarks import report
-from benchmarks.answers import Answers
+from benchmarks.alone import alone, check_loops, measure_loop
 from benchmarks.backlog import Seen, fill
 from benchmarks.hits import hit_rates
-from benchmarks.loop import CODECS, run_loop
+from benchmarks.loop import CODECS
 from benchmarks.passthrough import pass_through
 from benchmarks.report import Results
-from benchmarks.same_work import check_same_work
 from benchmarks.scheduler import drain_through_scheduler, move_group
 from benchmarks.stages import Pass, drain_backlog
 from benchmarks.stand import Stand, environment, remove, services
@@ -89,7 +88,7 @@ def _measure(chosen: argparse.Namespace, environ: Mapping[str, str], steps: Step
                 console.print(f"  {name:<24} {stand.messages / seconds:>10,.0f} messages/s", highlight=False)
         if "hits" in chosen.only:
             with steps.step("hit rates"):
-                results.hits = hit_rates(stand)
+                results.hits = alone(hit_rates, stand)
         move_group(stand, stand.backlog)  # so that nothing is there to do when the scheduler comes up
     for lanes in LANES if "dag" in chosen.only else ():
         results.scheduler.append(drain_through_scheduler(stand, environ, lanes, chosen.repeat, steps, console))
@@ -99,20 +98,18 @@ def _measure(chosen: argparse.Namespace, environ: Mapping[str, str], steps: Step
 def _contestants(
     only: list[str], stand: Stand, seen: Seen, results: Results, steps: Steps
 ) -> dict[str, Callable[[Settings, str], float]]:
-    """What is measured in this process: each goes through the backlog once and returns its seconds."""
+    """What is measured beside each other: each goes through the backlog once and returns its seconds."""
     found: dict[str, Callable[[Settings, str], float]] = {}
     if "passthrough" in only:
-        found["passthrough"] = lambda settings, _: _note(results.passthrough, pass_through(stand, settings))
+        found["passthrough"] = lambda settings, _: _note(results.passthrough, alone(pass_through, stand, settings))
     if "pipeline" in only:
         found["pipeline_cold"] = lambda settings, run: _cold(stand, settings, run, results)
         found["pipeline_warm"] = lambda settings, run: _pass(stand, settings, run, results.warm)
     if "peers" in only:
-        with steps.step("answers for the loops"):
-            answers = Answers(stand, seen)
         with steps.step("do the loops do the same work"):
-            check_same_work(stand, answers)
+            alone(check_loops, stand, seen)
         results.peers = {name: [] for name in CODECS}
-        found |= {name: partial(_loop, stand, answers, name, results) for name in CODECS}
+        found |= {name: partial(_loop, stand, seen, name, results) for name in CODECS}
     return found
 
 
@@ -127,14 +124,13 @@ def _cold(stand: Stand, settings: Settings, run: str, results: Results) -> float
 
 
 def _pass(stand: Stand, settings: Settings, run: str, kept: list[Pass]) -> float:
-    done, _ = drain_backlog(stand, settings, run)
+    done, _ = alone(drain_backlog, stand, settings, run)
     kept.append(done)
     return done.seconds
 
 
-def _loop(stand: Stand, answers: Answers, name: str, results: Results, settings: Settings, _: str) -> float:
-    answers.refill()
-    return _note(results.peers[name], run_loop(stand, settings, CODECS[name], answers, stand.backlog))
+def _loop(stand: Stand, seen: Seen, name: str, results: Results, settings: Settings, _: str) -> float:
+    return _note(results.peers[name], alone(measure_loop, stand, settings, seen, name))
 
 
 if __name__ == "__main__":

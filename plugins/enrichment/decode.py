@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, repeat
-from types import NoneType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,6 +21,7 @@ import pyarrow as pa
 
 from enrichment.messages import KEY_COLUMNS, REQUEST_ID, SOURCE_IP, USER_ID, Event, Reason
 
+SLICE = 500  # messages decoded at once: their events fit into a processor's cache
 _decode_event = msgspec.json.Decoder(Event).decode
 _OPTIONAL = tuple(field.name for field in msgspec.structs.fields(Event) if not field.required)
 _REQUIRED = tuple(field.name for field in msgspec.structs.fields(Event) if field.required)
@@ -53,27 +53,55 @@ class Decoded(NamedTuple):
 
 def decode(values: Sequence[bytes | None]) -> Decoded:
     """Decode a chunk's values. Never raises for what a message holds."""
-    events: list[Event] = []
     refused: dict[int, Refusal] = {}
-    decoding = map(_decode_event, values)  # type: ignore[arg-type]  # a null value is refused below
-    while len(events) + len(refused) < len(values):
+    keys: dict[str, list[str | None]] = {name: [] for name in KEY_COLUMNS}
+    quotes: list[int] = []  # that a message must have to be spliced
+    # In slices, so that the events are still in the processor's cache when their fields are taken out.
+    for start in range(0, len(values), SLICE):
+        events = _decode_slice(values, start, refused)
+        # Spelled out: an attribute in a comprehension costs half of what `attrgetter` does, for every message.
+        keys[SOURCE_IP] += [event.source_ip for event in events]
+        keys[USER_ID] += [event.user_id for event in events]
+        keys[REQUEST_ID] += [event.request_id for event in events]
+        quotes += _expected_quotes(events)
+    accepted = [p for p in range(len(values)) if p not in refused] if refused else list(range(len(values)))
+    kept: Sequence[Any] = [values[position] for position in accepted] if refused else values
+    fast = np.fromiter(map(bytes.count, kept, repeat(b'"')), np.int64, len(kept)) == quotes
+    fast &= np.fromiter(map(bytes.endswith, kept, repeat(b"}")), np.bool_, len(kept))
+    columns = {name: pa.array(column, pa.string()) for name, column in keys.items()}
+    return _check_plain(values, Decoded(accepted, fast, columns, refused))
+
+
+def _decode_slice(values: Sequence[bytes | None], start: int, refused: dict[int, Refusal]) -> list[Event]:
+    """The events of the slice that begins at `start`; those that are none are added to `refused`."""
+    chosen = values[start : start + SLICE]
+    events: list[Event] = []
+    already = len(refused)
+    decoding = map(_decode_event, chosen)  # type: ignore[arg-type]  # a null value is refused below
+    while (done := len(events) + len(refused) - already) < len(chosen):
         try:
             # Keeps what came before an exception, and goes on behind it at the next turn.
             events.extend(decoding)
         except (msgspec.MsgspecError, TypeError, RecursionError, UnicodeDecodeError) as why:
-            position = len(events) + len(refused)
-            refused[position] = explain(values[position], why)
-    accepted = [p for p in range(len(values)) if p not in refused] if refused else list(range(len(values)))
-    # Spelled out: an attribute in a comprehension costs half of what `attrgetter` does, and this runs for every
-    # message.
-    keys = {
-        SOURCE_IP: pa.array([event.source_ip for event in events], pa.string()),
-        USER_ID: pa.array([event.user_id for event in events], pa.string()),
-        REQUEST_ID: pa.array([event.request_id for event in events], pa.string()),
-    }
-    others = ([event.trace_id for event in events], [event.span_id for event in events])
-    kept = [values[position] for position in accepted] if refused else values
-    return _check_plain(values, Decoded(accepted, _spliceable(kept, keys.values(), others), keys, refused))
+            done = len(events) + len(refused) - already
+            refused[start + done] = explain(chosen[done], why)
+    return events
+
+
+def _expected_quotes(events: Sequence[Event]) -> list[int]:
+    """How many quotes the known fields of each event have: two for each key, two for each value."""
+    return [
+        _ALL_QUOTES
+        - 4
+        * (
+            (e.trace_id is None)
+            + (e.span_id is None)
+            + (e.source_ip is None)
+            + (e.user_id is None)
+            + (e.request_id is None)
+        )
+        for e in events
+    ]
 
 
 def set_aside(values: Sequence[bytes | None]) -> Decoded:
@@ -85,23 +113,6 @@ def set_aside(values: Sequence[bytes | None]) -> Decoded:
         {name: pa.nulls(0, pa.string()) for name in KEY_COLUMNS},
         dict.fromkeys(range(len(values)), refusal),
     )
-
-
-def _spliceable(
-    values: Sequence[Any], keys: Iterable[pa.Array], others: Iterable[list[str | None]]
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which values hold the quotes of their known fields and no other, and end with the brace."""
-    quotes = np.fromiter(map(bytes.count, values, repeat(b'"')), np.int64, len(values))
-    braced = np.fromiter(map(bytes.endswith, values, repeat(b"}")), np.bool_, len(values))
-    expected = np.full(len(values), _ALL_QUOTES, dtype=np.int64)
-    for key in keys:
-        if key.null_count:
-            expected -= 4 * key.is_null().to_numpy(zero_copy_only=False)
-    for other in others:
-        if NoneType in set(map(type, other)):  # a third of what `None in other` costs
-            expected -= 4 * np.array([field is None for field in other])
-    spliceable: np.ndarray[Any, np.dtype[np.bool_]] = braced & (quotes == expected)
-    return spliceable
 
 
 def _check_plain(values: Sequence[bytes | None], decoded: Decoded) -> Decoded:

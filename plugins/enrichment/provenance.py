@@ -88,12 +88,13 @@ class Statuses:
                 fatal[code] = Reason(failed[0])
         return cls(codes, rows, tails, provenance, fatal)
 
-    def fatal_rows(self) -> list[tuple[int, int]]:
-        """Rows that miss a required source, each with its code."""
+    def fatal_rows(self, rows: slice) -> list[tuple[int, Reason]]:
+        """Which of these rows miss a required source, counted from the first of them, each with the reason."""
         if not self.fatal:
             return []
-        rows = np.flatnonzero(np.isin(self.codes, list(self.fatal)))
-        return [(row, int(self.codes[row])) for row in rows.tolist()]
+        codes = self.codes[rows]
+        missing = np.flatnonzero(np.isin(codes, list(self.fatal)))
+        return [(row, self.fatal[int(codes[row])]) for row in missing.tolist()]
 
     def counts(self, dead: Mapping[int, Any]) -> Counts:
         """Count the rows that are published: all but the dead ones."""

@@ -7,9 +7,9 @@ road.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,6 +21,9 @@ from enrichment.messages import Batch, Reason, Source
 from enrichment.outgoing import Outgoing, merge, origin_headers, oversized, without
 from enrichment.provenance import Addition, Counts, Statuses
 
+Death = tuple[str, str]  # reason and detail
+NOTHING = Outgoing([], [], [], [], [])
+SLICE = 2_000  # messages put together at once: their outputs fit into a processor's cache
 _decode_plain = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -43,37 +46,57 @@ class Router:
     max_dlq_bytes: int
     required: frozenset[Source] = field(default_factory=frozenset)
 
-    def route(self, events: pa.RecordBatch, additions: Sequence[Addition], refused: pa.RecordBatch) -> Routed:
-        """Route a chunk: its events with their additions (in the order of the columns), and its refused messages."""
-        words = Statuses.of(additions, self.required, self.now)
-        values = self._values(events, additions, words)
-        headers = origin_headers(events, self.batch)
-        keys = events["key"].to_pylist()
-        fatal = {row: (words.fatal[code], "the source is required") for row, code in words.fatal_rows()}
-        large = {row: (Reason.MESSAGE_TOO_LARGE, f"{size} bytes enriched; {self.max_output_bytes} at most")
-                 for row, size in oversized(events, values, headers, self.max_output_bytes)}  # fmt: skip
-        dead = large | fatal
-        letters = DeadLetters(self.batch, self.now, self.max_dlq_bytes)
-        messages = Outgoing(events["partition"].to_pylist(), keys, values, events["timestamp"].to_pylist(), headers)
-        refusals = dict(enumerate(zip(refused["reason"].to_pylist(), refused["detail"].to_pylist(), strict=True)))
-        refused_letters = letters.write(refused, origin_headers(refused, self.batch), "decode", refusals)
-        dead_letters = letters.write(events, headers, "enrich", dead)
-        counts = words.counts(dead) + Counts(
-            dead=len(dead) + len(refusals), by_reason=_tally([*dead.values(), *refusals.values()])
-        )
-        return Routed(without(messages, dead), merge(refused_letters, dead_letters), counts)
+    def route(
+        self, events: pa.RecordBatch, additions: Sequence[Addition], refused: pa.RecordBatch
+    ) -> Iterator[Routed]:
+        """Route a chunk: its events with their additions (in the order of the columns), and its refused messages.
 
-    def _values(self, events: pa.RecordBatch, additions: Sequence[Addition], words: Statuses) -> list[bytes]:
+        In slices, so that an output is still in the processor's cache when it is handed on; the last one has the dead
+        letters, in the order of their offsets, and the counts of all.
+        """
+        words = Statuses.of(additions, self.required, self.now)
+        letters = DeadLetters(self.batch, self.now, self.max_dlq_bytes)
+        refusals = dict(enumerate(zip(refused["reason"].to_pylist(), refused["detail"].to_pylist(), strict=True)))
+        dead_letters = letters.write(refused, origin_headers(refused, self.batch), "decode", refusals)
+        dead: dict[int, Death] = {}
+        for start in range(0, events.num_rows, SLICE):
+            part = events.slice(start, SLICE)
+            messages, dying = self._enrich(part, additions, words, start)
+            dead_letters = merge(dead_letters, letters.write(part, messages.headers, "enrich", dying))
+            dead |= {start + row: death for row, death in dying.items()}
+            yield Routed(without(messages, dying), NOTHING, Counts())
+        lost = Counts(dead=len(dead) + len(refusals), by_reason=_tally([*dead.values(), *refusals.values()]))
+        yield Routed(NOTHING, dead_letters, words.counts(dead) + lost)
+
+    def _enrich(
+        self, events: pa.RecordBatch, additions: Sequence[Addition], words: Statuses, start: int
+    ) -> tuple[Outgoing, dict[int, Death]]:
+        """The enriched messages of a slice that begins at row `start`, and which of them are dead after all."""
+        rows = slice(start, start + events.num_rows)
+        values = self._values(events, [a._replace(codes=a.codes[rows]) for a in additions], words, words.codes[rows])
+        headers = origin_headers(events, self.batch)
+        large = {
+            row: (Reason.MESSAGE_TOO_LARGE, f"{size} bytes enriched; {self.max_output_bytes} at most")
+            for row, size in oversized(events, values, headers, self.max_output_bytes)
+        }
+        fatal = {row: (reason, "the source is required") for row, reason in words.fatal_rows(rows)}
+        partitions, timestamps = events["partition"].to_pylist(), events["timestamp"].to_pylist()
+        return Outgoing(partitions, events["key"].to_pylist(), values, timestamps, headers), large | fatal
+
+    @staticmethod
+    def _values(
+        events: pa.RecordBatch, additions: Sequence[Addition], words: Statuses, codes: np.ndarray[Any, Any]
+    ) -> list[bytes]:
         spliced = pc.binary_join_element_wise(
             pc.binary_slice(events["value"], 0, -1),
             *(a.json.take(pa.array(a.codes)) for a in additions),
-            pa.array(words.tails, pa.binary()).take(pa.array(words.codes)),
+            pa.array(words.tails, pa.binary()).take(pa.array(codes)),
             pa.scalar(b","),
         )
         values: list[bytes] = spliced.to_pylist()
         for row in np.flatnonzero(~events["fast"].to_numpy(zero_copy_only=False)).tolist():
             fragments = [a.json[int(a.codes[row])].as_py() for a in additions]
-            values[row] = plain_road(events["value"][row].as_py(), fragments, words.tails[words.codes[row]])
+            values[row] = plain_road(events["value"][row].as_py(), fragments, words.tails[codes[row]])
         return values
 
 
@@ -85,8 +108,8 @@ def plain_road(value: bytes, fragments: Sequence[bytes], tail: bytes | None) -> 
     return _encode(message)
 
 
-def _tally(reasons: Sequence[tuple[str, str]]) -> dict[str, int]:
+def _tally(deaths: Sequence[Death]) -> dict[str, int]:
     tally: dict[str, int] = {}
-    for reason, _ in reasons:
+    for reason, _ in deaths:
         tally[str(reason)] = tally.get(str(reason), 0) + 1
     return tally

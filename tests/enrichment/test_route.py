@@ -30,7 +30,7 @@ from enrichment.messages import (
     Risk,
     Source,
 )
-from enrichment.outgoing import pack_headers
+from enrichment.outgoing import Outgoing, pack_headers
 from enrichment.pipeline import EVENT_SCHEMA, MESSAGE_SCHEMA, REFUSED_SCHEMA
 from enrichment.provenance import Addition
 from enrichment.route import Routed, Router, plain_road
@@ -100,7 +100,10 @@ def route(values: Sequence[bytes | None], status: Mapping[str, str] | None = Non
     headers, key = options.pop("headers", None), options.pop("key", b"k")
     events, refused = chunk(values, headers, key)
     router = Router(BATCH, NOW, options.pop("max_output_bytes", 2**20), options.pop("max_dlq_bytes", 2**20), **options)
-    return router.route(events, additions(events.num_rows, **(status or {})), refused)
+    slices = list(router.route(events, additions(events.num_rows, **(status or {})), refused))
+    columns: Any = zip(*(routed.analytics for routed in slices), strict=True)
+    analytics = Outgoing(*([cell for part in parts for cell in part] for parts in columns))
+    return Routed(analytics, slices[-1].dead_letters, slices[-1].counts)
 
 
 def test_enriched_message_is_the_input_and_the_additions() -> None:

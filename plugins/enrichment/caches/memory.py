@@ -13,6 +13,10 @@ from enrichment.caches.base import Entry, Tier
 class MemoryLayer:
     """A `CacheLayer` that keeps the `size` entries used last.
 
+    At once it takes in at most a quarter of its size, the last ones: a chunk with many keys that are seen once (request
+    ids) would push out those that come again, and the pushing costs more than what it saves. What it did not take in, the
+    next tier has.
+
     An expired entry is not returned, and gives way like any that is not used. Entries know when they expire: the timed
     caches of `cachetools` keep that a second time and took four times as long. `clock` gives seconds since the epoch.
     """
@@ -29,6 +33,6 @@ class MemoryLayer:
         return {key: entry for key in keys if (entry := get(key)) is not None and entry.expires_at > now}
 
     def put_many(self, entries: Mapping[str, Entry]) -> None:
-        """Keep these entries; of more than `size` the last ones, the others would be pushed out anyway."""
-        surplus = max(0, len(entries) - int(self._entries.maxsize))
+        """Keep these entries, or the last of them when there are many."""
+        surplus = max(0, len(entries) - max(1, int(self._entries.maxsize) // 4))
         self._entries.update(islice(entries.items(), surplus, None))

@@ -33,7 +33,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 def layer(kind: str, clock: FixedClock, request: pytest.FixtureRequest) -> Iterator[CacheLayer]:
     """An empty layer of the kind."""
     if kind == "memory":
-        yield MemoryLayer(10_000, clock)
+        yield MemoryLayer(40_000, clock)
         return
     connection = request.getfixturevalue("postgres_connection")
     yield PostgresLayer(lambda: connection, kind, type(FULL[kind]), clock=clock)
