@@ -46,9 +46,7 @@ class Router:
     max_dlq_bytes: int
     required: frozenset[Source] = field(default_factory=frozenset)
 
-    def route(
-        self, events: pa.RecordBatch, additions: Sequence[Addition], refused: pa.RecordBatch
-    ) -> Iterator[Routed]:
+    def route(self, events: pa.RecordBatch, additions: Sequence[Addition], refused: pa.RecordBatch) -> Iterator[Routed]:
         """Route a chunk: its events with their additions (in the order of the columns), and its refused messages.
 
         In slices, so that an output is still in the processor's cache when it is handed on; the last one has the dead
