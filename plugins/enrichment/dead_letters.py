@@ -36,7 +36,7 @@ class DeadLetters:
     max_bytes: int
 
     def write(
-        self, messages: pa.RecordBatch, headers: Sequence[list[Header]], stage: str, dead: Mapping[int, tuple[str, str]]
+        self, messages: pa.RecordBatch, headers: Sequence[list[Header]], stage: str, dead: Mapping[int, tuple[Any, str]]
     ) -> Outgoing:
         """The letters of those rows of `messages` that are dead, with reason and detail of each."""
         rows = sorted(dead)

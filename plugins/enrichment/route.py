@@ -21,7 +21,7 @@ from enrichment.messages import Batch, Reason, Source
 from enrichment.outgoing import Outgoing, merge, origin_headers, oversized, without
 from enrichment.provenance import Addition, Counts, Statuses
 
-Death = tuple[str, str]  # reason and detail
+Death = tuple[Any, str]  # reason and detail
 NOTHING = Outgoing([], [], [], [], [])
 SLICE = 2_000  # messages put together at once: their outputs fit into a processor's cache
 _decode_plain = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

@@ -14,8 +14,8 @@ class MemoryLayer:
     """A `CacheLayer` that keeps the `size` entries used last.
 
     At once it takes in at most a quarter of its size, the last ones: a chunk with many keys that are seen once (request
-    ids) would push out those that come again, and the pushing costs more than what it saves. What it did not take in, the
-    next tier has.
+    ids) would push out those that come again, and the pushing costs more than what it saves. The next tier has the
+    others.
 
     An expired entry is not returned, and gives way like any that is not used. Entries know when they expire: the timed
     caches of `cachetools` keep that a second time and took four times as long. `clock` gives seconds since the epoch.

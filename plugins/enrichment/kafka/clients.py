@@ -61,9 +61,9 @@ class Clients:
 
     @contextmanager
     def drain_reader(self) -> Iterator[Consumer]:
-        """A consumer that is quick at reading long ranges, and connected: one that is assigned before its first connection
-        is up may sleep for a second."""
+        """A consumer that is quick at reading long ranges."""
         consumer = Consumer(self._consumer_config(DRAINING))
+        # Connected first: one that is assigned before its first connection is up may sleep for a second.
         consumer.list_topics(timeout=self.settings.request_timeout_sec)
         yield from closing(consumer)
 

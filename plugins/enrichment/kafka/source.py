@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any
@@ -17,6 +17,8 @@ from enrichment.outgoing import pack_headers
 
 # A message that was read. For the client's type hints even its partition may be None, as that of one not yet sent.
 Read = Any
+PARTITION: Callable[[Read], int] = Message.partition  # type: ignore[assignment]
+OFFSET: Callable[[Read], int] = Message.offset  # type: ignore[assignment]
 
 # Messages per call into the client: small enough that even messages of the largest size stay within memory.
 POLL_MESSAGES = 100
@@ -43,8 +45,8 @@ class Chunk:
     def add(self, polled: Sequence[Read]) -> None:
         """Append messages."""
         # `map` over methods: without a line of Python per message and part, this costs half.
-        self.partitions.extend(map(Message.partition, polled))
-        self.offsets.extend(map(Message.offset, polled))
+        self.partitions.extend(map(PARTITION, polled))
+        self.offsets.extend(map(OFFSET, polled))
         self.timestamps.extend([at for _, at in map(Message.timestamp, polled)])
         self.keys.extend(map(Message.key, polled))
         self.headers.extend(pack_headers(map(Message.headers, polled)))
@@ -116,7 +118,7 @@ class RangeReader:
     def _is_within_one_range(self, polled: list[Read]) -> bool:
         """Nearly every poll is: a fetch brings many messages of one partition, and none needs a look of its own."""
         # `map` over methods: without a line of Python per message, this costs half.
-        partitions = set(map(Message.partition, polled))
+        partitions = set(map(PARTITION, polled))
         if len(partitions) > 1 or set(map(type, map(Message.error, polled))) != {NoneType}:
             return False
         wanted = self._open.get(partitions.pop())
