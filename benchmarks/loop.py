@@ -91,8 +91,8 @@ class Loop:
             *(message.headers() or ()),
             self._origin_topic,
             self._origin_partition[message.partition()],
-            (HEADER_OFFSET, b"%d" % message.offset()),
             self._origin_batch,
+            (HEADER_OFFSET, b"%d" % message.offset()),
         ]
 
     def enrich(self, value: bytes | None, now: str) -> bytes:

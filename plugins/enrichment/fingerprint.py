@@ -70,7 +70,7 @@ def origin_of(message: Message) -> Origin | None:
     last = _headers(message)[-len(ORIGIN_HEADERS) :]
     if tuple(name for name, _ in last) != ORIGIN_HEADERS:
         return None
-    topic, partition, offset = (value or b"" for _, value in last[:3])
+    topic, partition, _, offset = (value or b"" for _, value in last)
     try:
         return Origin(topic.decode(), int(partition), int(offset))
     except ValueError:

@@ -128,7 +128,7 @@ def send(producer: Producer, topic: str, one: Sent) -> None:
 
 def origin(topic: str, offset: int, one: Sent) -> tuple[tuple[str, bytes | None], ...]:
     """The headers of an output: the input's, then the origin."""
-    where = ((HEADER_TOPIC, topic), (HEADER_PARTITION, one.partition), (HEADER_OFFSET, offset), (HEADER_BATCH, "b-1"))
+    where = ((HEADER_TOPIC, topic), (HEADER_PARTITION, one.partition), (HEADER_BATCH, "b-1"), (HEADER_OFFSET, offset))
     return (*one.headers, *((name, str(value).encode()) for name, value in where))
 
 
