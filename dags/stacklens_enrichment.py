@@ -9,8 +9,8 @@ and `user` look up, `business` adds context and risk, `publish` writes messages,
 one Kafka transaction. `clean` removes the staged files. No backlog: everything after `claim` is skipped.
 
 **When it fails** the group's offsets have not moved: the next run reads the same messages again. Any task may be
-cleared: a batch that is published already is recognised by the offsets and not published twice. `StagingMissing` in a
-cleared task means: clear `drain` of the same batch with everything downstream.
+cleared: what is published already is never published twice. `StagingMissing` in a cleared task of a batch that was not
+published means: clear `drain` of the same batch with everything downstream.
 
 **By hand** trigger it with parameters: fewer messages, some partitions, or a dry run that publishes and commits
 nothing.

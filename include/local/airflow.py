@@ -184,7 +184,6 @@ def _settings(credentials: Credentials) -> dict[str, str]:
         "AIRFLOW__API__SECRET_KEY": credentials.jwt_secret,
         "AIRFLOW__API_AUTH__JWT_SECRET": credentials.jwt_secret,
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",  # the pause between two tasks of a run
-        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }
 
 

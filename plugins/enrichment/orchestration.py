@@ -1,5 +1,7 @@
 """The only door to Airflow: connections and settings in, the tasks of the DAGs out.
 
+A batch that the ledger has as published is done: whichever of its tasks is cleared has nothing left to do.
+
 A task opens what it needs, calls the pipeline, records what it did, and returns a small manifest. Clients and pandas
 are imported inside the tasks: a DAG file that imports this module stays light.
 """
@@ -178,13 +180,16 @@ def drain(batch: Manifest) -> dict[str, Any]:
     from enrichment import pipeline
 
     claimed = batch_of(batch)
-    with resources() as r, r.stage(claimed.batch_id, "drain") as stage:
-        drained = pipeline.drain(r.clients, r.staging, claimed)
-        r.ledger.drained(drained.batch, drained.messages, drained.value_bytes)
-        stage.messages, stage.counts = (
-            drained.messages,
-            {"refused": drained.refused, "value_bytes": drained.value_bytes},
-        )
+    with resources() as r:
+        job = r.ledger.get(claimed.batch_id)
+        settled = pipeline.settle(claimed, job)
+        if job is not None and job.is_published:
+            return pipeline.Drained(settled, job.messages_read or 0, 0, job.value_bytes or 0).to_manifest()
+        with r.stage(claimed.batch_id, "drain") as stage:
+            drained = pipeline.drain(r.clients, r.staging, settled)
+            r.ledger.drained(drained.batch, drained.messages, drained.value_bytes)
+            stage.messages = drained.messages
+            stage.counts = {"refused": drained.refused, "value_bytes": drained.value_bytes}
     return drained.to_manifest()
 
 
@@ -221,6 +226,9 @@ def look_up(r: Resources, name: str, manifest: dict[str, Any], enricher: Enriche
     from enrichment import pipeline
 
     batch = batch_of(manifest["batch"])
+    job = r.ledger.get(batch.batch_id)
+    if job is not None and job.is_published:
+        return {"counts": job.cache_counts.get(name, {}), "seconds": job.durations.get(name, 0.0)}
     with r.stage(batch.batch_id, name) as stage:
         counts = pipeline.enrich(r.staging, batch, enricher, **how)
         stage.messages, stage.counts = counts.messages, to_builtins(counts)
@@ -234,7 +242,7 @@ def publish(
 ) -> dict[str, Any]:  # fmt: skip
     """Publish enriched messages, dead letters and the group's offsets in one transaction, and complete the ledger.
 
-    A batch that is published already (this is a second run of it) is only recorded.
+    A batch that turns out to be published already (an earlier try died before it could say so) is only recorded.
     """
     from msgspec import convert, to_builtins
 
@@ -244,6 +252,9 @@ def publish(
     staged = convert(drained, pipeline.Drained)
     lookups = {"geo": placed, "user": profiled, "business": scored}
     with resources() as r:
+        job = r.ledger.get(batch.batch_id)
+        if job is not None and job.is_published:
+            return {"batch_id": batch.batch_id, "dry_run": False, "produced": False}
         with r.stage(batch.batch_id, "publish") as stage:
             published = pipeline.publish(r.clients, r.staging, staged, r.settings)
             stage.messages, stage.counts = published.counts.total, to_builtins(published)

@@ -32,7 +32,7 @@ from enrichment.messages import KEY_COLUMNS, Batch, Context, Place, Profile, Ris
 from enrichment.provenance import Addition, Counts
 from enrichment.route import Routed, Router
 from enrichment.settings import Settings
-from enrichment.store.jobs import Ledger, Outcome
+from enrichment.store.jobs import Job, Ledger, Outcome
 from enrichment.store.staging import ChunkWriter, Staging
 
 EVENTS, KEYS, REFUSED = "events", "keys", "refused"
@@ -113,6 +113,13 @@ def claim(
     for batch in batches:
         ledger.claim(batch, dag_id, run_id, settings.fingerprint)
     return batches
+
+
+def settle(batch: Batch, job: Job | None) -> Batch:
+    """The batch with the ranges that its first drain ended with: a drain that runs again reads the same messages."""
+    if job is None or job.drained_at is None:
+        return batch
+    return msgspec.structs.replace(batch, ranges=job.ranges, max_bytes=None)
 
 
 def drain(clients: Clients, staging: Staging, batch: Batch) -> Drained:

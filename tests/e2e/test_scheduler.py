@@ -89,9 +89,9 @@ def test_cleared_run_publishes_nothing_twice(airflow: Airflow, stream: Stream) -
     before = stream.check()
     airflow.clear(run_id)
     assert airflow.finish(run_id) == "success"
-    for task_id in ("claim", "batch.drain", "batch.geo", "batch.publish"):
-        airflow.clear(run_id, task_id, downstream=task_id == "batch.geo")
-        airflow.finish(run_id)
+    for task_id in ("claim", "batch.drain", "batch.geo", "batch.business", "batch.publish", "batch.clean"):
+        airflow.clear(run_id, task_id)
+        assert airflow.finish(run_id) == "success", task_id
     report = stream.check()
     assert report.ok, report.summary()
     assert (report.analytics, report.dead) == (before.analytics, before.dead)

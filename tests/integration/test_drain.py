@@ -8,6 +8,7 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from enrichment import pipeline as stages
 from enrichment.enrichers.base import join_lookup
 from enrichment.errors import OffsetsLost
 from enrichment.kafka.offsets import read_settled_backlog
@@ -78,6 +79,8 @@ def test_batch_is_bounded_in_bytes(make_pipeline: MakePipeline) -> None:
             with pipeline.resources() as r:
                 r.ledger.drained(drained.batch, drained.messages, drained.value_bytes)
                 assert r.ledger.find_run("dag", f"run-{run}")[0].ranges == drained.batch.ranges
+                again = stages.drain(r.clients, r.staging, stages.settle(batch, r.ledger.get(batch.batch_id)))
+            assert (again.batch.ranges, again.messages) == (drained.batch.ranges, drained.messages)
             sizes.append(drained.messages)
             pipeline.publish(drained)
     assert sum(sizes) == 60

@@ -126,16 +126,16 @@ class LaneTransaction:
 
     def send(self, topic: str, messages: Outgoing) -> None:
         """Hand messages to the client; waits while its queue is full. An input partition has one output partition."""
-        produce, count = self._producer.produce, self._partitions[topic]
+        produce: Any = self._producer.produce
+        count = self._partitions[topic]
         for partition, key, value, timestamp, headers in zip(*messages, strict=True):
-            # By position, the two callbacks left out: keywords would cost a quarter of the call.
-            message: Any = (topic, value, key, partition % count, None, None, timestamp, headers)
             try:
-                produce(*message)
+                # By position, the two callbacks left out: keywords would cost a quarter of the call.
+                produce(topic, value, key, partition % count, None, None, timestamp, headers)
             except BufferError:
-                self._wait_and_produce(message)
+                self._wait_and_produce(topic, value, key, partition % count, None, None, timestamp, headers)
 
-    def _wait_and_produce(self, message: Any) -> None:
+    def _wait_and_produce(self, *message: Any) -> None:
         while True:
             self._producer.poll(QUEUE_SECONDS)
             try:

@@ -77,6 +77,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime
 
     @property
+    def is_published(self) -> bool:
+        """Whether its outputs are visible: no task of it has anything left to do."""
+        return self.state is JobState.PUBLISHED
+
+    @property
     def batch(self) -> Batch:
         """The batch that the row is about, with the ranges that the ledger has."""
         return msgspec.convert(self, Batch, from_attributes=True)
