@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -28,3 +29,8 @@ pytest_plugins = [
     "tests.fixtures.pipeline",  # last: they are made of the others
     "tests.fixtures.scheduler",
 ]
+
+
+def pytest_unconfigure() -> None:
+    """Libraries that log when the interpreter ends find what pytest has closed: that is no news."""
+    logging.raiseExceptions = False
