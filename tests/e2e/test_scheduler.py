@@ -72,7 +72,8 @@ def test_dry_run_by_hand_commits_nothing(airflow: Airflow, stream: Stream) -> No
 
 def test_killed_publish_is_retried_by_airflow(airflow: Airflow, stream: Stream) -> None:
     """`kill -9` of the publish task: Airflow tries again, and every message is out once."""
-    stream.produce([message(n) for n in range(60_000)])
+    # Enough that the task is still at it when it is found.
+    stream.produce([message(n) for n in range(150_000)])
     run_id = airflow.trigger()
     airflow.kill_running(run_id, "batch.publish")
     assert airflow.finish(run_id) == "success"

@@ -67,7 +67,8 @@ class RangeReader:
         self._chunk_size = chunk_size
         self._chunk_bytes = chunk_bytes
         self._timeout = timeout
-        self._open = {r.partition: r for r in batch.ranges}
+        # A range that an earlier drain ended before its first message is empty: nothing of it will ever come.
+        self._open = {r.partition: r for r in batch.ranges if r.span}
         self._positions = {r.partition: r.start for r in batch.ranges}
         self.value_bytes = 0
 
@@ -82,7 +83,7 @@ class RangeReader:
         Raises `OffsetsLost` when a range has left the log, `KafkaException` when the broker does not deliver within the
         timeout or refuses.
         """
-        self._consumer.assign([TopicPartition(self._batch.topic, r.partition, r.start) for r in self._batch.ranges])
+        self._consumer.assign([TopicPartition(self._batch.topic, r.partition, r.start) for r in self._open.values()])
         while self._open and not self._full():
             yield self._next_chunk()
 
