@@ -20,35 +20,27 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from airflow.sdk import dag, task_group
+from airflow.sdk import dag
 
-from enrichment import orchestration as o
-
-
-@task_group(group_id="batch")
-def enrich_batch(batch: o.Manifest) -> None:
-    """One batch, from its offset ranges to its ledger row."""
-    drained = o.drain(batch)
-    placed, profiled = o.geo(drained), o.user(drained)
-    scored = o.business(drained, placed, profiled)
-    o.publish(drained, placed, profiled, scored) >> o.clean(batch).as_teardown()
+from enrichment.orchestration import common, live
+from enrichment.orchestration.batches import enrich_batch
 
 
 @dag(
-    schedule=o.EVERY_MINUTE,
+    schedule=live.EVERY_MINUTE,
     start_date=datetime(2024, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=1),
-    default_args=o.DEFAULT_ARGS,
-    params=o.LIVE_PARAMS,
+    default_args=common.DEFAULT_ARGS,
+    params=live.LIVE_PARAMS,
     description="Drain, enrich and publish log messages, exactly once",
     doc_md=__doc__,
     tags=["stacklens", "enrichment"],
 )
 def stacklens_enrichment() -> None:
     """See the module: its text is the DAG's documentation."""
-    enrich_batch.expand(batch=o.claim())
+    enrich_batch.expand(batch=live.claim())
 
 
 stacklens_enrichment()

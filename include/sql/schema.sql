@@ -95,6 +95,7 @@ CREATE TABLE IF NOT EXISTS enrichment_jobs (
     max_bytes            bigint,
     dry_run              boolean NOT NULL DEFAULT false,
     set_aside            boolean NOT NULL DEFAULT false,
+    purpose              jsonb NOT NULL DEFAULT '{}',
     state                text NOT NULL DEFAULT 'claimed',
     attempts             integer NOT NULL DEFAULT 0,
     messages_read        bigint,
@@ -130,6 +131,7 @@ CREATE TABLE IF NOT EXISTS enrichment_jobs (
 COMMENT ON TABLE enrichment_jobs IS 'The ledger: one row a batch, from claimed to published. Progress itself lives in Kafka.';
 COMMENT ON COLUMN enrichment_jobs.ranges IS '[{"partition", "start", "end"}], the offsets [start, end) of each partition.';
 COMMENT ON COLUMN enrichment_jobs.set_aside IS 'All its messages became dead letters: it had failed alone before.';
+COMMENT ON COLUMN enrichment_jobs.purpose IS 'What it is run for (enrichment.messages.Purpose); empty: live draining.';
 COMMENT ON COLUMN enrichment_jobs.attempts IS 'How often the batch was drained.';
 COMMENT ON COLUMN enrichment_jobs.cache_counts IS 'Enricher (geo, user, business) to its LookupCounts, by message.';
 COMMENT ON COLUMN enrichment_jobs.durations IS 'Stage to seconds.';

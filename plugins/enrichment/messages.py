@@ -141,6 +141,20 @@ class OffsetRange(msgspec.Struct, frozen=True, order=True):
         return self.end - self.start
 
 
+class Purpose(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a batch is run for, and how that differs from live draining.
+
+    `output_topic` takes its enriched messages (empty: the one of the settings); `headers` are added to each of them.
+    """
+
+    kind: str = "live"
+    output_topic: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+LIVE = Purpose()
+
+
 class Batch(msgspec.Struct, frozen=True):
     """A set of offset ranges of one lane: what every task after the claim is a function of.
 
@@ -156,6 +170,7 @@ class Batch(msgspec.Struct, frozen=True):
     dry_run: bool = False
     max_bytes: int | None = None
     set_aside: bool = False
+    purpose: Purpose = LIVE
 
     @property
     def span(self) -> int:

@@ -14,7 +14,6 @@ from enrichment.messages import (
     HEADER_OFFSET,
     HEADER_PARTITION,
     HEADER_TOPIC,
-    ORIGIN_HEADERS,
     Batch,
 )
 
@@ -41,12 +40,13 @@ def pack_headers(headers: Iterable[Any]) -> list[bytes]:
 
 
 def origin_headers(messages: pa.RecordBatch, batch: Batch) -> list[list[Header]]:
-    """Each message's own headers as they came, then where it came from."""
+    """Each message's own headers as they came, then those of the batch's purpose, then where it came from."""
+    purpose = [(name, text.encode()) for name, text in batch.purpose.headers]
     topic, batch_id = (HEADER_TOPIC, batch.topic.encode()), (HEADER_BATCH, batch.batch_id.encode())
     partitions, packed = messages["partition"].to_pylist(), messages["headers"].to_pylist()
     # The same few headers stand on most messages: all but the offset is made once for each distinct set.
     before: dict[tuple[bytes, int], list[Header]] = {
-        (own, partition): [*(_unpack(own) or ()), topic, (HEADER_PARTITION, b"%d" % partition), batch_id]
+        (own, partition): [*(_unpack(own) or ()), *purpose, topic, (HEADER_PARTITION, b"%d" % partition), batch_id]
         for own, partition in set(zip(packed, partitions, strict=True))
     }
     return [
@@ -73,8 +73,8 @@ def oversized(
         return []
     # Most chunks are far from any limit: a message with the longest of each part would fit. A packed header takes three
     # bytes at least, and `message_size` adds ten; the offset of another row may have a few digits more.
-    own, origin = 5 * _longest(messages["headers"]), headers[0][-len(ORIGIN_HEADERS) :]
-    bound = max(map(len, values)) + _longest(messages["key"]) + own + message_size(b"", None, origin) + 64
+    own = 5 * _longest(messages["headers"])
+    bound = max(map(len, values)) + _longest(messages["key"]) + own + message_size(b"", None, headers[0]) + 64
     if bound <= limit:
         return []
     sizes = map(message_size, values, messages["key"].to_pylist(), headers)

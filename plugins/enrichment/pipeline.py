@@ -124,6 +124,7 @@ def settle(batch: Batch, job: Job | None) -> Batch:
 
 def drain(clients: Clients, staging: Staging, batch: Batch) -> Drained:
     """Read the batch's ranges, decode, and stage events, their keys, and what was refused."""
+    clients = clients.for_batch(batch)
     settings = clients.settings
     decoder = set_aside if batch.set_aside else decode
     messages = refusals = 0
@@ -235,7 +236,9 @@ def publish(
 
     Raises `OffsetsMoved`, `PublishRefused`, `StagingMissing`, and `BatchUnbalanced` before anything is committed.
     """
-    batch, kafka = drained.batch, clients.settings
+    batch = drained.batch
+    clients = clients.for_batch(batch)
+    kafka = clients.settings
     with quiet_gc(), LanePublisher(clients, batch) as publisher:
         produce = not batch.dry_run and publisher.standing() is Standing.AT_START
         counts = Counts()

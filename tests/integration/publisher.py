@@ -17,7 +17,7 @@ import msgspec
 
 from enrichment import pipeline as stages
 from enrichment.kafka.sink import LanePublisher, LaneTransaction
-from enrichment.orchestration import stoppable
+from enrichment.orchestration.common import stoppable
 from enrichment.pipeline import Drained
 from tests.fixtures.pipeline import Pipeline
 

@@ -10,6 +10,7 @@ INSERT INTO enrichment_jobs (
     max_bytes,
     dry_run,
     set_aside,
+    purpose,
     settings_fingerprint
 )
 VALUES (
@@ -23,6 +24,7 @@ VALUES (
     %(max_bytes)s,
     %(dry_run)s,
     %(set_aside)s,
+    %(purpose)s,
     %(settings_fingerprint)s
 )
 ON CONFLICT (batch_id) DO NOTHING

@@ -10,6 +10,7 @@ SELECT
     max_bytes,
     dry_run,
     set_aside,
+    purpose,
     state,
     attempts,
     messages_read,

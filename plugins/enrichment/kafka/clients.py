@@ -10,6 +10,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
+from enrichment.messages import Batch
 from enrichment.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,14 @@ class Clients:
     def __init__(self, config: Mapping[str, Any], settings: KafkaSettings) -> None:
         self._config = dict(config)
         self.settings = settings
+
+    def for_batch(self, batch: Batch) -> Clients:
+        """The clients of a batch's own group and output topic: live, replayed and redriven ones never meet."""
+        own = {
+            "consumer_group": batch.group_id,
+            "output_topic": batch.purpose.output_topic or self.settings.output_topic,
+        }
+        return Clients(self._config, self.settings.model_copy(update=own))
 
     def _consumer_config(self, purpose: Mapping[str, Any]) -> dict[str, Any]:
         return {**self._config, "group.id": self.settings.consumer_group, **READING, **purpose}

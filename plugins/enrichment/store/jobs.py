@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from enrichment import sql
-from enrichment.messages import Batch, OffsetRange
+from enrichment.messages import Batch, OffsetRange, Purpose
 
 Row = TypeVar("Row")
 
@@ -58,6 +58,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: int | None
     dry_run: bool
     set_aside: bool
+    purpose: Purpose
     state: JobState
     attempts: int
     messages_read: int | None
@@ -181,7 +182,7 @@ class Ledger:
 
 
 def _columns(batch: Batch) -> dict[str, Any]:
-    return {**batch.to_manifest(), "ranges": _jsonb(batch.ranges)}
+    return {**batch.to_manifest(), "ranges": _jsonb(batch.ranges), "purpose": _jsonb(batch.purpose)}
 
 
 def _jsonb(value: Any) -> Jsonb:

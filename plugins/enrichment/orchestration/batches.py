@@ -1,0 +1,142 @@
+"""What is done to a batch, whoever claimed it: the task group that live draining, replay and redrive share.
+
+A batch that the ledger has as published is done: whichever of its tasks is cleared has nothing left to do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import get_current_context, task, task_group
+
+from enrichment.orchestration.common import ANALYTICS, DEAD_LETTERS, Manifest, resources
+
+if TYPE_CHECKING:
+    from enrichment.enrichers.base import Enricher
+    from enrichment.messages import Batch
+    from enrichment.resources import Resources
+
+# What a batch's tasks are called in the UI's grid; each task fills it in.
+BATCH_LABEL = "{{ batch_label }}"
+
+
+def batch_of(manifest: dict[str, Any]) -> Batch:
+    """The batch of a manifest; it also names the task's square in the UI's grid."""
+    from enrichment.messages import Batch
+
+    batch = Batch.from_manifest(manifest)
+    get_current_context()["batch_label"] = f"lane {batch.lane}: {batch.span:,} offsets"  # type: ignore[typeddict-unknown-key]
+    return batch
+
+
+@task(map_index_template=BATCH_LABEL)
+def drain(batch: Manifest) -> dict[str, Any]:
+    """Read the batch's messages, decode them, and stage events, their keys, and what was refused."""
+    from enrichment import pipeline
+
+    claimed = batch_of(batch)
+    with resources() as r:
+        job = r.ledger.get(claimed.batch_id)
+        settled = pipeline.settle(claimed, job)
+        if job is not None and job.is_published:
+            return pipeline.Drained(settled, job.messages_read or 0, 0, job.value_bytes or 0).to_manifest()
+        with r.stage(claimed.batch_id, "drain") as stage:
+            drained = pipeline.drain(r.clients, r.staging, settled)
+            r.ledger.drained(drained.batch, drained.messages, drained.value_bytes)
+            stage.messages = drained.messages
+            stage.counts = {"refused": drained.refused, "value_bytes": drained.value_bytes}
+    return drained.to_manifest()
+
+
+@task(map_index_template=BATCH_LABEL)
+def geo(drained: Manifest) -> dict[str, Any]:
+    """Add the place of each message's address."""
+    with resources() as r:
+        return look_up(r, "geo", drained, r.geo_enricher())
+
+
+@task(map_index_template=BATCH_LABEL)
+def user(drained: Manifest) -> dict[str, Any]:
+    """Add the profile of each message's user."""
+    with resources() as r:
+        return look_up(r, "user", drained, r.user_enricher())
+
+
+@task(map_index_template=BATCH_LABEL)
+def business(drained: Manifest, placed: Manifest, profiled: Manifest) -> dict[str, Any]:
+    """Add the business context of each message's request, and the risk that follows from context, place and profile."""
+    del placed, profiled  # they say that geo and user are done; what they added is staged
+    from enrichment.messages import Source
+
+    with resources() as r:
+        return look_up(
+            r, "business", drained, r.business_enricher(), after=(Source.GEO, Source.USER), on_chunk=r.record_risks
+        )
+
+
+def look_up(r: Resources, name: str, manifest: dict[str, Any], enricher: Enricher, **how: Any) -> dict[str, Any]:
+    """Run an enricher over the batch; returns how its messages were answered and the seconds that it took."""
+    from msgspec import to_builtins
+
+    from enrichment import pipeline
+
+    batch = batch_of(manifest["batch"])
+    job = r.ledger.get(batch.batch_id)
+    if job is not None and job.is_published:
+        return {"counts": job.cache_counts.get(name, {}), "seconds": job.durations.get(name, 0.0)}
+    with r.stage(batch.batch_id, name) as stage:
+        counts = pipeline.enrich(r.staging, batch, enricher, **how)
+        stage.messages, stage.counts = counts.messages, to_builtins(counts)
+    return {"counts": stage.counts, "seconds": stage.seconds}
+
+
+@task(map_index_template=BATCH_LABEL, outlets=[ANALYTICS, DEAD_LETTERS])
+def publish(
+    drained: Manifest, placed: Manifest, profiled: Manifest, scored: Manifest,
+    *, outlet_events: Any = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Publish enriched messages, dead letters and the group's offsets in one transaction, and complete the ledger.
+
+    A batch that turns out to be published already (an earlier try died before it could say so) is only recorded.
+    """
+    from msgspec import convert, to_builtins
+
+    from enrichment import pipeline
+
+    batch = batch_of(drained["batch"])
+    staged = convert(drained, pipeline.Drained)
+    lookups = {"geo": placed, "user": profiled, "business": scored}
+    with resources() as r:
+        job = r.ledger.get(batch.batch_id)
+        if job is not None and job.is_published:
+            return {"batch_id": batch.batch_id, "dry_run": False, "produced": False}
+        with r.stage(batch.batch_id, "publish") as stage:
+            published = pipeline.publish(r.clients, r.staging, staged, r.settings)
+            stage.messages, stage.counts = published.counts.total, to_builtins(published)
+        pipeline.record(
+            r.ledger, staged, published,
+            cache_counts={name: done["counts"] for name, done in lookups.items()},
+            durations={"publish": stage.seconds} | {name: done["seconds"] for name, done in lookups.items()},
+            geo_database_build=r.geo_database.version,
+        )  # fmt: skip
+    summary = {"batch_id": batch.batch_id, "dry_run": batch.dry_run, **to_builtins(published)}
+    for asset in (ANALYTICS, DEAD_LETTERS):
+        outlet_events[asset].extra = summary
+    return summary
+
+
+@task(map_index_template=BATCH_LABEL)
+def clean(batch: Manifest) -> None:
+    """Remove what the batch staged, however its tasks ended."""
+    claimed = batch_of(batch)
+    with resources() as r:
+        r.staging.remove(claimed.batch_id)
+
+
+@task_group(group_id="batch")
+def enrich_batch(batch: Manifest) -> None:
+    """One batch, from its offset ranges to its ledger row."""
+    drained = drain(batch)
+    placed, profiled = geo(drained), user(drained)
+    scored = business(drained, placed, profiled)
+    publish(drained, placed, profiled, scored) >> clean(batch).as_teardown()

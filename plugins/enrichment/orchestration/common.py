@@ -1,0 +1,102 @@
+"""What all tasks have in common: assets, defaults, and the resources that they open."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Asset, ExceptionRetryPolicy, RetryAction, RetryRule
+
+if TYPE_CHECKING:
+    from enrichment.resources import Resources
+
+# The topics, as the UI's asset graph shows them. Named, not addressed: the brokers are the connection's business.
+ENRICHED = Asset("stacklens-enriched")
+ANALYTICS = Asset("stacklens-analytics")
+DEAD_LETTERS = Asset("analytics-dlq")
+
+# What a task returns and the next ones take: plain JSON types, or an XComArg while the DAG is put together.
+Manifest = Any
+
+# What another try cannot mend fails at once, with its reason; everything else (a broker, a database, a lock) is
+# retried.
+RETRY_POLICY = ExceptionRetryPolicy(
+    rules=[
+        RetryRule(exception=f"enrichment.errors.{name}", action=RetryAction.FAIL, reason=reason)
+        for name, reason in {
+            "SettingsError": "a setting is wrong",
+            "OffsetsMoved": "the group was moved by somebody else",
+            "OffsetsLost": "unread messages have left the log",
+            "StagingMissing": "an earlier task must run again",
+            "BatchUnbalanced": "the numbers do not add up",
+        }.items()
+    ]
+)
+DEFAULT_ARGS: dict[str, Any] = {
+    "owner": "stacklens",
+    "retries": 4,
+    "retry_delay": timedelta(seconds=2),
+    "retry_exponential_backoff": 2.0,
+    "max_retry_delay": timedelta(minutes=1),
+    "retry_policy": RETRY_POLICY,
+    "execution_timeout": timedelta(minutes=10),
+}
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """End the block with an exception when the task is stopped from the UI.
+
+    Airflow answers SIGTERM with the operator's `on_kill`, which a function has none of, and kills it five seconds
+    later: a transaction would stay open until its timeout.
+    """
+
+    def stop(_signum: int, _frame: object) -> None:
+        raise SystemExit("stopped by SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def resources() -> Iterator[Resources]:
+    """What a task works with, from the settings and Airflow's connections; closed at the end, stoppable meanwhile."""
+    from airflow.providers.apache.kafka.hooks.base import KafkaBaseHook
+    from airflow.providers.postgres.hooks.postgres import PostgresHook
+    from airflow.sdk import BaseHook, ObjectStoragePath
+
+    from enrichment.resources import Resources
+    from enrichment.settings import load
+
+    class KafkaConfigHook(KafkaBaseHook):
+        """Gives the configuration itself, its callbacks and cloud tokens resolved: each purpose adds its own
+        options."""
+
+        def _get_client(self, config: dict[str, Any]) -> dict[str, Any]:
+            return config
+
+    def user_service() -> tuple[str, str | None]:
+        connection = BaseHook.get_connection(settings.user.conn_id)
+        # As in Airflow's own HttpHook, the host may be a whole URL.
+        host = connection.host or ""
+        base_url = host if "://" in host else f"{connection.schema or 'http'}://{host}"
+        return f"{base_url}:{connection.port}" if connection.port else base_url, connection.password
+
+    settings = load()
+    with (
+        stoppable(),
+        Resources(
+            settings,
+            kafka_config=lambda: KafkaConfigHook(settings.kafka.conn_id).get_conn,  # type: ignore[no-untyped-call]
+            connect_postgres=lambda: PostgresHook(settings.pipeline.postgres_conn_id).get_conn(),  # type: ignore[arg-type,return-value]
+            user_service=user_service,
+            staging_root=ObjectStoragePath(settings.pipeline.staging_url),
+        ) as opened,
+    ):
+        yield opened

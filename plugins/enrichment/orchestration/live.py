@@ -1,0 +1,53 @@
+"""The tasks of `stacklens_enrichment` before its batches: when it runs, and what it claims."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task
+
+from enrichment.orchestration.common import resources
+
+# An event-driven wake-up takes its place here (`AssetOrTimeSchedule` over this timetable).
+EVERY_MINUTE = CronTriggerTimetable("* * * * *", timezone="UTC")
+
+LIVE_PARAMS = {
+    "max_messages": Param(
+        None,
+        type=["null", "integer"],
+        minimum=1,
+        title="Messages at most",
+        description_md="In each batch of this run. Empty: the setting `KAFKA_BATCH_SIZE`.",
+    ),
+    "partitions": Param(
+        None,
+        type=["null", "array"],
+        items={"type": "integer", "minimum": 0},
+        title="Partitions",
+        description_md="Only these partitions of the input topic. Empty: all.",
+    ),
+    "dry_run": Param(
+        False,
+        type="boolean",
+        title="Dry run",
+        description_md="Read and enrich, but publish nothing and commit nothing; the counts are in the task's XCom.",
+    ),
+}
+
+
+@task
+def claim() -> list[dict[str, Any]]:
+    """Fix the offset ranges of this run's batches, one per lane, and write them to the ledger.
+
+    A run that is cleared gets the ranges back that it had. Without a backlog there are no batches, and the rest is
+    skipped.
+    """
+    from enrichment import pipeline
+
+    context = get_current_context()
+    with resources() as r:
+        batches = pipeline.claim(
+            r.clients, r.ledger, r.settings,
+            dag_id=context["dag"].dag_id, run_id=context["run_id"], **context["params"],
+        )  # fmt: skip
+    return [batch.to_manifest() for batch in batches]
