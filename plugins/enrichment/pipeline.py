@@ -31,6 +31,7 @@ from enrichment.kafka.source import Chunk, RangeReader
 from enrichment.messages import KEY_COLUMNS, Batch, Context, Place, Profile, Risk, Source
 from enrichment.provenance import Addition, Counts
 from enrichment.route import Routed, Router
+from enrichment.selection import selection
 from enrichment.settings import Settings
 from enrichment.store.jobs import Job, Ledger, Outcome
 from enrichment.store.staging import ChunkWriter, Staging
@@ -123,10 +124,12 @@ def settle(batch: Batch, job: Job | None) -> Batch:
 
 
 def drain(clients: Clients, staging: Staging, batch: Batch) -> Drained:
-    """Read the batch's ranges, decode, and stage events, their keys, and what was refused."""
+    """Read the batch's ranges, select what the batch's purpose asks for, decode, and stage events, their keys, and what
+    was refused."""
     clients = clients.for_batch(batch)
     settings = clients.settings
     decoder = set_aside if batch.set_aside else decode
+    select = selection(clients, batch)
     messages = refusals = 0
     with (
         quiet_gc(),
@@ -137,9 +140,11 @@ def drain(clients: Clients, staging: Staging, batch: Batch) -> Drained:
     ):
         reader = RangeReader(consumer, batch, settings.chunk_size, settings.chunk_bytes, settings.request_timeout_sec)
         for chunk in reader.chunks():
-            refusals += stage_chunk(chunk, decoder, events, keys, refused)
-            messages += len(chunk)
-            del chunk  # before the next one is read: one chunk in memory, not two
+            chosen = chunk if select is None else select(chunk)
+            if len(chosen):
+                refusals += stage_chunk(chosen, decoder, events, keys, refused)
+                messages += len(chosen)
+            del chunk, chosen  # before the next one is read: one chunk in memory, not two
         return Drained(msgspec.structs.replace(batch, ranges=reader.ranges), messages, refusals, reader.value_bytes)
 
 

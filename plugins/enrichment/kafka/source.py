@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import NoneType
 from typing import Any
 
@@ -51,6 +51,15 @@ class Chunk:
         self.keys.extend(map(Message.key, polled))
         self.headers.extend(pack_headers(map(Message.headers, polled)))
         self.values.extend(map(Message.value, polled))
+
+    def take(self, rows: Sequence[int]) -> Chunk:
+        """The messages at these positions, in this order."""
+        if len(rows) == len(self):
+            return self
+        return Chunk(*([part[row] for row in rows] for part in (getattr(self, name) for name in PARTS)))
+
+
+PARTS = tuple(part.name for part in fields(Chunk))
 
 
 class RangeReader:

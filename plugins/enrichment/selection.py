@@ -1,0 +1,25 @@
+"""What of the messages that a drain reads goes on, and as what: a batch's purpose in, a function over chunks out.
+
+Live batches have none, and pay nothing. A kind of purpose that needs one puts a line into `MAKERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.source import Chunk
+from enrichment.messages import Batch
+
+# Takes a chunk as it was read and gives the messages that go on, in the order of the offsets: fewer ones
+# (`Chunk.take`), or others in their place. It runs before decoding. What it leaves out is as if it had never been in
+# the range: it is in no count, and publishing moves the group past it.
+Select = Callable[[Chunk], Chunk]
+# By the purpose's kind. The maker is called once a drain, with the clients of the batch's own group.
+MAKERS: dict[str, Callable[[Clients, Batch], Select]] = {}
+
+
+def selection(clients: Clients, batch: Batch) -> Select | None:
+    """The selection that the batch's purpose asks for; None when all messages go on as they are."""
+    make = MAKERS.get(batch.purpose.kind)
+    return None if make is None else make(clients, batch)
