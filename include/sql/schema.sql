@@ -1,5 +1,6 @@
 -- The whole schema: the three cache tables, the ledger with its audit, the metrics, and what reads them.
--- Applied as one file in one transaction by enrichment.store.schema.apply_schema. Applying it again changes nothing.
+-- Read this one; databases are brought here by the files of migrations/, which tests compare with it object by object.
+-- Whatever changes here needs a migration. Applying this file, also twice, is harmless: it is one transaction.
 
 SET LOCAL client_min_messages = warning;
 

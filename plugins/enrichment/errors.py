@@ -15,6 +15,10 @@ class SettingsError(EnrichmentError):
     """An environment variable is missing or has an unusable value; the message names it and what it takes."""
 
 
+class SchemaError(EnrichmentError):
+    """The migrations and the database do not fit together; nothing was changed, and the message says what to do."""
+
+
 class OffsetsMoved(EnrichmentError):
     """Somebody else moved the group into the middle of this batch; look for a second publisher, then run again."""
 

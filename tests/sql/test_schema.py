@@ -401,5 +401,5 @@ def test_no_index_is_without_its_query(filled: str) -> None:
     """Ten indexes or more, and none that no query asks for, besides the keys that keep rows apart."""
     with psycopg.connect(filled) as connection:
         names = {name for (name,) in connection.execute("SELECT indexname FROM pg_indexes WHERE schemaname = 'public'")}
-    assert names - set(QUERIES) == {"enrichment_metrics_pkey", "enrichment_audit_log_pkey"}
+    assert names - set(QUERIES) == {"enrichment_metrics_pkey", "enrichment_audit_log_pkey", "schema_versions_pkc"}
     assert len(QUERIES) >= 10

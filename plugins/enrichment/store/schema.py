@@ -1,18 +1,136 @@
-"""Takes a connection, leaves the database with the objects of `include/sql/schema.sql`."""
+"""Takes a connection, leaves the database with the objects of `include/sql/schema.sql`, whatever schema it had before.
+
+The way there are the files of `include/sql/migrations`, applied in the order of their numbers by Alembic. Each is a
+revision without a parent, so the version table has a row for every file that was applied, and a file that comes late
+with a lower number is still found missing (docs/decisions/0004). `python -m enrichment.store` does it from a shell.
+"""
 
 from __future__ import annotations
 
+import io
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import psycopg
+from psycopg.sql import SQL, Identifier
 
 from enrichment import sql
+from enrichment.errors import SchemaError
+
+FOLDER = "migrations"
+VERSION_TABLE = "schema_versions"
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One numbered file: `0002_batch_purpose` has the number 0002."""
+
+    number: str
+    name: str
+
+    @property
+    def text(self) -> str:
+        """Its SQL."""
+        return sql.load(f"{FOLDER}/{self.name}")
 
 
 def apply_schema(connection: psycopg.Connection[Any]) -> None:
-    """Create what is missing; harmless when all is there, and when two sessions do it at once (the second waits).
+    """Apply the migrations that are missing; harmless when none is, and when two sessions do it at once.
 
-    All or nothing: one transaction. Raises `psycopg.Error` when the server refuses.
+    All or nothing: one transaction, and the second session waits for it. A database that never saw a migration (empty,
+    or made by an earlier release's schema.sql) gets all of them: each may run where its work is done already. Raises
+    `SchemaError` when the files or the database's versions do not fit together, and `psycopg.Error`, with a note that
+    names the file, when the server refuses.
     """
+    known = migrations()
     with connection.transaction():
-        connection.execute(sql.load("schema"))
+        connection.execute(sql.load("schema_versions/lock"))
+        applied = _applied(connection)
+        for migration, script in scripts(known, applied):
+            try:
+                connection.execute(script.encode())
+            except psycopg.Error as refused:
+                refused.add_note(f"in include/sql/{FOLDER}/{migration.name}.sql; the database is as it was before")
+                raise
+
+
+def create_database(server: psycopg.Connection[Any], name: str) -> None:
+    """Create a database where it is missing. The connection, to another one of the server, is in autocommit."""
+    if server.execute(sql.load("schema_versions/find_database"), {"name": name}).fetchone() is None:
+        server.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+
+
+def migrations(names: Sequence[str] | None = None) -> list[Migration]:
+    """The numbered files in order, gaps allowed. Raises `SchemaError` for a file whose number is missing or twice."""
+    found: dict[str, Migration] = {}
+    for name in sql.names(FOLDER) if names is None else names:
+        number = re.match(r"(\d{4})_[a-z0-9_]+$", name)
+        if number is None:
+            raise SchemaError(f"include/sql/{FOLDER}/{name}.sql has no number: name it like 0002_batch_purpose.sql")
+        if other := found.get(number[1]):
+            raise SchemaError(
+                f"include/sql/{FOLDER} has number {number[1]} twice, {other.name} and {name}:"
+                " give the newer one the next number"
+            )
+        found[number[1]] = Migration(number[1], name)
+    return [found[number] for number in sorted(found)]
+
+
+def scripts(known: Sequence[Migration], applied: Collection[str]) -> Iterator[tuple[Migration, str]]:
+    """Each migration that is missing, with what brings the database there: its file, and its row of the version table.
+
+    Raises `SchemaError` when the database has a number that no file has.
+    """
+    if unknown := set(applied) - {migration.number for migration in known}:
+        raise SchemaError(
+            f"the database has migrations that include/sql/{FOLDER} has not: {', '.join(sorted(unknown))};"
+            " a newer release upgraded it, so use that one or later"
+        )
+    present = sorted(applied)
+    for migration in known:
+        if migration.number not in present:
+            yield migration, _script(migration, present)
+            present.append(migration.number)
+
+
+def _applied(connection: psycopg.Connection[Any]) -> list[str]:
+    exists = connection.execute(sql.load("schema_versions/exists")).fetchone()
+    if not exists or not exists[0]:
+        return []
+    applied = [number for (number,) in connection.execute(sql.load("schema_versions/applied"))]
+    if not applied:  # Alembic makes it together with the first row
+        connection.execute(sql.load("schema_versions/drop"))
+    return applied
+
+
+def _script(migration: Migration, applied: Sequence[str]) -> str:
+    """Alembic's offline mode: it writes what is to run, psycopg runs it in a transaction that others may be part of."""
+    from alembic.runtime.migration import MigrationContext, MigrationStep  # 0.5 s with SQLAlchemy
+    from alembic.script import Script
+    from alembic.script.revision import RevisionMap
+
+    def upgrade() -> None:
+        context.impl.static_output(migration.text)
+
+    module = ModuleType(migration.name)
+    vars(module).update(revision=migration.number, down_revision=None, upgrade=upgrade)
+    revision = Script(module, migration.number, f"{migration.name}.sql")
+    revisions = RevisionMap(lambda: [revision])
+    _ = revisions.heads  # read now: a step needs what this fills in
+    step = MigrationStep.upgrade_from_script(revisions, revision)
+    buffer = io.StringIO()
+    context = MigrationContext.configure(
+        dialect_name="postgresql",
+        opts={
+            "as_sql": True,
+            "fn": lambda *_: [step],
+            "output_buffer": buffer,
+            "starting_rev": tuple(applied) or None,
+            "version_table": VERSION_TABLE,
+        },
+    )
+    context.run_migrations()
+    return buffer.getvalue()

@@ -1,0 +1,419 @@
+-- The first schema, whole: the three cache tables, the ledger with its audit, the metrics, and what reads them.
+-- A database that was made before there were migrations has all of it, and loses nothing when it is run there.
+
+SET LOCAL client_min_messages = warning;
+
+-- Two sessions that apply it at once would collide in the catalogue: the second waits for the first to commit.
+SELECT pg_advisory_xact_lock(hashtext('stacklens-schema'));
+
+
+-- Caches --------------------------------------------------------------------------------------------------------------
+-- Keys compare as bytes (COLLATE "C"): nobody sorts them by language, and look-ups are faster.
+
+CREATE TABLE IF NOT EXISTS geo_ip_cache (
+    ip_address   text COLLATE "C" PRIMARY KEY,
+    state        text NOT NULL,
+    reason       text,
+    country      text,
+    country_code text,
+    region       text,
+    city         text,
+    latitude     double precision,
+    longitude    double precision,
+    timezone     text,
+    network_type text,
+    version      text NOT NULL DEFAULT '',
+    fetched_at   timestamptz NOT NULL,
+    expires_at   timestamptz NOT NULL,
+    CONSTRAINT geo_ip_cache_state CHECK (state IN ('found', 'absent')),
+    CONSTRAINT geo_ip_cache_absent_has_reason CHECK (state <> 'absent' OR reason IS NOT NULL),
+    CONSTRAINT geo_ip_cache_expires_after_fetch CHECK (expires_at >= fetched_at)
+);
+COMMENT ON TABLE geo_ip_cache IS 'Address to place. A key that the database does not have is cached too, as absent.';
+COMMENT ON COLUMN geo_ip_cache.version IS 'Build of the geo database; rows of another build are not served.';
+COMMENT ON COLUMN geo_ip_cache.expires_at IS 'Afterwards the row may be served only while the source is down, as stale.';
+
+CREATE TABLE IF NOT EXISTS user_profile_cache (
+    user_id           text COLLATE "C" PRIMARY KEY,
+    state             text NOT NULL,
+    reason            text,
+    subscription_tier text,
+    account_age_days  bigint,
+    company           text,
+    version           text NOT NULL DEFAULT '',
+    fetched_at        timestamptz NOT NULL,
+    expires_at        timestamptz NOT NULL,
+    CONSTRAINT user_profile_cache_state CHECK (state IN ('found', 'absent')),
+    CONSTRAINT user_profile_cache_absent_has_reason CHECK (state <> 'absent' OR reason IS NOT NULL),
+    CONSTRAINT user_profile_cache_expires_after_fetch CHECK (expires_at >= fetched_at)
+);
+COMMENT ON TABLE user_profile_cache IS 'User id to profile, as the user service answered.';
+COMMENT ON COLUMN user_profile_cache.expires_at IS 'Afterwards the row may be served only while the source is down, as stale.';
+
+CREATE TABLE IF NOT EXISTS business_context_cache (
+    request_id       text COLLATE "C" PRIMARY KEY,
+    state            text NOT NULL,
+    reason           text,
+    unit             text,
+    transaction_type text,
+    amount           double precision,
+    currency         text,
+    risk_score       double precision,
+    risk_level       text,
+    fraud_indicators text[],
+    version          text NOT NULL DEFAULT '',
+    fetched_at       timestamptz NOT NULL,
+    expires_at       timestamptz NOT NULL,
+    CONSTRAINT business_context_cache_state CHECK (state IN ('found', 'absent')),
+    CONSTRAINT business_context_cache_absent_has_reason CHECK (state <> 'absent' OR reason IS NOT NULL),
+    CONSTRAINT business_context_cache_risk_score CHECK (risk_score BETWEEN 0 AND 1),
+    CONSTRAINT business_context_cache_expires_after_fetch CHECK (expires_at >= fetched_at)
+);
+COMMENT ON TABLE business_context_cache IS 'Request id to business context, with the risk that was last computed for it.';
+COMMENT ON COLUMN business_context_cache.risk_score IS 'In [0, 1], as last computed; not read back, every batch scores anew.';
+COMMENT ON COLUMN business_context_cache.fraud_indicators IS 'Names of the rules that fired when the score was computed.';
+COMMENT ON COLUMN business_context_cache.expires_at IS 'Afterwards the row may be served only while the source is down, as stale.';
+
+CREATE INDEX IF NOT EXISTS geo_ip_cache_expires_at_idx ON geo_ip_cache (expires_at);
+CREATE INDEX IF NOT EXISTS user_profile_cache_expires_at_idx ON user_profile_cache (expires_at);
+CREATE INDEX IF NOT EXISTS business_context_cache_expires_at_idx ON business_context_cache (expires_at);
+COMMENT ON INDEX geo_ip_cache_expires_at_idx IS 'clean_expired_geo_cache, get_cache_statistics';
+COMMENT ON INDEX user_profile_cache_expires_at_idx IS 'get_cache_statistics';
+COMMENT ON INDEX business_context_cache_expires_at_idx IS 'get_cache_statistics';
+
+
+-- Ledger --------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE IF NOT EXISTS enrichment_jobs (
+    batch_id             text PRIMARY KEY,
+    dag_id               text NOT NULL,
+    run_id               text NOT NULL,
+    lane                 integer NOT NULL,
+    topic                text NOT NULL,
+    group_id             text NOT NULL,
+    ranges               jsonb NOT NULL,
+    max_bytes            bigint,
+    dry_run              boolean NOT NULL DEFAULT false,
+    set_aside            boolean NOT NULL DEFAULT false,
+    state                text NOT NULL DEFAULT 'claimed',
+    attempts             integer NOT NULL DEFAULT 0,
+    messages_read        bigint,
+    messages_enriched    bigint,
+    messages_partial     bigint,
+    messages_dead        bigint,
+    value_bytes          bigint,
+    cache_counts         jsonb NOT NULL DEFAULT '{}',
+    errors_by_reason     jsonb NOT NULL DEFAULT '{}',
+    durations            jsonb NOT NULL DEFAULT '{}',
+    geo_database_build   text,
+    settings_fingerprint text NOT NULL,
+    error                text,
+    claimed_at           timestamptz NOT NULL DEFAULT now(),
+    drained_at           timestamptz,
+    published_at         timestamptz,
+    updated_at           timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT enrichment_jobs_state CHECK (state IN ('claimed', 'drained', 'published', 'failed', 'dry-run')),
+    CONSTRAINT enrichment_jobs_lane CHECK (lane >= 0),
+    CONSTRAINT enrichment_jobs_attempts CHECK (attempts >= 0),
+    CONSTRAINT enrichment_jobs_ranges CHECK (jsonb_typeof(ranges) = 'array' AND NOT ranges @? '$[*] ? (@.end < @.start)'),
+    CONSTRAINT enrichment_jobs_counts CHECK (
+        least(messages_read, messages_enriched, messages_partial, messages_dead, value_bytes) >= 0
+    ),
+    CONSTRAINT enrichment_jobs_balanced CHECK (
+        state NOT IN ('published', 'dry-run')
+        OR coalesce(messages_read = messages_enriched + messages_partial + messages_dead, false)
+    ),
+    CONSTRAINT enrichment_jobs_dry_run CHECK (state <> 'dry-run' OR dry_run),
+    CONSTRAINT enrichment_jobs_published_at CHECK ((state = 'published') = (published_at IS NOT NULL)),
+    CONSTRAINT enrichment_jobs_times CHECK (drained_at >= claimed_at AND published_at >= claimed_at)
+);
+COMMENT ON TABLE enrichment_jobs IS 'The ledger: one row a batch, from claimed to published. Progress itself lives in Kafka.';
+COMMENT ON COLUMN enrichment_jobs.ranges IS '[{"partition", "start", "end"}], the offsets [start, end) of each partition.';
+COMMENT ON COLUMN enrichment_jobs.set_aside IS 'All its messages became dead letters: it had failed alone before.';
+COMMENT ON COLUMN enrichment_jobs.attempts IS 'How often the batch was drained.';
+COMMENT ON COLUMN enrichment_jobs.cache_counts IS 'Enricher (geo, user, business) to its LookupCounts, by message.';
+COMMENT ON COLUMN enrichment_jobs.durations IS 'Stage to seconds.';
+COMMENT ON COLUMN enrichment_jobs.error IS 'Why the last try failed; null once published.';
+
+CREATE INDEX IF NOT EXISTS enrichment_jobs_run_idx ON enrichment_jobs (dag_id, run_id);
+CREATE INDEX IF NOT EXISTS enrichment_jobs_published_at_idx ON enrichment_jobs (published_at) WHERE state = 'published';
+CREATE INDEX IF NOT EXISTS enrichment_jobs_state_idx ON enrichment_jobs (state, claimed_at);
+COMMENT ON INDEX enrichment_jobs_run_idx IS 'find_run: what a retried claim has already claimed';
+COMMENT ON INDEX enrichment_jobs_published_at_idx IS 'get_cache_statistics';
+COMMENT ON INDEX enrichment_jobs_state_idx IS 'v_enrichment_job_stats asked for one state; count_failures_over';
+
+CREATE TABLE IF NOT EXISTS enrichment_metrics (
+    batch_id       text NOT NULL REFERENCES enrichment_jobs ON DELETE CASCADE,
+    stage          text NOT NULL,
+    messages       bigint NOT NULL,
+    seconds        double precision NOT NULL,
+    peak_rss_bytes bigint,
+    counts         jsonb NOT NULL DEFAULT '{}',
+    recorded_at    timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (batch_id, stage),
+    CONSTRAINT enrichment_metrics_not_negative CHECK (messages >= 0 AND seconds >= 0 AND peak_rss_bytes >= 0)
+);
+COMMENT ON TABLE enrichment_metrics IS 'What each stage of each batch did and took; a stage that is run again replaces its row.';
+
+CREATE INDEX IF NOT EXISTS enrichment_metrics_recorded_at_idx ON enrichment_metrics (recorded_at);
+COMMENT ON INDEX enrichment_metrics_recorded_at_idx IS 'v_enrichment_performance_trend';
+
+CREATE TABLE IF NOT EXISTS enrichment_audit_log (
+    audit_id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    batch_id         text NOT NULL,
+    action           text NOT NULL,
+    old_state        text,
+    new_state        text,
+    changed_columns  text[] NOT NULL,
+    changed_by       text NOT NULL,
+    application_name text NOT NULL,
+    changed_at       timestamptz NOT NULL,
+    CONSTRAINT enrichment_audit_log_action CHECK (action IN ('INSERT', 'UPDATE', 'DELETE'))
+);
+COMMENT ON TABLE enrichment_audit_log IS 'Who changed what of a job, and when. Written by enrichment_jobs_audit_trigger; outlives the job.';
+
+CREATE INDEX IF NOT EXISTS enrichment_audit_log_batch_idx ON enrichment_audit_log (batch_id, audit_id);
+COMMENT ON INDEX enrichment_audit_log_batch_idx IS 'history: the life of one batch';
+
+CREATE OR REPLACE FUNCTION audit_enrichment_job() RETURNS trigger
+LANGUAGE plpgsql AS $$
+DECLARE
+    before jsonb := CASE WHEN TG_OP = 'INSERT' THEN '{}' ELSE to_jsonb(OLD) END;
+    after  jsonb := CASE WHEN TG_OP = 'DELETE' THEN '{}' ELSE to_jsonb(NEW) END;
+    changed text[];
+BEGIN
+    -- updated_at alone is no change: a statement that is repeated leaves no trace.
+    SELECT array_agg(name ORDER BY name)
+    INTO changed
+    FROM jsonb_object_keys(before || after) AS name
+    WHERE name <> 'updated_at'
+      AND coalesce(before -> name, 'null') <> coalesce(after -> name, 'null');
+
+    IF changed IS NOT NULL THEN
+        INSERT INTO enrichment_audit_log
+            (batch_id, action, old_state, new_state, changed_columns, changed_by, application_name, changed_at)
+        VALUES
+            (coalesce(after ->> 'batch_id', before ->> 'batch_id'), TG_OP, before ->> 'state', after ->> 'state',
+             changed, current_user, current_setting('application_name'), clock_timestamp());
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION audit_enrichment_job() IS 'Trigger: one row of enrichment_audit_log for each change of a job.';
+
+CREATE OR REPLACE TRIGGER enrichment_jobs_audit_trigger
+AFTER INSERT OR UPDATE OR DELETE ON enrichment_jobs
+FOR EACH ROW EXECUTE FUNCTION audit_enrichment_job();
+
+
+-- What reads and keeps them -------------------------------------------------------------------------------------------
+-- Views are dropped first: CREATE OR REPLACE could not take a column away from those of an older schema.
+
+DROP VIEW IF EXISTS v_active_geo_cache;
+CREATE VIEW v_active_geo_cache AS
+SELECT
+    ip_address,
+    state,
+    reason,
+    country,
+    country_code,
+    region,
+    city,
+    latitude,
+    longitude,
+    timezone,
+    network_type,
+    version,
+    fetched_at,
+    expires_at
+FROM geo_ip_cache
+WHERE expires_at > now();
+COMMENT ON VIEW v_active_geo_cache IS 'Entries that may still be served, those of addresses known to be absent included.';
+
+DROP VIEW IF EXISTS v_user_profile_summary;
+CREATE VIEW v_user_profile_summary AS
+SELECT
+    coalesce(subscription_tier, 'unknown') AS subscription_tier,
+    CASE
+        WHEN account_age_days < 30 THEN 'under 30 days'
+        WHEN account_age_days < 365 THEN '30 to 364 days'
+        WHEN account_age_days >= 365 THEN '365 days and more'
+        ELSE 'unknown'
+    END AS account_age,
+    coalesce(company, 'unknown') AS company,
+    count(*) AS users,
+    count(*) FILTER (WHERE expires_at > now()) AS users_active,
+    avg(account_age_days)::double precision AS average_account_age_days
+FROM user_profile_cache
+WHERE state = 'found'
+GROUP BY 1, 2, 3;
+COMMENT ON VIEW v_user_profile_summary IS 'Cached users by segment (tier, account age, company); active are those not yet expired.';
+
+DROP VIEW IF EXISTS v_enrichment_job_stats;
+CREATE VIEW v_enrichment_job_stats AS
+SELECT
+    state,
+    dag_id,
+    count(*) AS batches,
+    coalesce(sum(messages_read), 0)::bigint AS messages_read,
+    coalesce(sum(messages_enriched), 0)::bigint AS messages_enriched,
+    coalesce(sum(messages_partial), 0)::bigint AS messages_partial,
+    coalesce(sum(messages_dead), 0)::bigint AS messages_dead,
+    coalesce(sum(value_bytes), 0)::bigint AS value_bytes,
+    max(messages_read) AS largest_batch,
+    avg(messages_read)::double precision AS average_batch,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(EPOCH FROM published_at - claimed_at)::double precision)
+        AS median_seconds_to_publish,
+    max(extract(EPOCH FROM published_at - claimed_at))::double precision AS longest_seconds_to_publish,
+    max(attempts) AS most_attempts,
+    min(claimed_at) AS first_claimed_at,
+    max(claimed_at) AS last_claimed_at
+FROM enrichment_jobs
+GROUP BY state, dag_id;
+COMMENT ON VIEW v_enrichment_job_stats IS 'Batches by state and DAG: how many, how large, how long from claim to publish.';
+
+DROP VIEW IF EXISTS v_enrichment_performance_trend;
+CREATE VIEW v_enrichment_performance_trend AS
+SELECT
+    date_trunc('day', recorded_at, 'UTC') AS day,
+    stage,
+    count(*) AS batches,
+    sum(messages)::bigint AS messages,
+    sum(seconds) AS seconds,
+    sum(messages) / nullif(sum(seconds), 0) AS messages_per_second,
+    percentile_cont(0.95) WITHIN GROUP (ORDER BY seconds) AS p95_seconds,
+    max(peak_rss_bytes) AS peak_rss_bytes
+FROM enrichment_metrics
+WHERE recorded_at > now() - INTERVAL '7 days'
+GROUP BY 1, 2;
+COMMENT ON VIEW v_enrichment_performance_trend IS 'The last 7 days, by day (UTC) and stage: messages, time, rate and peak memory.';
+
+DROP VIEW IF EXISTS v_business_risk_distribution;
+CREATE VIEW v_business_risk_distribution AS
+SELECT
+    risk_level,
+    coalesce(unit, 'unknown') AS unit,
+    count(*) AS requests,
+    avg(risk_score) AS average_score,
+    min(risk_score) AS lowest_score,
+    max(risk_score) AS highest_score,
+    count(*) FILTER (WHERE cardinality(fraud_indicators) > 0) AS requests_with_indicators
+FROM business_context_cache
+WHERE risk_level IS NOT NULL
+GROUP BY 1, 2;
+COMMENT ON VIEW v_business_risk_distribution IS 'Scored requests by risk level and business unit.';
+
+CREATE OR REPLACE FUNCTION clean_expired_geo_cache(grace interval DEFAULT '0', row_limit integer DEFAULT 100000)
+RETURNS bigint
+LANGUAGE sql AS $$
+    WITH evicted AS (
+        DELETE FROM geo_ip_cache
+        WHERE ip_address IN (
+            SELECT ip_address
+            FROM geo_ip_cache
+            WHERE expires_at <= now() - grace
+            ORDER BY expires_at
+            LIMIT row_limit
+            FOR UPDATE SKIP LOCKED
+        )
+        RETURNING 1
+    )
+    SELECT count(*) FROM evicted
+$$;
+COMMENT ON FUNCTION clean_expired_geo_cache(interval, integer) IS
+    'Evict geo entries that expired longer than `grace` ago, oldest first, at most `row_limit`; returns how many. '
+    'Skips rows that a task is writing.';
+
+CREATE OR REPLACE FUNCTION record_enrichment_metric(
+    p_batch_id text,
+    p_stage text,
+    p_messages bigint,
+    p_seconds double precision,
+    p_peak_rss_bytes bigint DEFAULT NULL,
+    p_counts jsonb DEFAULT '{}'
+) RETURNS void
+LANGUAGE sql AS $$
+    INSERT INTO enrichment_metrics (batch_id, stage, messages, seconds, peak_rss_bytes, counts)
+    VALUES (p_batch_id, p_stage, p_messages, p_seconds, p_peak_rss_bytes, p_counts)
+    ON CONFLICT (batch_id, stage) DO UPDATE SET
+        messages = EXCLUDED.messages,
+        seconds = EXCLUDED.seconds,
+        peak_rss_bytes = EXCLUDED.peak_rss_bytes,
+        counts = EXCLUDED.counts,
+        recorded_at = EXCLUDED.recorded_at
+$$;
+COMMENT ON FUNCTION record_enrichment_metric(text, text, bigint, double precision, bigint, jsonb) IS
+    'Keep what a stage of a batch did; the last record of a stage counts.';
+
+CREATE OR REPLACE FUNCTION get_cache_statistics(since interval DEFAULT '24 hours')
+RETURNS TABLE (
+    cache         text,
+    entries       bigint,
+    expired       bigint,
+    absent        bigint,
+    size_bytes    bigint,
+    messages      bigint,
+    memory_hits   bigint,
+    postgres_hits bigint,
+    misses        bigint,
+    stale         bigint,
+    hit_rate      double precision
+)
+LANGUAGE sql STABLE AS $$
+    -- Expired rows are counted on their own: few of many, found through the index on expires_at.
+    WITH sizes AS (
+        SELECT
+            'geo' AS cache,
+            count(*) AS entries,
+            (SELECT count(*) FROM geo_ip_cache WHERE expires_at <= now()) AS expired,
+            count(*) FILTER (WHERE state = 'absent') AS absent,
+            pg_total_relation_size('geo_ip_cache') AS size_bytes
+        FROM geo_ip_cache
+        UNION ALL
+        SELECT
+            'user',
+            count(*),
+            (SELECT count(*) FROM user_profile_cache WHERE expires_at <= now()),
+            count(*) FILTER (WHERE state = 'absent'),
+            pg_total_relation_size('user_profile_cache')
+        FROM user_profile_cache
+        UNION ALL
+        SELECT
+            'business',
+            count(*),
+            (SELECT count(*) FROM business_context_cache WHERE expires_at <= now()),
+            count(*) FILTER (WHERE state = 'absent'),
+            pg_total_relation_size('business_context_cache')
+        FROM business_context_cache
+    ),
+    hits AS (
+        SELECT
+            counted.cache,
+            sum((counted.counts ->> 'messages')::bigint)::bigint AS messages,
+            sum((counted.counts ->> 'memory')::bigint)::bigint AS memory_hits,
+            sum((counted.counts ->> 'postgres')::bigint)::bigint AS postgres_hits,
+            sum((counted.counts ->> 'misses')::bigint)::bigint AS misses,
+            sum((counted.counts ->> 'stale')::bigint)::bigint AS stale
+        FROM enrichment_jobs
+        CROSS JOIN LATERAL jsonb_each(cache_counts) AS counted (cache, counts)
+        WHERE state = 'published'
+          AND published_at > now() - since
+        GROUP BY counted.cache
+    )
+    SELECT
+        sizes.cache,
+        sizes.entries,
+        sizes.expired,
+        sizes.absent,
+        sizes.size_bytes,
+        coalesce(hits.messages, 0),
+        coalesce(hits.memory_hits, 0),
+        coalesce(hits.postgres_hits, 0),
+        coalesce(hits.misses, 0),
+        coalesce(hits.stale, 0),
+        (hits.memory_hits + hits.postgres_hits)::double precision / nullif(hits.messages, 0)
+    FROM sizes
+    LEFT JOIN hits USING (cache)
+$$;
+COMMENT ON FUNCTION get_cache_statistics(interval) IS
+    'Size of each cache table now, and its hits by message in the batches published within the last `since`.';

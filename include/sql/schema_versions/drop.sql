@@ -1,0 +1,2 @@
+-- An empty table of versions, which enrichment.store.schema makes anew.
+DROP TABLE schema_versions

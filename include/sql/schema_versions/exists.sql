@@ -1,0 +1,2 @@
+-- Has the database been upgraded before? For enrichment.store.schema.
+SELECT to_regclass('schema_versions') IS NOT NULL
