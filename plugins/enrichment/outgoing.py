@@ -43,16 +43,16 @@ def origin_headers(messages: pa.RecordBatch, batch: Batch) -> list[list[Header]]
     """Each message's own headers as they came, then those of the batch's purpose, then where it came from."""
     purpose = [(name, text.encode()) for name, text in batch.purpose.headers]
     topic, batch_id = (HEADER_TOPIC, batch.topic.encode()), (HEADER_BATCH, batch.batch_id.encode())
-    partitions, packed = messages["partition"].to_pylist(), messages["headers"].to_pylist()
     # The same few headers stand on most messages: all but the offset is made once for each distinct set.
-    before: dict[tuple[bytes, int], list[Header]] = {
-        (own, partition): [*(_unpack(own) or ()), *purpose, topic, (HEADER_PARTITION, b"%d" % partition), batch_id]
-        for own, partition in set(zip(packed, partitions, strict=True))
-    }
-    return [
-        before[same] + [(HEADER_OFFSET, b"%d" % offset)]
-        for same, offset in zip(zip(packed, partitions, strict=True), messages["offset"].to_pylist(), strict=True)
+    own, partitions = messages["headers"].dictionary_encode(), messages["partition"].dictionary_encode()
+    before: list[list[Header]] = [
+        [*(_unpack(packed) or ()), *purpose, topic, (HEADER_PARTITION, b"%d" % partition), batch_id]
+        for packed in own.dictionary.to_pylist()
+        for partition in partitions.dictionary.to_pylist()
     ]
+    sets = own.indices.to_numpy() * len(partitions.dictionary) + partitions.indices.to_numpy()
+    offsets = messages["offset"].cast(pa.string()).cast(pa.binary()).to_pylist()
+    return [before[same] + [(HEADER_OFFSET, offset)] for same, offset in zip(sets.tolist(), offsets, strict=True)]
 
 
 def message_size(value: bytes, key: bytes | None, headers: Sequence[Header]) -> int:

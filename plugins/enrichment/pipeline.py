@@ -9,10 +9,11 @@ looks first.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -32,13 +33,15 @@ from enrichment.messages import KEY_COLUMNS, Batch, Context, Place, Profile, Ris
 from enrichment.provenance import Addition, Counts
 from enrichment.route import Routed, Router
 from enrichment.selection import selection
-from enrichment.settings import Settings
+from enrichment.settings import KafkaSettings, Settings
 from enrichment.store.jobs import Job, Ledger, Outcome
-from enrichment.store.staging import ChunkWriter, Staging
+from enrichment.store.staging import Staging
 
 EVENTS, KEYS, REFUSED = "events", "keys", "refused"
 # How much smaller the next batch is where one failed: half a million messages are cornered in four steps.
 SHRINK = 32
+# Messages that are read and decoded at once: as objects they fit into a processor's cache, a chunk of them does not.
+SLICE = 500
 PUBLISH_ORDER = (Source.GEO, Source.USER, Source.BUSINESS)
 
 _MESSAGE = [
@@ -138,35 +141,61 @@ def drain(clients: Clients, staging: Staging, batch: Batch) -> Drained:
         staging.write(batch.batch_id, KEYS) as keys,
         staging.write(batch.batch_id, REFUSED) as refused,
     ):
-        reader = RangeReader(consumer, batch, settings.chunk_size, settings.chunk_bytes, settings.request_timeout_sec)
-        for chunk in reader.chunks():
-            chosen = chunk if select is None else select(chunk)
-            if len(chosen):
-                refusals += stage_chunk(chosen, decoder, events, keys, refused)
-                messages += len(chosen)
-            del chunk, chosen  # before the next one is read: one chunk in memory, not two
+        slice_size = min(SLICE, settings.chunk_size)
+        reader = RangeReader(consumer, batch, slice_size, settings.chunk_bytes, settings.request_timeout_sec)
+        chosen = reader.chunks() if select is None else filter(len, map(select, reader.chunks()))
+        for chunk in _chunks(map(partial(stage, decoder=decoder), chosen), settings, slice_size):
+            events.write(pa.concat_batches([part.events for part in chunk]))
+            keys.write(pa.concat_batches([part.keys for part in chunk]))
+            refused.write(pa.concat_batches([part.refused for part in chunk]))
+            messages += sum(part.messages for part in chunk)
+            refusals += sum(part.refused.num_rows for part in chunk)
+            chunk.clear()  # before the next one is read: one chunk in memory, not two
         return Drained(msgspec.structs.replace(batch, ranges=reader.ranges), messages, refusals, reader.value_bytes)
 
 
-def stage_chunk(
-    chunk: Chunk,
-    decoder: Callable[[Sequence[bytes | None]], Decoded],
-    events: ChunkWriter,
-    keys: ChunkWriter,
-    refused: ChunkWriter,
-) -> int:
-    """Decode a chunk and write each message to events and keys, or to what is refused; returns how many that were."""
-    decoded = decoder(chunk.values)
-    frame = message_frame(chunk)
+class Staged(NamedTuple):
+    """Messages as they are staged: each is an event with its keys, or it was refused."""
+
+    events: pa.RecordBatch
+    keys: pa.RecordBatch
+    refused: pa.RecordBatch
+
+    @property
+    def messages(self) -> int:
+        """How many there are of both."""
+        return int(self.events.num_rows + self.refused.num_rows)
+
+
+def _chunks(parts: Iterable[Staged], settings: KafkaSettings, slice_size: int) -> Iterator[list[Staged]]:
+    """Put parts together to chunks of the size that the settings allow."""
+    chunk: list[Staged] = []
+    messages = size = 0
+    for part in parts:
+        chunk.append(part)
+        messages += part.messages
+        size += part.events.nbytes + part.refused.nbytes
+        if messages + slice_size > settings.chunk_size or size >= settings.chunk_bytes:
+            yield chunk
+            chunk, messages, size = [], 0, 0
+    if chunk:
+        yield chunk
+
+
+def stage(read: Chunk, decoder: Callable[[Sequence[bytes | None]], Decoded]) -> Staged:
+    """Decode what was read: each message becomes an event with its keys, or is refused."""
+    decoded = decoder(read.values)
+    frame = message_frame(read)
     kept = frame.take(pa.array(decoded.accepted, pa.int64())) if decoded.refused else frame
-    events.write(pa.record_batch([*kept.columns, pa.array(decoded.fast)], schema=EVENT_SCHEMA))
-    keys.write(pa.record_batch([_key(decoded.keys[name]) for name in KEY_COLUMNS], schema=KEY_SCHEMA))
     rows = sorted(decoded.refused)
     reasons = pa.array([decoded.refused[row].reason for row in rows], pa.string())
     details = pa.array([decoded.refused[row].detail for row in rows], pa.string())
     dead = frame.take(pa.array(rows, pa.int64()))
-    refused.write(pa.record_batch([*dead.columns, reasons, details], schema=REFUSED_SCHEMA))
-    return len(rows)
+    return Staged(
+        pa.record_batch([*kept.columns, pa.array(decoded.fast)], schema=EVENT_SCHEMA),
+        pa.record_batch([_key(decoded.keys[name]) for name in KEY_COLUMNS], schema=KEY_SCHEMA),
+        pa.record_batch([*dead.columns, reasons, details], schema=REFUSED_SCHEMA),
+    )
 
 
 def message_frame(chunk: Chunk) -> pa.RecordBatch:

@@ -23,7 +23,7 @@ from enrichment.provenance import Addition, Counts, Statuses
 
 Death = tuple[Any, str]  # reason and detail
 NOTHING = Outgoing([], [], [], [], [])
-SLICE = 2_000  # messages put together at once: their outputs fit into a processor's cache
+SLICE = 2000  # messages put together at once: their outputs fit into a processor's cache
 _decode_plain = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
