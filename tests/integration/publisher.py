@@ -1,6 +1,8 @@
 """A publish task in a process of its own that dies, or waits to be killed, where a test says.
 
-python -m tests.integration.publisher never|mid-transaction|before-commit|after-offsets|after-commit|wait < manifest
+python -m tests.integration.publisher WHERE < manifest
+
+WHERE: never, mid-transaction, before-commit, after-offsets, after-commit, wait (for a signal), or timeout (waits too long).
 """
 
 from __future__ import annotations
@@ -10,16 +12,20 @@ import os
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from airflow.sdk.execution_time.timeout import TimeoutPosix
 
 from enrichment import pipeline as stages
 from enrichment.kafka.sink import LanePublisher, LaneTransaction
 from enrichment.orchestration.common import stoppable
 from enrichment.pipeline import Drained
 from tests.fixtures.pipeline import Pipeline
+
+TIMEOUT_SECONDS = 5
 
 
 def die() -> None:
@@ -49,8 +55,8 @@ class DiesAtCommit:
 
 def interrupt(where: str) -> None:
     """Make the pipeline stop at the place named."""
-    what = wait if where == "wait" else die
-    if where in ("mid-transaction", "wait"):
+    what = wait if where in ("wait", "timeout") else die
+    if where in ("mid-transaction", "wait", "timeout"):
         send = LaneTransaction.send
 
         def send_and_stop(self: LaneTransaction, topic: str, messages: Any) -> None:
@@ -72,7 +78,9 @@ def main(where: str) -> None:
     drained = msgspec.convert(manifest.pop("drained"), Drained)
     pipeline = Pipeline(**manifest | {"folder": Path(manifest["folder"]), "environment": {}})
     interrupt(where)
-    with stoppable():
+    # As Airflow's task runner has it around a task with an `execution_timeout`.
+    limit = TimeoutPosix(TIMEOUT_SECONDS) if where == "timeout" else nullcontext()  # type: ignore[no-untyped-call]
+    with stoppable(), limit:
         published = pipeline.publish(drained)
     if where == "after-commit":
         die()

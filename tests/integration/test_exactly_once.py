@@ -144,17 +144,8 @@ def test_batch_that_was_overtaken_says_so(pipeline: Pipeline) -> None:
     assert report.ok, report.summary()
 
 
-def test_stopped_publish_aborts_its_transaction_and_ends(pipeline: Pipeline, staged: Drained) -> None:
-    """SIGTERM, as a stop from the UI sends it: the transaction is ended, not left to its timeout."""
-    with pipeline.publish_in_process(staged, "wait") as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(pipeline.manifest(staged))
-        process.stdin.close()
-        assert process.stdout.readline() == "waiting\n"
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 1  # ended by itself, not killed
-    # No transaction is open: the last stable offset has reached the log's end.
+def assert_no_open_transaction(pipeline: Pipeline) -> None:
+    """The last stable offset has reached the log's end."""
     settings = {"bootstrap.servers": pipeline.bootstrap_servers, "group.id": "observer"}
     topic = pipeline.environment["KAFKA_OUTPUT_TOPIC"]
     for partition in range(PARTITIONS):
@@ -164,6 +155,21 @@ def test_stopped_publish_aborts_its_transaction_and_ends(pipeline: Pipeline, sta
             ends.append(consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10, cached=False)[1])
             consumer.close()
         assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("how", ["wait", "timeout"], ids=["stopped-from-the-ui", "execution-timeout"])
+def test_stopped_publish_aborts_its_transaction_and_ends(pipeline: Pipeline, staged: Drained, how: str) -> None:
+    """SIGTERM, as a stop from the UI sends it, or Airflow's timeout: the transaction is ended, not left to its own."""
+    with pipeline.publish_in_process(staged, how) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(pipeline.manifest(staged))
+        process.stdin.close()
+        assert process.stdout.readline() == "waiting\n"
+        if how == "wait":
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 1  # ended by itself, not killed
+    assert_no_open_transaction(pipeline)
     assert pipeline.publish(staged).produced
     report = pipeline.check()
     assert report.ok, report.summary()
