@@ -2,7 +2,7 @@
 
 python -m tests.integration.publisher WHERE < manifest
 
-WHERE: never, mid-transaction, before-commit, after-offsets, after-commit, wait (for a signal), or timeout (waits too long).
+WHERE: never, mid-transaction, before-commit, after-offsets, after-commit, wait (for a signal), timeout (by waiting).
 """
 
 from __future__ import annotations
