@@ -1,0 +1,5 @@
+-- One hour's or day's rollup, as sums.
+SELECT sums
+FROM enrichment_rollups
+WHERE period = %(period)s
+  AND starts_at = %(starts_at)s

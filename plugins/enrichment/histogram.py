@@ -1,0 +1,68 @@
+"""Durations in, a histogram out that can be merged: the percentiles of a day are those of its hours' messages, not an
+average of averages.
+
+Buckets grow by a constant factor, so a quantile is off by at most `RELATIVE_ERROR`, whatever the durations are. Merging
+adds counts: exact, in any order, as often as wanted. Kept as a JSON object from bucket to count. (The idea is
+DDSketch's. Its Python library takes values one by one, and is kept as protobuf, which no SQL can read.)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+# Stored histograms are merged with new ones: neither of these may ever change.
+RELATIVE_ERROR = 0.01
+SMALLEST_SECONDS = 0.001  # bucket 0 has what is no longer than this, the negative durations of skewed clocks included
+_GROWTH = math.log((1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR))
+
+
+class Histogram(msgspec.Struct, frozen=True):
+    """How many durations fall into each bucket. Bucket n > 0 has those in `(SMALLEST * g^(n-1), SMALLEST * g^n]`."""
+
+    buckets: dict[int, int] = {}
+
+    @classmethod
+    def of(cls, seconds: npt.ArrayLike, weight: int = 1) -> Histogram:
+        """Count durations, each `weight` times."""
+        values = np.maximum(np.asarray(seconds, dtype=np.float64), SMALLEST_SECONDS)
+        counts = weight * np.bincount(np.ceil(np.log(values / SMALLEST_SECONDS) / _GROWTH).astype(np.int64).ravel())
+        return cls({number: int(counts[number]) for number in np.flatnonzero(counts).tolist()})
+
+    @property
+    def count(self) -> int:
+        """How many durations there are."""
+        return sum(self.buckets.values())
+
+    def __add__(self, other: Histogram) -> Histogram:
+        merged = dict(self.buckets)
+        for number, count in other.buckets.items():
+            merged[number] = merged.get(number, 0) + count
+        return Histogram(merged)
+
+    def quantile(self, q: float) -> float | None:
+        """The duration that a share `q` of all do not exceed (nearest rank), or None of none.
+
+        Off by `RELATIVE_ERROR` at most, or by `SMALLEST_SECONDS` where it is shorter than that.
+        """
+        left = max(1, math.ceil(q * self.count))
+        for number in sorted(self.buckets):
+            left -= self.buckets[number]
+            if left <= 0:
+                return _middle(number)
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types; `msgspec` reads it back."""
+        plain: dict[str, Any] = msgspec.to_builtins(self, str_keys=True)
+        return plain
+
+
+def _middle(number: int) -> float:
+    """The value that is within the error of both ends of a bucket."""
+    upper = SMALLEST_SECONDS * math.exp(number * _GROWTH)
+    return upper * (1 - RELATIVE_ERROR) if number else SMALLEST_SECONDS

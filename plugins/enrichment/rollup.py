@@ -1,0 +1,205 @@
+"""Batches as ledger and metrics have them in, what they came to in an hour or a day out: sums that can be added up
+again.
+
+A `Rollup` holds only what may be added (counts, histograms) and largest values; rates and percentiles are worked out
+from these when they are asked for. So a day is the sum of its hours, and says what all its messages say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from functools import reduce
+from operator import add
+from typing import Any, TypeVar
+
+import msgspec
+
+from enrichment.caches.base import LookupCounts
+from enrichment.histogram import Histogram
+
+T = TypeVar("T")
+HOUR_SECONDS = 3600
+QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+
+
+class StageRow(msgspec.Struct, frozen=True):
+    """What a stage did to a batch. `freshness`: publication minus message timestamp, by message; only of publish."""
+
+    messages: int
+    seconds: float
+    freshness: Histogram | None = None
+
+
+class BatchRow(msgspec.Struct, frozen=True):
+    """A published batch of the live stream: its row in the ledger, and its stages by name."""
+
+    claimed_at: datetime
+    published_at: datetime
+    messages_read: int
+    messages_enriched: int
+    messages_partial: int
+    messages_dead: int
+    value_bytes: int
+    errors_by_reason: dict[str, int]
+    cache_counts: dict[str, LookupCounts]
+    lag: dict[int, int]
+    stages: dict[str, StageRow]
+
+
+class StageSums(msgspec.Struct, frozen=True):
+    """What a stage did to batches; `latency` has one duration a batch."""
+
+    batches: int = 0
+    messages: int = 0
+    seconds: float = 0.0
+    latency: Histogram = Histogram()
+
+    def __add__(self, other: StageSums) -> StageSums:
+        return StageSums(
+            self.batches + other.batches,
+            self.messages + other.messages,
+            self.seconds + other.seconds,
+            self.latency + other.latency,
+        )
+
+
+class Rollup(msgspec.Struct, frozen=True, kw_only=True):
+    """What the batches of some hours came to.
+
+    Latency is the time from claim to publication: `batch_latency` counts each batch once, `message_latency` each
+    message. `lag` has for each partition the most messages that a claim left behind its batch's end, `lag_max` the most
+    of all partitions together; empty and None when nothing was claimed. `metric_rows` is how many rows of
+    `enrichment_metrics` it was made from.
+    """
+
+    hours: int = 0
+    batches: int = 0
+    batches_failed: int = 0
+    metric_rows: int = 0
+    messages: int = 0
+    messages_enriched: int = 0
+    messages_partial: int = 0
+    messages_dead: int = 0
+    value_bytes: int = 0
+    errors_by_reason: dict[str, int] = {}
+    caches: dict[str, LookupCounts] = {}
+    stages: dict[str, StageSums] = {}
+    batch_latency: Histogram = Histogram()
+    message_latency: Histogram = Histogram()
+    freshness: Histogram = Histogram()
+    lag: dict[int, int] = {}
+    lag_max: int | None = None
+
+    @classmethod
+    def of_batch(cls, row: BatchRow) -> Rollup:
+        """One batch; the hour is not counted."""
+        latency = (row.published_at - row.claimed_at).total_seconds()
+        return cls(
+            batches=1,
+            metric_rows=len(row.stages),
+            messages=row.messages_read,
+            messages_enriched=row.messages_enriched,
+            messages_partial=row.messages_partial,
+            messages_dead=row.messages_dead,
+            value_bytes=row.value_bytes,
+            errors_by_reason=row.errors_by_reason,
+            caches=row.cache_counts,
+            stages={
+                name: StageSums(1, stage.messages, stage.seconds, Histogram.of([stage.seconds]))
+                for name, stage in row.stages.items()
+            },
+            batch_latency=Histogram.of([latency]),
+            message_latency=Histogram.of([latency], weight=row.messages_read),
+            freshness=reduce(add, (s.freshness for s in row.stages.values() if s.freshness), Histogram()),
+            lag=row.lag,
+            lag_max=sum(row.lag.values()) if row.lag else None,
+        )
+
+    @classmethod
+    def of_hour(cls, rows: Iterable[BatchRow], failed: int = 0) -> Rollup:
+        """The batches that were published in an hour, and how many failed in it. No batch: zeros, nothing known."""
+        return sum_up(map(cls.of_batch, rows), cls(hours=1, batches_failed=failed))
+
+    def __add__(self, other: Rollup) -> Rollup:
+        lags = [lag for lag in (self.lag_max, other.lag_max) if lag is not None]
+        largest = {
+            "lag": {p: max(self.lag.get(p, 0), other.lag.get(p, 0)) for p in sorted({*self.lag, *other.lag})},
+            "lag_max": max(lags, default=None),
+        }
+        names = [name for name in self.__struct_fields__ if name not in largest]
+        return Rollup(**{name: _plus(getattr(self, name), getattr(other, name)) for name in names}, **largest)
+
+    @property
+    def messages_per_second(self) -> float:
+        """Throughput over the whole time, pauses included."""
+        return self.messages / (HOUR_SECONDS * self.hours) if self.hours else 0.0
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of the look-ups of all caches, by message, that no source was asked for."""
+        return reduce(add, self.caches.values(), LookupCounts()).hit_rate
+
+    @property
+    def hit_rates(self) -> dict[str, dict[str, float]]:
+        """For each cache: the share of its messages that each tier answered, and that of both tiers together."""
+        return {
+            name: {
+                "memory": counts.memory / counts.messages,
+                "postgres": counts.postgres / counts.messages,
+                "all": counts.hit_rate or 0.0,
+            }
+            for name, counts in self.caches.items()
+            if counts.messages
+        }
+
+    @property
+    def error_rate(self) -> float | None:
+        """Share of the messages that were published with an error, or are dead letters."""
+        return _share(self.messages_partial + self.messages_dead, self.messages)
+
+    @property
+    def error_rates(self) -> dict[str, float]:
+        """Share of the messages with each reason; a message may have several."""
+        return {reason: n / self.messages for reason, n in self.errors_by_reason.items() if self.messages}
+
+    @property
+    def dead_letter_rate(self) -> float | None:
+        """Share of the messages that became dead letters."""
+        return _share(self.messages_dead, self.messages)
+
+    @property
+    def stage_figures(self) -> dict[str, dict[str, float | None]]:
+        """For each stage: messages per second of its own work, and percentiles of its seconds a batch."""
+        return {
+            name: {
+                "messages": stage.messages,
+                "seconds": stage.seconds,
+                "messages_per_second": stage.messages / stage.seconds if stage.seconds else None,
+                **percentiles(stage.latency),
+            }
+            for name, stage in self.stages.items()
+        }
+
+
+def sum_up(rollups: Iterable[Rollup], start: Rollup | None = None) -> Rollup:
+    """The sum of rollups, in any order; what none of them has is zero or unknown."""
+    return reduce(add, rollups, start or Rollup())
+
+
+def percentiles(histogram: Histogram, prefix: str = "", suffix: str = "") -> dict[str, float | None]:
+    """Each of p50, p95 and p99 by its name, None without a value."""
+    return {f"{prefix}{name}{suffix}": histogram.quantile(q) for name, q in QUANTILES.items()}
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _plus(left: T, right: T) -> T:
+    """Add up, dicts by their keys."""
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        merged: Any = {**left, **right}
+        return merged | {key: left[key] + right[key] for key in left.keys() & right.keys()}  # type: ignore[no-any-return]
+    total: Any = left
+    return total + right  # type: ignore[no-any-return]

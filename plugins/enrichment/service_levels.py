@@ -1,0 +1,77 @@
+"""A rollup in, the service levels that it breaches out. What is not known breaches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from enrichment.rollup import Rollup
+from enrichment.settings import ServiceLevelSettings
+
+
+class Level(StrEnum):
+    """What is promised of each hour of the live stream."""
+
+    HIT_RATE = "hit-rate"
+    ERROR_RATE = "error-rate"
+    FRESHNESS = "freshness"
+    LAG = "lag"
+
+
+class Breach(msgspec.Struct, frozen=True):
+    """A level that an hour missed: what was seen, and the most (for the hit rate: the least) that is allowed."""
+
+    level: Level
+    observed: float
+    threshold: float
+
+    def __str__(self) -> str:
+        return _LEVELS[self.level].sentence.format(self.observed, self.threshold)
+
+
+class _Level(NamedTuple):
+    observed: Callable[[Rollup], float | None]
+    threshold: Callable[[ServiceLevelSettings], float]
+    kept: Callable[[float, float], bool]
+    sentence: str
+
+
+_LEVELS: dict[Level, _Level] = {
+    Level.HIT_RATE: _Level(
+        lambda r: r.hit_rate,
+        lambda s: s.min_hit_rate,
+        lambda seen, least: seen >= least,
+        "cache hit rate {:.1%}, at least {:.1%} wanted",
+    ),
+    Level.ERROR_RATE: _Level(
+        lambda r: r.error_rate,
+        lambda s: s.max_error_rate,
+        lambda seen, limit: seen < limit,
+        "{:.1%} of the messages with an error, less than {:.1%} wanted",
+    ),
+    Level.FRESHNESS: _Level(
+        lambda r: r.freshness.quantile(0.95),
+        lambda s: s.max_freshness_sec,
+        lambda seen, limit: seen <= limit,
+        "95 % of the messages published within {:,.1f} s of their timestamp, {:,.1f} s wanted",
+    ),
+    Level.LAG: _Level(
+        lambda r: r.lag_max,
+        lambda s: s.max_lag,
+        lambda seen, limit: seen <= limit,
+        "{:,.0f} messages left behind a claim, {:,.0f} at most wanted",
+    ),
+}
+
+
+def find_breaches(rollup: Rollup, settings: ServiceLevelSettings) -> list[Breach]:
+    """The levels that were missed, in the order of `Level`."""
+    breaches = []
+    for level, how in _LEVELS.items():
+        observed, threshold = how.observed(rollup), how.threshold(settings)
+        if observed is not None and not how.kept(observed, threshold):
+            breaches.append(Breach(level, observed, threshold))
+    return breaches
