@@ -97,6 +97,7 @@ CREATE TABLE IF NOT EXISTS enrichment_jobs (
     dry_run              boolean NOT NULL DEFAULT false,
     set_aside            boolean NOT NULL DEFAULT false,
     purpose              jsonb NOT NULL DEFAULT '{}',
+    lag                  jsonb NOT NULL DEFAULT '{}',
     state                text NOT NULL DEFAULT 'claimed',
     attempts             integer NOT NULL DEFAULT 0,
     messages_read        bigint,
@@ -133,6 +134,8 @@ COMMENT ON TABLE enrichment_jobs IS 'The ledger: one row a batch, from claimed t
 COMMENT ON COLUMN enrichment_jobs.ranges IS '[{"partition", "start", "end"}], the offsets [start, end) of each partition.';
 COMMENT ON COLUMN enrichment_jobs.set_aside IS 'All its messages became dead letters: it had failed alone before.';
 COMMENT ON COLUMN enrichment_jobs.purpose IS 'What it is run for (enrichment.messages.Purpose); empty: live draining.';
+COMMENT ON COLUMN enrichment_jobs.lag IS
+    'Partition to the messages behind the end of what its run claimed: what was left when the batch was planned.';
 COMMENT ON COLUMN enrichment_jobs.attempts IS 'How often the batch was drained.';
 COMMENT ON COLUMN enrichment_jobs.cache_counts IS 'Enricher (geo, user, business) to its LookupCounts, by message.';
 COMMENT ON COLUMN enrichment_jobs.durations IS 'Stage to seconds.';
@@ -142,7 +145,7 @@ CREATE INDEX IF NOT EXISTS enrichment_jobs_run_idx ON enrichment_jobs (dag_id, r
 CREATE INDEX IF NOT EXISTS enrichment_jobs_published_at_idx ON enrichment_jobs (published_at) WHERE state = 'published';
 CREATE INDEX IF NOT EXISTS enrichment_jobs_state_idx ON enrichment_jobs (state, claimed_at);
 COMMENT ON INDEX enrichment_jobs_run_idx IS 'find_run: what a retried claim has already claimed';
-COMMENT ON INDEX enrichment_jobs_published_at_idx IS 'get_cache_statistics';
+COMMENT ON INDEX enrichment_jobs_published_at_idx IS 'get_cache_statistics; find_batches of a rollup';
 COMMENT ON INDEX enrichment_jobs_state_idx IS 'v_enrichment_job_stats asked for one state; count_failures_over';
 
 CREATE TABLE IF NOT EXISTS enrichment_metrics (
@@ -176,7 +179,9 @@ CREATE TABLE IF NOT EXISTS enrichment_audit_log (
 COMMENT ON TABLE enrichment_audit_log IS 'Who changed what of a job, and when. Written by enrichment_jobs_audit_trigger; outlives the job.';
 
 CREATE INDEX IF NOT EXISTS enrichment_audit_log_batch_idx ON enrichment_audit_log (batch_id, audit_id);
+CREATE INDEX IF NOT EXISTS enrichment_audit_log_failed_idx ON enrichment_audit_log (changed_at) WHERE new_state = 'failed';
 COMMENT ON INDEX enrichment_audit_log_batch_idx IS 'history: the life of one batch';
+COMMENT ON INDEX enrichment_audit_log_failed_idx IS 'count_failed: batches that failed in an hour';
 
 CREATE OR REPLACE FUNCTION audit_enrichment_job() RETURNS trigger
 LANGUAGE plpgsql AS $$
@@ -207,6 +212,72 @@ COMMENT ON FUNCTION audit_enrichment_job() IS 'Trigger: one row of enrichment_au
 CREATE OR REPLACE TRIGGER enrichment_jobs_audit_trigger
 AFTER INSERT OR UPDATE OR DELETE ON enrichment_jobs
 FOR EACH ROW EXECUTE FUNCTION audit_enrichment_job();
+
+
+-- Rollups -------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE IF NOT EXISTS enrichment_rollups (
+    period                text NOT NULL,
+    starts_at             timestamptz NOT NULL,
+    hours                 integer NOT NULL,
+    batches               bigint NOT NULL,
+    batches_failed        bigint NOT NULL,
+    metric_rows           bigint NOT NULL,
+    messages              bigint NOT NULL,
+    messages_enriched     bigint NOT NULL,
+    messages_partial      bigint NOT NULL,
+    messages_dead         bigint NOT NULL,
+    value_bytes           bigint NOT NULL,
+    messages_per_second   double precision NOT NULL,
+    hit_rate              double precision,
+    hit_rates             jsonb NOT NULL,
+    error_rate            double precision,
+    error_rates           jsonb NOT NULL,
+    dead_letter_rate      double precision,
+    batch_p50_seconds     double precision,
+    batch_p95_seconds     double precision,
+    batch_p99_seconds     double precision,
+    message_p50_seconds   double precision,
+    message_p95_seconds   double precision,
+    message_p99_seconds   double precision,
+    freshness_p50_seconds double precision,
+    freshness_p95_seconds double precision,
+    freshness_p99_seconds double precision,
+    lag_max               bigint,
+    lag                   jsonb NOT NULL,
+    stages                jsonb NOT NULL,
+    sums                  jsonb NOT NULL,
+    rolled_up_at          timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (period, starts_at),
+    CONSTRAINT enrichment_rollups_period CHECK (
+        period IN ('hour', 'day') AND starts_at = date_trunc(period, starts_at, 'UTC')
+    ),
+    CONSTRAINT enrichment_rollups_balanced CHECK (messages = messages_enriched + messages_partial + messages_dead)
+);
+COMMENT ON TABLE enrichment_rollups IS
+    'What the live stream''s batches came to, by hour and by day (UTC) of their publication. Null: nothing is known.';
+COMMENT ON COLUMN enrichment_rollups.hours IS 'How many hours are in it: a day has up to 24.';
+COMMENT ON COLUMN enrichment_rollups.hit_rates IS 'Cache to the share of its messages that each tier answered.';
+COMMENT ON COLUMN enrichment_rollups.error_rate IS 'Share of the messages published with an error or dead.';
+COMMENT ON COLUMN enrichment_rollups.error_rates IS 'Reason to the share of the messages that have it.';
+COMMENT ON COLUMN enrichment_rollups.batch_p50_seconds IS 'From claim to publication, each batch counted once.';
+COMMENT ON COLUMN enrichment_rollups.message_p50_seconds IS 'From claim to publication, each message counted once.';
+COMMENT ON COLUMN enrichment_rollups.freshness_p50_seconds IS 'From message timestamp to publication, by message.';
+COMMENT ON COLUMN enrichment_rollups.lag_max IS 'Most messages that a claim left behind, all partitions together.';
+COMMENT ON COLUMN enrichment_rollups.sums IS 'What merging needs (enrichment.rollup.Rollup), histograms included.';
+
+CREATE TABLE IF NOT EXISTS service_level_breaches (
+    starts_at   timestamptz NOT NULL,
+    level       text NOT NULL,
+    observed    double precision NOT NULL,
+    threshold   double precision NOT NULL,
+    found_at    timestamptz NOT NULL DEFAULT now(),
+    notified_at timestamptz,
+    PRIMARY KEY (starts_at, level),
+    CONSTRAINT service_level_breaches_level CHECK (level IN ('hit-rate', 'error-rate', 'freshness', 'lag'))
+);
+COMMENT ON TABLE service_level_breaches IS 'Which hour of the live stream missed which service level, and by how much.';
+COMMENT ON COLUMN service_level_breaches.notified_at IS 'When the notifier was told; null: never (none is set, or a backfill found it).';
 
 
 -- What reads and keeps them -------------------------------------------------------------------------------------------

@@ -35,6 +35,10 @@ class StagingMissing(EnrichmentError):
     """A file staged by an earlier task is gone; clear the batch's `drain` task together with those after it."""
 
 
+class ServiceLevelMissed(EnrichmentError):
+    """An hour missed what is promised; nothing is broken that another try would mend, look at its breaches."""
+
+
 class PublishRefused(EnrichmentError):
     """The broker refused the transaction; nothing of it is visible, and the next try publishes it again."""
 

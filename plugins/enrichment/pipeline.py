@@ -25,6 +25,7 @@ from enrichment.caches.base import LookupCounts
 from enrichment.decode import Decoded, decode, set_aside
 from enrichment.enrichers.base import ARROW_TYPES, JSON, STATUS, Added, Enricher, not_null_type
 from enrichment.errors import BatchUnbalanced
+from enrichment.histogram import Histogram
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import plan_ranges, read_settled_backlog
 from enrichment.kafka.sink import LanePublisher, Standing
@@ -42,6 +43,8 @@ EVENTS, KEYS, REFUSED = "events", "keys", "refused"
 SHRINK = 32
 # Messages that are read and decoded at once: as objects they fit into a processor's cache, a chunk of them does not.
 SLICE = 500
+# Message timestamps, all of a batch at once: eight bytes each, since their age is known only when all are visible.
+Milliseconds = np.ndarray[Any, np.dtype[np.int64]]
 PUBLISH_ORDER = (Source.GEO, Source.USER, Source.BUSINESS)
 
 _MESSAGE = [
@@ -75,10 +78,15 @@ class Drained(msgspec.Struct, frozen=True):
 
 
 class Published(msgspec.Struct, frozen=True):
-    """What became of a batch. `produced` is false when the group's offsets said that it had been published before."""
+    """What became of a batch. `produced` is false when the group's offsets said that it had been published before.
+
+    `freshness` is the time from each enriched message's timestamp to its publication; of one that had been published
+    before, to when that was found out. Nothing where nothing became visible, or had no timestamp.
+    """
 
     counts: Counts
     produced: bool
+    freshness: Histogram = Histogram()
 
 
 def claim(
@@ -114,8 +122,10 @@ def claim(
         )
         for lane, ranges in plan_ranges(backlog, kafka.lanes, size, kafka.batches_per_run, limits).items()
     ]
+    ends = {r.partition: r.end for batch in batches for r in batch.ranges}
+    lag = {b.partition: max(0, b.high - ends.get(b.partition, b.start)) for b in backlog}
     for batch in batches:
-        ledger.claim(batch, dag_id, run_id, settings.fingerprint)
+        ledger.claim(batch, dag_id, run_id, settings.fingerprint, lag)
     return batches
 
 
@@ -276,14 +286,22 @@ def publish(
     with quiet_gc(), LanePublisher(clients, batch) as publisher:
         produce = not batch.dry_run and publisher.standing() is Standing.AT_START
         counts = Counts()
+        times: list[Milliseconds] = []
         with publisher.transaction() if produce else nullcontext() as transaction:
             for routed in route(staging, batch, publisher, settings, now):
                 counts = counts + routed.counts
+                times.append(np.array(routed.analytics.timestamps, dtype=np.int64))
                 if transaction is not None:
                     transaction.send(kafka.output_topic, routed.analytics)
                     transaction.send(kafka.dlq_topic, routed.dead_letters)
             check_balance(drained, counts, settings.pipeline.max_dead_letter_share)
-    return Published(counts, produce)
+    return Published(counts, produce, Histogram() if batch.dry_run else ages(times, now()))
+
+
+def ages(times: Sequence[Milliseconds], moment: datetime) -> Histogram:
+    """How long before `moment` these times were, in milliseconds since the epoch. 0 and less is no time."""
+    known = np.concatenate([*times, np.empty(0, dtype=np.int64)])
+    return Histogram.of(moment.timestamp() - known[known > 0] / 1000)
 
 
 def route(

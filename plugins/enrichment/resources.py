@@ -36,6 +36,7 @@ from enrichment.enrichers.risk import DEFAULT_RULES, RiskRules
 from enrichment.enrichers.user import UserEnricher
 from enrichment.enrichers.user_api import UserApi
 from enrichment.errors import BatchUnbalanced
+from enrichment.histogram import Histogram
 from enrichment.kafka.clients import Clients
 from enrichment.messages import Context, Place, Profile
 from enrichment.settings import Settings
@@ -52,10 +53,14 @@ BATCH_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, Me
 
 @dataclass
 class Stage:
-    """What a stage did to a batch; `seconds` and `peak_rss_bytes` are known when its block has ended."""
+    """What a stage did to a batch; `seconds` and `peak_rss_bytes` are known when its block has ended.
+
+    `histograms` are kept beside the counts, and are no part of the log line.
+    """
 
     messages: int = 0
     counts: dict[str, Any] = field(default_factory=dict)
+    histograms: dict[str, Histogram] = field(default_factory=dict)
     seconds: float = 0.0
     peak_rss_bytes: int = 0
 
@@ -160,7 +165,7 @@ class Resources:
         stage.peak_rss_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         metrics.record(
             self.postgres, batch_id, name, messages=stage.messages, seconds=stage.seconds,
-            peak_rss_bytes=stage.peak_rss_bytes, counts=stage.counts,
+            peak_rss_bytes=stage.peak_rss_bytes, counts={**stage.counts, **stage.histograms},
         )  # fmt: skip
         log.info(
             "stage.done stage=%s batch_id=%s messages=%d seconds=%.3f peak_rss_mb=%d %s",

@@ -123,7 +123,7 @@ class Rollup(msgspec.Struct, frozen=True, kw_only=True):
 
     def __add__(self, other: Rollup) -> Rollup:
         lags = [lag for lag in (self.lag_max, other.lag_max) if lag is not None]
-        largest = {
+        largest: dict[str, Any] = {
             "lag": {p: max(self.lag.get(p, 0), other.lag.get(p, 0)) for p in sorted({*self.lag, *other.lag})},
             "lag_max": max(lags, default=None),
         }

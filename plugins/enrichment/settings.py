@@ -7,6 +7,7 @@ field's name in capitals: `GeoSettings.cache_ttl_hours` is `GEO_IP_CACHE_TTL_HOU
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
@@ -137,6 +138,30 @@ class PipelineSettings(BaseSettings):
         return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
+class ServiceLevelSettings(BaseSettings):
+    """What is promised of each hour of the live stream, and who is told when it is missed."""
+
+    model_config = _config("SERVICE_LEVEL_")
+
+    min_hit_rate: Share = Field(0.8, description="share of cache look-ups, by message, answered without a source")
+    max_error_rate: Share = Field(0.05, description="share of messages with an error or dead must be below it")
+    max_freshness_sec: PositiveFloat = Field(
+        120, description="time from message timestamp to publication that 95 % of the messages keep"
+    )
+    max_lag: Annotated[int, Field(ge=0)] = Field(500_000, description="messages that a claim may leave behind")
+    notifier: str = Field(
+        "", description="Airflow notifier that is called with breaches: the import path of its class; empty: none"
+    )
+    notifier_kwargs: Annotated[dict[str, Any], NoDecode] = Field(
+        {}, description="its arguments, a JSON object; in templates, `breaches` and `hour` are known"
+    )
+
+    @field_validator("notifier_kwargs", mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        return json.loads(value or "{}") if isinstance(value, str) else value
+
+
 ROOMS: dict[str, type[BaseSettings]] = {
     "kafka": KafkaSettings,
     "geo": GeoSettings,
@@ -144,6 +169,7 @@ ROOMS: dict[str, type[BaseSettings]] = {
     "business": BusinessSettings,
     "cache": CacheSettings,
     "pipeline": PipelineSettings,
+    "service_levels": ServiceLevelSettings,
 }
 
 
@@ -157,6 +183,7 @@ class Settings:
     business: BusinessSettings
     cache: CacheSettings
     pipeline: PipelineSettings
+    service_levels: ServiceLevelSettings
 
     @cached_property
     def fingerprint(self) -> str:

@@ -352,9 +352,24 @@ QUERIES: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"{table}_expires_at_idx": (STATISTICS, {}) for table in CACHES},
     "enrichment_jobs_pkey": (sql.load("enrichment_jobs/get"), {"batch_id": "batch-7"}),
     "enrichment_jobs_run_idx": (sql.load("enrichment_jobs/find_run"), {"dag_id": "dag", "run_id": "run-7"}),
-    "enrichment_jobs_published_at_idx": (STATISTICS, {}),
+    "enrichment_jobs_published_at_idx": (
+        sql.load("enrichment_rollups/find_batches"),
+        {"starts_at": "2024-01-15T10:00Z", "ends_at": "2024-01-15T11:00Z"},
+    ),
     "enrichment_jobs_state_idx": ("SELECT batches FROM v_enrichment_job_stats WHERE state = 'failed'", {}),
     "enrichment_metrics_recorded_at_idx": ("SELECT stage, seconds FROM v_enrichment_performance_trend", {}),
+    "enrichment_audit_log_failed_idx": (
+        sql.load("enrichment_rollups/count_failed"),
+        {"starts_at": "2024-01-15T10:00Z", "ends_at": "2024-01-15T11:00Z"},
+    ),
+    "enrichment_rollups_pkey": (
+        sql.load("enrichment_rollups/find_hours"),
+        {"starts_at": "2024-01-15T00:00Z", "ends_at": "2024-01-16T00:00Z"},
+    ),
+    "service_level_breaches_pkey": (
+        sql.load("service_level_breaches/find_untold"),
+        {"starts_at": "2024-01-15T10:00Z"},
+    ),
     "enrichment_audit_log_batch_idx": (sql.load("enrichment_audit_log/history"), {"batch_id": "batch-7"}),
 }
 
@@ -383,6 +398,19 @@ def filled(postgres_server: Callable[[], str]) -> str:
         connection.execute(
             """INSERT INTO enrichment_metrics (batch_id, stage, messages, seconds, recorded_at)
             SELECT 'batch-' || n, 'geo', 1, 1, now() - n * interval '1 hour' FROM generate_series(1, 3000) AS n"""
+        )
+        connection.execute(
+            """INSERT INTO enrichment_rollups (period, starts_at, hours, batches, batches_failed, metric_rows, messages,
+                   messages_enriched, messages_partial, messages_dead, value_bytes, messages_per_second, hit_rates,
+                   error_rates, lag, stages, sums)
+            SELECT 'hour', '2024-01-01T00:00Z'::timestamptz + n * interval '1 hour', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                   '{}', '{}', '{}', '{}', '{}'
+            FROM generate_series(1, 3000) AS n"""
+        )
+        connection.execute(
+            """INSERT INTO service_level_breaches (starts_at, level, observed, threshold)
+            SELECT '2024-01-01T00:00Z'::timestamptz + n * interval '1 hour', 'lag', 2, 1
+            FROM generate_series(1, 3000) AS n"""
         )
         connection.execute("VACUUM ANALYZE")
     return uri

@@ -11,6 +11,7 @@ INSERT INTO enrichment_jobs (
     dry_run,
     set_aside,
     purpose,
+    lag,
     settings_fingerprint
 )
 VALUES (
@@ -25,6 +26,7 @@ VALUES (
     %(dry_run)s,
     %(set_aside)s,
     %(purpose)s,
+    %(lag)s,
     %(settings_fingerprint)s
 )
 ON CONFLICT (batch_id) DO NOTHING

@@ -3,7 +3,7 @@ SELECT hour AS starts_at
 FROM generate_series(
     greatest(
         date_trunc('hour', %(until)s::timestamptz - interval '7 days', 'UTC'),
-        (SELECT min(starts_at) FROM enrichment_rollups WHERE period = 'hour')
+        (SELECT coalesce(min(starts_at), %(until)s) FROM enrichment_rollups WHERE period = 'hour')
     ),
     %(until)s::timestamptz - interval '1 hour',
     interval '1 hour'

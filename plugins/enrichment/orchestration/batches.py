@@ -112,14 +112,16 @@ def publish(
             return {"batch_id": batch.batch_id, "dry_run": False, "produced": False}
         with r.stage(batch.batch_id, "publish") as stage:
             published = pipeline.publish(r.clients, r.staging, staged, r.settings)
-            stage.messages, stage.counts = published.counts.total, to_builtins(published)
+            stage.messages = published.counts.total
+            stage.counts = {"counts": to_builtins(published.counts), "produced": published.produced}
+            stage.histograms = {"freshness": published.freshness}
         pipeline.record(
             r.ledger, staged, published,
             cache_counts={name: done["counts"] for name, done in lookups.items()},
             durations={"publish": stage.seconds} | {name: done["seconds"] for name, done in lookups.items()},
             geo_database_build=r.geo_database.version,
         )  # fmt: skip
-    summary = {"batch_id": batch.batch_id, "dry_run": batch.dry_run, **to_builtins(published)}
+    summary = {"batch_id": batch.batch_id, "dry_run": batch.dry_run, **stage.counts}
     for asset in (ANALYTICS, DEAD_LETTERS):
         outlet_events[asset].extra = summary
     return summary

@@ -32,6 +32,7 @@ RETRY_POLICY = ExceptionRetryPolicy(
             "OffsetsLost": "unread messages have left the log",
             "StagingMissing": "an earlier task must run again",
             "BatchUnbalanced": "the numbers do not add up",
+            "ServiceLevelMissed": "an hour missed a service level",
         }.items()
     ]
 )

@@ -111,12 +111,18 @@ class Ledger:
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
 
-    def claim(self, batch: Batch, dag_id: str, run_id: str, settings_fingerprint: str) -> Batch:
-        """Write a batch down; if its id is there already, the batch as it was written, whatever the new ranges."""
+    def claim(
+        self, batch: Batch, dag_id: str, run_id: str, settings_fingerprint: str, lag: Mapping[int, int] | None = None
+    ) -> Batch:
+        """Write a batch down; if its id is there already, the batch as it was written, whatever the new ranges.
+
+        `lag` is what its run leaves behind in each partition, as far as that is known.
+        """
         self._execute(
             "enrichment_jobs/claim",
             {
                 **_columns(batch),
+                "lag": _jsonb(lag or {}),
                 "dag_id": dag_id,
                 "run_id": run_id,
                 "settings_fingerprint": settings_fingerprint,

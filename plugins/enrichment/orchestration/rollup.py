@@ -1,0 +1,129 @@
+"""The tasks of `stacklens_metrics_rollup`: an hour's batches to its rollup and its day's, its service levels, a
+report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import CronDataIntervalTimetable, Param, get_current_context, task
+
+from enrichment.orchestration.common import Manifest, resources
+
+if TYPE_CHECKING:
+    from enrichment.service_levels import Breach
+    from enrichment.settings import ServiceLevelSettings
+
+log = logging.getLogger(__name__)
+
+# Named: a plain cron string would give every run an interval of no length.
+HOURLY = CronDataIntervalTimetable("0 * * * *", timezone="UTC")
+
+ROLLUP_PARAMS = {
+    "hour": Param(
+        None,
+        type=["null", "string"],
+        format="date-time",
+        # The format alone is only the form's: nothing checks it where a run is triggered otherwise.
+        pattern=r"^\d{4}-[01]\d-[0-3]\d[T ][0-2]\d:[0-5]\d",
+        title="Hour",
+        description_md="Any moment of the hour to roll up, such as `2024-01-15T10:00:00Z` (UTC where no zone is "
+        "named). Empty: the hour that the run's data interval begins in; by hand that is the last full one. For many "
+        "hours, use a backfill.",
+    ),
+}
+
+
+def wanted_hour(context: Mapping[str, Any]) -> datetime:
+    """The hour that a run is about: the one asked for, or the one that its data interval begins in."""
+    from enrichment.store.rollups import HOUR, hour_of
+
+    asked = context["params"]["hour"]
+    if asked:
+        moment = datetime.fromisoformat(asked)
+        return hour_of(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    start: datetime | None = context.get("data_interval_start")
+    # Without a logical date a run has no interval: the last full hour before it was to start.
+    return hour_of(start or context["dag_run"].run_after - HOUR)
+
+
+@task
+def roll_up() -> str:
+    """Make the hour's rollup and add up its day anew; returns when the hour began."""
+    from enrichment.store.rollups import Rollups
+
+    hour = wanted_hour(get_current_context())
+    with resources() as r:
+        rollup = Rollups(r.postgres).roll_up(hour)
+    log.info(
+        "rollup.done hour=%s batches=%d messages=%d hit_rate=%s error_rate=%s freshness_p95=%s lag_max=%s",
+        hour.isoformat(), rollup.batches, rollup.messages, rollup.hit_rate, rollup.error_rate,
+        rollup.freshness.quantile(0.95), rollup.lag_max,
+    )  # fmt: skip
+    return hour.isoformat()
+
+
+@task
+def service_levels(hour: Manifest) -> None:
+    """Check the hour; keep its breaches, tell the notifier of new ones, and fail when there are any.
+
+    A backfill keeps them too, and tells nobody: what is past is no alarm.
+    """
+    from enrichment.errors import ServiceLevelMissed
+    from enrichment.rollup import Rollup
+    from enrichment.service_levels import find_breaches
+    from enrichment.store.rollups import Rollups
+
+    context = get_current_context()
+    moment = datetime.fromisoformat(hour)
+    with resources() as r:
+        rollups, levels = Rollups(r.postgres), r.settings.service_levels
+        breaches = find_breaches(rollups.get("hour", moment) or Rollup(), levels)
+        untold = rollups.keep_breaches(moment, breaches)
+        if untold and levels.notifier and context["dag_run"].run_type != "backfill":
+            notify(levels, context, hour, untold)
+            rollups.told(moment, untold)
+    if breaches:
+        raise ServiceLevelMissed(f"{hour}: " + "; ".join(map(str, breaches)))
+
+
+def notify(settings: ServiceLevelSettings, context: Any, hour: str, breaches: Sequence[Breach]) -> None:
+    """Call the notifier of the settings with the task's context, `hour` and `breaches` (sentences) in it.
+
+    Raises `SettingsError` when there is no such notifier, and whatever it raises itself: the task is tried again.
+    """
+    from enrichment.errors import SettingsError
+
+    module, _, name = settings.notifier.rpartition(".")
+    try:
+        notifier = getattr(import_module(module), name)(**settings.notifier_kwargs)
+    except (ImportError, AttributeError, TypeError, ValueError) as wrong:
+        raise SettingsError(f"SERVICE_LEVEL_NOTIFIER={settings.notifier!r} is of no use: {wrong}") from wrong
+    notifier({**context, "hour": hour, "breaches": [str(breach) for breach in breaches]})
+
+
+@task
+def report(hour: Manifest) -> dict[str, Any]:
+    """Say what ledger and metrics hold, and which hours of the last week nothing has rolled up."""
+    from msgspec import to_builtins
+
+    from enrichment.store.rollups import HOUR, Rollups
+
+    with resources() as r:
+        rollups = Rollups(r.postgres)
+        missing = rollups.missing_hours(datetime.fromisoformat(hour) + HOUR)
+        said: dict[str, Any] = to_builtins(
+            {"missing_hours": missing, "jobs": rollups.job_stats(), "trend": rollups.trend()}
+        )
+    if missing:
+        log.warning(
+            "rollup.missing hours=%d fill_with='airflow backfill create --dag-id stacklens_metrics_rollup "
+            "--from-date %s --to-date %s'",
+            len(missing), missing[0].isoformat(), (missing[-1] + timedelta(minutes=1)).isoformat(),
+        )  # fmt: skip
+    for line in (*said["jobs"], *said["trend"]):
+        log.info("%s", " ".join(f"{name}={value}" for name, value in line.items()))
+    return said

@@ -1,0 +1,126 @@
+"""Takes hours, keeps what their batches came to and which service levels they missed: `enrichment_rollups`,
+`service_level_breaches`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import msgspec
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from enrichment import sql
+from enrichment.rollup import BatchRow, Rollup, percentiles, sum_up
+from enrichment.service_levels import Breach
+
+Row = TypeVar("Row")
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+
+
+def hour_of(moment: datetime) -> datetime:
+    """When the hour began in which a moment lies, in UTC."""
+    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+class Rollups:
+    """Every method is a transaction of its own and may be repeated; raises `psycopg.Error` when the database
+    refuses."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+
+    def roll_up(self, hour: datetime) -> Rollup:
+        """Make an hour's rollup from what ledger, metrics and audit log have now, and add up its day anew.
+
+        Returns the hour as it is kept: what an earlier run made from more than is left now stays.
+        """
+        day = hour.replace(hour=0)
+        with self._connection.transaction():
+            self._connection.execute(sql.load("enrichment_rollups/lock"))
+            self._put("hour", hour, self._read(hour))
+            hours = self._sums("enrichment_rollups/find_hours", {"starts_at": day, "ends_at": day + DAY})
+            self._put("day", day, sum_up(hours))
+        return self.get("hour", hour) or Rollup()
+
+    def get(self, period: str, starts_at: datetime) -> Rollup | None:
+        """The rollup of an hour or a day, or None where there is none."""
+        return next(iter(self._sums("enrichment_rollups/get", {"period": period, "starts_at": starts_at})), None)
+
+    def missing_hours(self, until: datetime) -> list[datetime]:
+        """Hours of the seven days before `until` that nothing has rolled up, since the first one that was."""
+        return [row["starts_at"] for row in self._rows("enrichment_rollups/find_missing", {"until": until})]
+
+    def keep_breaches(self, hour: datetime, breaches: Sequence[Breach]) -> list[Breach]:
+        """Keep what was missed in an hour, forget what no longer is; returns those that nobody has been told of."""
+        with self._connection.transaction():
+            levels = {"starts_at": hour, "levels": [breach.level.value for breach in breaches]}
+            self._connection.execute(sql.load("service_level_breaches/remove_others"), levels)
+            found = {"starts_at": hour, "breaches": _jsonb(breaches)}
+            self._connection.execute(sql.load("service_level_breaches/put"), found)
+            untold = self._rows("service_level_breaches/find_untold", {"starts_at": hour})
+        return msgspec.convert(untold, list[Breach])
+
+    def told(self, hour: datetime, breaches: Sequence[Breach]) -> None:
+        """The notifier has been told of these breaches."""
+        levels = {"starts_at": hour, "levels": [breach.level.value for breach in breaches]}
+        with self._connection.transaction():
+            self._connection.execute(sql.load("service_level_breaches/record_told"), levels)
+
+    def job_stats(self) -> list[dict[str, Any]]:
+        """Batches by state and DAG: what `v_enrichment_job_stats` says."""
+        return self._rows("enrichment_jobs/summarise", {})
+
+    def trend(self) -> list[dict[str, Any]]:
+        """What each stage did on each of the last seven days: what `v_enrichment_performance_trend` says."""
+        return self._rows("enrichment_metrics/find_trend", {})
+
+    def _read(self, hour: datetime) -> Rollup:
+        within = {"starts_at": hour, "ends_at": hour + HOUR}
+        batches = self._rows("enrichment_rollups/find_batches", within)
+        failed: int = self._rows("enrichment_rollups/count_failed", within)[0]["count"]
+        return Rollup.of_hour(msgspec.convert(batches, list[BatchRow], str_keys=True), failed)
+
+    def _put(self, period: str, starts_at: datetime, rollup: Rollup) -> None:
+        self._connection.execute(
+            sql.load("enrichment_rollups/put"), {"period": period, "starts_at": starts_at, **_columns(rollup)}
+        )
+
+    def _sums(self, statement: str, parameters: Mapping[str, Any]) -> list[Rollup]:
+        return [msgspec.convert(row["sums"], Rollup, str_keys=True) for row in self._rows(statement, parameters)]
+
+    def _rows(self, statement: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        with self._connection.transaction(), self._connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(sql.load(statement), parameters).fetchall()
+
+
+def _columns(rollup: Rollup) -> dict[str, Any]:
+    columns: dict[str, Any] = {name: getattr(rollup, name) for name in _COPIED}
+    for name, histogram in (
+        ("batch", rollup.batch_latency),
+        ("message", rollup.message_latency),
+        ("freshness", rollup.freshness),
+    ):
+        columns |= percentiles(histogram, f"{name}_", "_seconds")
+    documents = {
+        "hit_rates": rollup.hit_rates,
+        "error_rates": rollup.error_rates,
+        "lag": rollup.lag,
+        "stages": rollup.stage_figures,
+        "sums": rollup,
+    }
+    return columns | {name: _jsonb(document) for name, document in documents.items()}
+
+
+_COPIED = (
+    "hours", "batches", "batches_failed", "metric_rows",
+    "messages", "messages_enriched", "messages_partial", "messages_dead", "value_bytes",
+    "messages_per_second", "hit_rate", "error_rate", "dead_letter_rate", "lag_max",
+)  # fmt: skip
+
+
+def _jsonb(value: Any) -> Jsonb:
+    return Jsonb(value, dumps=msgspec.json.encode)

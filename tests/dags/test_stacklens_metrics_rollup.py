@@ -1,0 +1,136 @@
+"""The DAG that rolls metrics up: its graph, its hours, its form, and who is told of a breach."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import BaseNotifier, CronDataIntervalTimetable, RetryAction
+from airflow.sdk.definitions.param import ParamsDict
+
+from enrichment.errors import ServiceLevelMissed, SettingsError
+from enrichment.orchestration import rollup
+from enrichment.orchestration.common import RETRY_POLICY
+from enrichment.service_levels import Breach, Level
+from enrichment.settings import ServiceLevelSettings
+from tests.conftest import REPOSITORY
+
+DAG = DagBag(dag_folder=str(REPOSITORY / "dags" / "stacklens_metrics_rollup.py")).dags["stacklens_metrics_rollup"]
+TEN = datetime(2024, 1, 15, 10, tzinfo=UTC)
+
+
+class KeepingNotifier(BaseNotifier):
+    """A notifier of the tests: keeps what it is told. `channel` may be a template."""
+
+    template_fields = ("channel",)
+    told: ClassVar[list[tuple[str, str, list[str]]]] = []
+
+    def __init__(self, channel: str) -> None:
+        super().__init__()
+        self.channel = channel
+
+    def notify(self, context: Any) -> None:
+        """Keep it."""
+        self.told.append((self.channel, context["hour"], context["breaches"]))
+
+
+class BrokenNotifier(BaseNotifier):
+    """A notifier whose service is down."""
+
+    def notify(self, context: Any) -> None:
+        """Fail."""
+        raise ConnectionError("nobody listens")
+
+
+def test_graph_is_rollup_then_levels_and_report() -> None:
+    """The report does not wait for the check, and the check's failure is the run's."""
+    assert {task.task_id: task.downstream_task_ids for task in DAG.tasks} == {
+        "roll_up": {"service_levels", "report"}, "service_levels": set(), "report": set(),
+    }  # fmt: skip
+
+
+def test_hours_have_an_interval_and_can_be_backfilled() -> None:
+    """Every run covers the hour before it, in UTC; a breach of one does not hold up the next."""
+    assert isinstance(DAG.timetable, CronDataIntervalTimetable)
+    assert (DAG.timetable.expression, DAG.timetable.timezone) == ("0 * * * *", "UTC")
+    assert not any(task.depends_on_past for task in DAG.tasks)
+
+
+def test_breach_is_not_tried_again() -> None:
+    """What an hour missed it has missed: the task fails at its first try."""
+    decided = RETRY_POLICY.evaluate(ServiceLevelMissed("late"), 1, 4, None)
+    assert decided.action is RetryAction.FAIL
+
+
+@pytest.mark.parametrize("given", [{}, {"hour": None}, {"hour": "2024-01-15T10:30:00Z"}])
+def test_parameters_of_a_manual_run_are_taken(given: dict[str, Any]) -> None:
+    """Any hour may be asked for."""
+    params(given)
+
+
+@pytest.mark.parametrize("given", [{"hour": "ten"}, {"hour": 10}])
+def test_parameters_of_a_manual_run_are_checked(given: dict[str, Any]) -> None:
+    """What is no time is refused before a run starts."""
+    with pytest.raises(ValueError, match="hour"):
+        params(given)
+
+
+def params(given: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a run that is triggered with these."""
+    merged = ParamsDict(dict(DAG.params.items()))  # type: ignore[no-untyped-call]
+    merged.update(given)
+    return merged.validate()
+
+
+@pytest.mark.parametrize(
+    ("asked", "interval", "hour"),
+    [
+        (None, TEN, TEN),
+        (None, TEN.replace(minute=20), TEN),
+        ("2024-01-15T12:59:59+02:00", TEN.replace(hour=3), TEN),
+        ("2024-01-15T10:30", TEN.replace(hour=3), TEN),
+        (None, None, TEN),
+    ],
+    ids=["scheduled", "odd interval", "asked for", "asked for in UTC", "without a logical date"],
+)
+def test_hour_is_the_one_wanted(asked: str | None, interval: datetime | None, hour: datetime) -> None:
+    """The form's hour first, then the data interval's; without either the last full one."""
+    run = SimpleNamespace(run_after=TEN.replace(hour=11, minute=30))
+    context = {"params": {"hour": asked}, "data_interval_start": interval, "dag_run": run}
+    assert rollup.wanted_hour({name: value for name, value in context.items() if value is not None}) == hour
+
+
+BREACHES = [Breach(Level.LAG, 2000, 1000)]
+HERE = "tests.dags.test_stacklens_metrics_rollup"
+
+
+def settings(notifier: str, **kwargs: Any) -> ServiceLevelSettings:
+    """Settings with a notifier."""
+    return ServiceLevelSettings(notifier=notifier, notifier_kwargs=kwargs)
+
+
+def test_notifier_of_the_settings_is_told() -> None:
+    """Any Airflow notifier: made with its arguments, templates filled in, hour and breaches in its context."""
+    KeepingNotifier.told.clear()
+    rollup.notify(settings(f"{HERE}.KeepingNotifier", channel="ops {{ hour }}"), {"dag": DAG}, "ten", BREACHES)
+    assert KeepingNotifier.told == [("ops ten", "ten", ["2,000 messages left behind a claim, 1,000 at most wanted"])]
+
+
+@pytest.mark.parametrize(
+    ("notifier", "kwargs"),
+    [("nowhere.Notifier", {}), ("plain", {}), (f"{HERE}.Nobody", {}), (f"{HERE}.KeepingNotifier", {"size": 1})],
+    ids=["no module", "no path", "no class", "wrong arguments"],
+)
+def test_notifier_that_cannot_be_made_is_named(notifier: str, kwargs: dict[str, Any]) -> None:
+    """A wrong setting is told as such, with its variable."""
+    with pytest.raises(SettingsError, match="SERVICE_LEVEL_NOTIFIER"):
+        rollup.notify(settings(notifier, **kwargs), {"dag": DAG}, "ten", BREACHES)
+
+
+def test_notifier_that_fails_fails_the_task() -> None:
+    """Its own error goes on: the task is tried again, and the breaches stay untold until then."""
+    with pytest.raises(ConnectionError):
+        rollup.notify(settings(f"{HERE}.BrokenNotifier"), {"dag": DAG}, "ten", BREACHES)
