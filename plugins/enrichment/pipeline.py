@@ -295,7 +295,8 @@ def publish(
                     transaction.send(kafka.output_topic, routed.analytics)
                     transaction.send(kafka.dlq_topic, routed.dead_letters)
             check_balance(drained, counts, settings.pipeline.max_dead_letter_share)
-    return Published(counts, produce, Histogram() if batch.dry_run else ages(times, now()))
+        freshness = Histogram() if batch.dry_run else ages(times, now())
+    return Published(counts, produce, freshness)
 
 
 def ages(times: Sequence[Milliseconds], moment: datetime) -> Histogram:
