@@ -52,5 +52,13 @@ class SourceUnavailable(EnrichmentError):
         self.detail = detail
 
 
+class OutageHeld(EnrichmentError):
+    """A source is down for a whole batch, which waits for it: nothing to do until the declared deadline."""
+
+
+class PendingLost(EnrichmentError):
+    """Partial messages have left the log before they could be corrected: retention is shorter than the outage."""
+
+
 class LayerUnavailable(EnrichmentError):
     """A cache tier did not answer; the lookup goes on without it."""

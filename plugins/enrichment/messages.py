@@ -60,6 +60,16 @@ class Reason(StrEnum):
     PRODUCER_ERROR = "kafka-producer-error"
 
 
+# With these the source could not be asked: another try may do better. Each names one source, so that a partially
+# enriched message tells which stage it misses. Every other reason is an answer, and stays one.
+OUTAGES = {
+    Reason.GEO_LOOKUP_FAILED: Source.GEO,
+    Reason.USER_TIMEOUT: Source.USER,
+    Reason.USER_SERVICE_ERROR: Source.USER,
+    Reason.DATABASE_ERROR: Source.BUSINESS,
+}
+
+
 class Place(msgspec.Struct, frozen=True, gc=False, rename=lambda field: f"geo_{field}"):
     """Where an address is. `network_type` is `public`, or why no lookup was needed (`private`, `loopback`, ...)."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NamedTuple
@@ -30,11 +30,12 @@ from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import plan_ranges, read_settled_backlog
 from enrichment.kafka.sink import LanePublisher, Standing
 from enrichment.kafka.source import Chunk, RangeReader
-from enrichment.messages import KEY_COLUMNS, Batch, Context, Place, Profile, Risk, Source
+from enrichment.messages import KEY_COLUMNS, LIVE, Batch, Context, Place, Profile, Risk, Source
+from enrichment.outages import Outage, without_down
 from enrichment.provenance import Addition, Counts
 from enrichment.route import Routed, Router
 from enrichment.selection import selection
-from enrichment.settings import KafkaSettings, Settings
+from enrichment.settings import KafkaSettings, PipelineSettings, Settings
 from enrichment.store.jobs import Job, Ledger, Outcome
 from enrichment.store.staging import Staging
 
@@ -274,11 +275,14 @@ def utc_now() -> datetime:
 
 
 def publish(
-    clients: Clients, staging: Staging, drained: Drained, settings: Settings, now: Callable[[], datetime] = utc_now
-) -> Published:
+    clients: Clients, staging: Staging, drained: Drained, settings: Settings, now: Callable[[], datetime] = utc_now,
+    outages: Sequence[Outage] = (), noted: AbstractContextManager[None] | None = None,
+) -> Published:  # fmt: skip
     """Publish a batch once, whoever else tries: produce and commit, or only count when the group is past its end.
 
-    Raises `OffsetsMoved`, `PublishRefused`, `StagingMissing`, and `BatchUnbalanced` before anything is committed.
+    A source that is down (`outages`) is missed by no message, even if it is required; `noted` is entered before the
+    transaction and left after it. Raises `OffsetsMoved`, `PublishRefused`, `StagingMissing`, and `BatchUnbalanced`
+    before anything is committed.
     """
     batch = drained.batch
     clients = clients.for_batch(batch)
@@ -287,14 +291,16 @@ def publish(
         produce = not batch.dry_run and publisher.standing() is Standing.AT_START
         counts = Counts()
         times: list[Milliseconds] = []
-        with publisher.transaction() if produce else nullcontext() as transaction:
-            for routed in route(staging, batch, publisher, settings, now):
+        required = without_down(settings.pipeline.required_sources, outages)
+        with noted or nullcontext(), publisher.transaction() if produce else nullcontext() as transaction:
+            for routed in route(staging, batch, publisher, required, now):
                 counts = counts + routed.counts
                 times.append(np.array(routed.analytics.timestamps, dtype=np.int64))
                 if transaction is not None:
                     transaction.send(kafka.output_topic, routed.analytics)
                     transaction.send(kafka.dlq_topic, routed.dead_letters)
-            check_balance(drained, counts, settings.pipeline.max_dead_letter_share)
+            check_balance(drained, counts)
+            check_dead_letters(drained, counts, settings.pipeline)
         freshness = Histogram() if batch.dry_run else ages(times, now())
     return Published(counts, produce, freshness)
 
@@ -306,10 +312,9 @@ def ages(times: Sequence[Milliseconds], moment: datetime) -> Histogram:
 
 
 def route(
-    staging: Staging, batch: Batch, limits: LanePublisher, settings: Settings, now: Callable[[], datetime]
+    staging: Staging, batch: Batch, limits: LanePublisher, required: frozenset[Source], now: Callable[[], datetime]
 ) -> Iterator[Routed]:
     """The batch's chunks as the two topics get them."""
-    required = frozenset(settings.pipeline.required_sources)
     additions = {source: _additions(staging, batch, source) for source in PUBLISH_ORDER}
     refused = staging.read(batch.batch_id, REFUSED)
     for events in staging.read(batch.batch_id, EVENTS):
@@ -344,18 +349,31 @@ def record(ledger: Ledger, drained: Drained, published: Published, **details: An
     )
 
 
-def check_balance(drained: Drained, counts: Counts, max_dead_letter_share: float) -> None:
-    """Nothing lost, nothing doubled, and not suspiciously much dead; raises `BatchUnbalanced`."""
+def check_balance(drained: Drained, counts: Counts) -> None:
+    """Nothing lost, nothing doubled; raises `BatchUnbalanced`."""
     if counts.total != drained.messages:
         raise BatchUnbalanced(
             f"batch {drained.batch.batch_id}: read {drained.messages}, but {counts.enriched} enriched "
             f"+ {counts.partial} partial + {counts.dead} dead = {counts.total}; nothing was committed"
         )
-    if counts.dead > max_dead_letter_share * drained.messages:
+
+
+def check_dead_letters(drained: Drained, counts: Counts, settings: PipelineSettings) -> None:
+    """Not suspiciously much dead of one cause; raises `BatchUnbalanced`.
+
+    The next claim over these offsets is smaller, until it is too small to be suspected: a flood of junk is let through
+    slowly and in view of whoever looks after failed runs, and stops nothing. Only live draining claims again: what a
+    replay or a redrive finds dead has been suspected before.
+    """
+    batch, suspected = drained.batch, max(counts.dead_by_reason.items(), key=lambda item: item[1], default=("", 0))
+    if batch.set_aside or batch.purpose.kind != LIVE.kind or drained.messages < settings.dead_letter_share_from:
+        return
+    reason, dead = suspected
+    if dead > settings.max_dead_letter_share * drained.messages:
         raise BatchUnbalanced(
-            f"batch {drained.batch.batch_id}: {counts.dead} of {drained.messages} messages would be dead letters, more "
-            f"than ENRICHMENT_MAX_DEAD_LETTER_SHARE={max_dead_letter_share:g}; nothing was committed, suspect the code "
-            "or the source"
+            f"batch {batch.batch_id}: {dead} of {drained.messages} messages would be dead letters with {reason}, more "
+            f"than ENRICHMENT_MAX_DEAD_LETTER_SHARE={settings.max_dead_letter_share:g}; nothing was committed, suspect "
+            "the code or the source"
         )
 
 

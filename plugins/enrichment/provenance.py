@@ -18,13 +18,14 @@ _encode = msgspec.json.Encoder().encode
 
 class Counts(msgspec.Struct, frozen=True):
     """What became of messages. `by_source` are the published messages that list the source, `by_reason` the errors of
-    published messages and the reasons of dead letters."""
+    published messages and the reasons of dead letters, `dead_by_reason` the latter alone."""
 
     enriched: int = 0
     partial: int = 0
     dead: int = 0
     by_source: dict[str, int] = {}
     by_reason: dict[str, int] = {}
+    dead_by_reason: dict[str, int] = {}
 
     @property
     def total(self) -> int:
@@ -38,6 +39,7 @@ class Counts(msgspec.Struct, frozen=True):
             self.dead + other.dead,
             _sum(self.by_source, other.by_source),
             _sum(self.by_reason, other.by_reason),
+            _sum(self.dead_by_reason, other.dead_by_reason),
         )
 
 

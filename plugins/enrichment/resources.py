@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,13 +35,17 @@ from enrichment.enrichers.known_addresses import KnownAddresses
 from enrichment.enrichers.risk import DEFAULT_RULES, RiskRules
 from enrichment.enrichers.user import UserEnricher
 from enrichment.enrichers.user_api import UserApi
-from enrichment.errors import BatchUnbalanced
+from enrichment.errors import BatchUnbalanced, OutageHeld
 from enrichment.histogram import Histogram
 from enrichment.kafka.clients import Clients
-from enrichment.messages import Context, Place, Profile
+from enrichment.kafka.offsets import log_ends
+from enrichment.messages import Batch, Context, Place, Profile
+from enrichment.outages import Outage
 from enrichment.settings import Settings
 from enrichment.store import metrics
+from enrichment.store.breakers import PostgresBreakerStorage
 from enrichment.store.jobs import Ledger
+from enrichment.store.pending import PendingStore
 from enrichment.store.staging import Staging, StoragePath
 
 log = logging.getLogger(__name__)
@@ -108,6 +112,11 @@ class Resources:
         return Ledger(self.postgres)
 
     @cached_property
+    def pending(self) -> PendingStore:
+        """What published batches go without."""
+        return PendingStore(self.postgres)
+
+    @cached_property
     def geo_database(self) -> GeoDatabase:
         """The MaxMind-format database that the settings name."""
         return GeoDatabase(self.settings.geo.database_path, self.settings.geo.locale)
@@ -122,7 +131,9 @@ class Resources:
         """Profiles by user id: the caches, then the user-profile API."""
         user = self.settings.user
         base_url, token = self._user_service()
-        api = UserApi(base_url, token, user)
+        breaker = PostgresBreakerStorage(self._connect, f"user-profile {base_url}")
+        self._open.callback(breaker.close)
+        api = UserApi(base_url, token, user, breaker_storage=breaker)
         self._open.callback(api.close)
         return UserEnricher(
             self._layered("user_profile_cache", Profile, api, user.cache_size, 3600 * user.cache_ttl_hours)
@@ -148,6 +159,35 @@ class Resources:
             record_risk(self.postgres, *risks)
         except psycopg.Error as refused:
             log.warning("risks.not_recorded requests=%d error=%s", len(risks.request_ids), refused)
+
+    def hold(self, batch: Batch, outage: Outage) -> None:
+        """Raise `OutageHeld` when the declared policy has the batch wait for its source."""
+        settings = self.settings.pipeline
+        if settings.outage_policy != "hold" or batch.dry_run:
+            return
+        held, deadline = self.ledger.held_seconds(batch), 60 * settings.outage_hold_deadline_minutes
+        if held < deadline:
+            raise OutageHeld(
+                f"batch {batch.batch_id}: {outage.source} is down, {outage.messages} messages wait for it since "
+                f"{held:.0f} s; after {deadline:.0f} s they are published without it"
+            )
+        log.warning("outage.deadline batch_id=%s source=%s held_seconds=%.0f", batch.batch_id, outage.source, held)
+
+    @contextmanager
+    def noting(self, batch: Batch, outages: Sequence[Outage]) -> Iterator[None]:
+        """Note, around a batch's publication, what it goes without and between which offsets it lies.
+
+        Before, because nobody could tell afterwards where a publication began that died at its end.
+        """
+        clients = self.clients.for_batch(batch)
+        topic = clients.settings.output_topic
+        if outages:
+            self.pending.start(batch.batch_id, 0, log_ends(clients, topic))
+            self.pending.expect(batch.batch_id, topic, {outage.source: outage.messages for outage in outages})
+            log.warning("outage.pending batch_id=%s %s", batch.batch_id, {o.source: o.messages for o in outages})
+        yield
+        if outages:
+            self.pending.settle(batch.batch_id, log_ends(clients, topic))
 
     @contextmanager
     def stage(self, batch_id: str, name: str) -> Iterator[Stage]:

@@ -63,7 +63,8 @@ class Router:
             dead_letters = merge(dead_letters, letters.write(part, messages.headers, "enrich", dying))
             dead |= {start + row: death for row, death in dying.items()}
             yield Routed(without(messages, dying), NOTHING, Counts())
-        lost = Counts(dead=len(dead) + len(refusals), by_reason=_tally([*dead.values(), *refusals.values()]))
+        reasons = _tally([*dead.values(), *refusals.values()])
+        lost = Counts(dead=len(dead) + len(refusals), by_reason=reasons, dead_by_reason=reasons)
         yield Routed(NOTHING, dead_letters, words.counts(dead) + lost)
 
     def _enrich(

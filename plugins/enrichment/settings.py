@@ -129,7 +129,22 @@ class PipelineSettings(BaseSettings):
         (), description="sources (comma separated) whose failure sends a message to the dead letters"
     )
     max_dead_letter_share: Share = Field(
-        1.0, description="share of a batch above which dead letters fail the batch instead: suspect the code"
+        0.5,
+        description="share of a batch above which dead letters of one reason fail it instead: suspect code or source",
+    )
+    dead_letter_share_from: PositiveInt = Field(
+        1_000, description="messages that a batch must have for that: below, dead letters are just dead letters"
+    )
+    outage_share: Share = Field(
+        0.5, description="share of the keys that a source was asked for above which their failure is its outage"
+    )
+    outage_policy: str = Field(
+        "publish",
+        pattern="^(publish|hold)$",
+        description="in an outage: `publish` the batch partial and repair it later, or `hold` it until the deadline",
+    )
+    outage_hold_deadline_minutes: Annotated[float, Field(ge=0)] = Field(
+        15, description="how long after its claim a held batch is published partial after all"
     )
 
     @field_validator("required_sources", mode="before")

@@ -22,6 +22,7 @@ from airflow.sdk.execution_time.timeout import TimeoutPosix
 from enrichment import pipeline as stages
 from enrichment.kafka.sink import LanePublisher, LaneTransaction
 from enrichment.orchestration.common import stoppable
+from enrichment.outages import Outage
 from enrichment.pipeline import Drained
 from tests.fixtures.pipeline import Pipeline
 
@@ -76,7 +77,8 @@ def main(where: str) -> None:
     """Publish, and print what became of the batch."""
     manifest = json.load(sys.stdin)
     drained = msgspec.convert(manifest.pop("drained"), Drained)
-    pipeline = Pipeline(**manifest | {"folder": Path(manifest["folder"]), "environment": {}})
+    outages = msgspec.convert(manifest.pop("outages"), dict[str, list[Outage]])
+    pipeline = Pipeline(**manifest | {"folder": Path(manifest["folder"]), "environment": {}, "outages": outages})
     interrupt(where)
     # As Airflow's task runner has it around a task with an `execution_timeout`.
     limit = TimeoutPosix(TIMEOUT_SECONDS) if where == "timeout" else nullcontext()  # type: ignore[no-untyped-call]

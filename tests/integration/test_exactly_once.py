@@ -203,12 +203,49 @@ def test_numbers_that_do_not_add_up_fail_before_the_commit(pipeline: Pipeline, s
 
 def test_batch_of_dead_letters_fails_where_a_ceiling_is_set(make_pipeline: MakePipeline) -> None:
     """Above the configured share of dead letters a batch fails instead: suspect the code or the source."""
-    pipeline = make_pipeline(ENRICHMENT_MAX_DEAD_LETTER_SHARE="0.5")
+    pipeline = make_pipeline(ENRICHMENT_DEAD_LETTER_SHARE_FROM="10")
     pipeline.produce([b"no JSON"] * 6 + [message(1)] * 4)
     [batch] = pipeline.claim()
-    with pytest.raises(BatchUnbalanced, match="6 of 10 messages would be dead letters"):
+    with pytest.raises(BatchUnbalanced, match="6 of 10 messages would be dead letters with invalid-json"):
         pipeline.publish(pipeline.stage(batch))
     assert committed(pipeline) == [None] * PARTITIONS
+
+
+@pytest.mark.parametrize("dead", [[b"no JSON"] * 5, [b"no JSON"] * 3 + [b"[]"] * 4], ids=["at the share", "two causes"])
+def test_dead_letters_of_several_causes_do_not_fail_a_batch(make_pipeline: MakePipeline, dead: list[bytes]) -> None:
+    """Only one cause for more than the share is suspicious: senders make different mistakes."""
+    pipeline = make_pipeline(ENRICHMENT_DEAD_LETTER_SHARE_FROM="10")
+    pipeline.produce(dead + [message(1)] * (10 - len(dead)))
+    assert pipeline.run()[0].counts.dead == len(dead)
+
+
+def test_dead_letters_of_a_small_batch_do_not_fail_it(pipeline: Pipeline) -> None:
+    """A few messages of junk are dead letters, and stop nothing."""
+    pipeline.produce([b"no JSON"] * 20)
+    assert pipeline.run()[0].counts.dead == 20
+
+
+@pytest.mark.parametrize("suspected_from", ["1", "3"])
+def test_flood_of_junk_does_not_stop_the_topic(make_pipeline: MakePipeline, suspected_from: str) -> None:
+    """Batches of junk fail and shrink until they are too small to be suspected, or a message stands alone: then they
+    are let through, and what comes behind them is enriched."""
+    pipeline = make_pipeline(ENRICHMENT_DEAD_LETTER_SHARE_FROM=suspected_from, KAFKA_BATCH_SIZE="64")
+    pipeline.produce([b"no JSON"] * 12, partition=0)
+    pipeline.produce([message(n) for n in range(8)], partition=0)
+    failed = 0
+    for run in range(60):
+        for batch in pipeline.claim(f"run-{run}"):
+            try:
+                with pipeline.resources() as r, r.stage(batch.batch_id, "publish"):
+                    drained = pipeline.stage(batch)
+                    published = pipeline.publish(drained)
+                    stages.record(r.ledger, drained, published)
+            except BatchUnbalanced:
+                failed += 1
+    report = pipeline.check()
+    assert report.ok, report.summary()
+    assert (report.analytics, report.dead) == (8, 12)
+    assert failed > 0
 
 
 def test_each_stage_may_run_again_after_success(pipeline: Pipeline, staged: Drained) -> None:

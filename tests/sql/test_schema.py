@@ -370,6 +370,10 @@ QUERIES: dict[str, tuple[str, dict[str, Any]]] = {
         sql.load("service_level_breaches/find_untold"),
         {"starts_at": "2024-01-15T10:00Z"},
     ),
+    "circuit_breakers_pkey": (sql.load("circuit_breakers/get"), {"name": "dependency-7"}),
+    "enrichment_pending_due_idx": (sql.load("enrichment_pending/due"), {"batch_id": None, "source": None, "rows": 9}),
+    "enrichment_pending_pkey": (sql.load("enrichment_pending/open"), {"batch_id": "batch-7"}),
+    "enrichment_publications_pkey": (sql.load("enrichment_publications/list"), {"batch_id": "batch-7"}),
     "enrichment_audit_log_batch_idx": (sql.load("enrichment_audit_log/history"), {"batch_id": "batch-7"}),
 }
 
@@ -412,6 +416,15 @@ def filled(postgres_server: Callable[[], str]) -> str:
             SELECT '2024-01-01T00:00Z'::timestamptz + n * interval '1 hour', 'lag', 2, 1
             FROM generate_series(1, 3000) AS n"""
         )
+            """INSERT INTO enrichment_pending (batch_id, source, topic, messages, state)
+            SELECT 'batch-' || n, 'geo-ip', 'out', 1, CASE WHEN n % 500 = 0 THEN 'open' ELSE 'repaired' END
+            FROM generate_series(1, 3000) AS n"""
+        )
+        connection.execute(
+            """INSERT INTO enrichment_publications (batch_id, pass, ranges)
+            SELECT 'batch-' || n, 0, '[]' FROM generate_series(1, 3000) AS n"""
+        )
+        connection.execute("INSERT INTO circuit_breakers (name) SELECT 'dependency-' || n FROM generate_series(1, 3000) n")
         connection.execute("VACUUM ANALYZE")
     return uri
 

@@ -63,10 +63,10 @@ class Clients:
         return {**self._config, "group.id": self.settings.consumer_group, **READING, **purpose}
 
     @contextmanager
-    def offsets_reader(self) -> Iterator[Consumer]:
+    def offsets_reader(self, isolation: str = "read_committed") -> Iterator[Consumer]:
         """A consumer for offsets and watermarks only; with `read_committed` the end of a log is its last stable
         offset."""
-        yield from closing(Consumer(self._consumer_config({})))
+        yield from closing(Consumer(self._consumer_config({"isolation.level": isolation})))
 
     @contextmanager
     def drain_reader(self) -> Iterator[Consumer]:

@@ -116,6 +116,14 @@ def watermarks(consumer: Consumer, topic: str, partition: int, timeout: float) -
     return with_retries(lambda seconds: consumer.get_watermark_offsets(where, timeout=seconds, cached=False), timeout)
 
 
+def log_ends(clients: Clients, topic: str) -> tuple[OffsetRange, ...]:
+    """Empty ranges at the end of each partition's log, open transactions included: what is sent later lies behind."""
+    timeout = clients.settings.request_timeout_sec
+    with clients.offsets_reader("read_uncommitted") as consumer:
+        ends = {p: watermarks(consumer, topic, p, timeout)[1] for p in partitions_of(consumer, topic, timeout)}
+    return tuple(OffsetRange(partition, end, end) for partition, end in ends.items())
+
+
 def read_settled_backlog(clients: Clients, partitions: Sequence[int] | None = None) -> list[Backlog]:
     """What waits in the input topic, once nothing is in between any more.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import get_current_context, task, task_group
 
-from enrichment.orchestration.common import ANALYTICS, DEAD_LETTERS, Manifest, resources
+from enrichment.orchestration.common import ANALYTICS, DEAD_LETTERS, LOOKUP_ARGS, Manifest, resources
 
 if TYPE_CHECKING:
     from enrichment.enrichers.base import Enricher
@@ -48,21 +48,21 @@ def drain(batch: Manifest) -> dict[str, Any]:
     return drained.to_manifest()
 
 
-@task(map_index_template=BATCH_LABEL)
+@task(map_index_template=BATCH_LABEL, **LOOKUP_ARGS)
 def geo(drained: Manifest) -> dict[str, Any]:
     """Add the place of each message's address."""
     with resources() as r:
         return look_up(r, "geo", drained, r.geo_enricher())
 
 
-@task(map_index_template=BATCH_LABEL)
+@task(map_index_template=BATCH_LABEL, **LOOKUP_ARGS)
 def user(drained: Manifest) -> dict[str, Any]:
     """Add the profile of each message's user."""
     with resources() as r:
         return look_up(r, "user", drained, r.user_enricher())
 
 
-@task(map_index_template=BATCH_LABEL)
+@task(map_index_template=BATCH_LABEL, **LOOKUP_ARGS)
 def business(drained: Manifest, placed: Manifest, profiled: Manifest) -> dict[str, Any]:
     """Add the business context of each message's request, and the risk that follows from context, place and profile."""
     del placed, profiled  # they say that geo and user are done; what they added is staged
@@ -75,19 +75,27 @@ def business(drained: Manifest, placed: Manifest, profiled: Manifest) -> dict[st
 
 
 def look_up(r: Resources, name: str, manifest: dict[str, Any], enricher: Enricher, **how: Any) -> dict[str, Any]:
-    """Run an enricher over the batch; returns how its messages were answered and the seconds that it took."""
+    """Run an enricher over the batch; returns how its messages were answered, the seconds that it took, and the outage
+    of its source if there was one. Raises `OutageHeld` when the batch is to wait for its end."""
     from msgspec import to_builtins
 
     from enrichment import pipeline
+    from enrichment.messages import Source
+    from enrichment.outages import Meter, Outage
 
     batch = batch_of(manifest["batch"])
     job = r.ledger.get(batch.batch_id)
     if job is not None and job.is_published:
-        return {"counts": job.cache_counts.get(name, {}), "seconds": job.durations.get(name, 0.0)}
+        return {"counts": job.cache_counts.get(name, {}), "seconds": job.durations.get(name, 0.0), "outage": None}
+    meter = Meter(how.pop("on_chunk", None))
     with r.stage(batch.batch_id, name) as stage:
-        counts = pipeline.enrich(r.staging, batch, enricher, **how)
+        counts = pipeline.enrich(r.staging, batch, enricher, on_chunk=meter, **how)
         stage.messages, stage.counts = counts.messages, to_builtins(counts)
-    return {"counts": stage.counts, "seconds": stage.seconds}
+    outage = None
+    if meter.asked.is_outage(r.settings.pipeline.outage_share):
+        outage = Outage(Source(enricher.name), meter.asked.messages)
+        r.hold(batch, outage)
+    return {"counts": stage.counts, "seconds": stage.seconds, "outage": to_builtins(outage)}
 
 
 @task(map_index_template=BATCH_LABEL, outlets=[ANALYTICS, DEAD_LETTERS])
@@ -97,21 +105,25 @@ def publish(
 ) -> dict[str, Any]:  # fmt: skip
     """Publish enriched messages, dead letters and the group's offsets in one transaction, and complete the ledger.
 
-    A batch that turns out to be published already (an earlier try died before it could say so) is only recorded.
+    A batch that turns out to be published already (an earlier try died before it could say so) is only recorded. What
+    it goes without because a source is down is noted for `stacklens_repair`.
     """
     from msgspec import convert, to_builtins
 
     from enrichment import pipeline
+    from enrichment.outages import Outage
 
     batch = batch_of(drained["batch"])
     staged = convert(drained, pipeline.Drained)
     lookups = {"geo": placed, "user": profiled, "business": scored}
+    outages = [convert(done["outage"], Outage) for done in lookups.values() if done["outage"]]
     with resources() as r:
         job = r.ledger.get(batch.batch_id)
         if job is not None and job.is_published:
             return {"batch_id": batch.batch_id, "dry_run": False, "produced": False}
         with r.stage(batch.batch_id, "publish") as stage:
-            published = pipeline.publish(r.clients, r.staging, staged, r.settings)
+            noted = None if batch.dry_run else r.noting(batch, outages)
+            published = pipeline.publish(r.clients, r.staging, staged, r.settings, outages=outages, noted=noted)
             stage.messages = published.counts.total
             stage.counts = {"counts": to_builtins(published.counts), "produced": published.produced}
             stage.histograms = {"freshness": published.freshness}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset, ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.sdk import Asset, ExceptionRetryPolicy, RetryAction, RetryDecision, RetryRule
 
 if TYPE_CHECKING:
+    from airflow.sdk import Context
+
     from enrichment.resources import Resources
 
 # The topics, as the UI's asset graph shows them. Named, not addressed: the brokers are the connection's business.
@@ -23,28 +26,52 @@ Manifest = Any
 
 # What another try cannot mend fails at once, with its reason; everything else (a broker, a database, a lock) is
 # retried.
-RETRY_POLICY = ExceptionRetryPolicy(
-    rules=[
-        RetryRule(exception=f"enrichment.errors.{name}", action=RetryAction.FAIL, reason=reason)
-        for name, reason in {
-            "SettingsError": "a setting is wrong",
-            "OffsetsMoved": "the group was moved by somebody else",
-            "OffsetsLost": "unread messages have left the log",
-            "StagingMissing": "an earlier task must run again",
-            "BatchUnbalanced": "the numbers do not add up",
-            "ServiceLevelMissed": "an hour missed a service level",
-        }.items()
-    ]
-)
+RULES = [
+    RetryRule(exception=f"enrichment.errors.{name}", action=RetryAction.FAIL, reason=reason)
+    for name, reason in {
+        "SettingsError": "a setting is wrong",
+        "OffsetsMoved": "the group was moved by somebody else",
+        "OffsetsLost": "unread messages have left the log",
+        "StagingMissing": "an earlier task must run again",
+        "BatchUnbalanced": "the numbers do not add up",
+        "ServiceLevelMissed": "an hour missed a service level",
+        "PendingLost": "partial messages have left the log",
+    }.items()
+]
+RETRY_POLICY = ExceptionRetryPolicy(RULES)
+RETRIES = 4
 DEFAULT_ARGS: dict[str, Any] = {
     "owner": "stacklens",
-    "retries": 4,
+    "retries": RETRIES,
     "retry_delay": timedelta(seconds=2),
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": timedelta(minutes=1),
     "retry_policy": RETRY_POLICY,
     "execution_timeout": timedelta(minutes=10),
 }
+
+# A source that is down may have a batch wait: then its task is tried once a minute until the deadline has passed. Read
+# here and not from the settings: how often a task may be tried is known when its DAG is, by the DAG processor.
+HOLDS = os.environ.get("ENRICHMENT_OUTAGE_POLICY") == "hold"
+HELD_TRIES = 120
+
+
+class PatientRetryPolicy(ExceptionRetryPolicy):
+    """Retries a held batch as often as the task may be tried, everything else as often as other tasks are."""
+
+    def evaluate(
+        self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
+    ) -> RetryDecision:
+        """See `RetryPolicy`."""
+        from enrichment.errors import OutageHeld
+
+        decision = super().evaluate(exception, try_number, max_tries, context)
+        if isinstance(exception, OutageHeld) or try_number <= RETRIES:
+            return decision
+        return RetryDecision.fail(f"failed in try {try_number}, by something else than an outage")
+
+
+LOOKUP_ARGS: dict[str, Any] = {"retries": HELD_TRIES, "retry_policy": PatientRetryPolicy(RULES)} if HOLDS else {}
 
 
 @contextmanager

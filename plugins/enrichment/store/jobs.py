@@ -173,6 +173,13 @@ class Ledger:
         parameters = {"topic": topic, "group_id": group_id, "lane": lane, "starts": _jsonb(first)}
         return self._rows("enrichment_jobs/count_failures_over", dict[str, int], parameters)[0]["count"]
 
+    def held_seconds(self, batch: Batch) -> float:
+        """For how long the offsets at which the batch starts have been claimed, by it or one before it, and not
+        published."""
+        first = [{"partition": r.partition, "start": r.start} for r in batch.ranges]
+        parameters = {**_columns(batch), "starts": _jsonb(first)}
+        return self._rows("enrichment_jobs/held_seconds", dict[str, float | None], parameters)[0]["seconds"] or 0.0
+
     def history(self, batch_id: str) -> list[Change]:
         """Who changed what of a batch, oldest first."""
         return self._rows("enrichment_audit_log/history", Change, {"batch_id": batch_id})

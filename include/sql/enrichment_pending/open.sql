@@ -1,0 +1,7 @@
+-- A batch has been published: what it goes without may be repaired from now on.
+UPDATE enrichment_pending
+SET
+    state = 'open',
+    updated_at = now()
+WHERE batch_id = %(batch_id)s
+  AND state = 'expected'

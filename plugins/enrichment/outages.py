@@ -1,0 +1,65 @@
+"""What an enricher added to the chunks of a batch in, whether its source was down for the batch out.
+
+A key counts as asked when its source was asked for it, or is remembered to have failed. It counts as failed when the
+source could not answer and nothing stale was there either. A key that does not exist has been answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from enrichment.enrichers.base import STATUS, Added
+from enrichment.messages import OUTAGES, Source
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """How a source answered for a batch, by key; `messages` are those that go without because it failed."""
+
+    keys: int = 0
+    failed: int = 0
+    messages: int = 0
+
+    @classmethod
+    def of(cls, added: Added) -> Asked:
+        """Of one chunk."""
+        failed = added.values[STATUS].isin(OUTAGES).to_numpy(dtype=bool)
+        rows = np.bincount(added.codes, minlength=len(failed))
+        asked = (added.fetched | failed) & (rows > 0)
+        return cls(int(asked.sum()), int((failed & asked).sum()), int(rows[failed].sum()))
+
+    def __add__(self, other: Asked) -> Asked:
+        return Asked(self.keys + other.keys, self.failed + other.failed, self.messages + other.messages)
+
+    def is_outage(self, share: float) -> bool:
+        """Whether so large a share of the keys failed that the source must have been down."""
+        return self.failed > share * self.keys
+
+
+class Meter:
+    """Sees the chunks of a batch as they are enriched, and passes them on."""
+
+    def __init__(self, on_chunk: Callable[[pd.DataFrame, Added], None] | None = None) -> None:
+        self._on_chunk = on_chunk
+        self.asked = Asked()
+
+    def __call__(self, events: pd.DataFrame, added: Added) -> None:
+        """See a chunk."""
+        self.asked += Asked.of(added)
+        if self._on_chunk is not None:
+            self._on_chunk(events, added)
+
+
+class Outage(msgspec.Struct, frozen=True):
+    """A source that was down for a batch, and how many messages go without it."""
+
+    source: Source
+    messages: int
+
+
+def without_down(required: Iterable[Source], outages: Iterable[Outage]) -> frozenset[Source]:
+    """The sources that a message must have: one that is down costs its columns until the repair, not the message."""
+    return frozenset(required) - {outage.source for outage in outages}

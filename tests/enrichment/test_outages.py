@@ -1,0 +1,61 @@
+"""When a source counts as down for a batch."""
+
+from __future__ import annotations
+
+import pytest
+
+from enrichment.caches.base import Entry, State, Tier
+from enrichment.enrichers.user import UserEnricher
+from enrichment.messages import Profile, Reason, Source
+from enrichment.outages import Asked, Meter, Outage, without_down
+from enrichment.testing import FixedLookup, make_events
+
+FOUND, STALE = Entry(State.FOUND, Profile("free")), Entry(State.FOUND, Profile("free"), stale=True)
+DOWN, UNKNOWN = Entry(State.FAILED, reason=Reason.USER_TIMEOUT), Entry(State.ABSENT, reason=Reason.USER_NOT_FOUND)
+
+
+def asked(answers: list[Entry], rows: list[int | None], tier: Tier = Tier.SOURCE) -> Asked:
+    """What a meter says of a chunk; rows are numbers of answers, None has no key."""
+    enricher = UserEnricher(FixedLookup({f"u{n}": entry for n, entry in enumerate(answers)}, tier=tier))
+    meter = Meter()
+    events = make_events(user_id=[None if row is None else f"u{row}" for row in rows])
+    meter(events, enricher.enrich(events, {}))
+    return meter.asked
+
+
+def test_keys_and_messages_are_counted() -> None:
+    """Keys are asked about once, however many messages have them; messages without the key go without nothing."""
+    assert asked([FOUND, DOWN, UNKNOWN, STALE], [0, 1, 1, 1, 2, 3, None]) == Asked(keys=4, failed=1, messages=3)
+
+
+def test_cached_answers_are_not_asked_for_and_remembered_failures_are() -> None:
+    """What the caches answer says nothing of the source; a failure that memory still knows does."""
+    assert asked([FOUND, FOUND, DOWN], [0, 1, 2], Tier.MEMORY) == Asked(keys=1, failed=1, messages=1)
+
+
+@pytest.mark.parametrize(
+    ("answers", "down"),
+    [([DOWN] * 3, True), ([DOWN, DOWN, FOUND], True), ([DOWN, FOUND], False), ([UNKNOWN] * 3, False),
+     ([DOWN, STALE, STALE], False), ([], False)],
+    ids=["all failed", "most failed", "half failed", "none exists", "most served stale", "nobody asked"],
+)  # fmt: skip
+def test_outage_is_a_share_of_failed_keys(answers: list[Entry], down: bool) -> None:
+    """More than the share must have failed, with nothing stale to serve: what does not exist has been answered."""
+    assert asked(answers, list(range(len(answers)))).is_outage(0.5) is down
+
+
+def test_address_that_is_none_is_no_outage() -> None:
+    """A failure that another try cannot mend is the message's own."""
+    assert not asked([Entry(State.FAILED, reason=Reason.INVALID_IP)], [0]).is_outage(0.5)
+
+
+def test_chunks_add_up() -> None:
+    """A batch is judged as a whole."""
+    assert Asked(3, 2, 5) + Asked(4, 1, 1) == Asked(7, 3, 6)
+
+
+def test_source_that_is_down_is_not_required() -> None:
+    """In an outage a required source costs its columns, not the message."""
+    outages = [Outage(Source.USER, 3)]
+    assert without_down((Source.USER, Source.GEO), outages) == {Source.GEO}
+    assert without_down((Source.USER,), []) == {Source.USER}
