@@ -424,7 +424,9 @@ def filled(postgres_server: Callable[[], str]) -> str:
             """INSERT INTO enrichment_publications (batch_id, pass, ranges)
             SELECT 'batch-' || n, 0, '[]' FROM generate_series(1, 3000) AS n"""
         )
-        connection.execute("INSERT INTO circuit_breakers (name) SELECT 'dependency-' || n FROM generate_series(1, 3000) n")
+        connection.execute(
+            "INSERT INTO circuit_breakers (name) SELECT 'dependency-' || n FROM generate_series(1, 3000) AS n"
+        )
         connection.execute("VACUUM ANALYZE")
     return uri
 
