@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import time
@@ -303,7 +302,7 @@ def test_process_that_publishes_says_what_it_did(pipeline: Pipeline, staged: Dra
     """The process that the tests above kill works when nobody kills it."""
     code, out, err = finish(pipeline.publish_in_process(staged), pipeline, staged)
     assert code == 0, err
-    assert msgspec.convert(json.loads(out), Published).produced
+    assert msgspec.json.decode(out, type=Published).produced
 
 
 def test_two_lanes_are_published_side_by_side(make_pipeline: MakePipeline) -> None:

@@ -416,6 +416,7 @@ def filled(postgres_server: Callable[[], str]) -> str:
             SELECT '2024-01-01T00:00Z'::timestamptz + n * interval '1 hour', 'lag', 2, 1
             FROM generate_series(1, 3000) AS n"""
         )
+        connection.execute(
             """INSERT INTO enrichment_pending (batch_id, source, topic, messages, state)
             SELECT 'batch-' || n, 'geo-ip', 'out', 1, CASE WHEN n % 500 = 0 THEN 'open' ELSE 'repaired' END
             FROM generate_series(1, 3000) AS n"""
