@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
+from compose_spec import PyCompose
 from psycopg.conninfo import make_conninfo
 
 from enrichment.settings import ROOMS, KafkaSettings, load, variable
@@ -33,6 +34,13 @@ SETTINGS = {variable(room, name) for room in ROOMS.values() for name in room.mod
 # Variables that neither our settings nor Airflow's options have, and who reads them.
 OTHERS = {
     "AIRFLOW_ADMIN_PASSWORD": "the api-server's command, for its file of passwords",
+    "AUTH_TYPE": "kafka-ui",
+    "JAVA_OPTS": "kafka-ui",
+    "KAFKA_CLUSTERS_0_BOOTSTRAPSERVERS": "kafka-ui",
+    "KAFKA_CLUSTERS_0_NAME": "kafka-ui",
+    "KAFKA_CLUSTERS_0_READONLY": "kafka-ui",
+    "SPRING_SECURITY_USER_NAME": "kafka-ui",
+    "SPRING_SECURITY_USER_PASSWORD": "kafka-ui",
     "AIRFLOW__CELERY__BROKER_URL": "the Celery provider, which only the image has",
     "AIRFLOW__CELERY__RESULT_BACKEND": "the Celery provider",
     "AIRFLOW__CELERY__WORKER_CONCURRENCY": "the Celery provider",
@@ -89,6 +97,27 @@ def is_once(service: dict[str, Any]) -> bool:
 def words(service: dict[str, Any], key: str = "command") -> list[str]:
     """The words of a service's command."""
     return [interpolated(word) for word in service.get(key, [])]
+
+
+def conforms(described: dict[str, Any]) -> bool:
+    """Whether the Compose specification allows it; its reader knows no YAML anchors, so they are resolved before."""
+    return bool(PyCompose.from_json(interpolated(json.dumps(described))))
+
+
+def test_file_is_what_the_compose_specification_allows() -> None:
+    """Every key and value is one that Compose knows."""
+    assert conforms(COMPOSE)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"restart": "sometimes"}, {"helthcheck": {}}, {"depends_on": {"postgres": {"condition": "service_happy"}}}],
+    ids=["value", "key", "condition"],
+)
+def test_specification_is_strict(wrong: dict[str, Any]) -> None:
+    """A file with a mistake is refused, so that the test above says something."""
+    with pytest.raises(ValueError, match=r"expected one of|does not start with"):
+        conforms({**COMPOSE, "services": {**SERVICES, "kafka": {**SERVICES["kafka"], **wrong}}})
 
 
 def test_every_variable_has_a_reader(airflow: dict[str, set[str]]) -> None:
@@ -227,7 +256,7 @@ def test_scheduler_starts_last() -> None:
         more = SERVICES[waiting.pop()].get("depends_on", {}).keys() - needed
         needed |= more
         waiting += more
-    assert SERVICES.keys() - needed == {"airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"}
+    assert SERVICES.keys() - needed == {"airflow-scheduler", "airflow-dag-processor", "airflow-triggerer", "kafka-ui"}
 
 
 @pytest.mark.parametrize("name", ["kafka-topics", "airflow-api-server"])
