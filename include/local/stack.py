@@ -22,7 +22,7 @@ from pathlib import Path
 from threading import Event
 
 from enrichment.errors import SettingsError
-from enrichment.settings import KafkaSettings, load
+from enrichment.settings import ROOMS, KafkaSettings, load
 from include.local import airflow, kafka, leftovers, ports, postgres, users
 from include.local.config import Config
 from include.local.credentials import Credentials, load_or_create, write_private
@@ -33,10 +33,7 @@ from include.local.supervision import STOPPED, UP, Program, Supervisor
 # How long a component may take, in seconds: generous, since a machine may be busy; one that dies is noticed at once.
 SERVICE_SECONDS, AIRFLOW_SECONDS = 60, 180
 # Variables that make a running stack another one.
-WATCHED = (
-    *("AIRFLOW", "POSTGRES_", "STACKLENS_", "KAFKA_"),
-    *("GEO_IP_", "USER_SERVICE_", "BUSINESS_", "CACHE_", "ENRICHMENT_"),
-)
+WATCHED = ("AIRFLOW", "POSTGRES_", "STACKLENS_", *(room.model_config["env_prefix"] for room in ROOMS.values()))
 
 
 @dataclass(frozen=True, slots=True)

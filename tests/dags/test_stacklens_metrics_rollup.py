@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
@@ -17,24 +18,10 @@ from enrichment.orchestration.common import RETRY_POLICY
 from enrichment.service_levels import Breach, Level
 from enrichment.settings import ServiceLevelSettings
 from tests.conftest import REPOSITORY
+from tests.fixtures.notifier import told
 
 DAG = DagBag(dag_folder=str(REPOSITORY / "dags" / "stacklens_metrics_rollup.py")).dags["stacklens_metrics_rollup"]
 TEN = datetime(2024, 1, 15, 10, tzinfo=UTC)
-
-
-class KeepingNotifier(BaseNotifier):
-    """A notifier of the tests: keeps what it is told. `channel` may be a template."""
-
-    template_fields = ("channel",)
-    told: ClassVar[list[tuple[str, str, list[str]]]] = []
-
-    def __init__(self, channel: str) -> None:
-        super().__init__()
-        self.channel = channel
-
-    def notify(self, context: Any) -> None:
-        """Keep it."""
-        self.told.append((self.channel, context["hour"], context["breaches"]))
 
 
 class BrokenNotifier(BaseNotifier):
@@ -104,6 +91,7 @@ def test_hour_is_the_one_wanted(asked: str | None, interval: datetime | None, ho
 
 
 BREACHES = [Breach(Level.LAG, 2000, 1000)]
+FILE_NOTIFIER = "tests.fixtures.notifier.FileNotifier"
 HERE = "tests.dags.test_stacklens_metrics_rollup"
 
 
@@ -112,16 +100,18 @@ def settings(notifier: str, **kwargs: Any) -> ServiceLevelSettings:
     return ServiceLevelSettings(notifier=notifier, notifier_kwargs=kwargs)
 
 
-def test_notifier_of_the_settings_is_told() -> None:
+def test_notifier_of_the_settings_is_told(tmp_path: Path) -> None:
     """Any Airflow notifier: made with its arguments, templates filled in, hour and breaches in its context."""
-    KeepingNotifier.told.clear()
-    rollup.notify(settings(f"{HERE}.KeepingNotifier", channel="ops {{ hour }}"), {"dag": DAG}, "ten", BREACHES)
-    assert KeepingNotifier.told == [("ops ten", "ten", ["2,000 messages left behind a claim, 1,000 at most wanted"])]
+    file = tmp_path / "told"
+    chosen = settings(FILE_NOTIFIER, path=str(file), channel="ops {{ hour }}")
+    rollup.notify(chosen, {"dag": DAG}, "ten", BREACHES)
+    sentence = "2,000 messages left behind a claim, 1,000 at most wanted"
+    assert told(file) == [{"channel": "ops ten", "hour": "ten", "breaches": [sentence]}]
 
 
 @pytest.mark.parametrize(
     ("notifier", "kwargs"),
-    [("nowhere.Notifier", {}), ("plain", {}), (f"{HERE}.Nobody", {}), (f"{HERE}.KeepingNotifier", {"size": 1})],
+    [("nowhere.Notifier", {}), ("plain", {}), (f"{HERE}.Nobody", {}), (FILE_NOTIFIER, {"size": 1})],
     ids=["no module", "no path", "no class", "wrong arguments"],
 )
 def test_notifier_that_cannot_be_made_is_named(notifier: str, kwargs: dict[str, Any]) -> None:
