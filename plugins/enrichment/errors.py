@@ -27,6 +27,14 @@ class OffsetsLost(EnrichmentError):
     """Messages that were never read have left the log: retention is shorter than the pipeline's delay."""
 
 
+class WindowLost(EnrichmentError):
+    """Messages of the window to be replayed have left the log; replay a later window, or allow what is left."""
+
+
+class ReplayRefused(EnrichmentError):
+    """The replay cannot be made as it was asked for; the message says what to change."""
+
+
 class BatchUnbalanced(EnrichmentError):
     """Read does not equal enriched + partial + dead; nothing was committed, the code is at fault."""
 

@@ -68,6 +68,12 @@ OUTAGES = {
     Reason.USER_SERVICE_ERROR: Source.USER,
     Reason.DATABASE_ERROR: Source.BUSINESS,
 }
+# Which words in `enrichment_errors` a source's failing leaves behind.
+REASONS_OF = {
+    Source.GEO: (Reason.INVALID_IP, Reason.GEO_LOOKUP_FAILED, Reason.GEO_NOT_FOUND),
+    Source.USER: (Reason.USER_TIMEOUT, Reason.USER_SERVICE_ERROR, Reason.USER_NOT_FOUND),
+    Source.BUSINESS: (Reason.BUSINESS_NOT_FOUND, Reason.DATABASE_ERROR),
+}
 
 
 class Place(msgspec.Struct, frozen=True, gc=False, rename=lambda field: f"geo_{field}"):
@@ -134,6 +140,8 @@ HEADER_OFFSET = "stacklens-source-offset"
 HEADER_BATCH = "stacklens-batch-id"
 # How often a message had been tried before it was sent in again (a redrive sets it; absent means never).
 HEADER_ATTEMPTS = "stacklens-attempts"
+# Which replay made a message (absent: live draining).
+HEADER_REPLAY = "stacklens-replay-id"
 ORIGIN_HEADERS = (HEADER_TOPIC, HEADER_PARTITION, HEADER_BATCH, HEADER_OFFSET)
 
 
@@ -151,18 +159,40 @@ class OffsetRange(msgspec.Struct, frozen=True, order=True):
         return self.end - self.start
 
 
+class Window(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which messages a replay takes: those of a time window, and of them only those that pass each filter given.
+
+    A message is of the window when `start <= its Kafka timestamp < end`, in milliseconds since the epoch: of exactly
+    one of any set of windows that touch each other. `errors` are words of the stored error list, as the ranges
+    `published` of the topic `published_topic` have it.
+    """
+
+    replay_id: str
+    start: int
+    end: int
+    services: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ()
+    errors: tuple[Reason, ...] = ()
+    published_topic: str = ""
+    published: tuple[OffsetRange, ...] = ()
+
+
 class Purpose(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a batch is run for, and how that differs from live draining.
 
-    `output_topic` takes its enriched messages (empty: the one of the settings); `headers` are added to each of them.
+    `output_topic` takes its enriched messages, `dlq_topic` its dead letters (empty: those of the settings); `headers`
+    are added to each of them. `window` is what a replay takes of the messages that it reads.
     """
 
     kind: str = "live"
     output_topic: str = ""
+    dlq_topic: str = ""
     headers: tuple[tuple[str, str], ...] = ()
+    window: Window | None = None
 
 
 LIVE = Purpose()
+REPLAY = "replay"  # the kind of a purpose with a window
 
 
 class Batch(msgspec.Struct, frozen=True):

@@ -39,6 +39,11 @@ def pack_headers(headers: Iterable[Any]) -> list[bytes]:
     return list(map(_pack, headers))
 
 
+def unpack_headers(packed: bytes) -> list[Header]:
+    """The reverse of `pack_headers`, for one message."""
+    return _unpack(packed) or []
+
+
 def origin_headers(messages: pa.RecordBatch, batch: Batch) -> list[list[Header]]:
     """Each message's own headers as they came, then those of the batch's purpose, then where it came from."""
     purpose = [(name, text.encode()) for name, text in batch.purpose.headers]

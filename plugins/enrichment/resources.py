@@ -46,6 +46,7 @@ from enrichment.store import metrics
 from enrichment.store.breakers import PostgresBreakerStorage
 from enrichment.store.jobs import Ledger
 from enrichment.store.pending import PendingStore
+from enrichment.store.replays import Replays
 from enrichment.store.staging import Staging, StoragePath
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,11 @@ class Resources:
     def pending(self) -> PendingStore:
         """What published batches go without."""
         return PendingStore(self.postgres)
+
+    @cached_property
+    def replays(self) -> Replays:
+        """The windows of replays."""
+        return Replays(self.postgres)
 
     @cached_property
     def geo_database(self) -> GeoDatabase:

@@ -9,14 +9,15 @@ from collections.abc import Callable
 
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.source import Chunk
-from enrichment.messages import Batch
+from enrichment.messages import REPLAY, Batch
+from enrichment.window import window_selection
 
 # Takes a chunk as it was read and gives the messages that go on, in the order of the offsets: fewer ones
 # (`Chunk.take`), or others in their place. It runs before decoding. What it leaves out is as if it had never been in
 # the range: it is in no count, and publishing moves the group past it.
 Select = Callable[[Chunk], Chunk]
 # By the purpose's kind. The maker is called once a drain, with the clients of the batch's own group.
-MAKERS: dict[str, Callable[[Clients, Batch], Select]] = {}
+MAKERS: dict[str, Callable[[Clients, Batch], Select]] = {REPLAY: window_selection}
 
 
 def selection(clients: Clients, batch: Batch) -> Select | None:

@@ -177,6 +177,22 @@ class ServiceLevelSettings(BaseSettings):
         return json.loads(value or "{}") if isinstance(value, str) else value
 
 
+class ReplaySettings(BaseSettings):
+    """Where replays go, and how the past is cut into windows."""
+
+    model_config = _config("REPLAY_")
+
+    output_topic: str = Field(
+        "stacklens-analytics-replay", description="topic that replayed messages go to unless a run names another"
+    )
+    dlq_topic: str = Field(
+        "analytics-dlq-replay", description="topic of the dead letters of replays, which are never redriven"
+    )
+    window_cron: str = Field(
+        "0 * * * *", description="cron expression (UTC) that cuts the past into windows: a run of a backfill each"
+    )
+
+
 ROOMS: dict[str, type[BaseSettings]] = {
     "kafka": KafkaSettings,
     "geo": GeoSettings,
@@ -185,6 +201,7 @@ ROOMS: dict[str, type[BaseSettings]] = {
     "cache": CacheSettings,
     "pipeline": PipelineSettings,
     "service_levels": ServiceLevelSettings,
+    "replay": ReplaySettings,
 }
 
 
@@ -199,6 +216,7 @@ class Settings:
     cache: CacheSettings
     pipeline: PipelineSettings
     service_levels: ServiceLevelSettings
+    replay: ReplaySettings
 
     @cached_property
     def fingerprint(self) -> str:

@@ -52,10 +52,11 @@ class Clients:
         self.settings = settings
 
     def for_batch(self, batch: Batch) -> Clients:
-        """The clients of a batch's own group and output topic: live, replayed and redriven ones never meet."""
+        """The clients of a batch's own group and output topics: live, replayed and redriven ones never meet."""
         own = {
             "consumer_group": batch.group_id,
             "output_topic": batch.purpose.output_topic or self.settings.output_topic,
+            "dlq_topic": batch.purpose.dlq_topic or self.settings.dlq_topic,
         }
         return Clients(self._config, self.settings.model_copy(update=own))
 

@@ -35,6 +35,8 @@ RULES = [
         "StagingMissing": "an earlier task must run again",
         "BatchUnbalanced": "the numbers do not add up",
         "ServiceLevelMissed": "an hour missed a service level",
+        "WindowLost": "messages of the window have left the log",
+        "ReplayRefused": "the replay cannot be made as it was asked for",
         "PendingLost": "partial messages have left the log",
     }.items()
 ]

@@ -1,0 +1,166 @@
+"""The tasks of `stacklens_replay` around its batches: when it may run, what it replays, and what came of it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseSensorOperator, Param, get_current_context, task, task_group
+
+from enrichment.messages import Reason, Source
+from enrichment.orchestration.batches import BATCH_LABEL, batch_of, enrich_batch
+from enrichment.orchestration.common import DEFAULT_ARGS, Manifest, resources
+from enrichment.settings import ReplaySettings
+from enrichment.timetables import ReplayTimetable
+
+if TYPE_CHECKING:
+    from enrichment.messages import Purpose
+    from enrichment.settings import Settings
+
+# Replays take what live draining leaves free: no more of their tasks at once than this pool has slots.
+POOL = "stacklens_replay"
+WINDOW = "window"  # the task group around each batch
+REPLAY_ARGS: dict[str, Any] = {**DEFAULT_ARGS, "pool": POOL}
+# Counting and comparing read the log from the window to its end.
+READING_TIMEOUT = timedelta(hours=1)
+
+
+def by_window() -> ReplayTimetable:
+    """A run for each window of the past, when a backfill asks for it."""
+    return ReplayTimetable(ReplaySettings().window_cron, timezone="UTC")
+
+
+def _words(title: str, description: str, **items: Any) -> Param:
+    return Param(
+        None,
+        type=["null", "array"],
+        items={"type": "string", "minLength": 1, **items},
+        title=title,
+        description_md=description,
+    )
+
+
+REPLAY_PARAMS = {
+    "dry_run": Param(
+        True,
+        type="boolean",
+        title="Dry run",
+        description_md="Only count what each window holds; the counts are in the XCom of `report`. Off: publish.",
+    ),
+    "replay_id": Param(
+        "replay-1",
+        type="string",
+        pattern="^[a-z0-9][a-z0-9_-]{0,39}$",
+        title="Replay id",
+        description_md="The name of this replay, in the header `stacklens-replay-id` of each message. A window is "
+        "published once under a name, whatever is run again; take another name to publish it again.",
+    ),
+    "output_topic": Param(
+        None,
+        type=["null", "string"],
+        title="Output topic",
+        description_md="Takes the enriched messages; it must exist. Empty: the setting `REPLAY_OUTPUT_TOPIC`. Dead "
+        "letters go to `REPLAY_DLQ_TOPIC`.",
+    ),
+    "services": _words("Services", "Only messages of these services. Empty: all."),
+    "levels": _words("Levels", "Only messages of these levels. Empty: all."),
+    "errors": _words(
+        "Stored errors",
+        "Only messages whose published `enrichment_errors` name one of these: reasons, or sources for all of theirs "
+        "(`geo-ip`, `user-profile`, `business-context`). Empty: all messages.",
+        enum=[*map(str, Source), *map(str, Reason)],
+    ),
+    "allow_lost": Param(
+        False,
+        type="boolean",
+        title="Allow lost messages",
+        description_md="Replay what is left of a window whose messages have left the log in part, instead of failing.",
+    ),
+}
+
+
+@task(execution_timeout=READING_TIMEOUT)
+def plan() -> list[dict[str, Any]]:
+    """Count the window, freeze its bounds, and write its batches to the ledger, in the order in which they are run.
+
+    A run that is cleared, or another one of the same replay and window, gets the same batches; a dry run gets none.
+    """
+    from enrichment import replay
+
+    context = get_current_context()
+    params = context["params"]
+    with resources() as r:
+        _, batches = replay.plan(
+            r.clients, r.ledger, r.replays, r.settings, purpose_of(r.settings),
+            dag_id=context["dag"].dag_id, run_id=context["run_id"],
+            dry_run=params["dry_run"], allow_lost=params["allow_lost"],
+        )  # fmt: skip
+    return [batch.to_manifest() for batch in batches]
+
+
+def purpose_of(settings: Settings) -> Purpose:
+    """What this run is for, from its data interval and parameters."""
+    from enrichment import replay
+    from enrichment.errors import ReplayRefused
+    from enrichment.messages import Window
+
+    context = get_current_context()
+    params = context["params"]
+    start, end = context.get("data_interval_start"), context.get("data_interval_end")
+    if start is None or end is None:
+        raise ReplayRefused("this run covers no window: give it a logical date, or create a backfill")
+    window = Window(
+        replay_id=params["replay_id"],
+        start=round(start.timestamp() * 1000),
+        end=round(end.timestamp() * 1000),
+        services=tuple(params["services"] or ()),
+        levels=tuple(params["levels"] or ()),
+        errors=replay.reasons_of(params["errors"] or ()),
+    )
+    return replay.purpose_of(settings, window, params["output_topic"])
+
+
+class Turn(BaseSensorOperator):
+    """Wait until the batches before this one in its lane are published, so that messages keep their order.
+
+    It holds no slot while it waits, and fails when one of those batches has failed.
+    """
+
+    template_fields = ("batch",)
+
+    def __init__(self, *, batch: Manifest, **kwargs: Any) -> None:
+        super().__init__(mode="reschedule", poke_interval=2, timeout=12 * 3600, **kwargs)
+        self.batch = batch
+
+    def poke(self, context: Any) -> bool:
+        """Look where the window's group is, and, if not here yet, whether somebody is still on the way."""
+        from enrichment import replay
+        from enrichment.errors import ReplayRefused
+
+        claimed = batch_of(self.batch)
+        with resources() as r:
+            if replay.is_next(r.clients, claimed):
+                return True
+        ended = context["ti"].get_task_states(
+            dag_id=self.dag_id, task_ids=[f"{WINDOW}.batch.publish"], run_ids=[context["run_id"]]
+        )
+        states = {state for run in ended.values() for state in run.values()}
+        if states & {"failed", "upstream_failed"}:
+            raise ReplayRefused("a batch before this one failed: mend that, then clear the failed tasks of this run")
+        return False
+
+
+@task_group(group_id=WINDOW)
+def replay_batch(batch: Manifest) -> None:
+    """One batch when its turn has come: the same tasks as in live draining."""
+    turn = Turn(task_id="turn", batch=batch, map_index_template=BATCH_LABEL, doc_md=Turn.__doc__)
+    turn >> enrich_batch(batch)
+
+
+@task(execution_timeout=READING_TIMEOUT, trigger_rule="none_failed")
+def report() -> dict[str, Any]:
+    """What the window came to, and how its output differs from what was published before."""
+    from enrichment import replay
+
+    with resources() as r:
+        return replay.report(r.clients, r.ledger, r.replays, purpose_of(r.settings))

@@ -1,0 +1,83 @@
+"""What was published of the messages of a window: read back from the output topics by the origin in the headers."""
+
+from __future__ import annotations
+
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.source import Chunk, read_ranges
+from enrichment.messages import ORIGIN_HEADERS, Window
+from enrichment.outgoing import unpack_headers
+
+Offsets = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class _Stored(msgspec.Struct):
+    enrichment_errors: Any = None
+
+
+_decode_stored = msgspec.json.Decoder(_Stored).decode
+
+
+class Origin(NamedTuple):
+    """Which message of the input an output was made of, and in which batch."""
+
+    partition: int
+    offset: int
+    batch_id: str
+
+
+def origin_of(packed: bytes, topic: str) -> Origin | None:
+    """The origin in an output's packed headers; None when it is no output of this topic's messages."""
+    last = unpack_headers(packed)[-len(ORIGIN_HEADERS) :]
+    if tuple(name for name, _ in last) != ORIGIN_HEADERS:
+        return None
+    source, partition, batch_id, offset = (value or b"" for _, value in last)
+    if source != topic.encode() or not (partition.isdigit() and offset.isdigit()):
+        return None
+    return Origin(int(partition), int(offset), batch_id.decode(errors="replace"))
+
+
+def outputs(chunk: Chunk, topic: str, window: Window) -> Iterator[tuple[int, Origin]]:
+    """The rows of a chunk that are outputs of the window's messages. An output has its input's time, which spares a
+    look at the headers of all others."""
+    times = np.array(chunk.timestamps, dtype=np.int64)
+    for row in np.flatnonzero((times >= window.start) & (times < window.end)).tolist():
+        origin = origin_of(chunk.headers[row], topic)
+        if origin is not None:
+            yield row, origin
+
+
+def offsets_with_errors(clients: Clients, topic: str, window: Window) -> dict[int, Offsets]:
+    """The input offsets, by partition, whose last published output names one of the window's errors: nine bytes of
+    memory for each output of the window."""
+    wanted = frozenset(window.errors)
+    offsets: dict[int, array[int]] = defaultdict(lambda: array("q"))
+    named: dict[int, bytearray] = defaultdict(bytearray)
+    for chunk in read_ranges(clients, window.published_topic, window.published):
+        for row, origin in outputs(chunk, topic, window):
+            offsets[origin.partition].append(origin.offset)
+            named[origin.partition].append(not wanted.isdisjoint(_errors_of(chunk.values[row])))
+    return {partition: _last_said(offsets[partition], named[partition]) for partition in offsets}
+
+
+def _errors_of(value: bytes | None) -> list[str]:
+    try:
+        errors = _decode_stored(value or b"").enrichment_errors
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return []
+    return [error for error in errors if isinstance(error, str)] if isinstance(errors, list) else []
+
+
+def _last_said(offsets: array[int], named: bytearray) -> Offsets:
+    """The offsets whose last word is yes, in order: what was published later stands for what was published before."""
+    backwards = np.frombuffer(offsets, dtype=np.int64)[::-1]
+    unique, first = np.unique(backwards, return_index=True)
+    said: Offsets = unique[np.frombuffer(named, dtype=np.uint8)[::-1][first] == 1]
+    return said

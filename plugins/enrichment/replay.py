@@ -1,0 +1,295 @@
+"""Replay: a past window in, the batches that publish its messages again out, and at the end how that differs.
+
+`plan` counts the window, freezes its bounds, cuts it into batches and writes all of it down; whoever plans the same
+window of the same replay again gets the same batches. Each window has a consumer group of its own, set to the start of
+its first batches, so that publishing a batch is the same compare-and-set as in live draining: once, and in order.
+`report` is for when all batches are published.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import zip_longest
+from typing import Any
+
+import msgspec
+from confluent_kafka import TopicPartition
+
+from enrichment.cuts import Cuts
+from enrichment.differences import Side, compare
+from enrichment.errors import ReplayRefused, WindowLost
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.offsets import committed_offsets, with_retries
+from enrichment.kafka.source import read_ranges
+from enrichment.kafka.times import Bound, find_bounds, find_losses, to_text
+from enrichment.messages import HEADER_REPLAY, REASONS_OF, REPLAY, Batch, OffsetRange, Purpose, Reason, Window
+from enrichment.settings import Settings
+from enrichment.store.jobs import Ledger
+from enrichment.store.replays import CLAIMED, COUNTED, FINISHED, Replay, Replays
+from enrichment.window import in_window, make_picker
+
+log = logging.getLogger(__name__)
+
+
+def purpose_of(settings: Settings, window: Window, output_topic: str | None) -> Purpose:
+    """What the batches of a window are run for."""
+    return Purpose(
+        kind=REPLAY,
+        output_topic=output_topic or settings.replay.output_topic,
+        dlq_topic=settings.replay.dlq_topic,
+        headers=((HEADER_REPLAY, window.replay_id),),
+        window=window,
+    )
+
+
+def reasons_of(words: Sequence[str]) -> tuple[Reason, ...]:
+    """The words of the stored error list that these stand for: reasons as they are, and all of a source's."""
+    sources = {str(source): reasons for source, reasons in REASONS_OF.items()}
+    found = [reason for word in words for reason in sources.get(word, ()) or (Reason(word),)]
+    return tuple(sorted(set(found)))
+
+
+def plan(
+    clients: Clients, ledger: Ledger, replays: Replays, settings: Settings, purpose: Purpose,
+    *, dag_id: str, run_id: str, dry_run: bool = False, allow_lost: bool = False,
+) -> tuple[Replay, list[Batch]]:  # fmt: skip
+    """The window as it is written down, and its batches, in the order in which they are to be published.
+
+    A dry run only counts. A finished window has no batches left. Raises `WindowLost` when messages of the window may
+    have left the log, unless that is allowed, `ReplayRefused` when a topic is missing or when the replay of that name
+    has taken the window, or a part of it, in another way.
+    """
+    window, topic = window_of(purpose), clients.settings.input_topic
+    known = replays.get(topic, window)
+    if known is not None and known.state != COUNTED and not dry_run:
+        _refuse_other(known, purpose)
+    else:
+        _refuse_overlap(replays, topic, window)
+        check_topics(clients, purpose)
+        counted = count(clients, purpose, allow_lost=allow_lost, dry_run=dry_run)
+        written = replays.put(topic, window, counted, dag_id, run_id)
+        log.info(
+            "replay.counted replay_id=%s start=%s end=%s messages=%d selected=%d batches=%d lost=%s",
+            window.replay_id, to_text(window.start), to_text(window.end), counted.messages, counted.selected,
+            len(counted.batches), counted.lost,
+        )  # fmt: skip
+        if dry_run:
+            return counted, []
+        known = written
+    if known.state == FINISHED:
+        return known, []
+    with replays.locked(known.group_id):
+        begin(clients, ledger, known)
+    return known, [ledger.claim(batch, dag_id, run_id, settings.fingerprint) for batch in known.batches]
+
+
+def window_of(purpose: Purpose) -> Window:
+    """The window of a replay's purpose."""
+    if purpose.window is None:
+        raise ValueError(f"a purpose of the kind {purpose.kind} has no window")
+    return purpose.window
+
+
+def _refuse_other(known: Replay, purpose: Purpose) -> None:
+    window = window_of(purpose)
+    as_asked = msgspec.structs.replace(
+        known.purpose,
+        window=msgspec.structs.replace(
+            window_of(known.purpose), published=window.published, published_topic=window.published_topic
+        ),
+    )
+    if as_asked != purpose:
+        raise ReplayRefused(
+            f"replay {window.replay_id} has taken this window with other parameters (topics or filters): "
+            f"{msgspec.json.encode(known.purpose).decode()}. Repeat those, or give the replay another id."
+        )
+
+
+def _refuse_overlap(replays: Replays, topic: str, window: Window) -> None:
+    others = replays.overlapping(topic, window)
+    if others:
+        raise ReplayRefused(
+            f"replay {window.replay_id} has windows that overlap this one without being it ({', '.join(others)}): "
+            "messages would be published twice. Give the replay another id."
+        )
+
+
+def check_topics(clients: Clients, purpose: Purpose) -> None:
+    """Raises `ReplayRefused` when the replay's topics are not there, or when it would read what it writes."""
+    settings = clients.settings
+    if settings.input_topic in (purpose.output_topic, purpose.dlq_topic):
+        raise ReplayRefused(f"the output of a replay may not go to its input, {settings.input_topic}")
+    with clients.offsets_reader() as reader:
+        topics = with_retries(lambda seconds: reader.list_topics(timeout=seconds), settings.request_timeout_sec).topics
+    missing = sorted({purpose.output_topic, purpose.dlq_topic} - {n for n, t in topics.items() if t.error is None})
+    if missing:
+        partitions = len(topics[settings.input_topic].partitions)
+        raise ReplayRefused(
+            f"there is no topic {' and no topic '.join(missing)}. Create it as the live ones are: "
+            f"kafka-topics.sh --create --topic {missing[0]} --partitions {partitions} "
+            "--config max.message.bytes=4194304 (8388608 for dead letters)"
+        )
+
+
+def count(clients: Clients, purpose: Purpose, *, allow_lost: bool, dry_run: bool) -> Replay:
+    """Read the window once, from the first message at or after its start to the log's end as it is now, and cut what
+    belongs to it into batches."""
+    window, topic = window_of(purpose), clients.settings.input_topic
+    bounds, marks = freeze(clients, purpose)
+    lost = _lost(clients, bounds, window, allow_lost=allow_lost)
+    published_topic = clients.settings.output_topic if window.errors else ""
+    window = msgspec.structs.replace(
+        window, published_topic=published_topic, published=marks[published_topic] if published_topic else ()
+    )
+    messages = 0
+    cuts = Cuts([b.partition for b in bounds if b.range.span], clients.settings)
+    pick = make_picker(clients, topic, window)
+    for chunk in read_ranges(clients, topic, [b.range for b in bounds]):
+        messages += len(in_window(chunk, window))
+        for row in pick(chunk).tolist():
+            cuts.add(chunk.partitions[row], chunk.offsets[row], len(chunk.values[row] or b""))
+    group_id = group_of(clients.settings.consumer_group, window)
+    purpose = msgspec.structs.replace(purpose, window=window)
+    batches = () if dry_run else tuple(_batches(cuts, topic, group_id, window, purpose))
+    return Replay(
+        state=COUNTED if dry_run else CLAIMED, purpose=purpose, group_id=group_id, batches=batches, marks=marks,
+        messages=messages, selected=cuts.selected, lost=lost,
+    )  # fmt: skip
+
+
+def freeze(clients: Clients, purpose: Purpose) -> tuple[list[Bound], dict[str, tuple[OffsetRange, ...]]]:
+    """Where messages of the window can be in the input, and in each topic that outputs of them were or will be
+    published to."""
+    settings, start = clients.settings, window_of(purpose).start
+    with clients.offsets_reader() as reader:
+        bounds = find_bounds(reader, settings.input_topic, start, settings.request_timeout_sec)
+        topics = {settings.output_topic, settings.dlq_topic, purpose.output_topic, purpose.dlq_topic}
+        marks = {
+            topic: tuple(b.range for b in find_bounds(reader, topic, start, settings.request_timeout_sec))
+            for topic in sorted(topics)
+        }
+    return bounds, marks
+
+
+def _lost(clients: Clients, bounds: list[Bound], window: Window, *, allow_lost: bool) -> str | None:
+    losses = list(find_losses(clients, clients.settings.input_topic, bounds, window))
+    if not losses:
+        return None
+    how_much = "older than the log" if all(loss.whole for loss in losses) else "older than the log in part"
+    text = (
+        f"the window {to_text(window.start)} to {to_text(window.end)} is {how_much}: of "
+        f"{clients.settings.input_topic}, {', '.join(map(str, losses))}"
+    )
+    if allow_lost:
+        return text
+    raise WindowLost(f"{text}. Replay a later window, or set `allow_lost` to replay what is left of this one.")
+
+
+def _batches(cuts: Cuts, topic: str, group_id: str, window: Window, purpose: Purpose) -> Iterator[Batch]:
+    """The batches in the order in which they are run: the first of each lane, the second of each, and so on."""
+    sequences = dict(cuts.sequences())
+    for number, ranges_by_lane in enumerate(zip_longest(*sequences.values())):
+        for lane, ranges in zip(sequences, ranges_by_lane, strict=True):
+            if ranges is not None:
+                yield Batch(
+                    batch_id=f"{REPLAY}/{window.replay_id}/{_compact(window.start)}-{_compact(window.end)}/{lane}/{number}",
+                    topic=topic, group_id=group_id, lane=lane, ranges=ranges, purpose=purpose,
+                )  # fmt: skip
+
+
+def group_of(consumer_group: str, window: Window) -> str:
+    """The consumer group that keeps a window's progress."""
+    return f"{consumer_group}.{REPLAY}.{window.replay_id}.{_compact(window.start)}-{_compact(window.end)}"
+
+
+def _compact(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def begin(clients: Clients, ledger: Ledger, replay: Replay) -> None:
+    """Set the window's group, where it has no offset, to the start of the first batch that is not published.
+
+    Without it, a batch behind the first would find the group without an offset and take that for its turn.
+    """
+    starts: dict[int, int] = {}
+    for batch in replay.batches[::-1]:
+        job = ledger.get(batch.batch_id)
+        if job is None or not job.is_published:
+            starts |= {r.partition: r.start for r in batch.ranges}
+    if not starts:
+        return
+    own = clients.for_batch(replay.batches[0])
+    topic, timeout = replay.batches[0].topic, clients.settings.request_timeout_sec
+    with own.offsets_reader() as reader:
+        committed = committed_offsets(reader, topic, starts, timeout)
+        unset = [TopicPartition(topic, p, start) for p, start in starts.items() if committed[p] is None]
+        if unset:
+            with_retries(lambda _: reader.commit(offsets=unset, asynchronous=False), timeout)
+
+
+def is_next(clients: Clients, batch: Batch) -> bool:
+    """Whether all batches before this one in its lane are published: the window's group has come to its start."""
+    with clients.for_batch(batch).offsets_reader() as reader:
+        partitions = [r.partition for r in batch.ranges]
+        committed = committed_offsets(reader, batch.topic, partitions, clients.settings.request_timeout_sec)
+    return all((committed[r.partition] or 0) >= r.start for r in batch.ranges)
+
+
+def report(clients: Clients, ledger: Ledger, replays: Replays, purpose: Purpose) -> dict[str, Any]:
+    """What a window came to and how its output differs from what was published before; written down the first time.
+
+    Raises `ReplayRefused` when a batch of it is not published.
+    """
+    window, topic = window_of(purpose), clients.settings.input_topic
+    replay = replays.get(topic, window)
+    if replay is None:
+        raise ReplayRefused(f"replay {window.replay_id} has not counted this window")
+    if replay.state == CLAIMED:
+        counts = _published_counts(ledger, replay)
+        differences = compare(
+            clients, topic, window, {b.batch_id: n for b, n in zip(replay.batches, counts["by_batch"], strict=True)},
+            *_sides(clients, replay),
+        )  # fmt: skip
+        totals = {name: counts[name] for name in ("enriched", "partial", "dead")}
+        replays.finish(topic, window, totals, msgspec.to_builtins(differences))
+        replay = replays.get(topic, window) or replay
+    return {
+        "replay_id": window.replay_id, "start": to_text(window.start), "end": to_text(window.end),
+        "state": replay.state, "messages": replay.messages, "selected": replay.selected, "lost": replay.lost,
+        "output_topic": replay.purpose.output_topic, "counts": replay.counts, "differences": replay.differences,
+    }  # fmt: skip
+
+
+def _published_counts(ledger: Ledger, replay: Replay) -> Mapping[str, Any]:
+    jobs = [ledger.get(batch.batch_id) for batch in replay.batches]
+    unpublished = [
+        b.batch_id for b, job in zip(replay.batches, jobs, strict=True) if job is None or not job.is_published
+    ]
+    if unpublished:
+        raise ReplayRefused(f"not published yet: {', '.join(unpublished)}. Clear the failed tasks of the window's run.")
+    done = [job for job in jobs if job is not None]
+    return {
+        "by_batch": [job.messages_read or 0 for job in done],
+        "enriched": sum(job.messages_enriched or 0 for job in done),
+        "partial": sum(job.messages_partial or 0 for job in done),
+        "dead": sum(job.messages_dead or 0 for job in done),
+    }
+
+
+def _sides(clients: Clients, replay: Replay) -> tuple[Side, Side]:
+    """What the replay has published since it was claimed, and what was published of the window until then."""
+    settings, purpose, marks = clients.settings, replay.purpose, replay.marks
+
+    def since(topic: str) -> tuple[str, list[OffsetRange]]:
+        ends = {r.partition: r.end for r in marks[topic]}
+        now = {b.partition: b.high for b in find_bounds(reader, topic, 0, settings.request_timeout_sec)}
+        return topic, [OffsetRange(p, ends.get(p, 0), max(high, ends.get(p, 0))) for p, high in now.items()]
+
+    with clients.offsets_reader() as reader:
+        replayed = Side(since(purpose.output_topic), since(purpose.dlq_topic))
+    before = Side(
+        (settings.output_topic, marks[settings.output_topic]), (settings.dlq_topic, marks[settings.dlq_topic])
+    )
+    return replayed, before

@@ -1,0 +1,88 @@
+"""Takes windows and what became of them, keeps one row of `enrichment_replays` a window of a replay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from enrichment import sql
+from enrichment.messages import Batch, OffsetRange, Purpose, Window
+
+Marks = dict[str, tuple[OffsetRange, ...]]
+# How far a window has come: a dry run counted it, its bounds are fixed, all of it is published and compared.
+COUNTED, CLAIMED, FINISHED = "counted", "claimed", "finished"
+
+
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
+    """A window of a replay; the schema says what each column means."""
+
+    state: str
+    purpose: Purpose
+    group_id: str
+    batches: tuple[Batch, ...] = ()
+    marks: Marks = {}
+    messages: int = 0
+    selected: int = 0
+    lost: str | None = None
+    counts: dict[str, int] = {}
+    differences: dict[str, Any] = {}
+
+
+class Replays:
+    """Every method is a transaction of its own, may be repeated, and raises `psycopg.Error` when the database
+    refuses."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+
+    def get(self, topic: str, window: Window) -> Replay | None:
+        """The window as it was written, or None."""
+        with self._connection.transaction(), self._connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(sql.load("enrichment_replays/get"), _key(topic, window))
+            row = cursor.fetchone()
+        return None if row is None else msgspec.convert(row, Replay)
+
+    def overlapping(self, topic: str, window: Window) -> list[str]:
+        """The claimed windows of the same replay that share time with this one and are not it."""
+        with self._connection.transaction():
+            found = self._connection.execute(sql.load("enrichment_replays/overlapping"), _key(topic, window))
+            return [f"{start:%Y-%m-%dT%H:%M:%S} to {end:%Y-%m-%dT%H:%M:%S}" for start, end in found.fetchall()]
+
+    @contextmanager
+    def locked(self, group_id: str) -> Iterator[None]:
+        """Nobody else sets up this window's group meanwhile."""
+        with self._connection.transaction():
+            self._connection.execute(sql.load("enrichment_replays/lock"), {"group_id": group_id})
+            yield
+
+    def put(self, topic: str, window: Window, replay: Replay, dag_id: str, run_id: str) -> Replay:
+        """Write a window down; if it was claimed before, it stays as it was. Returns what is there now."""
+        parameters = {
+            **_key(topic, window), "state": replay.state, "purpose": _jsonb(replay.purpose),
+            "group_id": replay.group_id, "batches": _jsonb(replay.batches), "marks": _jsonb(replay.marks),
+            "messages": replay.messages, "selected": replay.selected, "lost": replay.lost,
+            "dag_id": dag_id, "run_id": run_id,
+        }  # fmt: skip
+        with self._connection.transaction():
+            self._connection.execute(sql.load("enrichment_replays/put"), parameters)
+        return self.get(topic, window) or replay
+
+    def finish(self, topic: str, window: Window, counts: Mapping[str, int], differences: Mapping[str, Any]) -> None:
+        """All of the window is published; the first record of it counts."""
+        parameters = {**_key(topic, window), "counts": _jsonb(counts), "differences": _jsonb(differences)}
+        with self._connection.transaction():
+            self._connection.execute(sql.load("enrichment_replays/finish"), parameters)
+
+
+def _key(topic: str, window: Window) -> dict[str, Any]:
+    return {"replay_id": window.replay_id, "topic": topic, "start": window.start, "end": window.end}
+
+
+def _jsonb(value: Any) -> Jsonb:
+    return Jsonb(value, dumps=msgspec.json.encode)
