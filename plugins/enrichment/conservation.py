@@ -11,17 +11,21 @@ Every field of the input is in the enriched message with the same JSON text, whi
 output, which the output overwrites. A dead letter gives the original back: an equal object, the same text, the same
 bytes. The outputs of one input partition are in one partition of each output topic, in the order of their offsets.
 
-Outputs without origin headers, or of other inputs than the given ones, are counted as foreign and left aside.
+Outputs without origin headers, or of other inputs than the given ones, are counted as foreign and left aside; so are
+those of replays. A replay is checked by itself: then only its outputs count, only the messages that it was to take are
+expected, and the order is that within each window.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from itertools import zip_longest
 from typing import cast
@@ -40,6 +44,8 @@ from enrichment.fingerprint import (
     of_input,
     of_letter,
     origin_of,
+    replay_of,
+    sequence_of,
 )
 from enrichment.messages import OffsetRange
 from enrichment.settings import load
@@ -85,6 +91,27 @@ class ConservationReport:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a replay was to take: messages of a time, `[start, end)` in milliseconds, that are `wanted` (None: all)."""
+
+    replay_id: str
+    start: int
+    end: int
+    wanted: Callable[[Message], bool] | None = None
+
+    def made(self, output: Message) -> bool:
+        """Whether an output is the replay's, and of this time: an output has the time of its input."""
+        return replay_of(output) == self.replay_id and self._in_time(output)
+
+    def takes(self, message: Message) -> bool:
+        """Whether an input message is to have an output."""
+        return self._in_time(message) and (self.wanted is None or self.wanted(message))
+
+    def _in_time(self, message: Message) -> bool:
+        return bool(self.start <= message.timestamp()[1] < self.end)
+
+
 class Ledger:
     """What is known of one range of input offsets: a few numbers for each."""
 
@@ -121,8 +148,11 @@ class Ledger:
 class _Check:
     """One run of the check: outputs first, then inputs, then what is left over."""
 
-    def __init__(self, topic: str, ranges: Sequence[OffsetRange], content_every: int, examples: int) -> None:
+    def __init__(
+        self, topic: str, ranges: Sequence[OffsetRange], content_every: int, examples: int, replay: Expected | None
+    ) -> None:
         self.report = ConservationReport()
+        self._replay = replay
         self._topic = topic
         self._ledgers: dict[int, list[Ledger]] = defaultdict(list)
         for wanted in ranges:
@@ -133,11 +163,11 @@ class _Check:
     def take_outputs(self, messages: Iterable[Message], fingerprint: Callable[[Message, Origin], Output]) -> int:
         """Note the outputs on one topic and check their order; returns how many inputs have one there."""
         taken = 0
-        last: dict[int, tuple[int | None, int]] = {}
+        last: dict[tuple[int, str], tuple[int | None, int]] = {}
         for message in messages:
             origin = origin_of(message)
             ledger = self._ledger(origin) if origin is not None else None
-            if origin is None or ledger is None:
+            if origin is None or ledger is None or not self._is_ours(message):
                 self.report.foreign += 1
                 continue
             at = origin.offset - ledger.range.start
@@ -146,12 +176,13 @@ class _Check:
                 continue
             ledger.states[at] = _OUTPUT
             taken += 1
-            home, highest = last.get(origin.partition, (message.partition(), -1))
+            sequence = origin.partition, sequence_of(message)
+            home, highest = last.get(sequence, (message.partition(), -1))
             if message.partition() != home or origin.offset < highest:
                 self._found(
                     Defect.MISORDERED, origin, f"at {_place(message)}, with {highest} before it in partition {home}"
                 )
-            last[origin.partition] = home, max(highest, origin.offset)
+            last[sequence] = home, max(highest, origin.offset)
             try:
                 output = fingerprint(message, origin)
             except Broken as why:
@@ -164,6 +195,8 @@ class _Check:
     def take_inputs(self, messages: Iterable[Message]) -> None:
         """Compare the inputs with what was noted of their outputs."""
         for message in messages:
+            if self._replay is not None and not self._replay.takes(message):
+                continue
             self.report.read += 1
             here = Origin(self._topic, *position(message))
             ledger = cast(Ledger, self._ledger(here))  # only the ledgers' ranges are read
@@ -185,6 +218,9 @@ class _Check:
                 here = Origin(self._topic, ledger.range.partition, ledger.range.start + at)
                 self._found(Defect.INVENTED, here, "an output, but no input message")
         return self.report
+
+    def _is_ours(self, output: Message) -> bool:
+        return replay_of(output) is None if self._replay is None else self._replay.made(output)
 
     def _ledger(self, origin: Origin) -> Ledger | None:
         if origin.topic != self._topic:
@@ -221,17 +257,18 @@ def check(
     examples: int = 5,
     timeout: float = 60,
     settle_seconds: float = 10,
+    replay: Expected | None = None,
 ) -> ConservationReport:
     """Check the messages in `ranges` of the input topic. `kafka` are bootstrap servers or a librdkafka configuration.
 
     The output topics are read from their beginning, or from `output_starts` by topic and partition, to their last
     stable offset; transactions that are open at the start are waited for, `settle_seconds` at most. The content of
     every `content_every`th offset is compared, existence and order of all. `examples` is how many of each defect are
-    described. Raises `OffsetsLost` when part of a range has left the log, `KafkaException` when the broker delivers
-    nothing for `timeout` seconds.
+    described. `replay` says what a replay was to take, to check that instead. Raises `OffsetsLost` when part of a range
+    has left the log, `KafkaException` when the broker delivers nothing for `timeout` seconds.
     """
     merged = merge(ranges)
-    run = _Check(input_topic, merged, content_every, examples)
+    run = _Check(input_topic, merged, content_every, examples, replay)
     starts = output_starts or {}
 
     def outputs(topic: str) -> Iterator[Message]:
@@ -280,6 +317,25 @@ def parse_ranges(text: str) -> list[OffsetRange]:
     return ranges
 
 
+def expected_of(chosen: argparse.Namespace) -> Expected | None:
+    """What the replay that the command line names was to take."""
+    if chosen.replay_id is None:
+        return None
+    services, levels = set(chosen.service), set(chosen.level)
+
+    def wanted(message: Message) -> bool:
+        try:
+            fields = json.loads(message.value() or b"")
+        except ValueError:
+            return False
+        return isinstance(fields, dict) and all(
+            not words or fields.get(name) in words for name, words in (("service", services), ("level", levels))
+        )
+
+    start, end = (round(datetime.fromisoformat(at).timestamp() * 1000) for at in (chosen.start, chosen.end))
+    return Expected(chosen.replay_id, start, end, wanted if services or levels else None)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Check as the command line says; 0 when conservation holds, 1 when not or when there is nothing to check."""
     settings = load().kafka
@@ -293,14 +349,30 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--group", default=settings.consumer_group, help="whose progress --all follows (%(default)s)")
     parser.add_argument("--content-every", type=int, default=1, help="compare the content of every nth offset")
     parser.add_argument("--examples", type=int, default=5, help="of each defect (default %(default)s)")
+    parser.add_argument(
+        "--replay-id", help="check what this replay published of --start to --end, by --service, --level"
+    )
+    for name in ("--start", "--end"):
+        parser.add_argument(name, metavar="TIME", help="as 2024-01-15T10:00:00Z; the end is not included")
+    for name in ("--service", "--level"):
+        parser.add_argument(name, action="append", default=[], help="only this one was replayed; may be repeated")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--ranges", type=parse_ranges, help="input offsets, as 0:0-100,1:5-20 (ends not included)")
-    what.add_argument("--all", action="store_true", help="from the log's start to the group's committed offsets")
+    what.add_argument(
+        "--all",
+        action="store_true",
+        help="from the log's start to the group's committed offsets; of a replay, to its end",
+    )
     chosen = parser.parse_args(arguments)
+    if chosen.replay_id is not None and not (chosen.start and chosen.end):
+        parser.error("--replay-id needs --start and --end")
     kafka = {"bootstrap.servers": chosen.bootstrap_servers}
-    ranges = chosen.ranges or committed_ranges(kafka, chosen.input_topic, chosen.group)
+    replay = expected_of(chosen)
+    ranges = chosen.ranges or (
+        log_ranges(kafka, chosen.input_topic) if replay else committed_ranges(kafka, chosen.input_topic, chosen.group)
+    )
     topics = (chosen.input_topic, chosen.output_topic, chosen.dlq_topic)
-    report = check(kafka, *topics, ranges, content_every=chosen.content_every, examples=chosen.examples)
+    report = check(kafka, *topics, ranges, content_every=chosen.content_every, examples=chosen.examples, replay=replay)
     print(report.summary())
     return 0 if report.ok and report.read else 1
 

@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 import msgspec
 from confluent_kafka import Message
 
-from enrichment.messages import ORIGIN_HEADERS, OUTPUT_COLUMNS, DeadLetter, Reason
+from enrichment.messages import HEADER_BATCH, HEADER_REPLAY, ORIGIN_HEADERS, OUTPUT_COLUMNS, DeadLetter, Reason
 
 Header = tuple[str, bytes | None]
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -77,6 +77,20 @@ def origin_of(message: Message) -> Origin | None:
         return None
 
 
+def replay_of(message: Message) -> str | None:
+    """The replay that an output says it was made by; None when it was live draining."""
+    ids = [value for name, value in _headers(message)[: -len(ORIGIN_HEADERS)][-1:] if name == HEADER_REPLAY]
+    return (ids[0] or b"").decode(errors="replace") if ids else None
+
+
+def sequence_of(message: Message) -> str:
+    """Within what an output has its place in the order: all of live draining, or one window of a replay."""
+    if replay_of(message) is None:
+        return ""
+    batch_id = (dict(_headers(message))[HEADER_BATCH] or b"").decode(errors="replace")
+    return batch_id.rsplit("/", 2)[0]  # without its lane and number
+
+
 def of_input(message: Message, form: Form, size: int) -> Fingerprint:
     """What the fingerprint of an output in this form must be, holding `size` bytes of the original.
 
@@ -92,7 +106,7 @@ def of_input(message: Message, form: Form, size: int) -> Fingerprint:
             content = hash((form, value[:size], len(value), size < len(value)))
     except _UNREADABLE as why:
         raise Broken(f"form: the input is no JSON object, {why}") from why
-    return _fingerprint(message, _headers(message), content)
+    return _fingerprint(message, _bare(_headers(message)), content)
 
 
 def of_analytics(message: Message) -> Output:
@@ -136,7 +150,14 @@ def _headers(message: Message) -> list[Header]:
 
 
 def _own_headers(message: Message) -> list[Header]:
-    return _headers(message)[: -len(ORIGIN_HEADERS)]
+    return _bare(_headers(message)[: -len(ORIGIN_HEADERS)])
+
+
+def _bare(headers: list[Header]) -> list[Header]:
+    """Without what a batch's purpose adds behind a message's own headers; the same of an input and of its output."""
+    while headers and headers[-1][0] == HEADER_REPLAY:
+        headers = headers[:-1]
+    return headers
 
 
 def _fingerprint(message: Message, headers: list[Header], content: int) -> Fingerprint:

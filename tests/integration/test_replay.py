@@ -1,0 +1,319 @@
+"""Replays on the real Kafka: each message of a window once, whatever the order of its times, and nobody else moved."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import Any
+
+import psycopg
+import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from msgspec import to_builtins
+
+from enrichment import replay
+from enrichment.committed import log_ranges, read
+from enrichment.conservation import ConservationReport, Expected, check
+from enrichment.errors import OffsetsMoved, ReplayRefused, WindowLost
+from enrichment.kafka.offsets import read_settled_backlog
+from enrichment.messages import HEADER_REPLAY, Batch, Window
+from enrichment.pipeline import Published, record
+from enrichment.settings import load
+from enrichment.store.replays import Replay
+from tests.fixtures.kafka import MakeTopic
+from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message
+
+HOUR = 3_600_000
+START = 1_700_000_000_000 // HOUR * HOUR
+
+
+class Replayer:
+    """A replay of a pipeline's messages, its steps done as the tasks do them."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+
+    def produce(
+        self, times: Sequence[int], values: Callable[[int], bytes | None] = message, partition: int = -1
+    ) -> None:
+        """Put a message at each of these times into the topic, in this order; one partition or all in turn."""
+        producer = Producer({"bootstrap.servers": self.pipeline.bootstrap_servers})
+        for number, at in enumerate(times):
+            home = number % PARTITIONS if partition < 0 else partition
+            producer.produce(self.pipeline.input_topic, values(number), b"k%d" % number, home, timestamp=at)
+        assert producer.flush(30) == 0
+        producer.close()
+
+    def plan(
+        self,
+        hour: int = 0,
+        *,
+        hours: int = 1,
+        output: str | None = None,
+        run_id: str = "run",
+        dry_run: bool = False,
+        allow_lost: bool = False,
+        **filters: Any,
+    ) -> tuple[Replay, list[Batch]]:
+        """Plan a window, of an hour unless it says otherwise."""
+        chosen = {"replay_id": "again", **filters}
+        window = Window(start=START + hour * HOUR, end=START + (hour + hours) * HOUR, **chosen)
+        with self.pipeline.resources() as r:
+            purpose = replay.purpose_of(r.settings, window, output)
+            return replay.plan(
+                r.clients, r.ledger, r.replays, r.settings, purpose,
+                dag_id="replay", run_id=run_id, dry_run=dry_run, allow_lost=allow_lost,
+            )  # fmt: skip
+
+    def run(self, batch: Batch) -> Published:
+        """One batch, all of its tasks."""
+        with self.pipeline.resources() as r:
+            assert replay.is_next(r.clients, batch)
+        drained = self.pipeline.stage(batch)
+        published = self.pipeline.publish(drained)
+        with self.pipeline.resources() as r:
+            record(r.ledger, drained, published)
+        return published
+
+    def replay(self, *hours: int, **how: Any) -> dict[str, Any]:
+        """These windows, wholly; returns the last one's report."""
+        said: dict[str, Any] = {}
+        for hour in hours:
+            planned, batches = self.plan(hour, **how)
+            for batch in batches:
+                self.run(batch)
+            with self.pipeline.resources() as r:
+                said = replay.report(r.clients, r.ledger, r.replays, planned.purpose)
+        return said
+
+    def check(self, hour: int = 0, hours: int = 1, wanted: Callable[[Any], bool] | None = None,
+              replay_id: str = "again") -> ConservationReport:  # fmt: skip
+        """Conservation of what was to be replayed of these hours, taken as one."""
+        settings, servers = load(), self.pipeline.bootstrap_servers
+        expected = Expected(replay_id, START + hour * HOUR, START + (hour + hours) * HOUR, wanted)
+        topics = (settings.kafka.input_topic, settings.replay.output_topic, settings.replay.dlq_topic)
+        return check(servers, *topics, log_ranges(servers, topics[0]), replay=expected)
+
+    def replayed(self) -> list[Any]:
+        """All messages in the replay's output topic."""
+        topic, servers = load().replay.output_topic, self.pipeline.bootstrap_servers
+        with closing(read(servers, topic, log_ranges(servers, topic))) as messages:
+            return list(messages)
+
+
+@pytest.fixture
+def make_replayer(make_pipeline: MakePipeline, topic: MakeTopic) -> Callable[..., Replayer]:
+    """Makes replays over a pipeline of its own."""
+
+    def make(**settings: str) -> Replayer:
+        topics = {
+            "REPLAY_OUTPUT_TOPIC": topic("replay", partitions=PARTITIONS),
+            "REPLAY_DLQ_TOPIC": topic("replay-dlq", partitions=PARTITIONS),
+        }
+        return Replayer(make_pipeline(**{"KAFKA_CHUNK_SIZE": "50", "KAFKA_BATCH_SIZE": "60", **topics, **settings}))
+
+    return make
+
+
+@pytest.fixture
+def replayer(make_replayer: Callable[..., Replayer]) -> Replayer:
+    """A replay in small batches, so that every window has several."""
+    return make_replayer()
+
+
+def test_each_message_is_of_one_window_whatever_the_order_of_times(make_replayer: Callable[..., Replayer]) -> None:
+    """Times in no order, stragglers at the end, messages on both edges: the windows share none and drop none, and the
+    live group stays where it is."""
+    replayer = make_replayer(KAFKA_LANES="2")
+    generator = random.Random(4)
+    times = [generator.randrange(START - HOUR, START + 4 * HOUR) for _ in range(900)]
+    edges = [START + hour * HOUR + off for hour in range(4) for off in (-1, 0, 1, HOUR - 1, HOUR)]
+    replayer.produce([*times, *edges, START + 5 * HOUR, START + 7, START + 3 * HOUR])
+    assert len(replayer.plan(0)[1]) >= 4
+    replayer.replay(0, 2, 1, 3)
+    report = replayer.check(0, 4)
+    assert report.ok, report.summary()
+    assert report.read == len(
+        [at for at in [*times, *edges, START + 7, START + 3 * HOUR] if START <= at < START + 4 * HOUR]
+    )
+    for hour in range(4):
+        assert replayer.check(hour).ok
+    assert [b.committed for b in backlog(replayer)] == [None] * PARTITIONS
+    assert {dict(m.headers())[HEADER_REPLAY] for m in replayer.replayed()} == {b"again"}
+
+
+def backlog(replayer: Replayer) -> list[Any]:
+    """Where the live group is."""
+    with replayer.pipeline.resources() as r:
+        return read_settled_backlog(r.clients)
+
+
+def test_window_is_published_once_whoever_replays_it_again(replayer: Replayer) -> None:
+    """A repeated plan gives the same batches, a repeated batch publishes nothing, a finished window has none left; a
+    message that came later changes nothing."""
+    replayer.produce([START + n for n in range(200)])
+    _, first = replayer.plan()
+    replayer.run(first[0])
+    replayer.produce([START + 5] * 40)
+    _, again = replayer.plan(run_id="another")
+    assert again == first
+    assert not replayer.run(first[0]).produced
+    for batch in again[1:]:
+        assert replayer.run(batch).produced
+    replayer.replay(0)
+    assert replayer.plan()[1] == []
+    assert len(replayer.replayed()) == 200
+    assert sum(replayer.replay(0, replay_id="third")["counts"].values()) == 240
+    assert replayer.check(replay_id="third").ok
+
+
+def test_batch_before_its_turn_publishes_nothing(replayer: Replayer) -> None:
+    """The batches of a lane are published in their order: one that overtakes waits, or fails and leaves no trace."""
+    replayer.produce([START + n for n in range(200)], partition=0)
+    _, batches = replayer.plan()
+    with replayer.pipeline.resources() as r:
+        assert [replay.is_next(r.clients, batch) for batch in batches[:2]] == [True, False]
+    drained = replayer.pipeline.stage(batches[1])
+    with pytest.raises(OffsetsMoved):
+        replayer.pipeline.publish(drained)
+    for batch in batches:
+        replayer.run(batch)
+    report = replayer.check()
+    assert report.ok, report.summary()
+
+
+def test_gaps_and_empty_windows_are_normal(replayer: Replayer) -> None:
+    """Aborted messages and transaction markers are no messages; a window without any is finished at once."""
+    servers, topic = replayer.pipeline.bootstrap_servers, replayer.pipeline.input_topic
+    producer = Producer({"bootstrap.servers": servers, "transactional.id": f"sender-{topic}"})
+    producer.init_transactions(20)
+    for number in range(10):
+        producer.begin_transaction()
+        producer.produce(topic, message(number), b"k", 0, timestamp=START + number % 3 * HOUR)
+        producer.flush(20)
+        (producer.abort_transaction if number % 2 else producer.commit_transaction)(20)
+    producer.close()
+    assert [replayer.replay(hour)["selected"] for hour in (0, 1, 2, 3, -1)] == [2, 1, 2, 0, 0]
+    report = replayer.check(-1, 5)
+    assert report.ok, report.summary()
+
+
+def test_window_that_left_the_log_says_so(replayer: Replayer) -> None:
+    """A window older than the log, or older in part, is refused with where the log begins; what is left of it is
+    replayed when that is allowed; later windows do not care."""
+    replayer.produce([START + n * HOUR // 10 for n in range(40)], partition=0)
+    admin = AdminClient({"bootstrap.servers": replayer.pipeline.bootstrap_servers})
+    for deleted in admin.delete_records([TopicPartition(replayer.pipeline.input_topic, 0, 13)]).values():
+        deleted.result()
+    with pytest.raises(WindowLost, match=r"is older than the log: .*partition 0 begins at .*:18:00.000Z \(offset 13\)"):
+        replayer.plan(0, dry_run=True)
+    with pytest.raises(WindowLost, match="older than the log in part"):
+        replayer.plan(1)
+    assert replayer.replay(1, allow_lost=True)["selected"] == 7
+    assert "offset 13" in (replayer.plan(1)[0].lost or "")
+    assert replayer.replay(2)["lost"] is None
+    assert replayer.check(2).ok
+
+
+def test_dry_run_counts_and_publishes_nothing(replayer: Replayer) -> None:
+    """The counts of a dry run are there to be asked for; the window is still to be replayed, also in another way."""
+    replayer.produce(
+        [START + n * HOUR // 10 for n in range(40)], lambda n: message(n, level="error" if n < 4 else "info")
+    )
+    counted, batches = replayer.plan(dry_run=True, levels=("error",))
+    assert (counted.messages, counted.selected, batches, replayer.replayed()) == (10, 4, [], [])
+    with replayer.pipeline.resources() as r:
+        said = replay.report(r.clients, r.ledger, r.replays, counted.purpose)
+    assert (said["state"], said["messages"], said["selected"]) == ("counted", 10, 4)
+    assert replayer.replay(0)["selected"] == 10
+
+
+def test_filters_of_service_and_level_take_no_other_message(replayer: Replayer) -> None:
+    """Only messages of the services and levels named; one that cannot be read has neither."""
+
+    def value(n: int) -> bytes | None:
+        odd = {3: b"no json", 5: None, 6: b"[1]", 7: b'{"service": 1, "level": {}}'}
+        return odd.get(n, message(n, service=f"s{n % 3}", level="error" if n % 2 else "info"))
+
+    replayer.produce([START + n for n in range(120)], value)
+    said = replayer.replay(0, services=("s1", "s2"), levels=("error",))
+
+    def wanted(m: Any) -> bool:
+        n = int(m.key()[1:])
+        return n not in (3, 5, 6, 7) and n % 3 > 0 and n % 2 == 1
+
+    report = replayer.check(wanted=wanted)
+    assert report.ok, report.summary()
+    assert report.read == said["selected"] < said["messages"] == 120
+
+
+def test_filter_of_stored_errors_takes_the_last_word(replayer: Replayer) -> None:
+    """Only messages whose last published output names the reason or the source: here the addresses that are none."""
+    replayer.produce(
+        [START + n for n in range(120)], lambda n: message(n, source_ip="nowhere" if n % 10 == 0 else "8.8.8.8")
+    )
+    for run in ("one", "two"):
+        replayer.pipeline.run(run, max_messages=60)
+    assert replay.reasons_of(["geo-ip"]) == ("geo-ip-lookup-failed", "geo-ip-not-found", "invalid-ip")
+    said = replayer.replay(0, errors=replay.reasons_of(["geo-ip"]))
+    assert (said["messages"], said["selected"]) == (120, 12)
+    report = replayer.check(wanted=lambda m: int(m.key()[1:]) % 10 == 0)
+    assert report.ok, report.summary()
+
+
+def test_report_tells_what_differs_from_what_was_published(replayer: Replayer) -> None:
+    """Fields that changed since, counted by field; what was a dead letter, what is one now, what is new."""
+
+    def value(n: int) -> bytes:
+        return b"no json" if n == 0 else message(n, request_id="req-000001" if n == 1 else None)
+
+    replayer.produce([START + n for n in range(60)], value, partition=1)
+    replayer.pipeline.run()
+    replayer.produce([START + 100], partition=1)
+    with psycopg.connect(replayer.pipeline.dsn) as connection:
+        connection.execute("TRUNCATE business_context_cache")
+        connection.execute("UPDATE demo_requests SET amount = amount + 1000000")
+    said = replayer.replay(0)["differences"]
+    told = {name: said[name] for name in ("replayed", "same", "changed", "new", "recovered", "died")}
+    assert told == {"replayed": 61, "same": 59, "changed": 1, "new": 1, "recovered": 0, "died": 0}
+    assert "business_amount" in said["fields"]
+    assert set(said["fields"].values()) == {1}
+    assert said["examples"][0].startswith("1@1: business_")
+    with replayer.pipeline.resources() as r:
+        stored = r.replays.get(replayer.pipeline.input_topic, Window("again", START, START + HOUR))
+    assert stored is not None
+    assert stored.differences == said
+
+
+@pytest.mark.parametrize(("before", "now", "told"), [("geo-ip", "", "recovered"), ("", "geo-ip", "died")])
+def test_dead_letters_then_and_now_are_told(
+    replayer: Replayer, monkeypatch: pytest.MonkeyPatch, before: str, now: str, told: str
+) -> None:
+    """A message that was a dead letter and is none any more has recovered; the other way round, it has died."""
+    replayer.produce([START + n for n in range(20)], lambda n: message(n, source_ip="nowhere" if n < 5 else "8.8.8.8"))
+    monkeypatch.setenv("ENRICHMENT_REQUIRED_SOURCES", before)
+    replayer.pipeline.run()
+    monkeypatch.setenv("ENRICHMENT_REQUIRED_SOURCES", now)
+    differences = replayer.replay(0)["differences"]
+    assert (differences["same"], differences[told]) == (15, 5)
+    assert replayer.check().ok
+
+
+def test_what_cannot_be_replayed_is_refused(replayer: Replayer) -> None:
+    """A missing topic, the input as output, other parameters for a window that was taken, an overlapping window: each
+    is refused with what to change."""
+    replayer.produce([START + n for n in range(10)])
+    with pytest.raises(ReplayRefused, match=r"there is no topic nowhere\. Create it .*--partitions 4"):
+        replayer.plan(output="nowhere")
+    with pytest.raises(ReplayRefused, match="may not go to its input"):
+        replayer.plan(output=replayer.pipeline.input_topic)
+    replayer.replay(0)
+    with pytest.raises(ReplayRefused, match="with other parameters"):
+        replayer.plan(levels=("error",))
+    with pytest.raises(ReplayRefused, match="overlap this one"):
+        replayer.plan(hours=2)
+    assert replayer.plan(hours=2, replay_id="other")[1]
+    assert json.dumps(to_builtins(replayer.plan()[0]))
