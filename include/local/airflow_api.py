@@ -69,6 +69,12 @@ class AirflowApi:
         """Have a run of the DAG beside the scheduled ones; it starts when no other one is active."""
         self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None})
 
+    def ensure_pool(self, name: str, slots: int, description: str) -> None:
+        """Have a pool of this name; one that is there stays as it is."""
+        found = self._call("GET", "/api/v2/pools", params={"limit": 1000})["pools"]
+        if name not in {pool["name"] for pool in found}:
+            self._call("POST", "/api/v2/pools", json={"name": name, "slots": slots, "description": description})
+
     def failed_tasks(self, dag_id: str, since: datetime, logs: Path) -> list[FailedTask]:
         """The tasks that failed, for good or for now, and started after `since`; `logs` is Airflow's log folder."""
         query = {"state": ["failed", "up_for_retry"], "start_date_gte": since.isoformat(), "order_by": "start_date"}

@@ -18,7 +18,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from enrichment.settings import KafkaSettings
+from enrichment.settings import KafkaSettings, ReplaySettings
 from include.local.config import HOST, Config
 from include.local.errors import StackError, root_cause
 from include.local.supervision import SERVICES, Program
@@ -124,13 +124,14 @@ def ready(bootstrap_servers: str) -> bool:
         return False
 
 
-def create_topics(bootstrap_servers: str, topics: KafkaSettings) -> None:
-    """Create the pipeline's topics, those that there are excepted."""
-    names = (topics.input_topic, topics.output_topic, topics.dlq_topic)
-    sizes = (MESSAGE_BYTES, MESSAGE_BYTES, DEAD_LETTER_BYTES)
+def create_topics(bootstrap_servers: str, topics: KafkaSettings, replay: ReplaySettings | None = None) -> None:
+    """Create the pipeline's topics and those of replays, those that there are excepted."""
+    more = (replay.output_topic, replay.dlq_topic) if replay is not None else ()
+    names = (topics.input_topic, topics.output_topic, topics.dlq_topic, *more)
+    sizes = (MESSAGE_BYTES, MESSAGE_BYTES, DEAD_LETTER_BYTES, MESSAGE_BYTES, DEAD_LETTER_BYTES)
     wanted = [
         NewTopic(name, num_partitions=PARTITIONS, config={"max.message.bytes": str(size)})
-        for name, size in zip(names, sizes, strict=True)
+        for name, size in zip(names, sizes, strict=False)
     ]
     client = AdminClient(_client(bootstrap_servers))
     for name, creation in client.create_topics(wanted, operation_timeout=30).items():

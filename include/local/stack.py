@@ -22,14 +22,17 @@ from pathlib import Path
 from threading import Event
 
 from enrichment.errors import SettingsError
-from enrichment.settings import ROOMS, KafkaSettings, load
+from enrichment.settings import ROOMS, Settings, load
 from include.local import airflow, kafka, leftovers, ports, postgres, users
+from include.local.airflow_api import AirflowApi
 from include.local.config import Config
 from include.local.credentials import Credentials, load_or_create, write_private
 from include.local.errors import StackError
 from include.local.steps import Steps
 from include.local.supervision import STOPPED, UP, Program, Supervisor
 
+# Tasks of replays at once; what somebody has set is left alone.
+REPLAY_SLOTS = 4
 # How long a component may take, in seconds: generous, since a machine may be busy; one that dies is noticed at once.
 SERVICE_SECONDS, AIRFLOW_SECONDS = 60, 180
 # Variables that make a running stack another one.
@@ -66,7 +69,7 @@ class LocalStack:
 
         Raises `StackError` when a port is taken or a component fails; what this call started is stopped again then.
         """
-        topics = _topics()
+        settings = _settings()
         with self._locked():
             credentials = load_or_create(self._config.directory)
             addresses = self._addresses(credentials)
@@ -74,7 +77,7 @@ class LocalStack:
             programs = self._programs()
             fresh = self._supervise(programs, environment)
             try:
-                self._start(programs, credentials, addresses, environment, topics)
+                self._start(programs, credentials, addresses, environment, settings)
             except BaseException:
                 if fresh:
                     with self._steps.step("stopping what was started"):
@@ -150,13 +153,13 @@ class LocalStack:
         credentials: Credentials,
         addresses: airflow.Addresses,
         environment: Mapping[str, str],
-        topics: KafkaSettings,
+        settings: Settings,
     ) -> None:
         by_name = {program.name: program for program in programs}
         with ThreadPoolExecutor() as pool:
             databases = pool.submit(self._databases, by_name.get("postgres"), credentials)
             schema = pool.submit(self._schema, databases, addresses)
-            broker = pool.submit(self._broker, by_name.get("kafka"), addresses, topics)
+            broker = pool.submit(self._broker, by_name.get("kafka"), addresses, settings)
             profiles = pool.submit(self._profiles, by_name.get("user-service"), addresses)
             migrated = pool.submit(self._metadata, databases, credentials, environment)
             needs = {"scheduler": [migrated, schema, broker, profiles]}
@@ -164,6 +167,9 @@ class LocalStack:
                 pool.submit(self._component, by_name[name], needs.get(name, [migrated])) for name in airflow.COMPONENTS
             ]
             self._await([databases, schema, broker, profiles, migrated, *components])
+        with self._steps.step("pool of the replays"):
+            api = AirflowApi(airflow.url(self._config), airflow.USER, credentials.airflow_password)
+            api.ensure_pool(settings.replay.pool, REPLAY_SLOTS, "no more tasks of replays at once than this")
 
     def _await(self, futures: list[Future[None]]) -> None:
         """Wait for all; at the first failure tell the others to stop waiting, and raise it."""
@@ -192,7 +198,7 @@ class LocalStack:
         with self._steps.step("schema and business data"):
             postgres.apply_schema(addresses.stacklens)
 
-    def _broker(self, server: Program | None, addresses: airflow.Addresses, topics: KafkaSettings) -> None:
+    def _broker(self, server: Program | None, addresses: airflow.Addresses, settings: Settings) -> None:
         if server is not None:
             with self._steps.step("Kafka's jars and storage"):
                 kafka.prepare(self._config)
@@ -200,7 +206,7 @@ class LocalStack:
         elif not kafka.ready(addresses.bootstrap_servers):
             raise StackError(f"KAFKA_BOOTSTRAP_SERVERS={addresses.bootstrap_servers}: no broker answers there")
         with self._steps.step("topics"):
-            kafka.create_topics(addresses.bootstrap_servers, topics)
+            kafka.create_topics(addresses.bootstrap_servers, settings.kafka, settings.replay)
 
     def _profiles(self, server: Program | None, addresses: airflow.Addresses) -> None:
         if server is not None:
@@ -237,9 +243,9 @@ class LocalStack:
             yield
 
 
-def _topics() -> KafkaSettings:
+def _settings() -> Settings:
     try:
-        return load().kafka
+        return load()
     except SettingsError as unusable:
         raise StackError(str(unusable)) from unusable
 

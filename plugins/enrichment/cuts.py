@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from enrichment.messages import OffsetRange
-from enrichment.settings import KafkaSettings
 
 
 @dataclass
@@ -40,13 +39,13 @@ class _Cut:
 class Cuts:
     """All partitions' cuts; the partitions of a lane share the size of a batch."""
 
-    def __init__(self, partitions: Sequence[int], settings: KafkaSettings) -> None:
+    def __init__(self, partitions: Sequence[int], lanes: int, batch_size: int, batch_bytes: int) -> None:
         self.lanes: dict[int, list[int]] = {}
         for partition in partitions:
-            self.lanes.setdefault(partition % settings.lanes, []).append(partition)
+            self.lanes.setdefault(partition % lanes, []).append(partition)
         shares = {partition: len(lane) for lane in self.lanes.values() for partition in lane}
         self._cuts = {
-            partition: _Cut(partition, max(1, settings.batch_size // n), max(1, settings.batch_bytes // n))
+            partition: _Cut(partition, max(1, batch_size // n), max(1, batch_bytes // n))
             for partition, n in shares.items()
         }
         self.selected = 0

@@ -53,7 +53,7 @@ def reasons_of(words: Sequence[str]) -> tuple[Reason, ...]:
 
 def plan(
     clients: Clients, ledger: Ledger, replays: Replays, settings: Settings, purpose: Purpose,
-    *, dag_id: str, run_id: str, dry_run: bool = False, allow_lost: bool = False,
+    *, dag_id: str, run_id: str, max_messages: int | None = None, dry_run: bool = False, allow_lost: bool = False,
 ) -> tuple[Replay, list[Batch]]:  # fmt: skip
     """The window as it is written down, and its batches, in the order in which they are to be published.
 
@@ -68,7 +68,7 @@ def plan(
     else:
         _refuse_overlap(replays, topic, window)
         check_topics(clients, purpose)
-        counted = count(clients, purpose, allow_lost=allow_lost, dry_run=dry_run)
+        counted = count(clients, purpose, max_messages, allow_lost=allow_lost, dry_run=dry_run)
         written = replays.put(topic, window, counted, dag_id, run_id)
         log.info(
             "replay.counted replay_id=%s start=%s end=%s messages=%d selected=%d batches=%d lost=%s",
@@ -133,7 +133,9 @@ def check_topics(clients: Clients, purpose: Purpose) -> None:
         )
 
 
-def count(clients: Clients, purpose: Purpose, *, allow_lost: bool, dry_run: bool) -> Replay:
+def count(
+    clients: Clients, purpose: Purpose, max_messages: int | None = None, *, allow_lost: bool, dry_run: bool
+) -> Replay:
     """Read the window once, from the first message at or after its start to the log's end as it is now, and cut what
     belongs to it into batches."""
     window, topic = window_of(purpose), clients.settings.input_topic
@@ -144,7 +146,9 @@ def count(clients: Clients, purpose: Purpose, *, allow_lost: bool, dry_run: bool
         window, published_topic=published_topic, published=marks[published_topic] if published_topic else ()
     )
     messages = 0
-    cuts = Cuts([b.partition for b in bounds if b.range.span], clients.settings)
+    kafka = clients.settings
+    size = min(max_messages or kafka.batch_size, kafka.batch_size)
+    cuts = Cuts([b.partition for b in bounds if b.range.span], kafka.lanes, size, kafka.batch_bytes)
     pick = make_picker(clients, topic, window)
     for chunk in read_ranges(clients, topic, [b.range for b in bounds]):
         messages += len(in_window(chunk, window))

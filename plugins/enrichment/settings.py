@@ -191,6 +191,7 @@ class ReplaySettings(BaseSettings):
     window_cron: str = Field(
         "0 * * * *", description="cron expression (UTC) that cuts the past into windows: a run of a backfill each"
     )
+    pool: str = Field("stacklens_replay", description="Airflow pool of a replay's tasks, which throttles it")
 
 
 ROOMS: dict[str, type[BaseSettings]] = {

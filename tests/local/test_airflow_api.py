@@ -46,6 +46,18 @@ def make_airflow(triggered: list[Any]) -> FastAPI:
     def import_errors() -> dict[str, Any]:
         return {"import_errors": [{"filename": "a.py", "stack_trace": "Traceback\n  File\nKeyError: 'x'\n"}]}
 
+    pools = [{"name": "default_pool", "slots": 128}]
+
+    @app.get("/api/v2/pools", dependencies=secured)
+    def list_pools() -> dict[str, Any]:
+        return {"pools": pools}
+
+    @app.post("/api/v2/pools", dependencies=secured)
+    def make_pool(body: dict[str, Any]) -> dict[str, Any]:
+        pools.append(body)
+        triggered.append(body)
+        return body
+
     @app.post("/api/v2/dags/{dag_id}/dagRuns", dependencies=secured)
     def trigger(dag_id: str, body: dict[str, Any]) -> dict[str, Any]:
         triggered.append((dag_id, body))
@@ -125,6 +137,13 @@ def test_task_that_is_tried_again_is_told_from_one_that_is_not(airflow: AirflowA
     assert f"task claim of run {RUN} failed and is tried again" in str(retrying)
     assert retrying.ui_url.endswith("/tasks/claim")
     assert retrying.log == tmp_path / f"dag_id={DAG}" / f"run_id={RUN}" / "task_id=claim" / "attempt=5.log"
+
+
+def test_pool_is_made_once(airflow: AirflowApi, triggered: list[Any]) -> None:
+    """A pool that is there stays as somebody has set it."""
+    airflow.ensure_pool("replays", 4, "a throttle")
+    airflow.ensure_pool("replays", 9, "another")
+    assert triggered == [{"name": "replays", "slots": 4, "description": "a throttle"}]
 
 
 def test_wrong_answer_is_named(airflow_url: str) -> None:

@@ -19,7 +19,7 @@ import pytest
 from compose_spec import PyCompose
 from psycopg.conninfo import make_conninfo
 
-from enrichment.settings import ROOMS, KafkaSettings, load, variable
+from enrichment.settings import ROOMS, KafkaSettings, ReplaySettings, load, variable
 from include.local import kafka
 from include.local.config import Config
 
@@ -153,9 +153,12 @@ def test_topics_are_those_of_the_settings() -> None:
     environment = SERVICES["kafka-topics"]["environment"]
     for name in ("input_topic", "output_topic", "dlq_topic"):
         assert interpolated(environment[variable(KafkaSettings, name)]) == KafkaSettings.model_fields[name].default
+    for name in ("output_topic", "dlq_topic"):
+        assert interpolated(environment[variable(ReplaySettings, name)]) == ReplaySettings.model_fields[name].default
     (script,) = words(SERVICES["kafka-topics"])
     sizes = [int(size) for size in re.findall(r"^create .* (\d+)$", script, re.MULTILINE)]
-    assert sizes == [kafka.MESSAGE_BYTES, kafka.MESSAGE_BYTES, kafka.DEAD_LETTER_BYTES]
+    live, replay = (kafka.MESSAGE_BYTES, kafka.DEAD_LETTER_BYTES), (kafka.MESSAGE_BYTES, kafka.DEAD_LETTER_BYTES)
+    assert sizes == [kafka.MESSAGE_BYTES, *live, *replay]
     assert f"--partitions {kafka.PARTITIONS} " in script
 
 

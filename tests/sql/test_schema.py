@@ -370,6 +370,10 @@ QUERIES: dict[str, tuple[str, dict[str, Any]]] = {
         sql.load("service_level_breaches/find_untold"),
         {"starts_at": "2024-01-15T10:00Z"},
     ),
+    "enrichment_replays_pkey": (
+        sql.load("enrichment_replays/get"),
+        {"replay_id": "replay-7", "topic": "in", "start": 1_705_312_800_000, "end": 1_705_316_400_000},
+    ),
     "circuit_breakers_pkey": (sql.load("circuit_breakers/get"), {"name": "dependency-7"}),
     "enrichment_pending_due_idx": (sql.load("enrichment_pending/due"), {"batch_id": None, "source": None, "rows": 9}),
     "enrichment_pending_pkey": (sql.load("enrichment_pending/open"), {"batch_id": "batch-7"}),
@@ -414,6 +418,13 @@ def filled(postgres_server: Callable[[], str]) -> str:
         connection.execute(
             """INSERT INTO service_level_breaches (starts_at, level, observed, threshold)
             SELECT '2024-01-01T00:00Z'::timestamptz + n * interval '1 hour', 'lag', 2, 1
+            FROM generate_series(1, 3000) AS n"""
+        )
+        connection.execute(
+            """INSERT INTO enrichment_replays (replay_id, topic, window_start, window_end, state, purpose, group_id,
+                   messages, selected, dag_id, run_id)
+            SELECT 'replay-' || n, 'in', now() - n * interval '1 hour', now() - (n - 1) * interval '1 hour', 'counted',
+                   '{}', 'group', 1, 1, 'dag', 'run'
             FROM generate_series(1, 3000) AS n"""
         )
         connection.execute(

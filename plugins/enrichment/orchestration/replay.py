@@ -17,17 +17,16 @@ if TYPE_CHECKING:
     from enrichment.messages import Purpose
     from enrichment.settings import Settings
 
-# Replays take what live draining leaves free: no more of their tasks at once than this pool has slots.
-POOL = "stacklens_replay"
+SETTINGS = ReplaySettings()
 WINDOW = "window"  # the task group around each batch
-REPLAY_ARGS: dict[str, Any] = {**DEFAULT_ARGS, "pool": POOL}
+REPLAY_ARGS: dict[str, Any] = {**DEFAULT_ARGS, "pool": SETTINGS.pool}
 # Counting and comparing read the log from the window to its end.
 READING_TIMEOUT = timedelta(hours=1)
 
 
 def by_window() -> ReplayTimetable:
     """A run for each window of the past, when a backfill asks for it."""
-    return ReplayTimetable(ReplaySettings().window_cron, timezone="UTC")
+    return ReplayTimetable(SETTINGS.window_cron, timezone="UTC")
 
 
 def _words(title: str, description: str, **items: Any) -> Param:
@@ -70,6 +69,13 @@ REPLAY_PARAMS = {
         "(`geo-ip`, `user-profile`, `business-context`). Empty: all messages.",
         enum=[*map(str, Source), *map(str, Reason)],
     ),
+    "max_messages": Param(
+        None,
+        type=["null", "integer"],
+        minimum=1,
+        title="Messages at most",
+        description_md="In each batch of a window. Empty: the setting `KAFKA_BATCH_SIZE`.",
+    ),
     "allow_lost": Param(
         False,
         type="boolean",
@@ -93,7 +99,7 @@ def plan() -> list[dict[str, Any]]:
         _, batches = replay.plan(
             r.clients, r.ledger, r.replays, r.settings, purpose_of(r.settings),
             dag_id=context["dag"].dag_id, run_id=context["run_id"],
-            dry_run=params["dry_run"], allow_lost=params["allow_lost"],
+            max_messages=params["max_messages"], dry_run=params["dry_run"], allow_lost=params["allow_lost"],
         )  # fmt: skip
     return [batch.to_manifest() for batch in batches]
 

@@ -1,0 +1,156 @@
+"""The DAG that replays: its graph, its windows, its form, and who waits for whom."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from copy import deepcopy
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk.definitions.param import ParamsDict
+from airflow.timetables.base import DataInterval, TimeRestriction
+from pendulum import datetime as moment
+
+from enrichment import replay as library
+from enrichment.errors import ReplayRefused
+from enrichment.messages import REASONS_OF, Batch, OffsetRange, Reason
+from enrichment.orchestration import replay
+from enrichment.settings import ReplaySettings
+from enrichment.timetables import ReplayTimetable
+from tests.conftest import REPOSITORY
+
+DAG = DagBag(dag_folder=str(REPOSITORY / "dags" / "stacklens_replay.py")).dags["stacklens_replay"]
+BATCH = Batch("b", "in", "group", 0, (OffsetRange(0, 5, 9),))
+NEXT = {"batch.geo", "batch.user", "batch.business", "batch.publish"}
+
+
+def test_batches_go_through_the_tasks_of_live_draining() -> None:
+    """plan, then for each batch its turn and the very task group of live draining, then the report."""
+    edges = {task.task_id: {t.removeprefix("window.") for t in task.downstream_task_ids} for task in DAG.tasks}
+    assert edges["plan"] >= {"turn"}
+    assert edges["window.turn"] == {"batch.drain"}
+    assert edges["window.batch.drain"] == NEXT
+    assert edges["window.batch.publish"] == {"batch.clean", "report"}
+    assert all(t.get_closest_mapped_task_group() is not None for t in DAG.tasks if t.task_id.startswith("window."))
+
+
+def test_every_task_waits_for_the_pool() -> None:
+    """All tasks of replays together get no more slots than the pool has; who waits for its turn holds none."""
+    assert {task.pool for task in DAG.tasks} == {ReplaySettings().pool}
+    turn: Any = DAG.get_task("window.turn")
+    assert (turn.mode, turn.timeout) == ("reschedule", 12 * 3600)
+
+
+def test_scheduler_makes_no_run_and_a_backfill_makes_one_a_window() -> None:
+    """Nothing is replayed by itself; a backfill gets windows that touch each other."""
+    timetable = DAG.timetable
+    assert isinstance(timetable, ReplayTimetable)
+    last = DataInterval(moment(2024, 1, 15, 10), moment(2024, 1, 15, 11))
+    asked = [
+        timetable.next_dagrun_info(
+            last_automated_data_interval=last,
+            restriction=TimeRestriction(earliest=moment(2024, 1, 1), latest=None, catchup=catchup),
+        )
+        for catchup in (False, True)
+    ]
+    assert asked[0] is None
+    assert asked[1] is not None
+    assert asked[1].data_interval == DataInterval(moment(2024, 1, 15, 11), moment(2024, 1, 15, 12))
+
+
+GOOD: list[dict[str, Any]] = [
+    {},
+    {"dry_run": False, "replay_id": "after-geo-2024_02", "output_topic": "elsewhere", "max_messages": 5},
+    {"services": ["payment-service"], "levels": ["error", "warn"], "errors": ["geo-ip", "user-not-found"]},
+]
+BAD: list[dict[str, Any]] = [
+    {"replay_id": ""},
+    {"replay_id": "a/b"},
+    {"errors": ["weather"]},
+    {"services": "payment-service"},
+    {"dry_run": "no"},
+    {"max_messages": 0},
+]
+
+
+def params(given: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a run that is triggered with these."""
+    merged: ParamsDict = deepcopy(DAG.params)
+    merged.update(given)
+    return merged.validate()
+
+
+@pytest.mark.parametrize("given", GOOD)
+def test_parameters_are_taken(given: dict[str, Any]) -> None:
+    """What the form allows; unless it is told otherwise, a run only counts."""
+    assert params(given)["dry_run"] is given.get("dry_run", True)
+
+
+@pytest.mark.parametrize("given", BAD)
+def test_parameters_are_checked(given: dict[str, Any]) -> None:
+    """What makes no sense is refused before a run starts."""
+    with pytest.raises(ValueError, match=next(iter(given))):
+        params(given)
+
+
+def test_every_reason_of_a_lookup_belongs_to_a_source() -> None:
+    """The filter by source knows each word that a source leaves in the stored error list, and no two sources share
+    one."""
+    words = [reason for reasons in REASONS_OF.values() for reason in reasons]
+    assert len(words) == len(set(words))
+    after = list(Reason).index(Reason.INVALID_IP)
+    assert set(words) == set(list(Reason)[after:]) - {Reason.PRODUCER_ERROR}
+
+
+@pytest.mark.parametrize(
+    ("is_next", "states", "done"),
+    [(True, {"window.batch.publish_0": "failed"}, True), (False, {"window.batch.publish_0": "running"}, False)],
+    ids=["its turn", "not yet"],
+)
+def test_turn_waits_for_those_before_it(
+    monkeypatch: pytest.MonkeyPatch, is_next: bool, states: dict[str, str], done: bool
+) -> None:
+    """A batch starts when the group has come to it, whatever else has failed."""
+    assert poke(monkeypatch, is_next, states) is done
+
+
+@pytest.mark.parametrize("state", ["failed", "upstream_failed"])
+def test_turn_never_comes_after_a_failure(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    """Where a batch before it has failed, nobody waits: the run ends and says what to do."""
+    with pytest.raises(ReplayRefused, match="clear the failed tasks"):
+        poke(monkeypatch, is_next=False, states={"window.batch.publish_0": state, "window.batch.publish_1": "success"})
+
+
+def poke(monkeypatch: pytest.MonkeyPatch, is_next: bool, states: dict[str, str]) -> bool:
+    """One look of the sensor, the group and the other tasks being as given."""
+    monkeypatch.setattr(replay, "resources", lambda: nullcontext(SimpleNamespace(clients=None)))
+    monkeypatch.setattr(replay, "batch_of", lambda manifest: BATCH)
+    monkeypatch.setattr(library, "is_next", lambda clients, batch: is_next)
+    turn: Any = DAG.get_task("window.turn")
+    asked = SimpleNamespace(get_task_states=lambda **which: {which["run_ids"][0]: states})
+    turn.batch = BATCH.to_manifest()
+    return bool(turn.poke({"ti": asked, "run_id": "run"}))
+
+
+def context(**values: Any) -> dict[str, Any]:
+    """What a task of a run sees."""
+    return {"params": params(values.pop("params", {})), **values}
+
+
+def test_window_is_the_data_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run replays its data interval, in milliseconds as Kafka counts them; one without is refused."""
+    start, end = datetime(2024, 1, 15, 10, tzinfo=UTC), datetime(2024, 1, 15, 11, tzinfo=UTC)
+    given = context(data_interval_start=start, data_interval_end=end, params={"errors": ["user-profile"]})
+    monkeypatch.setattr(replay, "get_current_context", lambda: given)
+    settings: Any = SimpleNamespace(replay=ReplaySettings())
+    purpose = replay.purpose_of(settings)
+    assert purpose.window is not None
+    assert (purpose.window.start, purpose.window.end) == (1_705_312_800_000, 1_705_316_400_000)
+    assert set(purpose.window.errors) == {"user-lookup-timeout", "user-service-error", "user-not-found"}
+    assert (purpose.kind, purpose.headers) == ("replay", (("stacklens-replay-id", "replay-1"),))
+    given = context()
+    with pytest.raises(ReplayRefused, match="covers no window"):
+        replay.purpose_of(settings)

@@ -1,0 +1,159 @@
+"""A backfill of `stacklens_replay` through the real scheduler, asked for by the CLI and as the UI's form does."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from typing import Any
+
+import psycopg
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
+
+from enrichment.committed import committed_ranges, log_ranges
+from enrichment.conservation import Expected, check
+from enrichment.settings import load
+from tests.conftest import REPOSITORY
+from tests.fixtures.pipeline import message
+from tests.fixtures.scheduler import Airflow, Stream, eventually
+
+pytestmark = pytest.mark.timeout(600)
+
+DAG = "stacklens_replay"
+HOUR = 3_600_000
+START = 1_705_312_800_000  # 2024-01-15T10:00:00Z
+DATES = {"from_date": "2024-01-15T10:00:00Z", "to_date": "2024-01-15T12:00:00Z"}
+REPLAY = {"dry_run": False, "replay_id": "e2e", "max_messages": 150}
+
+
+def keep_forever(stream: Stream) -> None:
+    """Retention would take messages of long ago away at once."""
+    settings = load()
+    topics = (settings.kafka.input_topic, settings.kafka.output_topic, settings.replay.output_topic)
+    entry = ConfigEntry("retention.ms", "-1", incremental_operation=AlterConfigOpType.SET)
+    wanted = [ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry]) for topic in topics]
+    admin = AdminClient({"bootstrap.servers": stream.stack.bootstrap_servers})
+    for changed in admin.incremental_alter_configs(wanted).values():
+        changed.result()
+
+
+def produce(stream: Stream, count: int) -> None:
+    """Messages of four hours, in no order, malformed ones and both edges of each hour among them."""
+    generator = random.Random(7)
+    producer = Producer({"bootstrap.servers": stream.stack.bootstrap_servers})
+    times = [generator.randrange(START, START + 4 * HOUR) for _ in range(count)]
+    edges = [START + hour * HOUR + off for hour in range(4) for off in (0, HOUR - 1)]
+    for number, at in enumerate([*times, *edges]):
+        value = b"no json" if number % 97 == 0 else message(number)
+        producer.produce(load().kafka.input_topic, value, b"k%d" % number, number % 4, timestamp=at)
+    assert producer.flush(30) == 0
+    producer.close()
+
+
+def runs(airflow: Airflow) -> list[dict[str, Any]]:
+    """All runs of the DAG, in the order of their windows."""
+    found = airflow.call("GET", f"/api/v2/dags/{DAG}/dagRuns", order_by="logical_date")["dag_runs"]
+    return list(found)
+
+
+def finish(airflow: Airflow) -> list[dict[str, Any]]:
+    """The runs of the three windows, when all of them have ended."""
+
+    def ended() -> list[dict[str, Any]] | None:
+        found = runs(airflow)
+        return found if len(found) == 3 and {run["state"] for run in found} <= {"success", "failed"} else None
+
+    found = eventually(ended, "the end of the backfill")
+    assert [run["state"] for run in found] == ["success"] * 3
+    return found
+
+
+def report(airflow: Airflow, run: dict[str, Any]) -> dict[str, Any]:
+    """What a run's `report` returned."""
+    path = f"/api/v2/dags/{DAG}/dagRuns/{run['dag_run_id']}/taskInstances/report/xcomEntries/return_value"
+    value: dict[str, Any] = airflow.call("GET", path)["value"]
+    return value
+
+
+def finish_backfills(airflow: Airflow) -> None:
+    """Wait until Airflow has noticed that all backfills are over: it looks now and then, and takes one at a time."""
+
+    def over() -> bool | None:
+        found = airflow.call("GET", "/api/v2/backfills", dag_id=DAG)["backfills"]
+        return all(backfill["completed_at"] for backfill in found) or None
+
+    eventually(over, "the end of the backfills")
+
+
+def backfill_by_cli(stream: Stream, *more: str) -> str:
+    """`airflow backfill create`, in the environment of the stack."""
+    command = ["backfill", "create", "--dag-id", DAG, "--from-date", DATES["from_date"], "--to-date", DATES["to_date"]]
+    done = subprocess.run(
+        [sys.executable, "-m", "airflow", *command, *more],
+        env=stream.stack.environment, cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_backfill_replays_each_window_once(airflow: Airflow, stream: Stream) -> None:
+    """A dry run by the CLI counts; the same windows by the UI's form publish; once more, and nothing is doubled. The
+    live group stays where it is, and the scheduler makes no run by itself."""
+    settings = load()
+    servers = stream.stack.bootstrap_servers
+    keep_forever(stream)
+    produce(stream, 1500)
+    airflow.run()
+    eventually(lambda: stream.lag() == 0 or None, "the end of the backlog")
+    live = committed_ranges(servers, settings.kafka.input_topic, settings.kafka.consumer_group)
+    assert runs(airflow) == []
+
+    backfill_by_cli(stream, "--max-active-runs", "3")
+    counted = [report(airflow, run) for run in finish(airflow)]
+    assert [said["state"] for said in counted] == ["counted"] * 3
+    assert [r.end for r in log_ranges(servers, settings.replay.output_topic)] == [0] * 4
+
+    finish_backfills(airflow)
+    form = {"dag_id": DAG, **DATES, "run_backwards": False, "max_active_runs": 3, "dag_run_conf": REPLAY,
+            "reprocess_behavior": "completed", "run_on_latest_version": True}  # fmt: skip
+    airflow.call("POST", "/api/v2/backfills", form)
+    eventually(lambda: any(run["state"] != "success" for run in runs(airflow)) or None, "the backfill's start")
+    replayed = [report(airflow, run) for run in finish(airflow)]
+    assert [said["messages"] for said in replayed] == [said["messages"] for said in counted]
+    assert all(said["state"] == "finished" and said["selected"] > 150 for said in replayed)
+    for said in replayed:
+        differences = said["differences"]
+        assert differences["replayed"] == differences["same"] == said["selected"]
+        assert said["counts"]["dead"] > 0
+    expected = Expected("e2e", START, START + 3 * HOUR)
+    topics = (settings.kafka.input_topic, settings.replay.output_topic, settings.replay.dlq_topic)
+    once = check(servers, *topics, log_ranges(servers, topics[0]), replay=expected)
+    assert once.ok, once.summary()
+    assert once.read == sum(said["messages"] for said in replayed)
+    with psycopg.connect(stream.stack.stacklens_dsn) as connection:
+        stored = connection.execute(
+            "SELECT state, selected FROM enrichment_replays WHERE replay_id = 'e2e' ORDER BY window_start"
+        ).fetchall()
+    assert stored == [("finished", said["selected"]) for said in replayed]
+
+    finish_backfills(airflow)
+    backfill_by_cli(
+        stream, "--reprocess-behavior", "completed", "--dag-run-conf", '{"dry_run": false, "replay_id": "e2e"}'
+    )
+    eventually(lambda: any(run["state"] != "success" for run in runs(airflow)) or None, "the backfill's start")
+    again = [report(airflow, run) for run in finish(airflow)]
+    assert again == replayed
+    twice = check(servers, *topics, log_ranges(servers, topics[0]), replay=expected)
+    assert (twice.ok, twice.analytics, twice.dead) == (True, once.analytics, once.dead)
+    assert committed_ranges(servers, settings.kafka.input_topic, settings.kafka.consumer_group) == live
+    assert {run["run_type"] for run in runs(airflow)} == {"backfill"}
+    whole = stream.check()
+    assert whole.ok, whole.summary()
