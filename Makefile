@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run up stop status clean test bench lint format setup constraints
+.PHONY: help run up airflow stop status clean test bench lint format setup constraints
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ up: setup ## Start everything and play nothing
 
 status: ## Say what runs, and where its log is
 	@if [ -f $(STAMP) ]; then $(LOCAL) status || true; else echo 'nothing was started: $(VENV) is not made yet'; fi
+
+airflow: ## Run an `airflow` command on the running stack (ARGS='dags list')
+	@if [ -f $(STAMP) ]; then $(LOCAL) airflow $(ARGS); else echo 'nothing was started: $(VENV) is not made yet'; fi
 
 stop: ## Stop everything that was started
 	@if [ -f $(STAMP) ]; then $(LOCAL) down; else echo 'nothing was started: $(VENV) is not made yet'; fi

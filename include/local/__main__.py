@@ -1,10 +1,12 @@
-"""The commands of the local stack: `python -m include.local up|run|status|down|clean`; `make` has them as targets."""
+"""The commands of the local stack: `python -m include.local up|run|status|airflow|down|clean`; `make` has them as
+targets."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 
 from rich.console import Console
@@ -12,6 +14,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from include.local import config as configuration
+from include.local.config import ROOT
 from include.local.errors import StackError
 from include.local.stack import LocalStack, Stack
 from include.local.steps import Steps
@@ -29,6 +32,9 @@ def main() -> int:
             local = LocalStack(config, os.environ, steps)
             if arguments.command == "status":
                 return _status(local, config, console)
+            if arguments.command == "airflow":
+                command = [sys.executable, "-m", "airflow", *arguments.words]
+                return subprocess.run(command, env=local.airflow_environment(), cwd=ROOT, check=False).returncode
             if arguments.command in ("down", "clean"):
                 return _down(local, config, console, clean=arguments.command == "clean")
             console.print(f"Starting the local stack in {config.directory}", highlight=False)
@@ -51,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--input", metavar="FILE", help="messages to play, a JSON object a line, .gz or not")
     run.add_argument("--count", type=int, default=DEFAULT_COUNT, help="messages to generate (default %(default)s)")
     commands.add_parser("status", help="say what runs and where its log is")
+    airflow = commands.add_parser("airflow", help="run a command of Airflow's command line on the running stack")
+    airflow.add_argument("words", nargs=argparse.REMAINDER, help="such as `dags list`")
     commands.add_parser("down", help="stop everything")
     commands.add_parser("clean", help="stop everything and remove what it left")
     return parser

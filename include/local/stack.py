@@ -73,7 +73,7 @@ class LocalStack:
         with self._locked():
             credentials = load_or_create(self._config.directory)
             addresses = self._addresses(credentials)
-            environment = airflow.environment(self._config, credentials, addresses, self._environ)
+            environment = self._environment(credentials)
             programs = self._programs()
             fresh = self._supervise(programs, environment)
             try:
@@ -93,6 +93,12 @@ class LocalStack:
             environment=environment,
             directory=self._config.directory,
         )
+
+    def airflow_environment(self) -> dict[str, str]:
+        """The environment of an `airflow` command on this stack. Raises `StackError` when the stack does not run."""
+        if not self._supervisor.running():
+            raise StackError(f"no stack runs in {self._config.directory}: `make up` starts it")
+        return self._environment(load_or_create(self._config.directory))
 
     def down(self) -> int:
         """Stop everything; returns how many processes had to be ended beyond the supervisor's own."""
@@ -120,6 +126,9 @@ class LocalStack:
             *([] if config.user_service_url else [users.program(config)]),
             *airflow.programs(config),
         ]
+
+    def _environment(self, credentials: Credentials) -> dict[str, str]:
+        return airflow.environment(self._config, credentials, self._addresses(credentials), self._environ)
 
     def _addresses(self, credentials: Credentials) -> airflow.Addresses:
         config, own = self._config, partial(postgres.url, self._config, credentials)

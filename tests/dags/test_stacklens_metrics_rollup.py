@@ -7,16 +7,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import BaseNotifier, CronDataIntervalTimetable, RetryAction
 from airflow.sdk.definitions.param import ParamsDict
 
 from enrichment.errors import ServiceLevelMissed, SettingsError
+from enrichment.messages import Batch, OffsetRange
 from enrichment.orchestration import rollup
 from enrichment.orchestration.common import RETRY_POLICY
 from enrichment.service_levels import Breach, Level
 from enrichment.settings import ServiceLevelSettings
+from enrichment.store.jobs import Ledger, Outcome
+from enrichment.store.rollups import Rollups
 from tests.conftest import REPOSITORY
 from tests.fixtures.notifier import told
 
@@ -124,3 +128,44 @@ def test_notifier_that_fails_fails_the_task() -> None:
     """Its own error goes on: the task is tried again, and the breaches stay untold until then."""
     with pytest.raises(ConnectionError):
         rollup.notify(settings(f"{HERE}.BrokenNotifier"), {"dag": DAG}, "ten", BREACHES)
+
+
+def checked(connection: psycopg.Connection[Any], run_type: str, chosen: ServiceLevelSettings) -> list[Level]:
+    """The levels that an hour's check finds missed. The hour left 2,000 messages behind, of 1,000 allowed."""
+    context = {"dag": DAG, "dag_run": SimpleNamespace(run_type=run_type)}
+    return [breach.level for breach in rollup.check(Rollups(connection), chosen, context, TEN.isoformat())]
+
+
+def test_breach_is_told_once(postgres_connection: psycopg.Connection[Any], tmp_path: Path) -> None:
+    """A backfill keeps a breach and tells nobody; the first other run tells it, and no later one does."""
+    file = tmp_path / "told"
+    chosen = settings(FILE_NOTIFIER, path=str(file)).model_copy(update={"max_lag": 1000})
+    with_lag(postgres_connection)
+    assert checked(postgres_connection, "backfill", chosen) == [Level.LAG]
+    assert told(file) == []
+    for _ in range(2):
+        assert checked(postgres_connection, "scheduled", chosen) == [Level.LAG]
+    assert len(told(file)) == 1
+
+
+def test_breach_is_told_again_when_the_notifier_failed(
+    postgres_connection: psycopg.Connection[Any], tmp_path: Path
+) -> None:
+    """The task's next try still has it to tell."""
+    file = tmp_path / "told"
+    with_lag(postgres_connection)
+    broken = settings(f"{HERE}.BrokenNotifier").model_copy(update={"max_lag": 1000})
+    with pytest.raises(ConnectionError):
+        checked(postgres_connection, "scheduled", broken)
+    mended = settings(FILE_NOTIFIER, path=str(file)).model_copy(update={"max_lag": 1000})
+    checked(postgres_connection, "scheduled", mended)
+    assert len(told(file)) == 1
+
+
+def with_lag(connection: psycopg.Connection[Any]) -> None:
+    """A batch in the hour that left 2,000 messages behind, rolled up."""
+    ledger = Ledger(connection)
+    ledger.claim(Batch("b", "in", "group", 0, (OffsetRange(0, 0, 0),)), "dag", "run", "0", {0: 2000})
+    ledger.published("b", Outcome(read=0, enriched=0, partial=0, dead=0))
+    connection.execute("UPDATE enrichment_jobs SET claimed_at = %(at)s, published_at = %(at)s", {"at": TEN})
+    Rollups(connection).roll_up(TEN)

@@ -69,6 +69,13 @@ def test_down_when_nothing_was_started(bare: Config, steps: Steps) -> None:
     assert not bare.directory.exists()
 
 
+def test_airflow_command_when_nothing_runs(bare: Config, steps: Steps) -> None:
+    """A command of Airflow's command line needs a stack to talk to, and says how to get one."""
+    with pytest.raises(StackError, match="make up"):
+        LocalStack(bare, {}, steps).airflow_environment()
+    assert not bare.directory.exists()
+
+
 def test_step_when_there_is_no_terminal() -> None:
     """Each step that is done is one plain line; one that failed has none."""
     output = StringIO()

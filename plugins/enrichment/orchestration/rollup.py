@@ -16,6 +16,7 @@ from enrichment.orchestration.common import Manifest, resources
 if TYPE_CHECKING:
     from enrichment.service_levels import Breach
     from enrichment.settings import ServiceLevelSettings
+    from enrichment.store.rollups import Rollups
 
 log = logging.getLogger(__name__)
 
@@ -68,26 +69,31 @@ def roll_up() -> str:
 
 @task
 def service_levels(hour: Manifest) -> None:
-    """Check the hour; keep its breaches, tell the notifier of new ones, and fail when there are any.
+    """Check the hour; keep its breaches, tell the notifier of new ones, and fail when there are any."""
+    from enrichment.errors import ServiceLevelMissed
+    from enrichment.store.rollups import Rollups
+
+    with resources() as r:
+        breaches = check(Rollups(r.postgres), r.settings.service_levels, get_current_context(), hour)
+    if breaches:
+        raise ServiceLevelMissed(f"{hour}: " + "; ".join(map(str, breaches)))
+
+
+def check(rollups: Rollups, settings: ServiceLevelSettings, context: Any, hour: str) -> list[Breach]:
+    """The breaches of an hour, kept, and told to the notifier unless they were.
 
     A backfill keeps them too, and tells nobody: what is past is no alarm.
     """
-    from enrichment.errors import ServiceLevelMissed
     from enrichment.rollup import Rollup
     from enrichment.service_levels import find_breaches
-    from enrichment.store.rollups import Rollups
 
-    context = get_current_context()
     moment = datetime.fromisoformat(hour)
-    with resources() as r:
-        rollups, levels = Rollups(r.postgres), r.settings.service_levels
-        breaches = find_breaches(rollups.get("hour", moment) or Rollup(), levels)
-        untold = rollups.keep_breaches(moment, breaches)
-        if untold and levels.notifier and context["dag_run"].run_type != "backfill":
-            notify(levels, context, hour, untold)
-            rollups.told(moment, untold)
-    if breaches:
-        raise ServiceLevelMissed(f"{hour}: " + "; ".join(map(str, breaches)))
+    breaches = find_breaches(rollups.get("hour", moment) or Rollup(), settings)
+    untold = rollups.keep_breaches(moment, breaches)
+    if untold and settings.notifier and context["dag_run"].run_type != "backfill":
+        notify(settings, context, hour, untold)
+        rollups.told(moment, untold)
+    return breaches
 
 
 def notify(settings: ServiceLevelSettings, context: Any, hour: str, breaches: Sequence[Breach]) -> None:
