@@ -17,7 +17,7 @@ from enrichment.caches.base import Fetch, Tiered
 from enrichment.caches.layered import LayeredLookup, TimeToLive
 from enrichment.enrichers.base import NO_KEY, status_of
 from enrichment.enrichers.business_query import BusinessQuery
-from enrichment.enrichers.geo_database import GeoDatabase
+from enrichment.enrichers.geo_database import GeoDatabase, present_database_path
 from enrichment.enrichers.known_addresses import KnownAddresses
 from enrichment.enrichers.user_api import UserApi
 from enrichment.messages import REQUEST_ID, SOURCE_IP, USER_ID, Context, Place, Profile
@@ -65,7 +65,8 @@ class Answers:
 def _lookups(stand: Stand) -> Iterator[tuple[str, Tiered]]:
     """The pipeline's own sources, without caches."""
     settings = stand.settings
-    yield SOURCE_IP, KnownAddresses(_uncached(GeoDatabase(settings.geo.database_path, settings.geo.locale)))
+    database = present_database_path(settings.geo.database_path, settings.geo.install_path)
+    yield SOURCE_IP, KnownAddresses(_uncached(GeoDatabase(database, settings.geo.locale)))
     api = UserApi(stand.user_service_url, None, settings.user)
     yield USER_ID, _uncached(api)
     api.close()

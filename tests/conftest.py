@@ -16,6 +16,7 @@ os.environ.update(
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "GEO_IP_INSTALL_PATH": str(Path(tempfile.gettempdir()) / "stacklens-none" / "City.mmdb"),  # not the user's own
         "AIRFLOW__DAG_PROCESSOR__DAG_VERSION_INFLATION_CHECK_LEVEL": "error",
     }
 )

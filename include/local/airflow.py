@@ -78,6 +78,7 @@ def environment(
         **_settings(credentials),
         **connections(addresses, environ.get("USER_SERVICE_TOKEN")),
         "ENRICHMENT_STAGING_URL": environ.get("ENRICHMENT_STAGING_URL") or f"file://{config.directory / 'staging'}",
+        "GEO_IP_INSTALL_PATH": environ.get("GEO_IP_INSTALL_PATH") or str(config.directory / "geoip" / "City.mmdb"),
         "OMP_NUM_THREADS": "1",  # a thread pool would not survive the scheduler's forks
         "NO_PROXY": ",".join(sorted(local)),
         **yours,

@@ -20,6 +20,7 @@ from rich.console import Console
 from enrichment import sql
 from enrichment.committed import log_ranges, read
 from enrichment.conservation import check
+from enrichment.enrichers.geo_database import GeoDatabase
 from enrichment.fingerprint import Origin, origin_of
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import committed_offsets
@@ -73,7 +74,7 @@ def play(stack: Stack, input_path: str | None, count: int) -> int:
             conservation=check(stack.bootstrap_servers, *topics, played.ranges, output_starts=played.output_starts),
             batches=batches,
             sample=_sample(stack.bootstrap_servers, settings.kafka, played),
-            default_geo_database=not settings.geo.database_path,
+            default_geo_database=GeoDatabase().version in {batch.geo_database_build for batch in batches},
             ui_url=stack.airflow_url,
             user=stack.airflow_user,
             password=stack.airflow_password,

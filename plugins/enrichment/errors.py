@@ -51,6 +51,14 @@ class PublishRefused(EnrichmentError):
     """The broker refused the transaction; nothing of it is visible, and the next try publishes it again."""
 
 
+class RefreshFailed(EnrichmentError):
+    """A newer geo database could not be fetched or written; the one in use is kept, and the next try starts anew."""
+
+
+class DatabaseRefused(EnrichmentError):
+    """What was offered as a geo database is none that we can use; the one in use is kept. Ask whoever made the file."""
+
+
 class SourceUnavailable(EnrichmentError):
     """A lookup's source did not answer; `reason` is the word that goes into `enrichment_errors`."""
 

@@ -30,7 +30,7 @@ from enrichment.enrichers.base import Added
 from enrichment.enrichers.business import BusinessEnricher
 from enrichment.enrichers.business_query import BusinessQuery
 from enrichment.enrichers.geo import GeoEnricher
-from enrichment.enrichers.geo_database import GeoDatabase
+from enrichment.enrichers.geo_database import GeoDatabase, present_database_path
 from enrichment.enrichers.known_addresses import KnownAddresses
 from enrichment.enrichers.risk import DEFAULT_RULES, RiskRules
 from enrichment.enrichers.user import UserEnricher
@@ -124,8 +124,9 @@ class Resources:
 
     @cached_property
     def geo_database(self) -> GeoDatabase:
-        """The MaxMind-format database that the settings name."""
-        return GeoDatabase(self.settings.geo.database_path, self.settings.geo.locale)
+        """The MaxMind-format database in use; a refresh meanwhile changes nothing for who has it."""
+        geo = self.settings.geo
+        return GeoDatabase(present_database_path(geo.database_path, geo.install_path), geo.locale)
 
     def geo_enricher(self) -> GeoEnricher:
         """Places by address: known networks first, then the caches, then the database."""

@@ -67,8 +67,31 @@ class GeoSettings(BaseSettings):
     model_config = _config("GEO_IP_")
 
     database_path: str = Field(
-        "", description="MaxMind-format City database; empty: GeoLite2 City of 2018 from the package maxminddb-geolite2"
+        "",
+        description="MaxMind-format City database; empty: the one at GEO_IP_INSTALL_PATH, or, while none is there,"
+        " GeoLite2 City of 2018 from the package maxminddb-geolite2",
     )
+    install_path: str = Field(
+        "~/.stacklens/City.mmdb",
+        description="where `stacklens_geoip_refresh` installs databases while GEO_IP_DATABASE_PATH is empty;"
+        " all workers share its folder",
+    )
+    update_source: str = Field(
+        "",
+        description="where newer databases come from: `maxmind`, an http(s) URL or a path (.mmdb, .mmdb.gz, .tar.gz);"
+        " empty: nowhere",
+    )
+    maxmind_conn_id: str = Field(
+        "maxmind", description="Airflow connection of the MaxMind account, for the source `maxmind`"
+    )
+    edition: str = Field("GeoLite2-City", description="MaxMind's name of the database, for the source `maxmind`")
+    known_addresses: str = Field(
+        "8.8.8.8=US,128.101.101.101=US",
+        pattern=r"^[0-9a-fA-F.:]+=[A-Z]{2}(, *[0-9a-fA-F.:]+=[A-Z]{2})*$",
+        description="addresses and their countries that a newer database must know to be installed",
+    )
+    download_timeout_sec: PositiveFloat = Field(600, description="time for a newer database to be downloaded")
+    max_age_days: PositiveFloat = Field(30, description="age of the database in use above which there is a warning")
     locale: str = Field("en", description="language of the names")
     cache_size: PositiveInt = Field(10_000, description="addresses kept in a task's memory")
     cache_ttl_hours: PositiveFloat = Field(1, description="how long a place may be served")

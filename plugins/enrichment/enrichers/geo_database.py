@@ -51,7 +51,8 @@ class GeoDatabase:
     An empty path means GeoLite2 City of 2018 from the package maxminddb-geolite2. Raises `SettingsError` when there is
     no such file. A file that is no database costs lookups, not the batch: `fetch_many` raises `SourceUnavailable` then.
     `version` names type and build, so that another file's cached places give way. Replace a file by renaming a new one
-    over it: writing into a file that is mapped changes or breaks what a running task reads.
+    over it: who has the old one open goes on reading it to its end, so a task's lookups are all of one build. Writing
+    into a file that is mapped changes or breaks what a running task reads.
     """
 
     def __init__(self, path: str = "", locale: str = "en") -> None:
@@ -151,6 +152,12 @@ class GeoDatabase:
     @cached_property
     def _countries(self) -> dict[str, str]:
         return country_names(self._locales[0])
+
+
+def present_database_path(database_path: str, install_path: str) -> str:
+    """The database in use: the one that is set, else the one that was installed, else the package's. May be missing."""
+    installed = Path(install_path).expanduser()
+    return database_path or (str(installed) if installed.exists() else default_database_path())
 
 
 def default_database_path() -> str:

@@ -52,7 +52,8 @@ def drain(batch: Manifest) -> dict[str, Any]:
 def geo(drained: Manifest) -> dict[str, Any]:
     """Add the place of each message's address."""
     with resources() as r:
-        return look_up(r, "geo", drained, r.geo_enricher())
+        # Of this task, not of a later one: the database may be replaced between them.
+        return look_up(r, "geo", drained, r.geo_enricher()) | {"build": r.geo_database.version}
 
 
 @task(map_index_template=BATCH_LABEL, **LOOKUP_ARGS)
@@ -131,7 +132,7 @@ def publish(
             r.ledger, staged, published,
             cache_counts={name: done["counts"] for name, done in lookups.items()},
             durations={"publish": stage.seconds} | {name: done["seconds"] for name, done in lookups.items()},
-            geo_database_build=r.geo_database.version,
+            geo_database_build=placed["build"],
         )  # fmt: skip
     summary = {"batch_id": batch.batch_id, "dry_run": batch.dry_run, **stage.counts}
     for asset in (ANALYTICS, DEAD_LETTERS):

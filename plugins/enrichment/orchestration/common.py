@@ -38,6 +38,7 @@ RULES = [
         "WindowLost": "messages of the window have left the log",
         "ReplayRefused": "the replay cannot be made as it was asked for",
         "PendingLost": "partial messages have left the log",
+        "DatabaseRefused": "the file that was offered is no good",
     }.items()
 ]
 RETRY_POLICY = ExceptionRetryPolicy(RULES)

@@ -9,8 +9,6 @@ from typing import Any
 
 import maxminddb
 import pytest
-from mmdb_writer import MMDBWriter
-from netaddr import IPSet  # type: ignore[import-untyped]
 
 from enrichment.caches.base import Answer, Entry, State, Tier
 from enrichment.enrichers.base import JSON, STATUS
@@ -20,6 +18,7 @@ from enrichment.enrichers.known_addresses import KnownAddresses, network_type
 from enrichment.errors import SettingsError, SourceUnavailable
 from enrichment.messages import Place, Reason
 from enrichment.testing import FixedLookup, make_events
+from tests.fixtures.geo import write_geo_database
 
 SHARED_DATABASE = Path(__file__).parents[4] / "shared" / "data" / "GeoIP2-City-Test.mmdb"
 LONDON = {
@@ -42,12 +41,7 @@ def build(tmp_path: Path) -> Build:
     """Writes records by network into a database file and gives its path."""
 
     def write(records: dict[str, Any], name: str = "city.mmdb", **options: Any) -> str:
-        defaults: dict[str, Any] = {"ip_version": 6, "ipv4_compatible": True, "database_type": "Test-City"}
-        writer = MMDBWriter(**defaults | options)
-        for network, record in records.items():
-            writer.insert_network(IPSet([network]), record)
-        writer.to_db_file(str(tmp_path / name))
-        return str(tmp_path / name)
+        return str(write_geo_database(tmp_path / name, records, **options))
 
     return write
 

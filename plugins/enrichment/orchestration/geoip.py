@@ -1,0 +1,101 @@
+"""The tasks of `stacklens_geoip_refresh`: a newer database in the place of the one in use, and how old that is."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Asset, BaseHook, CronTriggerTimetable, Param, get_current_context, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from enrichment.orchestration.common import stoppable
+
+if TYPE_CHECKING:
+    from enrichment.geoip.sources import Account
+
+# MaxMind publishes on Tuesdays and Fridays.
+WEEKLY = CronTriggerTimetable("30 4 * * 3", timezone="UTC")
+# The geo database in use. It has an event for each one that was installed.
+GEO_DATABASE = Asset("stacklens-geo-database")
+
+REFRESH_PARAMS = {
+    "source": Param(
+        None,
+        type=["null", "string"],
+        title="Source",
+        description_md="`maxmind`, an http(s) URL, or a path on the worker, to a `.mmdb`, `.mmdb.gz` or `.tar.gz`. "
+        "`#sha256=…` behind a URL or path is checked. Empty: the setting `GEO_IP_UPDATE_SOURCE`.",
+    ),
+    "force": Param(
+        False,
+        type="boolean",
+        title="Force",
+        description_md="Install it even if it is older than the one in use, or the same. It is verified all the same.",
+    ),
+    "dry_run": Param(
+        False,
+        type="boolean",
+        title="Dry run",
+        description_md="Fetch and verify, but install nothing; what would be done is in the task's XCom `refreshed`.",
+    ),
+}
+
+
+@task(outlets=[GEO_DATABASE])
+def refresh(*, outlet_events: Any = None) -> dict[str, Any]:
+    """Install what the source has, if it is good and newer; skipped when there is nothing to install."""
+    from msgspec import to_builtins
+
+    from enrichment.geoip.refresh import Outcome
+    from enrichment.geoip.refresh import refresh as run
+    from enrichment.geoip.sources import named
+    from enrichment.settings import load
+
+    context, settings = get_current_context(), load()
+    geo, params = settings.geo, context["params"]
+    name = params["source"] or geo.update_source
+    if not name:
+        raise AirflowSkipException("no source: set GEO_IP_UPDATE_SOURCE, or name one in the form")
+
+    def account() -> Account:
+        return maxmind_account(geo.maxmind_conn_id)
+
+    with stoppable():
+        refreshed = run(geo, named(name, geo, account), force=params["force"], dry_run=params["dry_run"])
+    summary: dict[str, Any] = to_builtins(refreshed)
+    context["ti"].xcom_push(key="refreshed", value=summary)
+    if refreshed.outcome is not Outcome.INSTALLED:
+        raise AirflowSkipException(f"nothing was installed: {refreshed.outcome}")
+    outlet_events[GEO_DATABASE].extra = summary
+    return summary
+
+
+@task
+def report_age() -> dict[str, Any]:
+    """How old the database in use is, after a failed refresh too; the log warns when it is too old."""
+    from msgspec import to_builtins
+
+    from enrichment.geoip.refresh import age
+    from enrichment.settings import load
+
+    told: dict[str, Any] = to_builtins(age(load().geo, time.time()))
+    return told
+
+
+def maxmind_account(conn_id: str) -> Account:
+    """The account of a connection: its login is the account's number, its password the licence key.
+
+    A host is another server than MaxMind's, as in Airflow's own HttpHook; the extra `proxy` is a proxy's URL.
+    """
+    from enrichment.geoip.sources import Account
+
+    connection = BaseHook.get_connection(conn_id)
+    host = connection.host or ""
+    if host and "://" not in host:
+        host = f"{connection.schema or 'https'}://{host}"
+    return Account(
+        connection.login or "",
+        connection.password or "",
+        f"{host}:{connection.port}" if host and connection.port else host,
+        connection.extra_dejson.get("proxy"),
+    )
