@@ -3,8 +3,10 @@
     python -m enrichment.conservation --bootstrap-servers localhost:9092 --all
 
 Every message in the given input offsets must have exactly one output, in analytics or in the dead letters, as a
-`read_committed` reader sees them. Outputs are matched to inputs by their origin headers. The outputs are read first and
-50 bytes are kept for each input offset (numbers, no messages), then the input is read and compared.
+`read_committed` reader sees them. A message that was published partial may have corrections behind it: the same message
+with other additions, in the same partition, one of each further revision at most. Outputs are matched to inputs by
+their origin headers. The outputs are read first and 50 bytes are kept for each input offset (numbers, no messages),
+then the input is read and compared.
 
 The declared rules: an output has the input's key, timestamp and headers, with the four origin headers behind them.
 Every field of the input is in the enriched message with the same JSON text, white space apart, but for keys of the
@@ -45,6 +47,7 @@ from enrichment.fingerprint import (
     of_letter,
     origin_of,
     replay_of,
+    revision_of,
     sequence_of,
 )
 from enrichment.messages import OffsetRange
@@ -69,6 +72,7 @@ class ConservationReport:
     analytics: int = 0
     partial: int = 0
     dead: int = 0
+    corrections: int = 0
     foreign: int = 0
     defects: Counter[Defect] = field(default_factory=Counter)
     examples: dict[Defect, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -85,7 +89,9 @@ class ConservationReport:
         """The verdict and the counts, and the first examples of each defect."""
         verdict = "holds" if self.ok else "is BROKEN"
         outputs = f"{self.analytics:,} analytics ({self.partial:,} partial), {self.dead:,} dead letters"
-        lines = [f"conservation {verdict}: {self.read:,} messages in, {outputs}; {self.foreign:,} foreign outputs"]
+        corrected = f"{self.corrections:,} corrections; " if self.corrections else ""
+        foreign = f"{self.foreign:,} foreign outputs"
+        lines = [f"conservation {verdict}: {self.read:,} messages in, {outputs}; {corrected}{foreign}"]
         for defect, count in self.defects.most_common():
             lines += [f"{defect}: {count:,}", *(f"  {example}" for example in self.examples[defect])]
         return "\n".join(lines)
@@ -128,6 +134,15 @@ class Ledger:
         for column, number in zip(self.fingerprints, output.fingerprint, strict=True):
             column[at] = number
 
+    def contradictions(self, at: int, correction: Output, message: Message) -> str:
+        """In what a correction differs from the kept output, but for what was added; empty when in nothing."""
+        names = [
+            name
+            for name, column, number in zip(Fingerprint._fields, self.fingerprints, correction.fingerprint, strict=True)
+            if column[at] != number
+        ]
+        return ", ".join(names + ["partition"] * (self.partitions[at] != message.partition()))
+
     def differences(self, at: int, message: Message) -> str:
         """In what the kept output differs from its input; empty when in nothing."""
         form = Form(self.forms[at])
@@ -157,11 +172,15 @@ class _Check:
         self._ledgers: dict[int, list[Ledger]] = defaultdict(list)
         for wanted in ranges:
             self._ledgers[wanted.partition].append(Ledger(wanted))
+        self._corrections: set[tuple[Origin, int]] = set()
         self._content_every = content_every
         self._examples = examples
 
-    def take_outputs(self, messages: Iterable[Message], fingerprint: Callable[[Message, Origin], Output]) -> int:
-        """Note the outputs on one topic and check their order; returns how many inputs have one there."""
+    def take_outputs(
+        self, messages: Iterable[Message], fingerprint: Callable[[Message, Origin], Output], *, corrected: bool = False
+    ) -> int:
+        """Note the outputs on one topic and check their order; returns how many inputs have one there. `corrected`
+        says that there may be corrections of them."""
         taken = 0
         last: dict[tuple[int, str], tuple[int | None, int]] = {}
         for message in messages:
@@ -171,6 +190,9 @@ class _Check:
                 self.report.foreign += 1
                 continue
             at = origin.offset - ledger.range.start
+            if corrected and (revision := revision_of(message)) > 1:
+                self._take_correction(message, origin, revision, ledger)
+                continue
             if ledger.states[at]:
                 self._found(Defect.DOUBLED, origin, f"again at {_place(message)}")
                 continue
@@ -191,6 +213,24 @@ class _Check:
             ledger.keep(at, output, message)
             self._count(output)
         return taken
+
+    def _take_correction(self, message: Message, origin: Origin, revision: int, ledger: Ledger) -> None:
+        """Compare a correction with the first version of its message: only what was added may differ."""
+        at, what = origin.offset - ledger.range.start, f"revision {revision} at {_place(message)}"
+        if (origin, revision) in self._corrections:
+            self._found(Defect.DOUBLED, origin, f"{what}, again")
+            return
+        self._corrections.add((origin, revision))
+        self.report.corrections += 1
+        if not ledger.states[at] or (revision > 2 and (origin, revision - 1) not in self._corrections):
+            self._found(Defect.INVENTED, origin, f"{what}, without the one before it")
+            return
+        try:
+            differs = ledger.contradictions(at, of_analytics(message), message)
+        except Broken as why:
+            differs = str(why)
+        if differs:
+            self._found(Defect.ALTERED, origin, f"{what} differs in {differs}")
 
     def take_inputs(self, messages: Iterable[Message]) -> None:
         """Compare the inputs with what was noted of their outputs."""
@@ -276,7 +316,9 @@ def check(
         from_start = [OffsetRange(r.partition, max(r.start, starts.get((topic, r.partition), 0)), r.end) for r in held]
         return read(kafka, topic, from_start, timeout)
 
-    run.report.analytics = run.take_outputs(outputs(output_topic), lambda message, _: of_analytics(message))
+    run.report.analytics = run.take_outputs(
+        outputs(output_topic), lambda message, _: of_analytics(message), corrected=True
+    )
     run.report.dead = run.take_outputs(outputs(dlq_topic), of_letter)
     for one_a_partition in rounds(merged):
         run.take_inputs(read(kafka, input_topic, one_a_partition, timeout))

@@ -72,8 +72,8 @@ class OutageHeld(EnrichmentError):
     """A source is down for a whole batch, which waits for it: nothing to do until the declared deadline."""
 
 
-class PendingLost(EnrichmentError):
-    """Partial messages have left the log before they could be corrected: retention is shorter than the outage."""
+class RepairIncomplete(EnrichmentError):
+    """Partial messages stay as they are: they left the log before their source was back, or every attempt failed."""
 
 
 class LayerUnavailable(EnrichmentError):

@@ -14,7 +14,15 @@ from typing import NamedTuple, cast
 import msgspec
 from confluent_kafka import Message
 
-from enrichment.messages import HEADER_BATCH, HEADER_REPLAY, ORIGIN_HEADERS, OUTPUT_COLUMNS, DeadLetter, Reason
+from enrichment.messages import (
+    HEADER_BATCH,
+    HEADER_REPLAY,
+    HEADER_REVISION,
+    ORIGIN_HEADERS,
+    OUTPUT_COLUMNS,
+    DeadLetter,
+    Reason,
+)
 
 Header = tuple[str, bytes | None]
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -77,9 +85,16 @@ def origin_of(message: Message) -> Origin | None:
         return None
 
 
+def revision_of(message: Message) -> int:
+    """Which version of an enriched message it is: 1, unless a number stands directly before its origin headers."""
+    before = _headers(message)[: -len(ORIGIN_HEADERS)][-1:]
+    stated = next((value for name, value in before if name == HEADER_REVISION), None)
+    return int(stated) if stated is not None and stated.isdigit() else 1
+
+
 def replay_of(message: Message) -> str | None:
     """The replay that an output says it was made by; None when it was live draining."""
-    ids = [value for name, value in _headers(message)[: -len(ORIGIN_HEADERS)][-1:] if name == HEADER_REPLAY]
+    ids = [value for name, value in _uncorrected(message)[-1:] if name == HEADER_REPLAY]
     return (ids[0] or b"").decode(errors="replace") if ids else None
 
 
@@ -123,7 +138,8 @@ def of_analytics(message: Message) -> Output:
         content = _enriched(value)
     except _UNREADABLE as why:
         raise Broken(f"no enriched message: {why}") from why
-    return Output(Form.ENRICHED, 0, _fingerprint(message, _own_headers(message), content), sources or (), errors or ())
+    headers = _bare(_uncorrected(message))
+    return Output(Form.ENRICHED, 0, _fingerprint(message, headers, content), sources or (), errors or ())
 
 
 def of_letter(message: Message, origin: Origin) -> Output:
@@ -151,6 +167,12 @@ def _headers(message: Message) -> list[Header]:
 
 def _own_headers(message: Message) -> list[Header]:
     return _bare(_headers(message)[: -len(ORIGIN_HEADERS)])
+
+
+def _uncorrected(message: Message) -> list[Header]:
+    """The headers before the origin, without the revision of a correction."""
+    before = _headers(message)[: -len(ORIGIN_HEADERS)]
+    return before[:-1] if revision_of(message) > 1 else before
 
 
 def _bare(headers: list[Header]) -> list[Header]:

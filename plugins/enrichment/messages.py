@@ -142,6 +142,8 @@ HEADER_BATCH = "stacklens-batch-id"
 HEADER_ATTEMPTS = "stacklens-attempts"
 # Which replay made a message (absent: live draining).
 HEADER_REPLAY = "stacklens-replay-id"
+# Which version of a message it is: absent on the first publication (1), a higher number on each correction of it.
+HEADER_REVISION = "stacklens-revision"
 ORIGIN_HEADERS = (HEADER_TOPIC, HEADER_PARTITION, HEADER_BATCH, HEADER_OFFSET)
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 import msgspec
@@ -26,6 +26,7 @@ from enrichment.caches.layered import LayeredLookup, TimeToLive
 from enrichment.caches.memory import MemoryLayer
 from enrichment.caches.postgres import PostgresLayer
 from enrichment.caches.risk import record_risk
+from enrichment.corrections import Corrector, LookUp
 from enrichment.enrichers.base import Added
 from enrichment.enrichers.business import BusinessEnricher
 from enrichment.enrichers.business_query import BusinessQuery
@@ -39,7 +40,7 @@ from enrichment.errors import BatchUnbalanced, OutageHeld
 from enrichment.histogram import Histogram
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import log_ends
-from enrichment.messages import Batch, Context, Place, Profile
+from enrichment.messages import Batch, Context, Place, Profile, Source
 from enrichment.outages import Outage
 from enrichment.settings import Settings
 from enrichment.store import metrics
@@ -156,6 +157,18 @@ class Resources:
         )
         return BusinessEnricher(lookup, RiskRules.load(business.risk_rules_path or DEFAULT_RULES))
 
+    def corrector(self, sources: Collection[Source]) -> Corrector:
+        """Looks those sources up again for messages that were published without them."""
+        business = self.business_enricher()
+        lookups: dict[Source, LookUp] = {}
+        if Source.GEO in sources:
+            lookups[Source.GEO] = partial(self.geo_enricher().enrich, added={})
+        if Source.USER in sources:
+            lookups[Source.USER] = partial(self.user_enricher().enrich, added={})
+        if Source.BUSINESS in sources:
+            lookups[Source.BUSINESS] = business.look_up
+        return Corrector(lookups, business.score)
+
     def record_risks(self, events: pd.DataFrame, added: Added) -> None:
         """Keep the risks of a chunk beside the cached contexts, for the views. A database that is down costs only
         that."""
@@ -182,19 +195,25 @@ class Resources:
 
     @contextmanager
     def noting(self, batch: Batch, outages: Sequence[Outage]) -> Iterator[None]:
-        """Note, around a batch's publication, what it goes without and between which offsets it lies.
-
-        Before, because nobody could tell afterwards where a publication began that died at its end.
-        """
-        clients = self.clients.for_batch(batch)
-        topic = clients.settings.output_topic
-        if outages:
-            self.pending.start(batch.batch_id, 0, log_ends(clients, topic))
+        """Note, around a batch's publication, what it goes without and between which offsets it lies."""
+        if not outages:
+            yield
+            return
+        topic = self.clients.for_batch(batch).settings.output_topic
+        with self.placing(batch.batch_id, 0, topic):
             self.pending.expect(batch.batch_id, topic, {outage.source: outage.messages for outage in outages})
-            log.warning("outage.pending batch_id=%s %s", batch.batch_id, {o.source: o.messages for o in outages})
+            log.warning("outage.pending batch_id=%s %s", batch.batch_id, {o.source.value: o.messages for o in outages})
+            yield
+
+    @contextmanager
+    def placing(self, batch_id: str, number: int, topic: str) -> Iterator[None]:
+        """Note between which offsets of a topic a pass over a batch lies, which is published within the block.
+
+        Before it, too, because nobody could tell afterwards where a publication began that died at its end.
+        """
+        self.pending.start(batch_id, number, log_ends(self.clients, topic))
         yield
-        if outages:
-            self.pending.settle(batch.batch_id, log_ends(clients, topic))
+        self.pending.settle(batch_id, number, log_ends(self.clients, topic))
 
     @contextmanager
     def stage(self, batch_id: str, name: str) -> Iterator[Stage]:

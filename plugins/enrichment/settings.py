@@ -170,6 +170,11 @@ class PipelineSettings(BaseSettings):
         15, description="how long after its claim a held batch is published partial after all"
     )
 
+    repair_attempts: PositiveInt = Field(
+        100, description="attempts, up to an hour apart, at which a source may fail again before a repair is given up"
+    )
+    repair_batches_per_run: PositiveInt = Field(50, description="batches at most that a run repairs")
+
     @field_validator("required_sources", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:

@@ -13,5 +13,5 @@ WHERE pending.state IN ('expected', 'open')
   AND job.state = 'published'
   AND (pending.batch_id = %(batch_id)s OR (%(batch_id)s::text IS NULL AND pending.next_attempt_at <= now()))
   AND (%(source)s::text IS NULL OR pending.source = %(source)s)
-ORDER BY pending.since, pending.batch_id, pending.source
+ORDER BY job.claimed_at, pending.batch_id, pending.source
 LIMIT %(rows)s

@@ -56,8 +56,14 @@ class BusinessEnricher:
 
     def enrich(self, events: pd.DataFrame, added: Mapping[str, Added]) -> Added:
         """See `Enricher`; what the geo and user enrichers added must be there, with its status."""
-        context = join_lookup(events[REQUEST_ID], self._contexts, Context)
-        geo, user = added[Source.GEO], added[Source.USER]
+        return self.score(self.look_up(events), added[Source.GEO], added[Source.USER])
+
+    def look_up(self, events: pd.DataFrame) -> Added:
+        """The contexts alone."""
+        return join_lookup(events[REQUEST_ID], self._contexts, Context)
+
+    def score(self, context: Added, geo: Added, user: Added) -> Added:
+        """Contexts with the risk that follows from them, from places and profiles."""
         codes, (of_context, of_geo, of_user) = combinations(context, geo, user)
         # Where a condition finds its column, and which of that column's rows belong to each combination.
         tables = {GEO_STATUS: (geo.values[STATUS], of_geo), USER_STATUS: (user.values[STATUS], of_user)}

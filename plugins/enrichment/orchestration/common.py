@@ -37,8 +37,8 @@ RULES = [
         "ServiceLevelMissed": "an hour missed a service level",
         "WindowLost": "messages of the window have left the log",
         "ReplayRefused": "the replay cannot be made as it was asked for",
-        "PendingLost": "partial messages have left the log",
         "DatabaseRefused": "the file that was offered is no good",
+        "RepairIncomplete": "partial messages stay as they are",
     }.items()
 ]
 RETRY_POLICY = ExceptionRetryPolicy(RULES)

@@ -75,11 +75,11 @@ class PendingStore:
         """A pass will lie behind the starts of these ranges."""
         self._execute("enrichment_publications/start", batch_id=batch_id, ranges=_jsonb(ranges), **{"pass": number})
 
-    def settle(self, batch_id: str, ends: Sequence[OffsetRange]) -> None:
-        """What was started is published: it lies before these ends, and what the batch goes without may be repaired."""
+    def settle(self, batch_id: str, number: int, ends: Sequence[OffsetRange]) -> None:
+        """A pass is published: it lies before these ends, and what the batch goes without may be repaired."""
         end = {r.partition: r.end for r in ends}
         for publication in self.publications(batch_id):
-            if not publication.complete:
+            if publication.number == number and not publication.complete:
                 ranges = [OffsetRange(r.partition, r.start, max(r.start, end[r.partition])) for r in publication.ranges]
                 self._execute(
                     "enrichment_publications/complete", batch_id=batch_id, ranges=_jsonb(ranges),

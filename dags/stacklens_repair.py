@@ -1,0 +1,47 @@
+"""Publish corrections for messages that were published partial because a source was down, once it is back.
+
+**Reads** tables `enrichment_pending` and `enrichment_publications`, the batches' own messages in `stacklens-analytics`,
+and the sources that they miss: the geo database, the user-profile API, the business tables. **Writes** topic
+`stacklens-analytics`: the same message with the same key, timestamp and origin, and a header `stacklens-revision` that
+is higher by one; and what became of it into `enrichment_pending`.
+
+`plan` finds the batches that are due; nothing pending costs one query. `correct` makes a pass over each: it reads the
+batch's messages back, looks up only what is missing, computes the risk anew from what is then known, and publishes in
+one transaction, exactly once. A source that is still down ends the pass at once; the next attempt waits a minute, then
+twice as long each time, up to an hour.
+
+**When it fails** `RepairIncomplete`: messages stay partial for good. Either they left the log before their source was
+back (a longer retention of the topic, or `stacklens_replay` while the input is still there), or every attempt failed
+(`ENRICHMENT_REPAIR_ATTEMPTS`): once the source is well, set `state = 'open', attempts = 0` in their row of
+`enrichment_pending`. Anything else: clear the task, or wait for the next run. Nothing is published twice.
+
+**By hand** trigger it for one batch, one source, or as a dry run that counts what would be corrected.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.sdk import dag
+
+from enrichment.orchestration import common, repair
+
+
+@dag(
+    schedule=repair.EVERY_FIVE_MINUTES,
+    start_date=datetime(2024, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=1),
+    default_args=common.DEFAULT_ARGS,
+    params=repair.REPAIR_PARAMS,
+    description="Correct messages that were published while a source was down",
+    doc_md=__doc__,
+    tags=["stacklens", "repair"],
+)
+def stacklens_repair() -> None:
+    """See the module: its text is the DAG's documentation."""
+    repair.correct.expand(planned=repair.plan())
+
+
+stacklens_repair()

@@ -1,0 +1,212 @@
+"""Published partial messages in, their corrections out: the same message, with what its source could not answer then.
+
+Only the missing stages are run again: the keys of messages that name an outage of a source are looked up, in bulk, as
+in any batch; all other columns are taken from the message. The risk is computed anew wherever there is a context, with
+the rules of now, since it reads place and profile. A permanent answer (`user-not-found`) is a correction too: the
+message says then what is so, not what was in the way. A message for which the source fails again has no correction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pandas.arrays import ArrowExtensionArray
+
+from enrichment.caches.base import LookupCounts
+from enrichment.enrichers.base import (
+    JSON,
+    NO_KEY,
+    OK,
+    STALE,
+    STATUS,
+    Added,
+    columns_of,
+    fragments,
+    text_column,
+)
+from enrichment.kafka.source import Chunk
+from enrichment.messages import (
+    HEADER_REVISION,
+    KEY_COLUMNS,
+    ORIGIN_HEADERS,
+    OUTAGES,
+    REQUEST_ID,
+    SOURCE_IP,
+    USER_ID,
+    Context,
+    Place,
+    Profile,
+    Reason,
+    Source,
+)
+from enrichment.outgoing import Header, pack_headers, unpack_headers
+from enrichment.provenance import Addition, Statuses
+from enrichment.route import plain_road
+
+KEY_OF = {Source.GEO: SOURCE_IP, Source.USER: USER_ID, Source.BUSINESS: REQUEST_ID}
+WORDS: dict[Source, type[msgspec.Struct]] = {Source.GEO: Place, Source.USER: Profile, Source.BUSINESS: Context}
+# Whose answer a reason is. `processing-failed` may be anybody's.
+SOURCE_OF = {
+    **OUTAGES,
+    Reason.INVALID_IP: Source.GEO,
+    Reason.GEO_NOT_FOUND: Source.GEO,
+    Reason.USER_NOT_FOUND: Source.USER,
+    Reason.BUSINESS_NOT_FOUND: Source.BUSINESS,
+}
+
+
+class Published(msgspec.Struct, gc=False):
+    """What a published message says of its keys and of who answered."""
+
+    source_ip: str | None = None
+    user_id: str | None = None
+    request_id: str | None = None
+    enrichment_sources: tuple[str, ...] = ()
+    enrichment_errors: tuple[str, ...] | None = None
+    enrichment_stale: tuple[str, ...] | None = None
+
+    @property
+    def missing(self) -> frozenset[Source]:
+        """The sources that were down for it."""
+        return frozenset(OUTAGES[Reason(e)] for e in self.enrichment_errors or () if e in OUTAGES)
+
+    def status(self, source: Source) -> str:
+        """What the enricher of a source said of it."""
+        if source in (self.enrichment_stale or ()):
+            return STALE
+        if source in self.enrichment_sources:
+            return OK
+        if not getattr(self, KEY_OF[source]):
+            return NO_KEY
+        errors = self.enrichment_errors or ()
+        own = [error for error in errors if SOURCE_OF.get(error, source) == source]  # type: ignore[call-overload]
+        return own[0] if own else NO_KEY
+
+
+_decode = msgspec.json.Decoder(Published).decode
+_decode_columns = {source: msgspec.json.Decoder(words).decode for source, words in WORDS.items()}
+
+
+# Looks a chunk's keys up; scores contexts by contexts, places and profiles.
+LookUp = Callable[[pd.DataFrame], Added]
+Score = Callable[[Added, Added, Added], Added]
+
+
+class Tally(msgspec.Struct, frozen=True):
+    """What became of messages that miss a source: by source, those corrected and those for which it failed again."""
+
+    corrected: dict[Source, int] = {}
+    failed: dict[Source, int] = {}
+    messages: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            _sum(self.corrected, other.corrected), _sum(self.failed, other.failed), self.messages + other.messages
+        )
+
+
+def _sum(left: Mapping[Source, int], right: Mapping[Source, int]) -> dict[Source, int]:
+    return {source: left.get(source, 0) + right.get(source, 0) for source in sorted({*left, *right})}
+
+
+def missing_of(value: bytes | None) -> frozenset[Source]:
+    """The sources that were down for a published message; none for what is no such message."""
+    try:
+        return _decode(value or b"").missing
+    except msgspec.MsgspecError:
+        return frozenset()
+
+
+class Corrector:
+    """Corrects chunks of published messages, for those sources that it can look up."""
+
+    def __init__(self, lookups: Mapping[Source, LookUp], score: Score) -> None:
+        self._lookups = lookups
+        self._score = score
+
+    def correct(self, chunk: Chunk, now: str) -> tuple[Chunk, Tally]:
+        """The corrections of a chunk, each message of which misses one of the sources, and what became of all."""
+        messages = [_decode(value or b"") for value in chunk.values]
+        missing = [message.missing & self._lookups.keys() for message in messages]
+        added = {source: self._again(source, chunk, messages, missing) for source in WORDS}
+        business = self._score(added[Source.BUSINESS], added[Source.GEO], added[Source.USER])
+        final = {**added, Source.BUSINESS: business}
+        additions = [
+            Addition(source, a.codes, a.values[STATUS].tolist(), pa.array(a.values[JSON].array))
+            for source, a in final.items()
+        ]
+        failing = {s: a.values[STATUS].isin(OUTAGES).to_numpy(dtype=bool)[a.codes] for s, a in final.items()}
+        repaired = [
+            frozenset(source for source in sources if not failing[source][row]) for row, sources in enumerate(missing)
+        ]
+        rows = [row for row, sources in enumerate(repaired) if sources]
+        tally = Tally(
+            {s: sum(s in sources for sources in repaired) for s in sorted(self._lookups)},
+            {
+                s: sum(s in m and s not in r for m, r in zip(missing, repaired, strict=True))
+                for s in sorted(self._lookups)
+            },
+            len(rows),
+        )
+        return self._written(chunk, rows, additions, now), tally
+
+    def _again(
+        self, source: Source, chunk: Chunk, messages: Sequence[Published], missing: Sequence[frozenset[Source]]
+    ) -> Added:
+        """A source's columns of each message: the answer of now where it was missing, the message's own elsewhere."""
+        words = WORDS[source]
+        own = [_decode_columns[source](value or b"") for value in chunk.values]
+        before = Added(
+            np.arange(1, len(own) + 1, dtype=np.int32),
+            pd.DataFrame(
+                {
+                    **columns_of([words(), *own], words),
+                    STATUS: text_column([NO_KEY, *(message.status(source) for message in messages)]),
+                    JSON: ArrowExtensionArray(pa.array(fragments([words(), *own]), pa.binary())),
+                },
+                copy=False,
+            ),
+            np.zeros(len(own) + 1, dtype=bool),
+            LookupCounts(),
+        )
+        asked = np.array([source in sources for sources in missing], dtype=bool)
+        if not asked.any():
+            return before
+        keys = [getattr(m, KEY_OF[source]) if ask else None for m, ask in zip(messages, asked, strict=True)]
+        nothing: list[str | None] = [None] * len(keys)
+        columns = {name: pd.Series(keys if name == KEY_OF[source] else nothing, dtype="str") for name in KEY_COLUMNS}
+        answered = self._lookups[source](pd.DataFrame({name: c.astype("category") for name, c in columns.items()}))
+        return Added(
+            np.where(asked, answered.codes + np.int32(len(before.values)), before.codes).astype(np.int32),
+            pd.concat([before.values, answered.values], ignore_index=True),
+            np.concatenate([before.fetched, answered.fetched]),
+            answered.counts,
+        )
+
+    @staticmethod
+    def _written(chunk: Chunk, rows: Sequence[int], additions: Sequence[Addition], now: str) -> Chunk:
+        """Those rows of the chunk as they are published again."""
+        words = Statuses.of(additions, frozenset(), now)
+        values: list[bytes | None] = []
+        for row in rows:
+            pieces = [a.json[int(a.codes[row])].as_py() for a in additions]
+            values.append(plain_road(chunk.values[row] or b"", pieces, words.tails[words.codes[row]]))
+        chosen = chunk.take(rows)
+        headers = pack_headers([revised(unpack_headers(packed)) for packed in chosen.headers])
+        return Chunk(chosen.partitions, chosen.offsets, chosen.timestamps, chosen.keys, headers, values)
+
+
+def revised(headers: Sequence[Header]) -> list[Header]:
+    """The headers of the next version: its number stands directly before the origin, which stays behind all others.
+
+    Only there is it the pipeline's: an input may have a header of the same name.
+    """
+    own, origin = list(headers[: -len(ORIGIN_HEADERS)]), headers[-len(ORIGIN_HEADERS) :]
+    name, stated = own[-1] if own else ("", None)
+    number = int(stated) if name == HEADER_REVISION and stated is not None and stated.isdigit() else 1
+    kept = own[:-1] if number > 1 else own
+    return [*kept, (HEADER_REVISION, b"%d" % (number + 1)), *origin]

@@ -1,0 +1,95 @@
+"""The tasks of `stacklens_repair`: what is due, and a pass over each batch of it."""
+
+from __future__ import annotations
+
+import logging
+from itertools import groupby
+from typing import Any
+
+from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task
+
+from enrichment.orchestration.common import ANALYTICS, Manifest, resources
+
+log = logging.getLogger(__name__)
+
+EVERY_FIVE_MINUTES = CronTriggerTimetable("*/5 * * * *", timezone="UTC")
+
+REPAIR_PARAMS = {
+    "batch_id": Param(
+        None,
+        type=["null", "string"],
+        minLength=1,
+        title="Batch",
+        description_md="Only this batch (`SELECT batch_id FROM enrichment_pending WHERE state = 'open'`), now, however "
+        "long its pause would last. Empty: every batch that is due.",
+    ),
+    "source": Param(
+        None,
+        type=["null", "string"],
+        enum=[None, "geo-ip", "user-profile", "business-context"],
+        title="Source",
+        description_md="Only what is missing of this source. Empty: of all.",
+    ),
+    "dry_run": Param(
+        False,
+        type="boolean",
+        title="Dry run",
+        description_md="Look everything up and count, but publish nothing; the counts are in the tasks' XComs.",
+    ),
+}
+
+
+@task
+def plan() -> list[dict[str, Any]]:
+    """Find the batches that are due and where they lie, the oldest first. Nothing pending: the rest is skipped."""
+    from msgspec import to_builtins
+
+    from enrichment import repair
+    from enrichment.kafka.offsets import log_ends
+
+    params = get_current_context()["params"]
+    with resources() as r:
+        at_most = r.settings.pipeline.repair_batches_per_run
+        due = r.pending.due(params["batch_id"], params["source"], rows=3 * at_most)
+        passes = []
+        for batch_id, missing in groupby(due, key=lambda m: m.batch_id):
+            of_batch = list(missing)
+            # A publish that died before it could say up to where its batch lies.
+            if not r.pending.publications(batch_id)[0].complete:
+                r.pending.settle(batch_id, 0, log_ends(r.clients, of_batch[0].topic))
+            places = r.pending.publications(batch_id)
+            group_id = r.settings.kafka.consumer_group
+            passes.append(repair.plan(of_batch, places, group_id, dry_run=params["dry_run"]))
+    return [to_builtins(one) for one in passes[:at_most]]
+
+
+@task(map_index_template="{{ repaired }}", outlets=[ANALYTICS])
+def correct(planned: Manifest, *, outlet_events: Any = None) -> dict[str, Any]:
+    """Read what a batch goes without, look it up, and publish the corrections, in one transaction.
+
+    May be killed and run again at any point: a pass is published once. Fails when messages will stay as they are.
+    """
+    from msgspec import convert, to_builtins
+
+    from enrichment import repair
+    from enrichment.errors import RepairIncomplete
+    from enrichment.pipeline import utc_now
+    from enrichment.store.pending import PendingState
+
+    one = convert(planned, repair.Pass)
+    get_current_context()["repaired"] = one.batch.batch_id  # type: ignore[typeddict-unknown-key]
+    with resources() as r:
+        prepared, produced, states = repair.run(r, one, utc_now)
+    summary = {
+        "batch_id": one.repaired_id,
+        "pass": one.number,
+        "dry_run": one.batch.dry_run,
+        "produced": produced,
+        "states": states,
+        **to_builtins(prepared),
+    }
+    outlet_events[ANALYTICS].extra = summary
+    ended = {source: s for source, s in states.items() if s in (PendingState.GIVEN_UP, PendingState.LOST)}
+    if ended and not one.batch.dry_run:
+        raise RepairIncomplete(f"batch {one.repaired_id}: {ended}; enrichment_pending says more")
+    return summary

@@ -1,0 +1,234 @@
+"""Repair: passes over what a batch published while a source was down, each a batch of its own over the output topic.
+
+A pass reads the messages of the batch (pass 0) and the corrections of the passes before it, between the offsets that
+were noted of each, and takes the latest version of each message that names an outage of its source. Corrections are
+staged, then published in one transaction. A pass has a consumer group of its own, whose offsets over the batch's
+place are moved by that transaction: the compare-and-set of every batch, so whatever is killed or run twice or at once,
+a pass is published once. The next pass is begun when the one before it is known to be published.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+import pyarrow as pa
+from confluent_kafka import Consumer
+
+from enrichment.corrections import Corrector, Tally, missing_of
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.offsets import watermarks
+from enrichment.kafka.sink import LanePublisher, Standing
+from enrichment.kafka.source import Chunk, RangeReader
+from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_PARTITION, Batch, OffsetRange, Purpose, Source
+from enrichment.outgoing import Header, Outgoing, oversized, unpack_headers, without
+from enrichment.pipeline import message_frame, quiet_gc
+from enrichment.store.pending import Missing, PendingState, PendingStore, Publication
+from enrichment.store.staging import Staging
+
+if TYPE_CHECKING:
+    from enrichment.resources import Resources
+
+log = logging.getLogger(__name__)
+
+CORRECTIONS = "corrections"
+KIND = "repair"
+# Between two attempts at which the source still failed; doubles each time.
+PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 60, 3600
+
+
+class Pass(msgspec.Struct, frozen=True):
+    """One attempt at a batch's missing sources. `batch` is over the batch's place in its output topic."""
+
+    repaired_id: str
+    number: int
+    batch: Batch
+    places: tuple[Publication, ...]
+    missing: tuple[Missing, ...]
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The sources that are looked up again."""
+        return tuple(m.source for m in self.missing)
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """What a pass staged. `lost` offsets had left the log; `is_down` ended it early, since no key was answered."""
+
+    tally: Tally
+    lost: int = 0
+    is_down: bool = False
+
+
+def plan(missing: Sequence[Missing], places: Sequence[Publication], group_id: str, *, dry_run: bool = False) -> Pass:
+    """The next pass over a batch: the one that was begun and may be published already, or a new one.
+
+    `missing` are all of one batch; `places` is where it and its corrections lie, the first complete.
+    """
+    first = missing[0]
+    known = tuple(place for place in places if place.complete)
+    number = known[-1].number + 1
+    name = f"{first.batch_id}/repair-{number}"
+    batch = Batch(
+        batch_id=name,
+        topic=first.topic,
+        group_id=f"{group_id}.repair/{name}",
+        lane=0,
+        ranges=known[0].ranges,
+        dry_run=dry_run,
+        purpose=Purpose(kind=KIND, output_topic=first.topic),
+    )
+    return Pass(first.batch_id, number, batch, known, tuple(missing))
+
+
+def prepare(
+    clients: Clients, staging: Staging, repair: Pass, corrector: Corrector, now: Callable[[], datetime]
+) -> Prepared:
+    """Read what the batch goes without, look it up, and stage the corrections.
+
+    Ends early while nothing of it is answered: the source is still down, and the rest can wait.
+    """
+    clients = clients.for_batch(repair.batch)
+    tally, is_down = Tally(), False
+    with quiet_gc(), staging.write(repair.batch.batch_id, CORRECTIONS) as file:
+        reader = PlaceReader(clients, repair)
+        for chunk in reader.chunks():
+            moment = now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            corrected, counted = corrector.correct(chunk, moment)
+            tally += counted
+            file.write(message_frame(corrected))
+            if not tally.messages and any(tally.failed.values()):
+                is_down = True
+                break
+    return Prepared(tally, reader.lost, is_down)
+
+
+class PlaceReader:
+    """Reads the latest version of each message of a batch that misses one of the sources.
+
+    `lost` says afterwards how many offsets had left the log.
+    """
+
+    def __init__(self, clients: Clients, repair: Pass) -> None:
+        self._clients = clients
+        self._repair = repair
+        self._superseded: set[tuple[bytes, bytes]] = set()
+        self.lost = 0
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The messages; the latest place first, so that what it holds is known to have superseded earlier ones."""
+        settings = self._clients.settings
+        limits = settings.chunk_size, settings.chunk_bytes, settings.request_timeout_sec
+        for place in reversed(self._repair.places):
+            with self._clients.drain_reader() as consumer:
+                ranges = tuple(self._kept(consumer, wanted) for wanted in place.ranges)
+                within = msgspec.structs.replace(self._repair.batch, ranges=ranges)
+                for chunk in RangeReader(consumer, within, *limits).chunks():
+                    chosen = chunk.take(self._wanted(chunk, is_first=place.number == 0))
+                    if len(chosen):
+                        yield chosen
+
+    def _kept(self, consumer: Consumer, wanted: OffsetRange) -> OffsetRange:
+        """What of a range is still in the log."""
+        topic, timeout = self._repair.batch.topic, self._clients.settings.request_timeout_sec
+        low, _ = watermarks(consumer, topic, wanted.partition, timeout)
+        start = min(max(wanted.start, low), wanted.end)
+        self.lost += start - wanted.start
+        return OffsetRange(wanted.partition, start, wanted.end)
+
+    def _wanted(self, chunk: Chunk, *, is_first: bool) -> list[int]:
+        rows = []
+        batch_id = self._repair.repaired_id.encode()
+        sources = frozenset(self._repair.sources)
+        for row, packed in enumerate(chunk.headers):
+            headers = dict(unpack_headers(packed))
+            if headers.get(HEADER_BATCH) != batch_id:
+                continue
+            origin = headers.get(HEADER_PARTITION) or b"", headers.get(HEADER_OFFSET) or b""
+            if origin in self._superseded:
+                continue
+            if not is_first:
+                self._superseded.add(origin)
+            if missing_of(chunk.values[row]) & sources:
+                rows.append(row)
+        return rows
+
+
+def publish(
+    clients: Clients, staging: Staging, repair: Pass, noted: AbstractContextManager[None] | None = None
+) -> bool:
+    """Publish the staged corrections once, whoever else tries; whether it was this call that did.
+
+    A correction that is larger than its topic takes is left out, and logged. `noted` is entered before the transaction
+    and left after it. Raises `OffsetsMoved`, `PublishRefused`, `StagingMissing`.
+    """
+    clients = clients.for_batch(repair.batch)
+    with quiet_gc(), LanePublisher(clients, repair.batch) as publisher:
+        produce = publisher.standing() is Standing.AT_START
+        with noted or nullcontext(), publisher.transaction() if produce else nullcontext() as transaction:
+            if transaction is not None:
+                for frame in staging.read(repair.batch.batch_id, CORRECTIONS):
+                    transaction.send(repair.batch.topic, _outgoing(frame, publisher.max_output_bytes))
+    return produce
+
+
+def _outgoing(frame: pa.RecordBatch, max_bytes: int) -> Outgoing:
+    values = frame["value"].to_pylist()
+    headers: list[list[Header]] = [unpack_headers(packed) for packed in frame["headers"].to_pylist()]
+    large = dict(oversized(frame, values, headers, max_bytes))
+    for row, size in large.items():
+        log.error(
+            "repair.too_large partition=%s offset=%s bytes=%d", frame["partition"][row], frame["offset"][row], size
+        )
+    partitions, keys, timestamps = (frame[name].to_pylist() for name in ("partition", "key", "timestamp"))
+    return without(Outgoing(partitions, keys, values, timestamps, headers), large)
+
+
+def run(r: Resources, repair: Pass, now: Callable[[], datetime]) -> tuple[Prepared, bool, dict[str, PendingState]]:
+    """A whole pass: what it staged, whether this call published it, and what became of each missing source."""
+    batch, produced, published_before = repair.batch, False, False
+    try:
+        prepared = prepare(r.clients, r.staging, repair, r.corrector(repair.sources), now)
+        if prepared.tally.messages and not batch.dry_run:
+            placed = r.placing(repair.repaired_id, repair.number, batch.topic)
+            produced = publish(r.clients, r.staging, repair, placed)
+            published_before = not produced
+    finally:
+        r.staging.remove(batch.batch_id)
+    attempts = r.settings.pipeline.repair_attempts
+    states = close(r.pending, repair, prepared, published_before=published_before, max_attempts=attempts)
+    return prepared, produced, states
+
+
+def close(
+    pending: PendingStore, repair: Pass, prepared: Prepared, *, published_before: bool, max_attempts: int
+) -> dict[str, PendingState]:
+    """Say what a pass came to, for each source that was missing; returns the states. A dry run changes nothing.
+
+    What an earlier try had published is not known: the next pass finds what is left, at once.
+    """
+    states = {}
+    for missing in repair.missing:
+        source, failed = missing.source, prepared.tally.failed.get(missing.source, 0)
+        corrected = 0 if published_before else prepared.tally.corrected.get(source, 0)
+        state, detail, fails = PendingState.REPAIRED, f"{corrected} corrected in pass {repair.number}", False
+        if published_before:
+            state, detail = PendingState.OPEN, f"pass {repair.number} was published by an earlier try"
+        elif prepared.is_down or failed:
+            fails = True
+            state = PendingState.GIVEN_UP if missing.attempts + 1 >= max_attempts else PendingState.OPEN
+            detail = f"{failed} failed again in pass {repair.number}" + (", the rest was not tried" * prepared.is_down)
+        elif prepared.lost:
+            state, detail = PendingState.LOST, f"{prepared.lost} offsets have left {repair.batch.topic}"
+        states[source.value] = state
+        if not repair.batch.dry_run:
+            pending.attempted(
+                repair.repaired_id, source, state, corrected=corrected, failed=fails, detail=detail,
+                pause=PAUSE_SECONDS if fails else 0, longest_pause=LONGEST_PAUSE_SECONDS,
+            )  # fmt: skip
+        log.info("repair.done batch_id=%s source=%s state=%s: %s", repair.repaired_id, source, state, detail)
+    return states

@@ -1,0 +1,405 @@
+"""Partial messages are corrected once their source is back: only what is missing, exactly once, whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import msgspec
+import psycopg
+import pytest
+from confluent_kafka import Message, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from enrichment import repair
+from enrichment.committed import log_ranges, read
+from enrichment.errors import OffsetsMoved, PublishRefused
+from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_REVISION, Batch, Reason, Source
+from enrichment.outgoing import Header
+from enrichment.pipeline import utc_now
+from enrichment.repair import Pass
+from enrichment.store.pending import PendingState
+from tests.fixtures.pipeline import PARTITIONS, REPOSITORY, MakePipeline, Pipeline, message
+from tests.fixtures.user_service import UserService
+
+MESSAGES = 200
+QUICK = {"USER_SERVICE_RETRIES": "0", "KAFKA_CHUNK_SIZE": "50", "USER_SERVICE_BREAKER_FAILURES": "1000"}
+
+
+@pytest.fixture
+def quick(make_pipeline: MakePipeline) -> Pipeline:
+    """A pipeline that does not wait for a service that is down."""
+    return make_pipeline(**QUICK)
+
+
+def publish_all(pipeline: Pipeline, run_id: str) -> list[Batch]:
+    """Publish what waits; the ledger knows it."""
+    batches = pipeline.claim(run_id)
+    for batch in batches:
+        pipeline.finish(pipeline.stage(batch))
+    return batches
+
+
+@pytest.fixture
+def partial(quick: Pipeline, user_service: UserService) -> Batch:
+    """A batch that was published while the user service was down, which is back, with other batches around it."""
+    quick.produce([message(n, user_id=f"other-{n}") for n in range(40)])
+    publish_all(quick, "before")
+    user_service.set_fault(status=503)
+    quick.produce([message(n) for n in range(MESSAGES)], headers=[("own", b"1"), ("own", b"2")])
+    [batch] = publish_all(quick, "down")
+    user_service.end_fault()
+    quick.produce([message(n) for n in range(40)])
+    publish_all(quick, "after")
+    return batch
+
+
+def planned(pipeline: Pipeline, batch: Batch, source: Source | None = None, *, dry_run: bool = False) -> Pass | None:
+    """The next pass over a batch, if there is something to do."""
+    with pipeline.resources() as r:
+        missing = r.pending.due(batch.batch_id, source)
+        if not missing:
+            return None
+        places = r.pending.publications(batch.batch_id)
+        return repair.plan(missing, places, r.settings.kafka.consumer_group, dry_run=dry_run)
+
+
+def run(pipeline: Pipeline, one: Pass) -> tuple[bool, Mapping[str, str]]:
+    """A pass, as its task runs it: whether it published, and the states that it left."""
+    with pipeline.resources() as r:
+        _, produced, states = repair.run(r, one, utc_now)
+        return produced, states
+
+
+def repair_all(pipeline: Pipeline, batch: Batch) -> list[bool]:
+    """Passes until nothing is pending; which of them published."""
+    published = []
+    while (one := planned(pipeline, batch)) is not None:
+        published.append(run(pipeline, one)[0])
+        assert len(published) < 9
+    return published
+
+
+def outputs(pipeline: Pipeline) -> Iterator[Message]:
+    """All that is in the analytics topic, each partition in order."""
+    topic, servers = pipeline.environment["KAFKA_OUTPUT_TOPIC"], pipeline.bootstrap_servers
+    with closing(read(servers, topic, log_ranges(servers, topic, settle_seconds=10))) as messages:
+        yield from messages
+
+
+def headers_of(one: Message) -> list[Header]:
+    """A message's headers, in order."""
+    return cast(list[Header], one.headers() or [])
+
+
+def versions(pipeline: Pipeline, batch: Batch) -> dict[tuple[int, bytes], list[Message]]:
+    """The messages of a batch by their origin, in the order in which they were published."""
+    found: dict[tuple[int, bytes], list[Message]] = {}
+    for one in outputs(pipeline):
+        headers = headers_of(one)
+        if (HEADER_BATCH, batch.batch_id.encode()) in headers:
+            found.setdefault((one.partition() or 0, headers[-1][1] or b""), []).append(one)
+    return found
+
+
+def value(one: Message) -> dict[str, Any]:
+    """A message's object."""
+    decoded: dict[str, Any] = json.loads(one.value() or b"")
+    return decoded
+
+
+def states(pipeline: Pipeline) -> list[tuple[Any, ...]]:
+    """The rows of the table."""
+    with psycopg.connect(pipeline.dsn) as connection:
+        return connection.execute(
+            "SELECT source, state, messages, corrected, attempts FROM enrichment_pending ORDER BY source"
+        ).fetchall()
+
+
+def corrected_once(pipeline: Pipeline, batch: Batch, count: int = MESSAGES) -> None:
+    """Every message of the batch has one first version and one correction, and the check agrees."""
+    found = versions(pipeline, batch)
+    assert [len(v) for v in found.values()] == [2] * count
+    report = pipeline.check()
+    assert report.ok, report.summary()
+    assert report.corrections == count
+
+
+def test_correction_is_the_message_that_a_service_in_health_would_have_given(quick: Pipeline, partial: Batch) -> None:
+    """The same key, timestamp, order and headers, one revision higher; all additions, the risk included, are those of
+    the same message published without an outage; and the batch is not pending any more."""
+    one = planned(quick, partial)
+    assert one is not None
+    assert run(quick, one) == (True, {Source.USER: PendingState.REPAIRED})
+    corrected_once(quick, partial)
+    healthy = {
+        value(m)["message"]: value(m) for m in outputs(quick) if dict(m.headers() or [])[HEADER_BATCH] == b"dag/after/0"
+    }
+    seen = 0
+    for (_, offset), (first, second) in versions(quick, partial).items():
+        assert (second.key(), second.timestamp()) == (first.key(), first.timestamp())
+        headers, before = headers_of(second), headers_of(first)
+        assert headers == [*before[:-4], (HEADER_REVISION, b"2"), *before[-4:]]
+        assert before[-1] == (HEADER_OFFSET, offset)
+        now, then = value(second), value(first)
+        assert Reason.USER_SERVICE_ERROR in then["enrichment_errors"]
+        assert Reason.USER_SERVICE_ERROR not in (now["enrichment_errors"] or ())
+        assert now["enriched_at"] > then["enriched_at"]
+        assert list(now) == list(then)
+        expected = healthy.get(now["message"])
+        if expected is not None:
+            seen += 1
+            assert now == expected | {"enriched_at": now["enriched_at"]}
+    assert seen == 40
+    assert states(quick) == [(Source.USER, "repaired", MESSAGES, MESSAGES, 0)]
+    assert planned(quick, partial) is None
+
+
+def test_corrections_keep_the_order_of_their_messages(quick: Pipeline, partial: Batch) -> None:
+    """In each partition the corrections stand in the order of the first versions."""
+    repair_all(quick, partial)
+    order: dict[tuple[int, bool], list[int]] = {}
+    for one in outputs(quick):
+        headers = dict(one.headers() or [])
+        if headers[HEADER_BATCH] == partial.batch_id.encode():
+            which = (one.partition() or 0, HEADER_REVISION in headers)
+            order.setdefault(which, []).append(int(headers[HEADER_OFFSET] or b""))
+    assert len(order) == 2 * PARTITIONS
+    assert all(order[p, True] == order[p, False] == sorted(order[p, True]) for p in range(PARTITIONS))
+
+
+def test_only_what_is_missing_is_asked_for(quick: Pipeline, partial: Batch, user_service: UserService) -> None:
+    """The keys of the missing source are asked once each, in bulk; place and context are the message's own, even where
+    their sources would answer something else by now."""
+    with psycopg.connect(quick.dsn) as connection:
+        connection.execute("TRUNCATE user_profile_cache, business_context_cache, geo_ip_cache")
+        connection.execute("UPDATE demo_requests SET unit = 'another'")
+    before = user_service.stats()
+    repair_all(quick, partial)
+    after = user_service.stats()
+    assert after["requests"] - before["requests"] <= MESSAGES // 50
+    for first, second in versions(quick, partial).values():
+        own = {n: v for n, v in value(first).items() if n.startswith(("geo_", "business_unit", "business_amount"))}
+        assert {n: value(second)[n] for n in own} == own
+
+
+def test_permanent_errors_are_no_reason_for_a_correction(quick: Pipeline, user_service: UserService) -> None:
+    """What the source says of a key is an answer: a user that does not exist is named so in the correction, and a
+    message with nothing but permanent errors has none."""
+    user_service.set_fault(status=503)
+    quick.produce([message(n, user_id="nobody", source_ip="not-an-address") for n in range(8)])
+    quick.produce([message(n, user_id=None, request_id="req-unknown") for n in range(8)])
+    [batch] = publish_all(quick, "down")
+    user_service.end_fault()
+    repair_all(quick, batch)
+    found = versions(quick, batch)
+    assert sorted(len(v) for v in found.values()) == [1] * 8 + [2] * 8
+    errors = {tuple(value(v[-1])["enrichment_errors"]) for v in found.values()}
+    assert errors == {(Reason.INVALID_IP, Reason.USER_NOT_FOUND), (Reason.BUSINESS_NOT_FOUND,)}
+    report = quick.check()
+    assert report.ok, report.summary()
+
+
+def test_source_that_is_still_down_leaves_the_batch_pending(
+    quick: Pipeline, partial: Batch, user_service: UserService
+) -> None:
+    """Nothing is published, the attempt is counted, the next one waits, and one look is all that it costs."""
+    user_service.set_fault(status=503)
+    with psycopg.connect(quick.dsn) as connection:
+        connection.execute("TRUNCATE user_profile_cache")
+    one = planned(quick, partial)
+    assert one is not None
+    before = user_service.stats()["requests"]
+    assert run(quick, one) == (False, {Source.USER: PendingState.OPEN})
+    assert user_service.stats()["requests"] - before == 1
+    assert states(quick) == [(Source.USER, "open", MESSAGES, 0, 1)]
+    with quick.resources() as r:
+        assert r.pending.due() == []
+    user_service.end_fault()
+    repair_all(quick, partial)
+    corrected_once(quick, partial)
+
+
+def test_attempts_are_bounded(make_pipeline: MakePipeline, user_service: UserService) -> None:
+    """After the last attempt the repair is given up, and says so."""
+    pipeline = make_pipeline(**QUICK, ENRICHMENT_REPAIR_ATTEMPTS="2")
+    user_service.set_fault(status=503)
+    pipeline.produce([message(n) for n in range(20)])
+    [batch] = publish_all(pipeline, "down")
+    for state in (PendingState.OPEN, PendingState.GIVEN_UP):
+        one = planned(pipeline, batch)
+        assert one is not None
+        assert run(pipeline, one)[1] == {Source.USER: state}
+    assert planned(pipeline, batch) is None
+
+
+def test_users_that_fail_again_stay_pending_and_are_corrected_later(
+    quick: Pipeline, partial: Batch, user_service: UserService
+) -> None:
+    """What is answered is corrected at once; the rest by a later pass, and nothing is corrected twice."""
+    user_service.set_fault(status=503, user_ids=["user-7"])
+    with psycopg.connect(quick.dsn) as connection:
+        connection.execute("DELETE FROM user_profile_cache WHERE user_id = 'user-7'")
+    # One user by request, so that the one that fails costs nobody else.
+    os.environ["USER_SERVICE_BATCH_SIZE"] = "1"
+    try:
+        one = planned(quick, partial)
+        assert one is not None
+        assert run(quick, one) == (True, {Source.USER: PendingState.OPEN})
+        assert {len(v) for v in versions(quick, partial).values()} == {1, 2}
+        user_service.end_fault()
+        assert repair_all(quick, partial) == [True]
+    finally:
+        del os.environ["USER_SERVICE_BATCH_SIZE"]
+    corrected_once(quick, partial)
+    assert states(quick) == [(Source.USER, "repaired", MESSAGES, MESSAGES, 1)]
+
+
+def test_two_sources_are_repaired_one_after_the_other(quick: Pipeline, user_service: UserService) -> None:
+    """Each source that comes back adds a revision to the latest version; the risk follows from both in the end."""
+    user_service.set_fault(status=503)
+    with psycopg.connect(quick.dsn) as connection:
+        connection.execute("ALTER TABLE demo_requests RENAME TO elsewhere")
+    quick.produce([message(n, user_id="user-1") for n in range(MESSAGES)])
+    [batch] = publish_all(quick, "down")
+    assert [s[0] for s in states(quick)] == [Source.BUSINESS, Source.USER]
+    user_service.end_fault()
+    one = planned(quick, batch)
+    assert one is not None
+    assert run(quick, one) == (True, {Source.BUSINESS: PendingState.OPEN, Source.USER: PendingState.REPAIRED})
+    with psycopg.connect(quick.dsn) as connection:
+        connection.execute("ALTER TABLE elsewhere RENAME TO demo_requests")
+    assert repair_all(quick, batch) == [True]
+    found = versions(quick, batch)
+    assert {len(v) for v in found.values()} == {3}
+    assert {tuple(dict(m.headers() or []).get(HEADER_REVISION) for m in v) for v in found.values()} == {
+        (None, b"2", b"3")
+    }
+    last = [value(v[-1]) for v in found.values()]
+    assert {tuple(v["enrichment_sources"]) for v in last} == {(Source.GEO, Source.USER, Source.BUSINESS)}
+    assert all(v["business_risk_score"] is not None and v["enrichment_errors"] is None for v in last)
+    report = quick.check()
+    assert report.ok, report.summary()
+    assert report.corrections == 2 * MESSAGES
+
+
+def test_one_source_by_hand_leaves_the_other_pending(quick: Pipeline, user_service: UserService) -> None:
+    """The form's source: the other one is neither asked nor counted."""
+    user_service.set_fault(status=503)
+    with psycopg.connect(quick.dsn) as connection:
+        connection.execute("ALTER TABLE demo_requests RENAME TO elsewhere")
+    quick.produce([message(n, user_id="user-1") for n in range(8)])
+    [batch] = publish_all(quick, "down")
+    user_service.end_fault()
+    one = planned(quick, batch, Source.USER)
+    assert one is not None
+    assert run(quick, one)[1] == {Source.USER: PendingState.REPAIRED}
+    assert states(quick) == [(Source.BUSINESS, "open", 8, 0, 0), (Source.USER, "repaired", 8, 8, 0)]
+
+
+def test_dry_run_counts_and_publishes_nothing(quick: Pipeline, partial: Batch) -> None:
+    """What would be corrected is counted; the batch stays pending, and the real pass is not in its way."""
+    one = planned(quick, partial, dry_run=True)
+    assert one is not None
+    with quick.resources() as r:
+        prepared, produced, _ = repair.run(r, one, utc_now)
+    assert (prepared.tally.messages, prepared.tally.corrected, produced) == (MESSAGES, {Source.USER: MESSAGES}, False)
+    assert states(quick) == [(Source.USER, "open", MESSAGES, 0, 0)]
+    assert quick.check().corrections == 0
+    repair_all(quick, partial)
+    corrected_once(quick, partial)
+
+
+def in_process(pipeline: Pipeline, one: Pass, die: str) -> int:
+    """A pass in a process of its own that kills itself; returns its exit code."""
+    manifest = {
+        "pass": msgspec.to_builtins(one), "bootstrap_servers": pipeline.bootstrap_servers, "dsn": pipeline.dsn,
+        "user_service_url": pipeline.user_service_url, "folder": str(pipeline.folder),
+    }  # fmt: skip
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.integration.repairer", die],
+        cwd=REPOSITORY, text=True, input=json.dumps(manifest), capture_output=True, timeout=60, check=False,
+        env={**os.environ, **pipeline.environment, "PYTHONPATH": f"{REPOSITORY / 'plugins'}:{REPOSITORY}"},
+    )  # fmt: skip
+    assert ran.returncode in (0, -signal.SIGKILL), ran.stderr
+    return ran.returncode
+
+
+@pytest.mark.parametrize("where", ["mid-transaction", "before-commit", "after-offsets", "after-commit"])
+def test_killed_repair_is_completed_by_its_retry(quick: Pipeline, partial: Batch, where: str) -> None:
+    """`kill -9` at any point of the publication: the retry, of the same pass or of a later run, corrects each message
+    once."""
+    one = planned(quick, partial)
+    assert one is not None
+    assert in_process(quick, one, where) == -signal.SIGKILL
+    assert run(quick, one)[0] is (where != "after-commit")
+    repair_all(quick, partial)
+    corrected_once(quick, partial)
+    assert states(quick)[0][1] == "repaired"
+
+
+def test_pass_that_is_run_again_publishes_nothing(quick: Pipeline, partial: Batch) -> None:
+    """A cleared task of a pass that is done leaves everything as it is."""
+    one = planned(quick, partial)
+    assert one is not None
+    run(quick, one)
+    before = states(quick)
+    assert run(quick, one)[0] is False
+    assert states(quick) == before
+    corrected_once(quick, partial)
+
+
+def test_two_repairs_at_once_correct_once(quick: Pipeline, partial: Batch) -> None:
+    """Whoever comes later fences the other, or finds it done."""
+    one = planned(quick, partial)
+    assert one is not None
+
+    def outcome(number: int) -> str:
+        own = Pipeline(**{n: getattr(quick, n) for n in ("bootstrap_servers", "dsn", "user_service_url")},
+                       folder=quick.folder / str(number), environment=quick.environment)  # fmt: skip
+        try:
+            return "produced" if run(own, one)[0] else "done before"
+        except (OffsetsMoved, PublishRefused) as refused:
+            return type(refused).__name__
+
+    with ThreadPoolExecutor(3) as pool:
+        outcomes = list(pool.map(outcome, range(3)))
+    assert outcomes.count("produced") <= 1
+    repair_all(quick, partial)
+    corrected_once(quick, partial)
+
+
+def delete_before(pipeline: Pipeline, ends: Sequence[tuple[int, int]]) -> None:
+    """Let the analytics topic start later, as retention does."""
+    admin = AdminClient({"bootstrap.servers": pipeline.bootstrap_servers})
+    wanted = [TopicPartition(pipeline.environment["KAFKA_OUTPUT_TOPIC"], p, end) for p, end in ends]
+    for deleted in admin.delete_records(wanted).values():
+        deleted.result()
+
+
+@pytest.mark.parametrize("left", [0, 10])
+def test_messages_that_left_the_log_are_lost_loudly(quick: Pipeline, partial: Batch, left: int) -> None:
+    """What is still there is corrected; the batch is closed as lost, with how much had gone."""
+    one = planned(quick, partial)
+    assert one is not None
+    delete_before(quick, [(r.partition, r.start + (MESSAGES // PARTITIONS) - left) for r in one.batch.ranges])
+    assert run(quick, one) == (left > 0, {Source.USER: PendingState.LOST})
+    assert states(quick) == [(Source.USER, "lost", MESSAGES, left * PARTITIONS, 0)]
+    assert planned(quick, partial) is None
+
+
+def test_moment_is_the_repairs_own(quick: Pipeline, partial: Batch) -> None:
+    """`enriched_at` of a correction is when it was corrected."""
+    one = planned(quick, partial)
+    assert one is not None
+    with quick.resources() as r:
+        repair.run(r, one, lambda: datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC))
+    assert {value(v[-1])["enriched_at"] for v in versions(quick, partial).values()} == {"2030-01-02T03:04:05.000Z"}
