@@ -41,7 +41,7 @@ from enrichment.orchestration import common, repair
 )
 def stacklens_repair() -> None:
     """See the module: its text is the DAG's documentation."""
-    repair.correct.expand(planned=repair.plan())
+    repair.repair_batch.expand(planned=repair.plan())
 
 
 stacklens_repair()

@@ -191,14 +191,11 @@ def _outgoing(frame: pa.RecordBatch, max_bytes: int) -> Outgoing:
 def run(r: Resources, repair: Pass, now: Callable[[], datetime]) -> tuple[Prepared, bool, dict[str, PendingState]]:
     """A whole pass: what it staged, whether this call published it, and what became of each missing source."""
     batch, produced, published_before = repair.batch, False, False
-    try:
-        prepared = prepare(r.clients, r.staging, repair, r.corrector(repair.sources), now)
-        if prepared.tally.messages and not batch.dry_run:
-            placed = r.placing(repair.repaired_id, repair.number, batch.topic)
-            produced = publish(r.clients, r.staging, repair, placed)
-            published_before = not produced
-    finally:
-        r.staging.remove(batch.batch_id)
+    prepared = prepare(r.clients, r.staging, repair, r.corrector(repair.sources), now)
+    if prepared.tally.messages and not batch.dry_run:
+        placed = r.placing(repair.repaired_id, repair.number, batch.topic)
+        produced = publish(r.clients, r.staging, repair, placed)
+        published_before = not produced
     attempts = r.settings.pipeline.repair_attempts
     states = close(r.pending, repair, prepared, published_before=published_before, max_attempts=attempts)
     return prepared, produced, states

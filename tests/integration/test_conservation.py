@@ -17,6 +17,7 @@ from enrichment.messages import (
     HEADER_BATCH,
     HEADER_OFFSET,
     HEADER_PARTITION,
+    HEADER_REVISION,
     HEADER_TOPIC,
     OUTPUT_COLUMNS,
     OffsetRange,
@@ -250,6 +251,29 @@ def move_dead_to_analytics(run: Run) -> None:
     run.analytics.append(replace(run.dead.pop(0), value=b"{}"))
 
 
+def correction(first: Sent, revision: int = 2, **changed: Any) -> Sent:
+    """A further version of an enriched message."""
+    headers = (*first.headers[:-4], (HEADER_REVISION, b"%d" % revision), *first.headers[-4:])
+    value = (
+        (first.value or b"").replace(b'["user-not-found"]', b"null").replace(b'"geo_city": null', b'"geo_city": "Oslo"')
+    )
+    return replace(first, **{"headers": headers, "value": value, **changed})
+
+
+def correct(*revisions: int, **changed: Any) -> Callable[[Run], None]:
+    """Add further versions of the first message."""
+
+    def apply(run: Run) -> None:
+        run.analytics += [correction(run.analytics[0], revision, **changed) for revision in revisions]
+
+    return apply
+
+
+def correct_nothing(run: Run) -> None:
+    first = run.analytics.pop(0)
+    run.analytics.append(correction(first))
+
+
 WRONG: dict[str, tuple[Callable[[Run], object], dict[Defect, int]]] = {
     "analytics-dropped": (lambda run: run.analytics.pop(0), {Defect.MISSING: 1}),
     "dead-letter-dropped": (lambda run: run.dead.pop(0), {Defect.MISSING: 1}),
@@ -283,6 +307,13 @@ WRONG: dict[str, tuple[Callable[[Run], object], dict[Defect, int]]] = {
     "dead-offset-wrong": (edit("dead", 0, b'source_offset": 2', b'source_offset": 3'), {Defect.ALTERED: 1}),
     "dead-key-wrong": (edit("dead", 2, b'"//4="', b'"//8="'), {Defect.ALTERED: 1}),
     "dead-timestamp-wrong": (edit("dead", 0, b"1705312800000", b"1705312800001"), {Defect.ALTERED: 1}),
+    "correction-doubled": (correct(2, 2), {Defect.DOUBLED: 1}),
+    "correction-skipped": (correct(3), {Defect.INVENTED: 1}),
+    "correction-of-nothing": (correct_nothing, {Defect.INVENTED: 1, Defect.MISSING: 1}),
+    "correction-with-another-key": (correct(2, key=b"other"), {Defect.ALTERED: 1}),
+    "correction-with-another-time": (correct(2, timestamp=TIME + 7), {Defect.ALTERED: 1}),
+    "correction-in-another-partition": (correct(2, partition=1), {Defect.ALTERED: 1}),
+    "correction-is-no-message": (correct(2, value=b"{}"), {Defect.ALTERED: 1}),
     "dead-letter-in-analytics": (move_dead_to_analytics, {Defect.ALTERED: 1, Defect.MISORDERED: 1}),
 }
 
@@ -304,6 +335,19 @@ def test_check_holds_when_every_input_has_its_output(topics: Topics) -> None:
         Reason.INVALID_ENCODING: 1,
         Reason.MESSAGE_TOO_LARGE: 1,
     }
+
+
+def test_check_holds_when_messages_have_corrections(topics: Topics) -> None:
+    """Further versions are no doubles: they may differ in what was added, and come at any later time and in any
+    order."""
+    run = topics.make_run()
+    first, second, *_ = run.analytics
+    run.analytics += [correction(second), correction(first), correction(first, 3)]
+    topics.publish(run)
+    report = topics.check()
+    assert report.ok, report.summary()
+    assert (report.analytics, report.corrections) == (5, 3)
+    assert "3 corrections" in report.summary()
 
 
 @pytest.mark.parametrize(("break_run", "defects"), WRONG.values(), ids=WRONG.keys())

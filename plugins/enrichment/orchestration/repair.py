@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task
+from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task, task_group
 
 from enrichment.orchestration.common import ANALYTICS, Manifest, resources
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from enrichment.repair import Pass
 
 EVERY_FIVE_MINUTES = CronTriggerTimetable("*/5 * * * *", timezone="UTC")
+
+# What a pass is called in the UI's grid; each task fills it in.
+LABEL = "{{ repaired }}"
 
 REPAIR_PARAMS = {
     "batch_id": Param(
@@ -63,21 +66,31 @@ def plan() -> list[dict[str, Any]]:
     return [to_builtins(one) for one in passes[:at_most]]
 
 
-@task(map_index_template="{{ repaired }}", outlets=[ANALYTICS])
+def pass_of(manifest: dict[str, Any]) -> Pass:
+    """The pass of a manifest; it also names the task's square in the UI's grid."""
+    from msgspec import convert
+
+    from enrichment.repair import Pass
+
+    one = convert(manifest, Pass)
+    get_current_context()["repaired"] = one.batch.batch_id  # type: ignore[typeddict-unknown-key]
+    return one
+
+
+@task(map_index_template=LABEL, outlets=[ANALYTICS])
 def correct(planned: Manifest, *, outlet_events: Any = None) -> dict[str, Any]:
     """Read what a batch goes without, look it up, and publish the corrections, in one transaction.
 
     May be killed and run again at any point: a pass is published once. Fails when messages will stay as they are.
     """
-    from msgspec import convert, to_builtins
+    from msgspec import to_builtins
 
     from enrichment import repair
     from enrichment.errors import RepairIncomplete
     from enrichment.pipeline import utc_now
     from enrichment.store.pending import PendingState
 
-    one = convert(planned, repair.Pass)
-    get_current_context()["repaired"] = one.batch.batch_id  # type: ignore[typeddict-unknown-key]
+    one = pass_of(planned)
     with resources() as r:
         prepared, produced, states = repair.run(r, one, utc_now)
     summary = {
@@ -93,3 +106,17 @@ def correct(planned: Manifest, *, outlet_events: Any = None) -> dict[str, Any]:
     if ended and not one.batch.dry_run:
         raise RepairIncomplete(f"batch {one.repaired_id}: {ended}; enrichment_pending says more")
     return summary
+
+
+@task(map_index_template=LABEL)
+def clean(planned: Manifest) -> None:
+    """Remove what the pass staged, however it ended."""
+    one = pass_of(planned)
+    with resources() as r:
+        r.staging.remove(one.batch.batch_id)
+
+
+@task_group(group_id="batch")
+def repair_batch(planned: Manifest) -> None:
+    """One batch, from its place in the topic to its row in `enrichment_pending`."""
+    correct(planned) >> clean(planned).as_teardown()

@@ -1,0 +1,99 @@
+"""The DAG that corrects partial messages, and the patience of held batches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import CronTriggerTimetable, ExceptionRetryPolicy, RetryAction
+from airflow.sdk.definitions.param import ParamsDict
+
+from enrichment.errors import OutageHeld, RepairIncomplete, SettingsError
+from enrichment.messages import Source
+from enrichment.orchestration.common import RETRIES, RETRY_POLICY, RULES, PatientRetryPolicy
+from enrichment.orchestration.repair import REPAIR_PARAMS
+from tests.conftest import REPOSITORY
+
+DAG = DagBag(dag_folder=str(REPOSITORY / "dags" / "stacklens_repair.py")).dags["stacklens_repair"]
+
+
+def test_graph_is_a_plan_and_a_pass_for_each_batch() -> None:
+    """One batch that fails does not hold up the others; what a pass staged is removed whatever happens."""
+    assert {task.task_id: task.downstream_task_ids for task in DAG.tasks} == {
+        "plan": {"batch.correct", "batch.clean"}, "batch.correct": {"batch.clean"}, "batch.clean": set(),
+    }  # fmt: skip
+    assert DAG.get_task("batch.correct").get_closest_mapped_task_group() is not None
+    assert {asset.name for asset in DAG.get_task("batch.correct").outlets} == {"stacklens-analytics"}
+    assert DAG.get_task("batch.clean").is_teardown
+    assert not DAG.get_task("batch.clean").on_failure_fail_dagrun
+
+
+def test_runs_every_five_minutes() -> None:
+    """Every few minutes, in UTC."""
+    assert isinstance(DAG.timetable, CronTriggerTimetable)
+    assert (DAG.timetable.expression, DAG.timetable.timezone) == ("*/5 * * * *", "UTC")
+
+
+def params(given: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a run that is triggered with these."""
+    merged = ParamsDict(dict(DAG.params.items()))  # type: ignore[no-untyped-call]
+    merged.update(given)
+    return merged.validate()
+
+
+@pytest.mark.parametrize("given", [{}, {"batch_id": "dag/run/0", "source": "user-profile", "dry_run": True}])
+def test_parameters_of_a_manual_run_are_taken(given: dict[str, Any]) -> None:
+    """What the form allows is what the plan understands."""
+    assert set(params(given)) == {"batch_id", "source", "dry_run"}
+
+
+@pytest.mark.parametrize("given", [{"source": "moon"}, {"batch_id": ""}, {"dry_run": "yes"}])
+def test_parameters_of_a_manual_run_are_checked(given: dict[str, Any]) -> None:
+    """What makes no sense is refused before a run starts."""
+    with pytest.raises(ValueError, match=next(iter(given))):
+        params(given)
+
+
+def test_form_offers_every_source() -> None:
+    """The choices are the pipeline's sources."""
+    assert [None, *Source] == REPAIR_PARAMS["source"].schema["enum"]
+
+
+def test_incomplete_repair_is_not_tried_again() -> None:
+    """What will never be corrected is said once, and at once."""
+    assert RETRY_POLICY.evaluate(RepairIncomplete(), 1, 4).action is RetryAction.FAIL
+
+
+@pytest.mark.parametrize(
+    ("failure", "tries", "action"),
+    [
+        (OutageHeld(), RETRIES + 50, RetryAction.DEFAULT),
+        (KeyError(), RETRIES, RetryAction.DEFAULT),
+        (KeyError(), RETRIES + 1, RetryAction.FAIL),
+        (SettingsError(), 1, RetryAction.FAIL),
+    ],
+    ids=["held", "something else", "something else for too long", "useless"],
+)
+def test_held_batches_are_tried_for_longer(failure: Exception, tries: int, action: RetryAction) -> None:
+    """The many tries are for outages alone."""
+    assert PatientRetryPolicy(RULES).evaluate(failure, tries, 120).action is action
+
+
+@pytest.mark.parametrize(("policy", "retries", "patient"), [("publish", RETRIES, False), ("hold", 120, True)])
+def test_policy_decides_how_often_a_lookup_is_tried(policy: str, retries: int, patient: bool) -> None:
+    """Only where batches are held do look-ups have tries for it: an hour of them, which every run's timeout ends."""
+    program = (
+        "from enrichment.orchestration import batches, common\n"
+        "task = batches.user.function and common.LOOKUP_ARGS\n"
+        "print(task.get('retries', common.RETRIES), type(task.get('retry_policy', common.RETRY_POLICY)).__name__)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+        env={**os.environ, "ENRICHMENT_OUTAGE_POLICY": policy, "PYTHONPATH": str(REPOSITORY / "plugins")},
+    )  # fmt: skip
+    name = (PatientRetryPolicy if patient else ExceptionRetryPolicy).__name__
+    assert ran.stdout.split()[-2:] == [str(retries), name]

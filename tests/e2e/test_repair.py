@@ -1,0 +1,55 @@
+"""An outage and its repair through the real scheduler."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from tests.fixtures.pipeline import message
+from tests.fixtures.scheduler import Airflow, Stream, eventually
+from tests.fixtures.user_service import UserService
+
+pytestmark = pytest.mark.timeout(600)
+MESSAGES = 300
+
+
+def test_outage_is_published_partial_and_repaired_exactly_once(airflow: Airflow, stream: Stream) -> None:
+    """The user service is down: the batches are published partial and pending, and nothing is dead. It comes back: the
+    repair corrects each message once, closes what was pending, and has nothing to do when it is run again."""
+    service, repair = UserService(stream.stack.user_service_url), airflow.of("stacklens_repair")
+
+    def pending(state: str) -> list[str]:
+        with psycopg.connect(stream.stack.stacklens_dsn) as connection:
+            rows = connection.execute("SELECT batch_id FROM enrichment_pending WHERE state = %s", (state,)).fetchall()
+        return [batch_id for (batch_id,) in rows]
+
+    airflow.run()
+    eventually(lambda: stream.lag() == 0 or None, "the end of the backlog")
+    before = stream.check()
+    service.set_fault(status=503)
+    try:
+        stream.produce([message(n, user_id=f"outage-{n}") for n in range(MESSAGES)])
+        airflow.run()
+        eventually(lambda: stream.lag() == 0 or None, "the end of the backlog")
+        down = stream.check()
+        assert down.ok, down.summary()
+        assert (down.dead, down.analytics) == (before.dead, before.analytics + MESSAGES)
+        run_ids = {batch_id.split("/")[1] for batch_id in pending("open")}
+        assert sum(job.messages_partial or 0 for run_id in run_ids for job in stream.jobs(run_id)) == MESSAGES
+    finally:
+        service.end_fault()
+    # What the guide says of those who do not want to wait for the breaker.
+    with psycopg.connect(stream.stack.stacklens_dsn) as connection:
+        connection.execute("DELETE FROM circuit_breakers")
+    for batch_id in pending("open"):
+        repair.run(batch_id=batch_id, dry_run=True)
+        assert stream.check().corrections == 0
+        repair.run(batch_id=batch_id)
+    assert pending("open") == []
+    after = stream.check()
+    assert after.ok, after.summary()
+    assert (after.corrections, after.analytics, after.dead) == (MESSAGES, down.analytics, down.dead)
+    again = repair.run()
+    assert repair.tasks(again)["batch.correct"]["state"] == "skipped"
+    repair.clear(repair.run())
+    assert stream.check().corrections == MESSAGES
