@@ -34,11 +34,6 @@ class Outgoing(NamedTuple):
     headers: list[list[Header]]
 
 
-def unpack_headers(packed: bytes) -> list[Header]:
-    """The reverse of `pack_headers`, for one message."""
-    return _unpack(packed) or []
-
-
 def pack_headers(headers: Iterable[Any]) -> list[bytes]:
     """Each message's headers (a list of name and value, or None) as one value of a column."""
     return list(map(_pack, headers))
