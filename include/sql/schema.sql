@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS geo_ip_cache (
     version      text NOT NULL DEFAULT '',
     fetched_at   timestamptz NOT NULL,
     expires_at   timestamptz NOT NULL,
+    last_used_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT geo_ip_cache_state CHECK (state IN ('found', 'absent')),
     CONSTRAINT geo_ip_cache_absent_has_reason CHECK (state <> 'absent' OR reason IS NOT NULL),
     CONSTRAINT geo_ip_cache_expires_after_fetch CHECK (expires_at >= fetched_at)
@@ -33,6 +34,7 @@ CREATE TABLE IF NOT EXISTS geo_ip_cache (
 COMMENT ON TABLE geo_ip_cache IS 'Address to place. A key that the database does not have is cached too, as absent.';
 COMMENT ON COLUMN geo_ip_cache.version IS 'Build of the geo database; rows of another build are not served.';
 COMMENT ON COLUMN geo_ip_cache.expires_at IS 'Afterwards the row may be served only while the source is down, as stale.';
+COMMENT ON COLUMN geo_ip_cache.last_used_at IS 'When a batch last took it from here, to CACHE_TOUCH_AFTER_HOURS; renewing it is no use.';
 
 CREATE TABLE IF NOT EXISTS user_profile_cache (
     user_id           text COLLATE "C" PRIMARY KEY,
@@ -44,12 +46,14 @@ CREATE TABLE IF NOT EXISTS user_profile_cache (
     version           text NOT NULL DEFAULT '',
     fetched_at        timestamptz NOT NULL,
     expires_at        timestamptz NOT NULL,
+    last_used_at      timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT user_profile_cache_state CHECK (state IN ('found', 'absent')),
     CONSTRAINT user_profile_cache_absent_has_reason CHECK (state <> 'absent' OR reason IS NOT NULL),
     CONSTRAINT user_profile_cache_expires_after_fetch CHECK (expires_at >= fetched_at)
 );
 COMMENT ON TABLE user_profile_cache IS 'User id to profile, as the user service answered.';
 COMMENT ON COLUMN user_profile_cache.expires_at IS 'Afterwards the row may be served only while the source is down, as stale.';
+COMMENT ON COLUMN user_profile_cache.last_used_at IS 'When a batch last took it from here, to CACHE_TOUCH_AFTER_HOURS; renewing it is no use.';
 
 CREATE TABLE IF NOT EXISTS business_context_cache (
     request_id       text COLLATE "C" PRIMARY KEY,
@@ -65,6 +69,7 @@ CREATE TABLE IF NOT EXISTS business_context_cache (
     version          text NOT NULL DEFAULT '',
     fetched_at       timestamptz NOT NULL,
     expires_at       timestamptz NOT NULL,
+    last_used_at     timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT business_context_cache_state CHECK (state IN ('found', 'absent')),
     CONSTRAINT business_context_cache_absent_has_reason CHECK (state <> 'absent' OR reason IS NOT NULL),
     CONSTRAINT business_context_cache_risk_score CHECK (risk_score BETWEEN 0 AND 1),
@@ -74,13 +79,20 @@ COMMENT ON TABLE business_context_cache IS 'Request id to business context, with
 COMMENT ON COLUMN business_context_cache.risk_score IS 'In [0, 1], as last computed; not read back, every batch scores anew.';
 COMMENT ON COLUMN business_context_cache.fraud_indicators IS 'Names of the rules that fired when the score was computed.';
 COMMENT ON COLUMN business_context_cache.expires_at IS 'Afterwards the row may be served only while the source is down, as stale.';
+COMMENT ON COLUMN business_context_cache.last_used_at IS 'When a batch last took it from here, to CACHE_TOUCH_AFTER_HOURS; renewing it is no use.';
 
 CREATE INDEX IF NOT EXISTS geo_ip_cache_expires_at_idx ON geo_ip_cache (expires_at);
 CREATE INDEX IF NOT EXISTS user_profile_cache_expires_at_idx ON user_profile_cache (expires_at);
 CREATE INDEX IF NOT EXISTS business_context_cache_expires_at_idx ON business_context_cache (expires_at);
-COMMENT ON INDEX geo_ip_cache_expires_at_idx IS 'clean_expired_geo_cache, get_cache_statistics';
-COMMENT ON INDEX user_profile_cache_expires_at_idx IS 'get_cache_statistics';
-COMMENT ON INDEX business_context_cache_expires_at_idx IS 'get_cache_statistics';
+CREATE INDEX IF NOT EXISTS geo_ip_cache_last_used_at_idx ON geo_ip_cache (last_used_at);
+CREATE INDEX IF NOT EXISTS user_profile_cache_last_used_at_idx ON user_profile_cache (last_used_at);
+CREATE INDEX IF NOT EXISTS business_context_cache_last_used_at_idx ON business_context_cache (last_used_at);
+COMMENT ON INDEX geo_ip_cache_expires_at_idx IS 'clean_expired_geo_cache, count_due, find_hot, get_cache_statistics';
+COMMENT ON INDEX user_profile_cache_expires_at_idx IS 'evict_expired, count_due, find_hot, get_cache_statistics';
+COMMENT ON INDEX business_context_cache_expires_at_idx IS 'evict_expired, count_due, find_hot, get_cache_statistics';
+COMMENT ON INDEX geo_ip_cache_last_used_at_idx IS 'evict_least_used: what goes first above the ceiling';
+COMMENT ON INDEX user_profile_cache_last_used_at_idx IS 'evict_least_used: what goes first above the ceiling';
+COMMENT ON INDEX business_context_cache_last_used_at_idx IS 'evict_least_used: what goes first above the ceiling';
 
 
 -- Ledger --------------------------------------------------------------------------------------------------------------
@@ -391,7 +403,8 @@ SELECT
     network_type,
     version,
     fetched_at,
-    expires_at
+    expires_at,
+    last_used_at
 FROM geo_ip_cache
 WHERE expires_at > now();
 COMMENT ON VIEW v_active_geo_cache IS 'Entries that may still be served, those of addresses known to be absent included.';
@@ -469,26 +482,31 @@ WHERE risk_level IS NOT NULL
 GROUP BY 1, 2;
 COMMENT ON VIEW v_business_risk_distribution IS 'Scored requests by risk level and business unit.';
 
-CREATE OR REPLACE FUNCTION clean_expired_geo_cache(grace interval DEFAULT '0', row_limit integer DEFAULT 100000)
-RETURNS bigint
+DROP FUNCTION IF EXISTS clean_expired_geo_cache(interval, integer);
+CREATE OR REPLACE FUNCTION clean_expired_geo_cache(
+    grace interval DEFAULT '0',
+    row_limit integer DEFAULT 100000,
+    only_state text DEFAULT NULL
+) RETURNS bigint
 LANGUAGE sql AS $$
     WITH evicted AS (
         DELETE FROM geo_ip_cache
-        WHERE ip_address IN (
+        WHERE ip_address = ANY (ARRAY(
             SELECT ip_address
             FROM geo_ip_cache
             WHERE expires_at <= now() - grace
+              AND (only_state IS NULL OR state = only_state)
             ORDER BY expires_at
             LIMIT row_limit
             FOR UPDATE SKIP LOCKED
-        )
+        ))
         RETURNING 1
     )
     SELECT count(*) FROM evicted
 $$;
-COMMENT ON FUNCTION clean_expired_geo_cache(interval, integer) IS
+COMMENT ON FUNCTION clean_expired_geo_cache(interval, integer, text) IS
     'Evict geo entries that expired longer than `grace` ago, oldest first, at most `row_limit`; returns how many. '
-    'Skips rows that a task is writing.';
+    '`only_state`: those found, or those absent, alone. Skips rows that a task is writing. Expired places go no other way.';
 
 CREATE OR REPLACE FUNCTION record_enrichment_metric(
     p_batch_id text,

@@ -13,18 +13,21 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property, partial
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
 import pandas as pd
 import psycopg
 
 from enrichment import sql
-from enrichment.caches.base import Fetch
+from enrichment.caches.base import CacheLayer, Fetch
+from enrichment.caches.eviction import Evicted, evict
 from enrichment.caches.layered import LayeredLookup, TimeToLive
 from enrichment.caches.memory import MemoryLayer
 from enrichment.caches.postgres import PostgresLayer
+from enrichment.caches.renewal import Renewed, RenewedTable, find_hot, renew
 from enrichment.caches.risk import record_risk
 from enrichment.corrections import Corrector, LookUp
 from enrichment.enrichers.base import Added
@@ -69,6 +72,17 @@ class Stage:
     histograms: dict[str, Histogram] = field(default_factory=dict)
     seconds: float = 0.0
     peak_rss_bytes: int = 0
+
+
+class Cached(NamedTuple):
+    """What stands behind an enricher: its table and the struct of its values, the source, the size of the memory tier,
+    and how long a value may be served."""
+
+    table: str
+    words: type[msgspec.Struct]
+    source: Fetch
+    size: int
+    found_seconds: float
 
 
 class Resources:
@@ -131,31 +145,44 @@ class Resources:
 
     def geo_enricher(self) -> GeoEnricher:
         """Places by address: known networks first, then the caches, then the database."""
-        geo = self.settings.geo
-        lookup = self._layered("geo_ip_cache", Place, self.geo_database, geo.cache_size, 3600 * geo.cache_ttl_hours)
-        return GeoEnricher(KnownAddresses(lookup))
+        return GeoEnricher(KnownAddresses(self._layered(self._geo_cache())))
 
     def user_enricher(self) -> UserEnricher:
         """Profiles by user id: the caches, then the user-profile API."""
-        user = self.settings.user
-        base_url, token = self._user_service()
-        breaker = PostgresBreakerStorage(self._connect, f"user-profile {base_url}")
-        self._open.callback(breaker.close)
-        api = UserApi(base_url, token, user, breaker_storage=breaker)
-        self._open.callback(api.close)
-        return UserEnricher(
-            self._layered("user_profile_cache", Profile, api, user.cache_size, 3600 * user.cache_ttl_hours)
-        )
+        return UserEnricher(self._layered(self._user_cache()))
 
     def business_enricher(self) -> BusinessEnricher:
         """Contexts by request id, and their risk: the caches, then the query over the users' own tables."""
-        business = self.settings.business
-        query = BusinessQuery(self._connect, sql.load("business_context/fetch"))
-        self._open.callback(query.close)
-        lookup = self._layered(
-            "business_context_cache", Context, query, business.cache_size, 60 * business.cache_ttl_minutes
+        rules = RiskRules.load(self.settings.business.risk_rules_path or DEFAULT_RULES)
+        return BusinessEnricher(self._layered(self._business_cache()), rules)
+
+    def evict(self, cache: str, *, dry_run: bool = False) -> Evicted:
+        """Evict one of the caches (`enrichment.caches.eviction.TABLES`); a dry run only counts."""
+        settings, shared = self.settings, self.settings.cache
+        max_rows = {
+            "geo": settings.geo.cache_max_rows,
+            "user": settings.user.cache_max_rows,
+            "business": settings.business.cache_max_rows,
+        }[cache]
+        return evict(
+            self.postgres, cache, grace=timedelta(hours=shared.stale_grace_hours), max_rows=max_rows,
+            chunk_rows=shared.eviction_chunk_rows, dry_run=dry_run,
+        )  # fmt: skip
+
+    def renew(self, cache: str, *, dry_run: bool = False) -> Renewed:
+        """Renew the keys of a cache that are in use and about to expire; a dry run only counts them."""
+        shared = self.settings.cache
+        if not shared.refresh_keys:
+            return Renewed()
+        cached = {"geo": self._geo_cache, "user": self._user_cache, "business": self._business_cache}[cache]()
+        ahead = timedelta(minutes=shared.refresh_ahead_minutes)
+        keys = find_hot(
+            self.postgres, cached.table, ahead=ahead, limit=shared.refresh_keys, version=cached.source.version
         )
-        return BusinessEnricher(lookup, RiskRules.load(business.risk_rules_path or DEFAULT_RULES))
+        if dry_run:
+            return Renewed(len(keys))
+        table = RenewedTable(self._table(cached))
+        return renew(keys, LayeredLookup([table], cached.source, self._ttl(cached), self._clock))
 
     def corrector(self, sources: Collection[Source]) -> Corrector:
         """Looks those sources up again for messages that were published without them."""
@@ -241,14 +268,38 @@ class Resources:
     def _connect(self) -> psycopg.Connection[Any]:
         return self._connect_postgres()
 
-    def _layered(
-        self, table: str, words: type[msgspec.Struct], source: Fetch, size: int, found_seconds: float
-    ) -> LayeredLookup:
-        cache = self.settings.cache
-        table_layer = PostgresLayer(
-            self._connect, table, words,
-            clock=self._clock, version=source.version, stale_grace_seconds=3600 * cache.stale_grace_hours,
+    def _geo_cache(self) -> Cached:
+        geo = self.settings.geo
+        return Cached("geo_ip_cache", Place, self.geo_database, geo.cache_size, 3600 * geo.cache_ttl_hours)
+
+    def _user_cache(self) -> Cached:
+        user = self.settings.user
+        base_url, token = self._user_service()
+        breaker = PostgresBreakerStorage(self._connect, f"user-profile {base_url}")
+        self._open.callback(breaker.close)
+        api = UserApi(base_url, token, user, breaker_storage=breaker)
+        self._open.callback(api.close)
+        return Cached("user_profile_cache", Profile, api, user.cache_size, 3600 * user.cache_ttl_hours)
+
+    def _business_cache(self) -> Cached:
+        business = self.settings.business
+        query = BusinessQuery(self._connect, sql.load("business_context/fetch"))
+        self._open.callback(query.close)
+        return Cached("business_context_cache", Context, query, business.cache_size, 60 * business.cache_ttl_minutes)
+
+    def _layered(self, cached: Cached) -> LayeredLookup:
+        layers: list[CacheLayer] = [MemoryLayer(cached.size, self._clock), self._table(cached)]
+        return LayeredLookup(layers, cached.source, self._ttl(cached), self._clock)
+
+    def _table(self, cached: Cached) -> PostgresLayer:
+        shared = self.settings.cache
+        table = PostgresLayer(
+            self._connect, cached.table, cached.words, clock=self._clock, version=cached.source.version,
+            stale_grace_seconds=3600 * shared.stale_grace_hours, touch_after_seconds=3600 * shared.touch_after_hours,
         )  # fmt: skip
-        self._open.callback(table_layer.close)
-        ttl = TimeToLive(found_seconds, 60 * cache.negative_ttl_minutes, cache.error_ttl_sec)
-        return LayeredLookup([MemoryLayer(size, self._clock), table_layer], source, ttl, self._clock)
+        self._open.callback(table.close)
+        return table
+
+    def _ttl(self, cached: Cached) -> TimeToLive:
+        shared = self.settings.cache
+        return TimeToLive(cached.found_seconds, 60 * shared.negative_ttl_minutes, shared.error_ttl_sec)

@@ -95,6 +95,7 @@ class GeoSettings(BaseSettings):
     locale: str = Field("en", description="language of the names")
     cache_size: PositiveInt = Field(10_000, description="addresses kept in a task's memory")
     cache_ttl_hours: PositiveFloat = Field(1, description="how long a place may be served")
+    cache_max_rows: PositiveInt = Field(500_000, description="addresses kept in PostgreSQL after an eviction")
 
 
 class UserSettings(BaseSettings):
@@ -115,6 +116,7 @@ class UserSettings(BaseSettings):
     breaker_reset_sec: PositiveFloat = Field(30, description="time until an open breaker lets a request through")
     cache_size: PositiveInt = Field(5_000, description="users kept in a task's memory")
     cache_ttl_hours: PositiveFloat = Field(1, description="how long a profile may be served")
+    cache_max_rows: PositiveInt = Field(500_000, description="users kept in PostgreSQL after an eviction")
 
 
 class BusinessSettings(BaseSettings):
@@ -125,6 +127,7 @@ class BusinessSettings(BaseSettings):
     risk_rules_path: str = Field("", description="TOML file of the risk rules; empty: the one beside the code")
     cache_size: PositiveInt = Field(5_000, description="requests kept in a task's memory")
     cache_ttl_minutes: PositiveFloat = Field(30, description="how long a context may be served")
+    cache_max_rows: PositiveInt = Field(500_000, description="requests kept in PostgreSQL after an eviction")
 
 
 class CacheSettings(BaseSettings):
@@ -136,6 +139,16 @@ class CacheSettings(BaseSettings):
     error_ttl_sec: PositiveFloat = Field(30, description="how long a task remembers that a source failed for a key")
     stale_grace_hours: Annotated[float, Field(ge=0)] = Field(
         24, description="how long after its expiry an entry may still be served while its source is down"
+    )
+    touch_after_hours: PositiveFloat = Field(
+        0.25, description="age from which a row's last use is noted anew when it is read; eviction goes by it"
+    )
+    eviction_chunk_rows: PositiveInt = Field(5_000, description="rows that one transaction of an eviction deletes")
+    refresh_keys: Annotated[int, Field(ge=0)] = Field(
+        1_000, description="keys of each cache at most that are renewed before they expire, the ones used last; 0: none"
+    )
+    refresh_ahead_minutes: PositiveFloat = Field(
+        20, description="how long before its expiry a key that is in use is renewed; more than the eviction's interval"
     )
 
 
@@ -222,6 +235,22 @@ class ReplaySettings(BaseSettings):
     pool: str = Field("stacklens_replay", description="Airflow pool of a replay's tasks, which throttles it")
 
 
+class RetentionSettings(BaseSettings):
+    """How long the pipeline's own past is kept."""
+
+    model_config = _config("RETENTION_")
+
+    jobs_days: PositiveFloat = Field(
+        90, description="batches in the ledger; an unpublished one stays until its group is past it"
+    )
+    metrics_days: PositiveFloat = Field(30, description="metrics of the stages; never longer than their batch")
+    audit_days: PositiveFloat = Field(365, description="who changed what of a batch")
+    dag_runs_days: Annotated[float, Field(ge=1)] = Field(
+        7, description="runs of these DAGs in Airflow's metadata, with their tasks, XComs and task logs"
+    )
+    metadata_conn_id: str = Field("airflow_metadata", description="Airflow connection of Airflow's own database")
+
+
 ROOMS: dict[str, type[BaseSettings]] = {
     "kafka": KafkaSettings,
     "geo": GeoSettings,
@@ -231,6 +260,7 @@ ROOMS: dict[str, type[BaseSettings]] = {
     "pipeline": PipelineSettings,
     "service_levels": ServiceLevelSettings,
     "replay": ReplaySettings,
+    "retention": RetentionSettings,
 }
 
 
@@ -246,6 +276,7 @@ class Settings:
     pipeline: PipelineSettings
     service_levels: ServiceLevelSettings
     replay: ReplaySettings
+    retention: RetentionSettings
 
     @cached_property
     def fingerprint(self) -> str:

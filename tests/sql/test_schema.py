@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -282,15 +283,17 @@ def test_risk_distribution_counts_scored_requests(postgres_connection: Connectio
         ("grace => '90 minutes'", 2, ["c", "d"]),
         ("row_limit => 1", 1, ["b", "c", "d"]),
         ("grace => '1 year'", 0, ["a", "b", "c", "d"]),
+        ("only_state => 'absent'", 1, ["a", "c", "d"]),
+        ("only_state => 'found'", 2, ["b", "d"]),
     ],
-    ids=["all", "grace", "limit", "none"],
+    ids=["all", "grace", "limit", "none", "absent", "found"],
 )
 def test_clean_expired_geo_cache_evicts_the_oldest(
     postgres_connection: Connection, arguments: str, evicted: int, left: list[str]
 ) -> None:
     """Entries that expired longer than the grace ago go, oldest first, at most the limit, and the count is returned."""
     for key, expires in [("a", "-3 hours"), ("b", "-2 hours"), ("c", "-1 hour"), ("d", "1 hour")]:
-        cached(postgres_connection, "geo_ip_cache", key, expires)
+        cached(postgres_connection, "geo_ip_cache", key, expires, state="absent" if key == "b" else "found")
     answer = postgres_connection.execute(f"SELECT clean_expired_geo_cache({arguments})".encode()).fetchall()
     assert answer == [(evicted,)]
     assert postgres_connection.execute("SELECT ip_address FROM geo_ip_cache ORDER BY 1").fetchall() == [
@@ -345,11 +348,12 @@ def test_cache_statistics_tell_sizes_and_hits(postgres_connection: Connection) -
 
 
 KEYS = json.dumps([f"key-{n}" for n in range(0, 3_000, 100)])
-ASKED = {"keys": KEYS, "served_from": 0.0, "version": ""}
+ASKED = {"keys": KEYS, "now": 0.0, "served_from": 0.0, "touched_before": 0.0, "version": ""}
 STATISTICS = "SELECT cache, entries, expired, hit_rate FROM get_cache_statistics()"
 QUERIES: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"{table}_pkey": (sql.load(f"{table}/get_many"), ASKED) for table in CACHES},
-    **{f"{table}_expires_at_idx": (STATISTICS, {}) for table in CACHES},
+    **{f"{table}_expires_at_idx": (sql.load(f"{table}/count_due"), {"grace": timedelta(0)}) for table in CACHES},
+    **{f"{table}_last_used_at_idx": (sql.load(f"{table}/evict_least_used"), {"row_limit": 10}) for table in CACHES},
     "enrichment_jobs_pkey": (sql.load("enrichment_jobs/get"), {"batch_id": "batch-7"}),
     "enrichment_jobs_run_idx": (sql.load("enrichment_jobs/find_run"), {"dag_id": "dag", "run_id": "run-7"}),
     "enrichment_jobs_published_at_idx": (

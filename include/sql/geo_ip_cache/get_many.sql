@@ -1,5 +1,6 @@
 -- What the cache knows about these addresses, expired rows within the grace included: the look-up judges them.
--- Columns: key, state, reason, version, expiry in epoch seconds, then the fields of the struct in its order.
+-- Columns: key, state, reason, version, expiry in epoch seconds, whether this use is to be noted, then the fields of the
+-- struct in its order.
 -- Asked once per chunk for all distinct keys. `keys` is a JSON array; an empty `version` means any.
 SELECT
     ip_address,
@@ -7,6 +8,7 @@ SELECT
     reason,
     version,
     date_part('epoch', expires_at),
+    last_used_at < to_timestamp(%(touched_before)s) AND expires_at > to_timestamp(%(now)s),
     country,
     country_code,
     region,

@@ -1,5 +1,5 @@
 -- Keep what the geo database said about these addresses.
--- `rows` is a JSON array of objects.
+-- `rows` is a JSON array of objects. `used_at` is null where that is no use of them: the last one is kept then.
 -- In key order, so that two tasks that write the same keys wait for each other instead of deadlocking.
 INSERT INTO geo_ip_cache (
     ip_address,
@@ -15,7 +15,8 @@ INSERT INTO geo_ip_cache (
     timezone,
     network_type,
     fetched_at,
-    expires_at
+    expires_at,
+    last_used_at
 )
 SELECT
     given.key,
@@ -31,7 +32,8 @@ SELECT
     given.timezone,
     given.network_type,
     to_timestamp(%(fetched_at)s),
-    to_timestamp(given.expires_at)
+    to_timestamp(given.expires_at),
+    to_timestamp(coalesce(%(used_at)s, %(fetched_at)s))
 FROM json_to_recordset(%(rows)s::json) AS given (
     key text,
     state text,
@@ -61,4 +63,5 @@ ON CONFLICT (ip_address) DO UPDATE SET
     timezone = EXCLUDED.timezone,
     network_type = EXCLUDED.network_type,
     fetched_at = EXCLUDED.fetched_at,
-    expires_at = EXCLUDED.expires_at
+    expires_at = EXCLUDED.expires_at,
+    last_used_at = coalesce(to_timestamp(%(used_at)s), geo_ip_cache.last_used_at)

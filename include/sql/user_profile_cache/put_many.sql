@@ -1,5 +1,5 @@
 -- Keep what the user service said about these users.
--- `rows` is a JSON array of objects.
+-- `rows` is a JSON array of objects. `used_at` is null where that is no use of them: the last one is kept then.
 -- In key order, so that two tasks that write the same keys wait for each other instead of deadlocking.
 INSERT INTO user_profile_cache (
     user_id,
@@ -10,7 +10,8 @@ INSERT INTO user_profile_cache (
     account_age_days,
     company,
     fetched_at,
-    expires_at
+    expires_at,
+    last_used_at
 )
 SELECT
     given.key,
@@ -21,7 +22,8 @@ SELECT
     given.account_age_days,
     given.company,
     to_timestamp(%(fetched_at)s),
-    to_timestamp(given.expires_at)
+    to_timestamp(given.expires_at),
+    to_timestamp(coalesce(%(used_at)s, %(fetched_at)s))
 FROM json_to_recordset(%(rows)s::json) AS given (
     key text,
     state text,
@@ -41,4 +43,5 @@ ON CONFLICT (user_id) DO UPDATE SET
     account_age_days = EXCLUDED.account_age_days,
     company = EXCLUDED.company,
     fetched_at = EXCLUDED.fetched_at,
-    expires_at = EXCLUDED.expires_at
+    expires_at = EXCLUDED.expires_at,
+    last_used_at = coalesce(to_timestamp(%(used_at)s), user_profile_cache.last_used_at)

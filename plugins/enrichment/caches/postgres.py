@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from psycopg.rows import tuple_row
 from enrichment import sql
 from enrichment.caches.base import Entry, State, Tier
 from enrichment.errors import LayerUnavailable
+
+log = logging.getLogger(__name__)
 
 # A B-tree takes keys up to a third of a page; a key is whatever text a message holds.
 MAX_KEY_BYTES = 2_000
@@ -29,6 +32,9 @@ class PostgresLayer:
     `stale_grace_seconds` ago are returned too, for the caller to judge. `connect` gives a connection, which is kept
     until it breaks; then the next call opens another. `clock` gives seconds since the epoch.
 
+    That a row was served is noted in it (`last_used_at`, which eviction goes by) when it was last noted longer than
+    `touch_after_seconds` ago: one more statement for a call's rows of that age, none where there are none.
+
     Raises `LayerUnavailable` for whatever the database refuses. Keys that no table can hold are unknown to it.
     """
 
@@ -43,6 +49,7 @@ class PostgresLayer:
         clock: Callable[[], float],
         version: str = "",
         stale_grace_seconds: float = 0,
+        touch_after_seconds: float = 900,
     ) -> None:
         self._connect = connect
         self._connection: psycopg.Connection[Any] | None = None
@@ -52,30 +59,54 @@ class PostgresLayer:
         self._clock = clock
         self._version = version
         self._grace = stale_grace_seconds
+        self._touch_after = touch_after_seconds
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """The entries of those keys that the table has, expired ones within the grace included."""
         known = storable_keys(keys)
         if not known:
             return {}
+        now = self._clock()
         rows = self._execute(
             "get_many",
-            {"keys": as_json(known), "served_from": self._clock() - self._grace, "version": self._version},
+            {
+                "keys": as_json(known),
+                "now": now,
+                "served_from": now - self._grace,
+                "touched_before": now - self._touch_after,
+                "version": self._version,
+            },
         )
+        if due := [row[0] for row in rows if row[5]]:
+            self._touch(due, now)
         words, found, absent = self._words, State.FOUND, State.ABSENT
         return {
             key: Entry(found, words(*value), None, expires_at, version)
             if state == "found"
             else Entry(absent, None, reason, expires_at, version)
-            for key, state, reason, version, expires_at, *value in rows
+            for key, state, reason, version, expires_at, _, *value in rows
         }
 
     def put_many(self, entries: Mapping[str, Entry]) -> None:
         """Upsert these entries, in key order; those that failed or were served stale are left out."""
+        self._put(entries, used_at=self._clock())
+
+    def renew_many(self, entries: Mapping[str, Entry]) -> None:
+        """Put entries that nobody asked for: when they were last used stays as it is."""
+        self._put(entries, used_at=None)
+
+    def _put(self, entries: Mapping[str, Entry], used_at: float | None) -> None:
         keys = storable_keys([key for key, e in entries.items() if e.state is not State.FAILED and not e.stale])
         rows = [self._row_of(key, entries[key]) for key in keys]
         if rows:
-            self._execute("put_many", {"rows": rows_as_json(rows), "fetched_at": self._clock()})
+            self._execute("put_many", {"rows": rows_as_json(rows), "fetched_at": self._clock(), "used_at": used_at})
+
+    def _touch(self, keys: Sequence[str], now: float) -> None:
+        """Note the use of these keys. A database that refuses costs only that: the answers are there."""
+        try:
+            self._execute("touch", {"keys": as_json(keys), "used_at": now})
+        except LayerUnavailable as error:
+            log.warning("cache.use_not_noted table=%s keys=%d error=%s", self._table, len(keys), error)
 
     def close(self) -> None:
         """Close the connection, if there is one."""

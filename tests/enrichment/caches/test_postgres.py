@@ -51,13 +51,14 @@ def found(clock: FixedClock, value: Any = PREMIUM, version: str = "") -> Entry:
 
 @pytest.mark.parametrize("table", WORDS)
 def test_statement_returns_the_fields_in_order_when_asked(postgres_connection: Connection, table: str) -> None:
-    """The columns after the first five of each get_many are the fields of the struct, in its order."""
+    """The columns after the first six of each get_many are the fields of the struct, in its order."""
     cursor = postgres_connection.execute(
-        sql.load(f"{table}/get_many"), {"keys": "[]", "served_from": 0.0, "version": ""}
+        sql.load(f"{table}/get_many"),
+        {"keys": "[]", "now": 0.0, "served_from": 0.0, "touched_before": 0.0, "version": ""},
     )
     assert cursor.description is not None
     names = [column.name for column in cursor.description]
-    assert names[5:] == [field.name for field in msgspec.structs.fields(WORDS[table])]
+    assert names[6:] == [field.name for field in msgspec.structs.fields(WORDS[table])]
 
 
 def test_entry_is_there_for_the_next_process_when_put(make_layer: MakeLayer, clock: FixedClock) -> None:
@@ -108,6 +109,82 @@ def test_put_many_keeps_the_others_when_a_value_cannot_be_stored(
     layer = make_layer()
     layer.put_many({"good": found(clock), "bad": found(clock, Profile("free", 1, company))})
     assert layer.get_many(["good", "bad"]) == {"good": found(clock)}
+
+
+def last_uses(connection: Connection) -> dict[str, float]:
+    """When each cached user was last used, in epoch seconds."""
+    return dict(
+        connection.execute("SELECT user_id, date_part('epoch', last_used_at) FROM user_profile_cache").fetchall()
+    )
+
+
+def test_use_is_noted_when_the_last_note_is_old_enough(
+    make_layer: MakeLayer, postgres_connection: Connection, clock: FixedClock
+) -> None:
+    """A row that is served carries when, as exactly as configured; rows that were not served keep their time."""
+    layer, start = make_layer(touch_after_seconds=900), clock()
+    layer.put_many({"asked": found(clock), "idle": found(clock)})
+    clock.advance(900)
+    layer.get_many(["asked"])
+    assert last_uses(postgres_connection) == {"asked": start, "idle": start}
+    clock.advance(1)
+    layer.get_many(["asked"])
+    assert last_uses(postgres_connection) == {"asked": start + 901, "idle": start}
+
+
+def test_use_is_not_noted_when_the_row_has_expired(
+    make_layer: MakeLayer, postgres_connection: Connection, clock: FixedClock
+) -> None:
+    """An expired row is about to be fetched anew: writing it twice would be waste."""
+    layer, start = make_layer(stale_grace_seconds=HOUR), clock()
+    layer.put_many({"asked": found(clock)})
+    clock.advance(HOUR)
+    assert layer.get_many(["asked"])
+    assert last_uses(postgres_connection) == {"asked": start}
+
+
+def test_noting_use_never_waits_when_others_hold_the_row(
+    make_layer: MakeLayer, postgres_connection: Connection, postgres_uri: str, clock: FixedClock
+) -> None:
+    """A reader is not held up by whoever writes the row: that one is left out, the others are noted."""
+    layer = PostgresLayer(
+        lambda: psycopg.connect(postgres_uri, options="-c lock_timeout=1"), "user_profile_cache", Profile, clock=clock
+    )
+    start = clock()
+    layer.put_many({"busy": found(clock), "free": found(clock)})
+    clock.advance(1_000)
+    with psycopg.connect(postgres_uri) as writer:
+        writer.execute("UPDATE user_profile_cache SET company = 'Other' WHERE user_id = 'busy'")
+        assert set(layer.get_many(["busy", "free"])) == {"busy", "free"}
+    layer.close()
+    assert last_uses(postgres_connection) == {"busy": start, "free": start + 1_000}
+
+
+def test_entries_are_served_when_their_use_cannot_be_noted(
+    make_layer: MakeLayer, postgres_uri: str, clock: FixedClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A database that refuses to write (a standby) still answers."""
+    make_layer().put_many({"user-123": found(clock)})
+    clock.advance(1_000)
+    reader = PostgresLayer(
+        lambda: psycopg.connect(postgres_uri, options="-c default_transaction_read_only=on"),
+        "user_profile_cache", Profile, clock=clock,
+    )  # fmt: skip
+    assert set(reader.get_many(["user-123"])) == {"user-123"}
+    reader.close()
+    assert "cache.use_not_noted" in caplog.text
+
+
+def test_renewed_entry_keeps_its_last_use(
+    make_layer: MakeLayer, postgres_connection: Connection, clock: FixedClock
+) -> None:
+    """Renewing replaces everything but the time of the last use; a key that is gone meanwhile counts as used now."""
+    layer, start = make_layer(), clock()
+    layer.put_many({"user-123": found(clock, Profile("free"))})
+    clock.advance(60)
+    layer.renew_many({"user-123": found(clock), "gone": found(clock)})
+    assert layer.get_many(["user-123"]) == {"user-123": found(clock)}
+    assert last_uses(postgres_connection) == {"user-123": start, "gone": start + 60}
 
 
 def test_layer_is_unavailable_when_nothing_can_connect(clock: FixedClock) -> None:
