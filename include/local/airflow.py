@@ -93,19 +93,28 @@ def environment(
 
 
 def connections(addresses: Addresses, token: str | None) -> dict[str, str]:
-    """The pipeline's three Airflow connections, as Airflow reads them from the environment."""
-    database = conninfo_to_dict(addresses.stacklens)
+    """The pipeline's Airflow connections, as Airflow reads them from the environment. Airflow's own database is among
+    them where it is PostgreSQL: tasks are told nothing else of it, and one cleans it."""
+    dialect, _, rest = addresses.airflow.partition("://")
+    own = {"AIRFLOW_METADATA": _postgres(f"postgresql://{rest}")} if dialect.startswith("postgres") else {}
+    found = {
+        "KAFKA_STACKLENS": {"conn_type": "kafka", "extra": {"bootstrap.servers": addresses.bootstrap_servers}},
+        "POSTGRES_STACKLENS": _postgres(addresses.stacklens),
+        "USER_SERVICE": {"conn_type": "http", "host": addresses.user_service, "password": token},
+        **own,
+    }
+    return {f"AIRFLOW_CONN_{name}": json.dumps(connection) for name, connection in found.items()}
+
+
+def _postgres(address: str) -> dict[str, Any]:
+    """A database's address as an Airflow connection."""
+    database = conninfo_to_dict(address)
     names = {"host": "host", "port": "port", "user": "login", "password": "password", "dbname": "schema"}
     postgres: dict[str, Any] = {names[key]: value for key, value in database.items() if key in names}
     if "port" in postgres:
         postgres["port"] = int(postgres["port"])
     extra = {key: value for key, value in database.items() if key not in names}
-    found = {
-        "KAFKA_STACKLENS": {"conn_type": "kafka", "extra": {"bootstrap.servers": addresses.bootstrap_servers}},
-        "POSTGRES_STACKLENS": {"conn_type": "postgres", **postgres, "extra": extra},
-        "USER_SERVICE": {"conn_type": "http", "host": addresses.user_service, "password": token},
-    }
-    return {f"AIRFLOW_CONN_{name}": json.dumps(connection) for name, connection in found.items()}
+    return {"conn_type": "postgres", **postgres, "extra": extra}
 
 
 def prepare(config: Config, credentials: Credentials, environment: Mapping[str, str]) -> None:

@@ -29,7 +29,7 @@ def environment(config: Config, **environ: str) -> dict[str, str]:
 
 
 def test_connections_when_read_as_json() -> None:
-    """The three connections say what the addresses say, quoted characters included."""
+    """The connections say what the addresses say, quoted characters included."""
     found = {name: json.loads(value) for name, value in airflow.connections(ADDRESSES, "token").items()}
     assert found["AIRFLOW_CONN_KAFKA_STACKLENS"]["extra"] == {"bootstrap.servers": "127.0.0.1:29092"}
     assert found["AIRFLOW_CONN_POSTGRES_STACKLENS"] == {
@@ -41,6 +41,15 @@ def test_connections_when_read_as_json() -> None:
         "schema": "stacklens",
         "extra": {},
     }
+    assert found["AIRFLOW_CONN_AIRFLOW_METADATA"] == {
+        "conn_type": "postgres",
+        "host": "127.0.0.1",
+        "port": 25432,
+        "login": "postgres",
+        "password": "p",
+        "schema": "airflow",
+        "extra": {},
+    }
     assert found["AIRFLOW_CONN_USER_SERVICE"] == {
         "conn_type": "http",
         "host": "http://127.0.0.1:28081",
@@ -49,9 +58,12 @@ def test_connections_when_read_as_json() -> None:
 
 
 def test_connections_when_url_has_options() -> None:
-    """Options of the database's URL are kept, as the connection's extras."""
-    addresses = Addresses("b", "postgresql://h/d?sslmode=require", "a", "u")
-    connection = json.loads(airflow.connections(addresses, None)["AIRFLOW_CONN_POSTGRES_STACKLENS"])
+    """Options of the database's URL are kept, as the connection's extras; a database of Airflow's that is none of
+    PostgreSQL's gives no connection."""
+    addresses = Addresses("b", "postgresql://h/d?sslmode=require", "mysql://h/d", "u")
+    found = airflow.connections(addresses, None)
+    assert "AIRFLOW_CONN_AIRFLOW_METADATA" not in found
+    connection = json.loads(found["AIRFLOW_CONN_POSTGRES_STACKLENS"])
     assert connection["extra"] == {"sslmode": "require"}
     assert "port" not in connection
 

@@ -123,7 +123,12 @@ def test_specification_is_strict(wrong: dict[str, Any]) -> None:
 def test_every_variable_has_a_reader(airflow: dict[str, set[str]]) -> None:
     """No variable is misspelt: each is a setting of ours, an option or connection of Airflow, or in the list above."""
     settings = load()
-    connections = (settings.kafka.conn_id, settings.pipeline.postgres_conn_id, settings.user.conn_id)
+    connections = (
+        settings.kafka.conn_id,
+        settings.pipeline.postgres_conn_id,
+        settings.user.conn_id,
+        settings.retention.metadata_conn_id,
+    )
     known = SETTINGS | airflow["options"] | OTHERS.keys() | {f"AIRFLOW_CONN_{name.upper()}" for name in connections}
     assert {name for service, name, _ in environments() if service != "kafka"} - known == set()
 

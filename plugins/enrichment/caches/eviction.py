@@ -7,6 +7,7 @@ either way, since expiry is judged when reading; eviction only frees space.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
@@ -20,6 +21,9 @@ from enrichment import sql
 # The table of each cache, under the names of get_cache_statistics().
 TABLES = {"geo": "geo_ip_cache", "user": "user_profile_cache", "business": "business_context_cache"}
 REPORTED = 10  # groups of each view in a report
+TRIES = 5  # of a chunk that meets a lock
+
+log = logging.getLogger(__name__)
 
 
 class Statistics(msgspec.Struct, frozen=True):
@@ -146,14 +150,27 @@ def _count_due(connection: psycopg.Connection[Any], cache: str, grace: timedelta
 
 
 def _evict_expired(connection: psycopg.Connection[Any], cache: str, grace: timedelta, limit: int) -> Chunk | None:
-    [row] = _rows(connection, f"{TABLES[cache]}/evict_expired", {"grace": grace, "row_limit": limit})
-    chunk = Chunk(found=row["found"], absent=row["absent"])
+    row = _delete(connection, f"{TABLES[cache]}/evict_expired", {"grace": grace, "row_limit": limit})
+    chunk = Chunk(found=row.get("found", 0), absent=row.get("absent", 0))
     return chunk if chunk.rows else None
 
 
 def _evict_least_used(connection: psycopg.Connection[Any], cache: str, limit: int) -> Chunk | None:
-    [row] = _rows(connection, f"{TABLES[cache]}/evict_least_used", {"row_limit": limit})
-    return Chunk(surplus=row["rows"], surplus_bytes=row["bytes"]) if row["rows"] else None
+    row = _delete(connection, f"{TABLES[cache]}/evict_least_used", {"row_limit": limit})
+    return Chunk(surplus=row["rows"], surplus_bytes=row["bytes"]) if row.get("rows") else None
+
+
+def _delete(connection: psycopg.Connection[Any], statement: str, parameters: Mapping[str, Any]) -> dict[str, int]:
+    """What a chunk deleted; nothing when it met a lock that it cannot pass over, time and again: the next run comes."""
+    for _ in range(TRIES):
+        try:
+            with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
+                cursor.execute(sql.load("caches/wait_briefly"))
+                cursor.execute(sql.load(statement), parameters)
+                return cursor.fetchall()[0]
+        except psycopg.errors.LockNotAvailable:
+            log.info("cache.chunk_given_up statement=%s", statement)
+    return {}
 
 
 def _vacuum(connection: psycopg.Connection[Any], cache: str) -> None:

@@ -1,0 +1,51 @@
+"""Keep the caches small and warm, and the pipeline's own past within its retention.
+
+**Reads** and **Writes** the tables `geo_ip_cache`, `user_profile_cache` and `business_context_cache`, and deletes from
+`enrichment_jobs`, `enrichment_metrics` and `enrichment_audit_log`. It also reads the views `v_active_geo_cache`,
+`v_user_profile_summary` and `v_business_risk_distribution`, and asks the sources of the caches.
+
+For each cache, side by side: `evict` deletes what has passed its hard expiry (expiry plus `CACHE_STALE_GRACE_HOURS`),
+then, above the ceiling `..._CACHE_MAX_ROWS`, what was not used for longest, in chunks of `CACHE_EVICTION_CHUNK_ROWS`
+that wait for nobody; then it vacuums and analyses. `renew` fetches the keys that are in use before they expire
+(`CACHE_REFRESH_KEYS`, 0: off). `forget` deletes batches, metrics and audit rows past `RETENTION_...`; an unpublished
+batch, or one that waits for its repair, stays. `report` says what was freed (`row_bytes`: room for new rows;
+`disk_bytes`: given back to the disk, mostly 0) and what the caches hold.
+
+**When it fails** nothing is lost: expiry is judged when reading, eviction only frees space. The database is unreachable
+or a setting is wrong; the next run goes on where this one ended. A source that is down is no failure: `renew` counts
+its keys as `failed`.
+
+**By hand** trigger it at any time; a dry run only counts.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.sdk import dag
+
+from enrichment.orchestration import common, eviction
+
+
+@dag(
+    schedule=eviction.EVERY_QUARTER,
+    start_date=datetime(2024, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=1),
+    default_args=common.DEFAULT_ARGS,
+    params=eviction.EVICTION_PARAMS,
+    description="Evict and renew cached entries; forget old batches, metrics and audit rows",
+    doc_md=__doc__,
+    tags=["stacklens", "caches"],
+)
+def stacklens_cache_eviction() -> None:
+    """See the module: its text is the DAG's documentation."""
+    evicted = []
+    for cache in eviction.CACHES:
+        evicted.append(eviction.evict.override(task_id=f"evict_{cache}")(cache))
+        evicted[-1] >> eviction.renew.override(task_id=f"renew_{cache}")(cache)
+    eviction.report(evicted, eviction.forget())
+
+
+stacklens_cache_eviction()

@@ -1,0 +1,101 @@
+"""The tasks of `stacklens_cache_eviction`: for each cache what is evicted and renewed, what of the past is forgotten, a
+report."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task
+
+from enrichment.orchestration.common import Manifest, resources
+
+log = logging.getLogger(__name__)
+
+CACHES = ("geo", "user", "business")
+# Less than CACHE_REFRESH_AHEAD_MINUTES: a key in use is seen before it expires.
+EVERY_QUARTER = CronTriggerTimetable("*/15 * * * *", timezone="UTC")
+
+EVICTION_PARAMS = {
+    "dry_run": Param(
+        False,
+        type="boolean",
+        title="Dry run",
+        description_md="Count what would be evicted, renewed and forgotten, and change nothing. The counts are in the "
+        "logs and XComs of the tasks.",
+    ),
+}
+
+
+def is_dry() -> bool:
+    """Whether the run only counts."""
+    return bool(get_current_context()["params"]["dry_run"])
+
+
+@task
+def evict(cache: str) -> dict[str, Any]:
+    """Delete what has passed its hard expiry and, above the ceiling, what was not used for longest; then vacuum and
+    analyse the table."""
+    from msgspec import to_builtins
+
+    with resources() as r:
+        evicted: dict[str, Any] = to_builtins(r.evict(cache, dry_run=is_dry()))
+    log.info("cache.evicted %s", fields(evicted))
+    return evicted
+
+
+@task
+def renew(cache: str) -> dict[str, Any]:
+    """Fetch anew, through the cache's own source, the keys that are in use and about to expire. A source that is down
+    costs only that."""
+    from msgspec import to_builtins
+
+    with resources() as r:
+        renewed: dict[str, Any] = to_builtins(r.renew(cache, dry_run=is_dry()))
+    log.info("cache.renewed cache=%s %s", cache, fields(renewed))
+    return renewed
+
+
+@task
+def forget() -> dict[str, Any]:
+    """Delete batches, metrics and audit rows that are older than their retention."""
+    from msgspec import to_builtins
+
+    from enrichment.store.retention import forget as forget_old
+
+    with resources() as r:
+        keep = {
+            "enrichment_jobs": timedelta(days=r.settings.retention.jobs_days),
+            "enrichment_metrics": timedelta(days=r.settings.retention.metrics_days),
+            "enrichment_audit_log": timedelta(days=r.settings.retention.audit_days),
+        }
+        chunk_rows = r.settings.cache.eviction_chunk_rows
+        forgotten: dict[str, Any] = to_builtins(forget_old(r.postgres, keep, chunk_rows=chunk_rows, dry_run=is_dry()))
+    log.info("past.forgotten %s", fields(forgotten))
+    return forgotten
+
+
+@task
+def report(evicted: Manifest, forgotten: Manifest) -> dict[str, Any]:
+    """Say what was freed, what the caches hold, and how well they serve."""
+    from enrichment.caches import eviction
+
+    with resources() as r:
+        held = eviction.report(r.postgres)
+    rows = sum(cache["found"] + cache["absent"] + cache["surplus"] for cache in evicted)
+    freed = {
+        "rows": rows,
+        "row_bytes": sum(cache["row_bytes"] for cache in evicted),
+        "disk_bytes": sum(cache["size_bytes_before"] - cache["size_bytes"] for cache in evicted),
+    }
+    log.info("report.freed dry_run=%s %s", is_dry(), fields(freed))
+    for kind, lines in held.items():
+        for line in lines:
+            log.info("report.%s %s", kind, fields(line))
+    return {"dry_run": is_dry(), "freed": freed, "forgotten": forgotten, **held}
+
+
+def fields(values: dict[str, Any]) -> str:
+    """As logs have them."""
+    return " ".join(f"{name}={value}" for name, value in values.items())
