@@ -233,12 +233,23 @@ def begin(clients: Clients, ledger: Ledger, replay: Replay) -> None:
             with_retries(lambda _: reader.commit(offsets=unset, asynchronous=False), timeout)
 
 
-def is_next(clients: Clients, batch: Batch) -> bool:
-    """Whether all batches before this one in its lane are published: the window's group has come to its start."""
+def is_next(clients: Clients, ledger: Ledger, batch: Batch) -> bool:
+    """Whether all batches before this one in its lane are published: the window's group has come to its start.
+
+    Raises `ReplayRefused` when the group has no offset any more, which nobody would ever wait out.
+    """
+    job = ledger.get(batch.batch_id)
+    if job is not None and job.is_published:
+        return True
     with clients.for_batch(batch).offsets_reader() as reader:
         partitions = [r.partition for r in batch.ranges]
         committed = committed_offsets(reader, batch.topic, partitions, clients.settings.request_timeout_sec)
-    return all((committed[r.partition] or 0) >= r.start for r in batch.ranges)
+    offsets = [(r.start, committed[r.partition]) for r in batch.ranges]
+    if any(offset is None for _, offset in offsets):
+        raise ReplayRefused(
+            f"the group {batch.group_id} has expired: clear the run's `plan` with everything downstream"
+        )
+    return all(offset is not None and offset >= start for start, offset in offsets)
 
 
 def report(clients: Clients, ledger: Ledger, replays: Replays, purpose: Purpose) -> dict[str, Any]:

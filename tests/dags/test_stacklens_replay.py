@@ -126,9 +126,9 @@ def test_turn_never_comes_after_a_failure(monkeypatch: pytest.MonkeyPatch, state
 
 def poke(monkeypatch: pytest.MonkeyPatch, is_next: bool, states: dict[str, str]) -> bool:
     """One look of the sensor, the group and the other tasks being as given."""
-    monkeypatch.setattr(replay, "resources", lambda: nullcontext(SimpleNamespace(clients=None)))
+    monkeypatch.setattr(replay, "resources", lambda: nullcontext(SimpleNamespace(clients=None, ledger=None)))
     monkeypatch.setattr(replay, "batch_of", lambda manifest: BATCH)
-    monkeypatch.setattr(library, "is_next", lambda clients, batch: is_next)
+    monkeypatch.setattr(library, "is_next", lambda clients, ledger, batch: is_next)
     turn: Any = DAG.get_task("window.turn")
     asked = SimpleNamespace(get_task_states=lambda **which: {which["run_ids"][0]: states})
     turn.batch = BATCH.to_manifest()

@@ -68,12 +68,14 @@ class Replayer:
                 dag_id="replay", run_id=run_id, dry_run=dry_run, allow_lost=allow_lost,
             )  # fmt: skip
 
-    def run(self, batch: Batch) -> Published:
-        """One batch, all of its tasks."""
+    def run(self, batch: Batch, *, dies: bool = False) -> Published:
+        """One batch, all of its tasks; one that `dies` publishes, and does not come to say so."""
         with self.pipeline.resources() as r:
-            assert replay.is_next(r.clients, batch)
+            assert replay.is_next(r.clients, r.ledger, batch)
         drained = self.pipeline.stage(batch)
         published = self.pipeline.publish(drained)
+        if dies:
+            return published
         with self.pipeline.resources() as r:
             record(r.ledger, drained, published)
         return published
@@ -157,11 +159,12 @@ def test_window_is_published_once_whoever_replays_it_again(replayer: Replayer) -
     replayer.produce([START + n for n in range(200)])
     _, first = replayer.plan()
     replayer.run(first[0])
+    replayer.run(first[1], dies=True)
     replayer.produce([START + 5] * 40)
     _, again = replayer.plan(run_id="another")
     assert again == first
-    assert not replayer.run(first[0]).produced
-    for batch in again[1:]:
+    assert not any(replayer.run(batch).produced for batch in first[:2])
+    for batch in again[2:]:
         assert replayer.run(batch).produced
     replayer.replay(0)
     assert replayer.plan()[1] == []
@@ -175,12 +178,30 @@ def test_batch_before_its_turn_publishes_nothing(replayer: Replayer) -> None:
     replayer.produce([START + n for n in range(200)], partition=0)
     _, batches = replayer.plan()
     with replayer.pipeline.resources() as r:
-        assert [replay.is_next(r.clients, batch) for batch in batches[:2]] == [True, False]
+        assert [replay.is_next(r.clients, r.ledger, batch) for batch in batches[:2]] == [True, False]
     drained = replayer.pipeline.stage(batches[1])
     with pytest.raises(OffsetsMoved):
         replayer.pipeline.publish(drained)
     for batch in batches:
         replayer.run(batch)
+    report = replayer.check()
+    assert report.ok, report.summary()
+
+
+def test_group_that_has_expired_is_set_again_by_the_plan(replayer: Replayer) -> None:
+    """Kafka forgets a group after a week: nobody waits for it, and a plan goes on where the ledger says."""
+    replayer.produce([START + n for n in range(200)], partition=0)
+    _, batches = replayer.plan()
+    replayer.run(batches[0])
+    admin = AdminClient({"bootstrap.servers": replayer.pipeline.bootstrap_servers})
+    for deleted in admin.delete_consumer_groups([batches[0].group_id]).values():
+        deleted.result()
+    with replayer.pipeline.resources() as r:
+        assert replay.is_next(r.clients, r.ledger, batches[0])
+        with pytest.raises(ReplayRefused, match="has expired: clear the run's `plan`"):
+            replay.is_next(r.clients, r.ledger, batches[1])
+    for batch in replayer.plan()[1][1:]:
+        assert replayer.run(batch).produced
     report = replayer.check()
     assert report.ok, report.summary()
 

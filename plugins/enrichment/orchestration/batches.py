@@ -134,7 +134,7 @@ def publish(
             durations={"publish": stage.seconds} | {name: done["seconds"] for name, done in lookups.items()},
             geo_database_build=placed["build"],
         )  # fmt: skip
-    summary = {"batch_id": batch.batch_id, "dry_run": batch.dry_run, **stage.counts}
+    summary = {"batch_id": batch.batch_id, "kind": batch.purpose.kind, "dry_run": batch.dry_run, **stage.counts}
     for asset in (ANALYTICS, DEAD_LETTERS):
         outlet_events[asset].extra = summary
     return summary

@@ -145,7 +145,7 @@ class Turn(BaseSensorOperator):
 
         claimed = batch_of(self.batch)
         with resources() as r:
-            if replay.is_next(r.clients, claimed):
+            if replay.is_next(r.clients, r.ledger, claimed):
                 return True
         ended = context["ti"].get_task_states(
             dag_id=self.dag_id, task_ids=[f"{WINDOW}.batch.publish"], run_ids=[context["run_id"]]
