@@ -92,13 +92,13 @@ class _Outputs:
         order = np.argsort(keys, kind="stable")
         return cls(keys[order], kinds[order], hashes[order])
 
-    def earlier(self, clients: Clients, side: Side, topic: str, window: Window, own: frozenset[str]) -> _Outputs:
-        """What was published of the same messages before, by others than these batches; the last of each counts."""
+    def earlier(self, clients: Clients, side: Side, topic: str, window: Window) -> _Outputs:
+        """What was published of the same messages before; the last of each counts."""
         before = _Outputs(self.keys, np.zeros_like(self.kinds), np.zeros_like(self.hashes))
         if not len(self.keys):
             return before
         for kind, chunk in side.chunks(clients):
-            chosen = [(row, o) for row, o in outputs(chunk, topic, window) if o.batch_id not in own]
+            chosen = list(outputs(chunk, topic, window))
             keys, kinds, hashes = _rows([o[:2] for _, o in chosen], kind, [chunk.values[row] for row, _ in chosen])
             at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
             joined = self.keys[at] == keys
@@ -145,11 +145,10 @@ def compare(
     clients: Clients, topic: str, window: Window, batches: Mapping[str, int], replayed: Side, before: Side
 ) -> Differences:
     """Join the outputs of `batches` (id to messages) on the one side with those of the same messages on the other."""
-    own = frozenset(batches)
     total = Differences()
     for part in _parts(batches):
         outputs_now = _Outputs.of(clients, replayed, topic, window, part)
-        total = total + outputs_now.against(outputs_now.earlier(clients, before, topic, window, own))
+        total = total + outputs_now.against(outputs_now.earlier(clients, before, topic, window))
     return total
 
 
