@@ -74,6 +74,7 @@ def test_connections_when_url_has_options() -> None:
         pytest.param("AIRFLOW__CORE__PARALLELISM", True, id="a-setting"),
         pytest.param("AIRFLOW_CONN_USER_SERVICE", True, id="a-connection"),
         pytest.param("ENRICHMENT_STAGING_URL", True, id="the-staging-area"),
+        pytest.param("GEO_IP_INSTALL_PATH", True, id="the-installed-geo-database"),
         pytest.param("AIRFLOW_HOME", False, id="another-home"),
         pytest.param("AIRFLOW__CORE__DAGS_FOLDER", False, id="another-project"),
         pytest.param("AIRFLOW__API__PORT", False, id="a-port"),
