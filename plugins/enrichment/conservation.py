@@ -13,6 +13,10 @@ Every field of the input is in the enriched message with the same JSON text, whi
 output, which the output overwrites. A dead letter gives the original back: an equal object, the same text, the same
 bytes. The outputs of one input partition are in one partition of each output topic, in the order of their offsets.
 
+A dead letter that was sent in again is marked in a topic of its own and is no output any more: what it became is, an
+enriched message or another letter. Such an output comes when it comes, so its place in the order is not asked for, and
+the headers of the redrive stand before the origin headers.
+
 Outputs without origin headers, or of other inputs than the given ones, are counted as foreign and left aside; so are
 those of replays. A replay is checked by itself: then only its outputs count, only the messages that it was to take are
 expected, and the order is that within each window.
@@ -25,7 +29,7 @@ import json
 import sys
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -33,7 +37,7 @@ from itertools import zip_longest
 from typing import cast
 
 import numpy as np
-from confluent_kafka import Message
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from enrichment.committed import Kafka, committed_ranges, log_ranges, position, read
 from enrichment.fingerprint import (
@@ -42,6 +46,7 @@ from enrichment.fingerprint import (
     Form,
     Origin,
     Output,
+    is_redriven,
     of_analytics,
     of_input,
     of_letter,
@@ -66,7 +71,8 @@ class Defect(StrEnum):
 
 @dataclass(slots=True)
 class ConservationReport:
-    """What the check found. `read` counts input messages; `foreign` outputs belong to inputs that were not checked."""
+    """What the check found. `read` counts input messages; `foreign` outputs belong to inputs that were not checked;
+    `redriven` dead letters have been sent in again, and are counted as nothing else."""
 
     read: int = 0
     analytics: int = 0
@@ -74,6 +80,7 @@ class ConservationReport:
     dead: int = 0
     corrections: int = 0
     foreign: int = 0
+    redriven: int = 0
     defects: Counter[Defect] = field(default_factory=Counter)
     examples: dict[Defect, list[str]] = field(default_factory=lambda: defaultdict(list))
     enriched_by: Counter[str] = field(default_factory=Counter)
@@ -92,6 +99,8 @@ class ConservationReport:
         corrected = f"{self.corrections:,} corrections; " if self.corrections else ""
         foreign = f"{self.foreign:,} foreign outputs"
         lines = [f"conservation {verdict}: {self.read:,} messages in, {outputs}; {corrected}{foreign}"]
+        if self.redriven:
+            lines.append(f"dead letters sent in again, and no outputs any more: {self.redriven:,}")
         for defect, count in self.defects.most_common():
             lines += [f"{defect}: {count:,}", *(f"  {example}" for example in self.examples[defect])]
         return "\n".join(lines)
@@ -177,13 +186,21 @@ class _Check:
         self._examples = examples
 
     def take_outputs(
-        self, messages: Iterable[Message], fingerprint: Callable[[Message, Origin], Output], *, corrected: bool = False
+        self,
+        messages: Iterable[Message],
+        fingerprint: Callable[[Message, Origin], Output],
+        *,
+        corrected: bool = False,
+        redriven: Collection[tuple[int, int]] = (),
     ) -> int:
         """Note the outputs on one topic and check their order; returns how many inputs have one there. `corrected`
-        says that there may be corrections of them."""
+        says that there may be corrections of them. What is at the positions `redriven` is no output any more."""
         taken = 0
         last: dict[tuple[int, str], tuple[int | None, int]] = {}
         for message in messages:
+            if position(message) in redriven:
+                self.report.redriven += 1
+                continue
             origin = origin_of(message)
             ledger = self._ledger(origin) if origin is not None else None
             if origin is None or ledger is None or not self._is_ours(message):
@@ -200,11 +217,12 @@ class _Check:
             taken += 1
             sequence = origin.partition, sequence_of(message)
             home, highest = last.get(sequence, (message.partition(), -1))
-            if message.partition() != home or origin.offset < highest:
+            late = is_redriven(message)
+            if message.partition() != home or (origin.offset < highest and not late):
                 self._found(
                     Defect.MISORDERED, origin, f"at {_place(message)}, with {highest} before it in partition {home}"
                 )
-            last[sequence] = home, max(highest, origin.offset)
+            last[sequence] = home, highest if late else max(highest, origin.offset)
             try:
                 output = fingerprint(message, origin)
             except Broken as why:
@@ -292,6 +310,7 @@ def check(
     dlq_topic: str,
     ranges: Sequence[OffsetRange],
     *,
+    redriven_topic: str | None = None,
     output_starts: Mapping[tuple[str, int], int] | None = None,
     content_every: int = 1,
     examples: int = 5,
@@ -304,8 +323,9 @@ def check(
     The output topics are read from their beginning, or from `output_starts` by topic and partition, to their last
     stable offset; transactions that are open at the start are waited for, `settle_seconds` at most. The content of
     every `content_every`th offset is compared, existence and order of all. `examples` is how many of each defect are
-    described. `replay` says what a replay was to take, to check that instead. Raises `OffsetsLost` when part of a range
-    has left the log, `KafkaException` when the broker delivers nothing for `timeout` seconds.
+    described. `redriven_topic` has the markers of the dead letters that were sent in again; without one, none was.
+    `replay` says what a replay was to take, to check that instead. Raises `OffsetsLost` when part of a range has left
+    the log, `KafkaException` when the broker delivers nothing for `timeout` seconds.
     """
     merged = merge(ranges)
     run = _Check(input_topic, merged, content_every, examples, replay)
@@ -319,10 +339,26 @@ def check(
     run.report.analytics = run.take_outputs(
         outputs(output_topic), lambda message, _: of_analytics(message), corrected=True
     )
-    run.report.dead = run.take_outputs(outputs(dlq_topic), of_letter)
+    redriven = _redriven(kafka, redriven_topic, timeout, settle_seconds) if redriven_topic else frozenset()
+    run.report.dead = run.take_outputs(outputs(dlq_topic), of_letter, redriven=redriven)
     for one_a_partition in rounds(merged):
         run.take_inputs(read(kafka, input_topic, one_a_partition, timeout))
     return run.finish()
+
+
+def _redriven(kafka: Kafka, topic: str, timeout: float, settle_seconds: float) -> Collection[tuple[int, int]]:
+    """Partition and offset of each dead letter that is marked as sent in again; none where there is no such topic."""
+    try:
+        held = log_ranges(kafka, topic, timeout, settle_seconds)
+    except KafkaException as refused:
+        if refused.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return frozenset()
+        raise
+    marked = {}
+    for marker in read(kafka, topic, held, timeout):
+        partition, _, offset = (marker.key() or b"").partition(b":")
+        marked[int(partition), int(offset)] = marker.value() is not None
+    return frozenset(letter for letter, stands in marked.items() if stands)
 
 
 def merge(ranges: Iterable[OffsetRange]) -> list[OffsetRange]:
@@ -414,7 +450,10 @@ def main(arguments: Sequence[str]) -> int:
         log_ranges(kafka, chosen.input_topic) if replay else committed_ranges(kafka, chosen.input_topic, chosen.group)
     )
     topics = (chosen.input_topic, chosen.output_topic, chosen.dlq_topic)
-    report = check(kafka, *topics, ranges, content_every=chosen.content_every, examples=chosen.examples, replay=replay)
+    report = check(
+        kafka, *topics, ranges, replay=replay, redriven_topic=f"{chosen.dlq_topic}-redriven",
+        content_every=chosen.content_every, examples=chosen.examples,
+    )  # fmt: skip
     print(report.summary())
     return 0 if report.ok and report.read else 1
 

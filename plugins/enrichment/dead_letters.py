@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from enrichment.messages import HEADER_ATTEMPTS, ORIGIN_HEADERS, Batch, DeadLetter, Reason
+from enrichment.messages import HEADER_ATTEMPTS, ORIGIN_HEADERS, REDRIVE_HEADERS, Batch, DeadLetter, Reason
 from enrichment.outgoing import Header, Outgoing, message_size
 
 _encode = msgspec.json.Encoder().encode
+_WHERE = frozenset({*ORIGIN_HEADERS, *REDRIVE_HEADERS})
 # With these reasons the value need not be a JSON object: its dead letter carries it as text.
 AS_TEXT = frozenset(
     {
@@ -63,7 +64,7 @@ class DeadLetters:
         if message_size(_encode(cut), key, headers) > self.max_bytes:
             # Not the value is what is too large: then only where the message stands is kept of the rest.
             cut = msgspec.structs.replace(cut, source_key=None, source_key_encoding="omitted")
-            key, headers = None, [header for header in headers if header[0] in ORIGIN_HEADERS]
+            key, headers = None, [header for header in headers if header[0] in _WHERE]
         room = self.max_bytes - message_size(_encode(cut), key, headers)
         head = base64.b64encode(value[: room // 4 * 3]).decode()
         return key, _encode(msgspec.structs.replace(cut, original_message=head)), headers
@@ -82,7 +83,7 @@ class DeadLetters:
             error_reason=reason,
             error_detail=detail,
             stage=stage,
-            source_topic=self.batch.topic,
+            source_topic=self.batch.source_topic,
             source_partition=message["partition"],
             source_offset=message["offset"],
             source_timestamp=message["timestamp"] or None,
@@ -91,6 +92,7 @@ class DeadLetters:
             batch_id=self.batch.batch_id,
             attempts=attempts_of(headers),
             sent_to_dlq_at=self.now,
+            purpose=self.batch.purpose.kind,
         )
 
 
@@ -102,9 +104,12 @@ def original_of(value: bytes | None, reason: str) -> tuple[Any, str]:
 
 
 def attempts_of(headers: Sequence[Header]) -> int:
-    """How often the message has been tried, this time included; a redrive says so in a header."""
-    tried = next((value for name, value in headers if name == HEADER_ATTEMPTS), None)
-    return int(tried) + 1 if tried is not None and tried.isdigit() else 1
+    """How often the message has been tried, this time included; a redrive says so in a header.
+
+    It puts its own behind what the message had: the last one counts.
+    """
+    tried = next((value for name, value in reversed(headers) if name == HEADER_ATTEMPTS), None)
+    return int(tried) + 1 if tried is not None and tried.isdigit() and len(tried) < 10 else 1
 
 
 def as_text(data: bytes | None) -> tuple[str | None, str]:

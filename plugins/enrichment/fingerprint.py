@@ -20,6 +20,8 @@ from enrichment.messages import (
     HEADER_REVISION,
     ORIGIN_HEADERS,
     OUTPUT_COLUMNS,
+    REDRIVE,
+    REDRIVE_HEADERS,
     DeadLetter,
     Reason,
 )
@@ -106,6 +108,11 @@ def sequence_of(message: Message) -> str:
     return batch_id.rsplit("/", 2)[0]  # without its lane and number
 
 
+def is_redriven(message: Message) -> bool:
+    """Whether it says before its origin which dead letter it was."""
+    return _names_letter(_headers(message)[: -len(ORIGIN_HEADERS)])
+
+
 def of_input(message: Message, form: Form, size: int) -> Fingerprint:
     """What the fingerprint of an output in this form must be, holding `size` bytes of the original.
 
@@ -138,7 +145,7 @@ def of_analytics(message: Message) -> Output:
         content = _enriched(value)
     except _UNREADABLE as why:
         raise Broken(f"no enriched message: {why}") from why
-    headers = _bare(_uncorrected(message))
+    headers = _own_headers(_uncorrected(message), redriven=True)
     return Output(Form.ENRICHED, 0, _fingerprint(message, headers, content), sources or (), errors or ())
 
 
@@ -158,15 +165,22 @@ def of_letter(message: Message, origin: Origin) -> Output:
         raise Broken(f"source_key {letter.source_key!r} is not the key {message.key()!r}")
     if letter.source_timestamp != message.timestamp()[1]:
         raise Broken(f"source_timestamp {letter.source_timestamp} is not the timestamp {message.timestamp()[1]}")
-    return Output(form, size, _fingerprint(message, _own_headers(message), content), errors=(reason,))
+    headers = _own_headers(_headers(message)[: -len(ORIGIN_HEADERS)], redriven=letter.purpose == REDRIVE)
+    return Output(form, size, _fingerprint(message, headers, content), errors=(reason,))
 
 
 def _headers(message: Message) -> list[Header]:
     return cast(list[Header], message.headers() or [])
 
 
-def _own_headers(message: Message) -> list[Header]:
-    return _bare(_headers(message)[: -len(ORIGIN_HEADERS)])
+def _own_headers(before: list[Header], *, redriven: bool) -> list[Header]:
+    """What a message had itself of the headers before its origin; `redriven` says that those of a redrive may be
+    there."""
+    return _bare(before[: -len(REDRIVE_HEADERS)] if redriven and _names_letter(before) else before)
+
+
+def _names_letter(before: list[Header]) -> bool:
+    return tuple(name for name, _ in before[-len(REDRIVE_HEADERS) :]) == REDRIVE_HEADERS
 
 
 def _uncorrected(message: Message) -> list[Header]:

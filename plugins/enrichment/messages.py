@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -145,6 +146,11 @@ HEADER_REPLAY = "stacklens-replay-id"
 # Which version of a message it is: absent on the first publication (1), a higher number on each correction of it.
 HEADER_REVISION = "stacklens-revision"
 ORIGIN_HEADERS = (HEADER_TOPIC, HEADER_PARTITION, HEADER_BATCH, HEADER_OFFSET)
+# Where the dead letter was that a message was sent in again from. These four stand before the origin headers.
+HEADER_LETTER_TOPIC = "stacklens-letter-topic"
+HEADER_LETTER_PARTITION = "stacklens-letter-partition"
+HEADER_LETTER_OFFSET = "stacklens-letter-offset"
+REDRIVE_HEADERS = (HEADER_ATTEMPTS, HEADER_LETTER_TOPIC, HEADER_LETTER_PARTITION, HEADER_LETTER_OFFSET)
 
 
 class OffsetRange(msgspec.Struct, frozen=True, order=True):
@@ -179,11 +185,29 @@ class Window(msgspec.Struct, frozen=True, omit_defaults=True):
     published: tuple[OffsetRange, ...] = ()
 
 
+class Wanted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which dead letters a redrive sends in again: of one source topic, with these reasons, set aside in
+    `[since, until)`, tried less than `max_attempts` times.
+
+    A letter that is larger than `max_letter_bytes` stays, since a second one of it might not hold the whole message.
+    """
+
+    source_topic: str
+    reasons: tuple[str, ...]
+    max_attempts: int
+    max_letter_bytes: int
+    since: datetime | None = None
+    until: datetime | None = None
+    source_partition: int | None = None
+    service: str = ""
+
+
 class Purpose(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a batch is run for, and how that differs from live draining.
 
     `output_topic` takes its enriched messages, `dlq_topic` its dead letters (empty: those of the settings); `headers`
-    are added to each of them. `window` is what a replay takes of the messages that it reads.
+    are added to each of them. `window` is what a replay takes of the messages that it reads, `letters` what a redrive
+    takes of the dead letters.
     """
 
     kind: str = "live"
@@ -191,10 +215,12 @@ class Purpose(msgspec.Struct, frozen=True, omit_defaults=True):
     dlq_topic: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     window: Window | None = None
+    letters: Wanted | None = None
 
 
 LIVE = Purpose()
 REPLAY = "replay"  # the kind of a purpose with a window
+REDRIVE = "redrive"  # the kind of one with letters
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -219,6 +245,11 @@ class Batch(msgspec.Struct, frozen=True):
         """Offsets in all ranges: an upper bound of the batch's messages."""
         return sum(r.span for r in self.ranges)
 
+    @property
+    def source_topic(self) -> str:
+        """Where its messages came from at first: of a redrive not the topic that it reads."""
+        return self.topic if self.purpose.letters is None else self.purpose.letters.source_topic
+
     def to_manifest(self) -> dict[str, Any]:
         """The batch as plain JSON types, for XCom and the ledger."""
         manifest: dict[str, Any] = msgspec.to_builtins(self)
@@ -234,7 +265,8 @@ class DeadLetter(msgspec.Struct, frozen=True):
     """A message set aside, with enough to find it, to understand it, and to send it again.
 
     `original_message` is the JSON object itself; text where the bytes are UTF-8 but no JSON object; base64 (named in
-    `original_encoding`) where they are not even text. `source_timestamp` is milliseconds since the epoch.
+    `original_encoding`) where they are not even text. `source_timestamp` is milliseconds since the epoch, `purpose` the
+    kind of the batch that set it aside.
     """
 
     original_message: Any
@@ -253,3 +285,4 @@ class DeadLetter(msgspec.Struct, frozen=True):
     batch_id: str
     attempts: int
     sent_to_dlq_at: str
+    purpose: str = LIVE.kind

@@ -47,11 +47,11 @@ def unpack_headers(packed: bytes) -> list[Header]:
 def origin_headers(messages: pa.RecordBatch, batch: Batch) -> list[list[Header]]:
     """Each message's own headers as they came, then those of the batch's purpose, then where it came from."""
     purpose = [(name, text.encode()) for name, text in batch.purpose.headers]
-    topic, batch_id = (HEADER_TOPIC, batch.topic.encode()), (HEADER_BATCH, batch.batch_id.encode())
+    topic, batch_id = (HEADER_TOPIC, batch.source_topic.encode()), (HEADER_BATCH, batch.batch_id.encode())
     # The same few headers stand on most messages: all but the offset is made once for each distinct set.
     own, partitions = messages["headers"].dictionary_encode(), messages["partition"].dictionary_encode()
     before: list[list[Header]] = [
-        [*(_unpack(packed) or ()), *purpose, topic, (HEADER_PARTITION, b"%d" % partition), batch_id]
+        [*unpack_headers(packed), *purpose, topic, (HEADER_PARTITION, b"%d" % partition), batch_id]
         for packed in own.dictionary.to_pylist()
         for partition in partitions.dictionary.to_pylist()
     ]

@@ -27,10 +27,11 @@ from enrichment.enrichers.base import ARROW_TYPES, JSON, STATUS, Added, Enricher
 from enrichment.errors import BatchUnbalanced
 from enrichment.histogram import Histogram
 from enrichment.kafka.clients import Clients
+from enrichment.kafka.markers import RedrivePublisher
 from enrichment.kafka.offsets import plan_ranges, read_settled_backlog
 from enrichment.kafka.sink import LanePublisher, Standing
 from enrichment.kafka.source import Chunk, RangeReader
-from enrichment.messages import KEY_COLUMNS, LIVE, Batch, Context, Place, Profile, Risk, Source
+from enrichment.messages import KEY_COLUMNS, LIVE, REDRIVE, Batch, Context, Place, Profile, Risk, Source
 from enrichment.outages import Outage, without_down
 from enrichment.provenance import Addition, Counts
 from enrichment.route import Routed, Router
@@ -47,6 +48,8 @@ SLICE = 500
 # Message timestamps, all of a batch at once: eight bytes each, since their age is known only when all are visible.
 Milliseconds = np.ndarray[Any, np.dtype[np.int64]]
 PUBLISH_ORDER = (Source.GEO, Source.USER, Source.BUSINESS)
+# By the purpose's kind, where progress is something other than the group's offsets.
+PUBLISHERS: dict[str, type[LanePublisher]] = {REDRIVE: RedrivePublisher}
 
 _MESSAGE = [
     ("partition", pa.int32()), ("offset", pa.int64()), ("timestamp", pa.int64()),
@@ -109,7 +112,7 @@ def claim(
     size = min(max_messages or kafka.batch_size, kafka.batch_size)
     plan = plan_ranges(backlog, kafka.lanes, size, kafka.batches_per_run)
     failures = {lane: ledger.failures_over(kafka.input_topic, kafka.consumer_group, lane, plan[lane]) for lane in plan}
-    limits = {lane: max(1, size // SHRINK**count) for lane, count in failures.items()}
+    limits = {lane: shrunk(size, count) for lane, count in failures.items()}
     batches = [
         Batch(
             batch_id=f"{dag_id}/{run_id}/{lane}",
@@ -119,7 +122,7 @@ def claim(
             ranges=ranges,
             dry_run=dry_run,
             max_bytes=kafka.batch_bytes,
-            set_aside=failures[lane] > 0 and size // SHRINK ** (failures[lane] - 1) <= 1,
+            set_aside=is_cornered(size, failures[lane]),
         )
         for lane, ranges in plan_ranges(backlog, kafka.lanes, size, kafka.batches_per_run, limits).items()
     ]
@@ -128,6 +131,16 @@ def claim(
     for batch in batches:
         ledger.claim(batch, dag_id, run_id, settings.fingerprint, lag)
     return batches
+
+
+def shrunk(size: int, failures: int) -> int:
+    """How large a batch may be where so many have failed by what they hold."""
+    return max(1, int(size / SHRINK**failures))
+
+
+def is_cornered(size: int, failures: int) -> bool:
+    """Whether the last batch that failed there was a message alone."""
+    return failures > 0 and size // SHRINK ** (failures - 1) <= 1
 
 
 def settle(batch: Batch, job: Job | None) -> Batch:
@@ -287,7 +300,7 @@ def publish(
     batch = drained.batch
     clients = clients.for_batch(batch)
     kafka = clients.settings
-    with quiet_gc(), LanePublisher(clients, batch) as publisher:
+    with quiet_gc(), PUBLISHERS.get(batch.purpose.kind, LanePublisher)(clients, batch) as publisher:
         produce = not batch.dry_run and publisher.standing() is Standing.AT_START
         counts = Counts()
         times: list[Milliseconds] = []

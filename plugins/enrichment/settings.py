@@ -60,6 +60,11 @@ class KafkaSettings(BaseSettings):
         300, description="time after which the broker aborts a publisher's transaction"
     )
 
+    @property
+    def redriven_topic(self) -> str:
+        """Topic of the markers of redriven dead letters. Not a setting: whoever shares the letters shares these."""
+        return f"{self.dlq_topic}-redriven"
+
 
 class GeoSettings(BaseSettings):
     """The MaxMind-format database and its cache."""

@@ -49,26 +49,18 @@ class LanePublisher:
     def __enter__(self) -> Self:
         settings = self._clients.settings
         topics = (settings.output_topic, settings.dlq_topic)
-        self.max_output_bytes, self.max_dlq_bytes = self._limits(*topics)
+        self.max_output_bytes, self.max_dlq_bytes = size_limits(self._clients, *topics)
         largest = max(self.max_output_bytes, self.max_dlq_bytes)
         with ExitStack() as opening:
             self._producer = opening.enter_context(self._clients.lane_producer(self._batch.lane, largest))
             take_over(self._producer, self._timeout)
             metadata = self._producer.list_topics(timeout=self._timeout).topics
-            self._partitions = {topic: len(metadata[topic].partitions) for topic in topics}
+            self._partitions = {topic: len(found.partitions) for topic, found in metadata.items()}
             self._open = opening.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._open.close()
-
-    def _limits(self, *topics: str) -> list[int]:
-        """The largest message that both the settings and each topic take."""
-        admin = self._clients.admin()  # kept until the answers are there: they die with it
-        resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
-        described = admin.describe_configs(resources, request_timeout=self._timeout)
-        limits = [int(described[resource].result()["max.message.bytes"].value) for resource in resources]
-        return [min(self._clients.settings.max_message_bytes, limit) for limit in limits]
 
     def standing(self) -> Standing:
         """Compare the group's committed offsets with the batch. Raises `OffsetsMoved` when they fit neither end."""
@@ -98,7 +90,7 @@ class LanePublisher:
         producer = self._producer
         producer.begin_transaction()
         try:
-            yield LaneTransaction(producer, self._partitions)
+            yield self._begun(producer)
             self._commit(producer)
         except KafkaException as refused:
             _abort(producer)
@@ -109,12 +101,18 @@ class LanePublisher:
             _abort(producer)
             raise
 
+    def _begun(self, producer: Producer) -> LaneTransaction:
+        return LaneTransaction(producer, self._partitions)
+
     def _commit(self, producer: Producer) -> None:
+        self._send_progress(producer)
+        with_retries(producer.commit_transaction, self._clients.settings.transaction_timeout_sec)
+
+    def _send_progress(self, producer: Producer) -> None:
         offsets = [TopicPartition(self._batch.topic, r.partition, r.end) for r in self._batch.ranges]
         with self._clients.offsets_reader() as reader:
             group = reader.consumer_group_metadata()
             with_retries(lambda seconds: producer.send_offsets_to_transaction(offsets, group, seconds), self._timeout)
-        with_retries(producer.commit_transaction, self._clients.settings.transaction_timeout_sec)
 
 
 class LaneTransaction:
@@ -142,6 +140,23 @@ class LaneTransaction:
                 return self._producer.produce(*message)
             except BufferError:
                 continue
+
+
+def size_limits(clients: Clients, *topics: str) -> list[int]:
+    """The largest message that both the settings and each topic take."""
+    settings = clients.settings
+    return [
+        min(settings.max_message_bytes, int(config["max.message.bytes"].value))
+        for config in describe_topics(clients, *topics)
+    ]
+
+
+def describe_topics(clients: Clients, *topics: str) -> list[dict[str, Any]]:
+    """The configuration of each topic. Raises `KafkaException` where there is none."""
+    admin = clients.admin()  # kept until the answers are there: they die with it
+    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+    described = admin.describe_configs(resources, request_timeout=clients.settings.request_timeout_sec)
+    return [described[resource].result() for resource in resources]
 
 
 def _past(committed: int | None, end: int) -> bool:

@@ -1,0 +1,145 @@
+"""Which dead letters have been sent in again: a topic of markers, read and written here and nowhere else.
+
+A letter is its partition and offset in the dead letters' topic, and its marker's key says both. Markers are written in
+the transaction that publishes what became of their letters, and every redrive of a dead letters' topic has the same
+transactional id. So whoever publishes has fenced all others, then reads the markers, and they are final.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+
+from enrichment.errors import OffsetsMoved, PublishRefused, SettingsError
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.offsets import partitions_of, watermarks
+from enrichment.kafka.sink import LanePublisher, LaneTransaction, Standing, describe_topics
+from enrichment.kafka.source import RangeReader
+from enrichment.letters import Position
+from enrichment.messages import HEADER_LETTER_OFFSET, HEADER_LETTER_PARTITION, Batch, OffsetRange
+from enrichment.outgoing import Header, Outgoing
+
+Redriven = Mapping[Position, str]  # letters that are done, and the batch that did it
+
+
+def held_ranges(consumer: Consumer, topic: str, timeout: float) -> tuple[OffsetRange, ...]:
+    """All that a topic holds, as far as the consumer may see it."""
+    partitions = partitions_of(consumer, topic, timeout)
+    return tuple(OffsetRange(p, *watermarks(consumer, topic, p, timeout)) for p in partitions)
+
+
+def read_markers(clients: Clients) -> dict[Position, str]:
+    """The letters that have been sent in again, each with the batch that did it. Raises `SettingsError` when the topic
+    of the markers is not there or forgets some."""
+    check_topic(clients)
+    settings = clients.settings
+    topic, timeout = settings.redriven_topic, settings.request_timeout_sec
+    redriven = {}
+    with clients.drain_reader() as consumer:
+        held = held_ranges(consumer, topic, timeout)
+        everything = Batch("markers", topic, settings.consumer_group, 0, held)
+        for chunk in RangeReader(consumer, everything, settings.chunk_size, settings.chunk_bytes, timeout).chunks():
+            for key, value in zip(chunk.keys, chunk.values, strict=True):
+                redriven[position_of(key or b"")] = (value or b"").decode()
+    return redriven
+
+
+def check_settled(clients: Clients) -> None:
+    """Raise `PublishRefused` when markers are hidden behind an open transaction: whoever has fenced all other redrives
+    must see every marker, so it is none of theirs."""
+    settings = clients.settings
+    topic, timeout = settings.redriven_topic, settings.request_timeout_sec
+    with clients.offsets_reader("read_uncommitted") as written, clients.offsets_reader() as stable:
+        if held_ranges(written, topic, timeout) != held_ranges(stable, topic, timeout):
+            raise PublishRefused(
+                f"a transaction of somebody else is open on {topic} and hides markers: nothing but a redrive may write "
+                "there. It is tried again; kafka-transactions.sh finds one that hangs"
+            )
+
+
+def check_topic(clients: Clients) -> None:
+    """Raise `SettingsError` when a marker could be gone before its letter is, or there is no topic for markers."""
+    topic = clients.settings.redriven_topic
+    try:
+        [config] = describe_topics(clients, topic)
+    except KafkaException as refused:
+        if refused.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise
+        raise SettingsError(
+            f"there is no topic {topic}: create it with cleanup.policy=compact before dead letters are redriven"
+        ) from refused
+    deletes = "delete" in config["cleanup.policy"].value
+    if deletes and any(int(config[name].value) != -1 for name in ("retention.ms", "retention.bytes")):
+        raise SettingsError(
+            f"topic {topic} forgets: a letter whose marker is gone would be sent in twice. Set its cleanup.policy to "
+            "compact, or retention.ms and retention.bytes to -1"
+        )
+
+
+def position_of(key: bytes) -> Position:
+    """The letter that a marker's key names."""
+    partition, _, offset = key.partition(b":")
+    return int(partition), int(offset)
+
+
+class RedrivePublisher(LanePublisher):
+    """Publishes what became of dead letters. Their markers take the place of the group's offsets."""
+
+    def __init__(self, clients: Clients, batch: Batch) -> None:
+        super().__init__(clients, batch)
+        self._redriven: Redriven = {}
+
+    def standing(self) -> Standing:
+        """Whether this batch has written its markers. Those of other batches stand against single letters."""
+        check_settled(self._clients)
+        self._redriven = read_markers(self._clients)
+        done = self._batch.batch_id in self._redriven.values()
+        return Standing.PAST_END if done else Standing.AT_START
+
+    def _begun(self, producer: Producer) -> LaneTransaction:
+        return RedriveTransaction(
+            producer, self._partitions, self._batch.batch_id, self._clients.settings.redriven_topic, self._redriven
+        )
+
+    def _send_progress(self, producer: Producer) -> None:
+        """Nothing: each message was sent with the marker of its letter."""
+
+
+class RedriveTransaction(LaneTransaction):
+    """Sends with each message the marker of the letter that it was."""
+
+    def __init__(
+        self, producer: Producer, partitions: dict[str, int], batch_id: str, topic: str, redriven: Redriven
+    ) -> None:
+        super().__init__(producer, partitions)
+        self._batch_id = batch_id
+        self._topic = topic
+        self._redriven = redriven
+
+    def send(self, topic: str, messages: Outgoing) -> None:
+        """As ever, and the markers. Raises `OffsetsMoved` when another batch has sent one of the letters in again."""
+        letters = [letter_of(headers) for headers in messages.headers]
+        for letter in letters:
+            if letter in self._redriven:
+                raise OffsetsMoved(
+                    f"letter {letter[0]}:{letter[1]} was sent in again by {self._redriven[letter]} while batch "
+                    f"{self._batch_id} was on its way. Nothing was published. Clear the batch's `drain` and all "
+                    "behind it: it takes the letters that are left."
+                )
+        super().send(topic, messages)
+        markers = Outgoing(
+            [partition for partition, _ in letters],
+            [b"%d:%d" % letter for letter in letters],
+            [self._batch_id.encode()] * len(letters),
+            [0] * len(letters),
+            [[] for _ in letters],
+        )
+        super().send(self._topic, markers)
+
+
+def letter_of(headers: list[Header]) -> Position:
+    """Where the letter of a redriven message was."""
+    said: dict[str, Any] = dict(headers)  # of several the last: the message's own stand before ours
+    return int(said[HEADER_LETTER_PARTITION]), int(said[HEADER_LETTER_OFFSET])

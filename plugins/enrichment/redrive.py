@@ -1,0 +1,181 @@
+"""Claim for a redrive: look through the dead letters' topic, count what is there, and fix a batch of what is wanted.
+
+The batch is a set of offset ranges of that topic like any other; which letters in them are meant is said by its
+purpose. The others, and those that are marked as sent in again by then, are passed over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.markers import Redriven, held_ranges, read_markers
+from enrichment.kafka.sink import size_limits
+from enrichment.kafka.source import Chunk, RangeReader
+from enrichment.letters import Judged, Position, Verdict, judge, normalised
+from enrichment.messages import REDRIVE, Batch, OffsetRange, Purpose, Wanted
+from enrichment.pipeline import is_cornered, quiet_gc, shrunk
+from enrichment.settings import KafkaSettings, Settings
+from enrichment.store.jobs import Ledger
+
+# Every redrive of a topic is of this lane, so any two of them fence each other.
+LANE = 0
+GROUPS = 200  # told apart; what comes later is counted as one of its reason
+
+
+class Group(msgspec.Struct):
+    """Letters with one fingerprint: the same reason and detail, as far as these do not differ from one message to the
+    next. `example` is the partition and offset of one of them, `first` and `last` when they were set aside."""
+
+    verdict: str
+    reason: str
+    detail: str
+    why: str
+    letters: int
+    first: str
+    last: str
+    example: str
+
+
+class Survey(msgspec.Struct):
+    """What the dead letters' topic holds, as a redrive sees it.
+
+    `chosen` letters are in the batch, `waiting` ones are for the next redrive; `parked` and `left` stay. What the
+    filters leave out is only counted, and so is what a redrive has done before.
+    """
+
+    scanned: int = 0
+    chosen: int = 0
+    waiting: int = 0
+    parked: int = 0
+    left: int = 0
+    filtered: int = 0
+    already_redriven: int = 0
+    groups: list[Group] = []
+
+    def to_manifest(self) -> dict[str, Any]:
+        """As plain JSON types, for XCom; the largest groups first."""
+        ordered = sorted(self.groups, key=lambda group: (-group.letters, group.reason, group.detail))
+        manifest: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(self, groups=ordered))
+        return manifest
+
+
+class Surveyor:
+    """Takes the letters chunk by chunk and keeps counts, and where those stand that are to be sent in again."""
+
+    def __init__(self, max_letters: int) -> None:
+        self.positions: list[Position] = []
+        self._max_letters = max_letters
+        self._verdicts: Counter[Verdict] = Counter()
+        self._groups: dict[tuple[str, ...], Group] = {}
+
+    def take(self, chunk: Chunk, judged: Iterable[Judged]) -> None:
+        """Count a chunk's letters."""
+        for one in judged:
+            self._verdicts[one.verdict] += 1
+            position = chunk.partitions[one.row], chunk.offsets[one.row]
+            if one.verdict is Verdict.REDRIVE and len(self.positions) < self._max_letters:
+                self.positions.append(position)
+            if one.verdict not in (Verdict.FILTERED, Verdict.DONE):
+                self._group(position, one)
+
+    def _group(self, position: Position, one: Judged) -> None:
+        reason, detail, at = "", "", ""
+        if one.letter is not None:
+            reason, at = one.letter.error_reason, one.letter.sent_to_dlq_at
+            detail = normalised(one.letter.error_detail or "")
+        key = (one.verdict, reason, detail, one.why)
+        if key not in self._groups and len(self._groups) >= GROUPS:
+            detail = "(further details)"
+            key = (one.verdict, reason, detail, "")
+        group = self._groups.setdefault(
+            key, Group(one.verdict, reason, detail, one.why, 0, at, at, f"{position[0]}:{position[1]}")
+        )
+        group.letters += 1
+        group.first, group.last = min(group.first, at), max(group.last, at)
+
+    def survey(self, chosen: int) -> Survey:
+        """The counts, so many letters being in the batch."""
+        count = self._verdicts
+        return Survey(
+            scanned=count.total(),
+            chosen=chosen,
+            waiting=count[Verdict.REDRIVE] - chosen,
+            parked=count[Verdict.PARKED],
+            left=count[Verdict.LEFT],
+            filtered=count[Verdict.FILTERED],
+            already_redriven=count[Verdict.DONE],
+            groups=list(self._groups.values()),
+        )
+
+
+def claim(
+    clients: Clients, ledger: Ledger, settings: Settings, wanted: Wanted,
+    *, dag_id: str, run_id: str, max_letters: int, dry_run: bool = True,
+) -> tuple[list[Batch], Survey]:  # fmt: skip
+    """Count the dead letters and fix a batch of those that are wanted, at most `max_letters`; none when there are none.
+
+    A run that claimed before gets its batch back. Letters that are set aside from now on are behind its ranges: a
+    redrive never meets its own. Where batches failed by what they hold, the next ones are smaller, as in live draining.
+    """
+    kafka = settings.kafka
+    size = min(max_letters, kafka.batch_size)
+    surveyor = look_through(clients, wanted, read_markers(clients), size)
+    claimed = ledger.find_run(dag_id, run_id)
+    if claimed:
+        return claimed, surveyor.survey(len(surveyor.positions))
+    group_id, ranges = group_of(kafka), ranges_over(surveyor.positions)
+    failures = ledger.failures_over(kafka.dlq_topic, group_id, LANE, ranges)
+    chosen = surveyor.positions[: shrunk(size, failures)]
+    survey = surveyor.survey(len(chosen))
+    if not chosen:
+        return [], survey
+    batch = Batch(
+        batch_id=f"{dag_id}/{run_id}/{LANE}",
+        topic=kafka.dlq_topic,
+        group_id=group_id,
+        lane=LANE,
+        ranges=ranges_over(chosen),
+        dry_run=dry_run,
+        max_bytes=kafka.batch_bytes,
+        set_aside=is_cornered(size, failures),
+        purpose=Purpose(REDRIVE, letters=wanted),
+    )
+    return [ledger.claim(batch, dag_id, run_id, settings.fingerprint)], survey
+
+
+def group_of(kafka: KafkaSettings) -> str:
+    """What stands for the consumer group in a redrive: of the topic, not of whoever redrives it."""
+    return f"{kafka.dlq_topic}.redrive"
+
+
+def max_letter_bytes(clients: Clients) -> int:
+    """The largest dead letter that is written at present."""
+    return size_limits(clients, clients.settings.dlq_topic)[0]
+
+
+def look_through(clients: Clients, wanted: Wanted, redriven: Redriven, max_letters: int) -> Surveyor:
+    """Judge every letter that the topic holds, chunk by chunk."""
+    kafka = clients.settings
+    surveyor = Surveyor(max_letters)
+    with quiet_gc(), clients.drain_reader() as consumer:
+        held = held_ranges(consumer, kafka.dlq_topic, kafka.request_timeout_sec)
+        everything = Batch("survey", kafka.dlq_topic, group_of(kafka), LANE, held)
+        reader = RangeReader(consumer, everything, kafka.chunk_size, kafka.chunk_bytes, kafka.request_timeout_sec)
+        for chunk in reader.chunks():
+            surveyor.take(chunk, judge(chunk, wanted, redriven))
+    return surveyor
+
+
+def ranges_over(positions: Sequence[Position]) -> tuple[OffsetRange, ...]:
+    """The smallest range of each partition that holds these positions; within one they are in order."""
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for partition, offset in positions:
+        first.setdefault(partition, offset)
+        last[partition] = offset
+    return tuple(OffsetRange(partition, start, last[partition] + 1) for partition, start in sorted(first.items()))
