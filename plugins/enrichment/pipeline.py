@@ -112,7 +112,7 @@ def claim(
     size = min(max_messages or kafka.batch_size, kafka.batch_size)
     plan = plan_ranges(backlog, kafka.lanes, size, kafka.batches_per_run)
     failures = {lane: ledger.failures_over(kafka.input_topic, kafka.consumer_group, lane, plan[lane]) for lane in plan}
-    limits = {lane: shrunk(size, count) for lane, count in failures.items()}
+    limits = {lane: max(1, size // SHRINK**count) for lane, count in failures.items()}
     batches = [
         Batch(
             batch_id=f"{dag_id}/{run_id}/{lane}",
@@ -122,7 +122,7 @@ def claim(
             ranges=ranges,
             dry_run=dry_run,
             max_bytes=kafka.batch_bytes,
-            set_aside=is_cornered(size, failures[lane]),
+            set_aside=failures[lane] > 0 and size // SHRINK ** (failures[lane] - 1) <= 1,
         )
         for lane, ranges in plan_ranges(backlog, kafka.lanes, size, kafka.batches_per_run, limits).items()
     ]
@@ -131,16 +131,6 @@ def claim(
     for batch in batches:
         ledger.claim(batch, dag_id, run_id, settings.fingerprint, lag)
     return batches
-
-
-def shrunk(size: int, failures: int) -> int:
-    """How large a batch may be where so many have failed by what they hold."""
-    return max(1, int(size / SHRINK**failures))
-
-
-def is_cornered(size: int, failures: int) -> bool:
-    """Whether the last batch that failed there was a message alone."""
-    return failures > 0 and size // SHRINK ** (failures - 1) <= 1
 
 
 def settle(batch: Batch, job: Job | None) -> Batch:

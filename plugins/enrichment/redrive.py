@@ -18,7 +18,7 @@ from enrichment.kafka.sink import size_limits
 from enrichment.kafka.source import Chunk, RangeReader
 from enrichment.letters import Judged, Position, Verdict, judge, normalised
 from enrichment.messages import REDRIVE, Batch, OffsetRange, Purpose, Wanted
-from enrichment.pipeline import is_cornered, quiet_gc, shrunk
+from enrichment.pipeline import quiet_gc
 from enrichment.settings import KafkaSettings, Settings
 from enrichment.store.jobs import Ledger
 
@@ -98,9 +98,9 @@ class Surveyor:
         group.letters += 1
         group.first, group.last = min(group.first, at), max(group.last, at)
 
-    def survey(self, chosen: int) -> Survey:
-        """The counts, so many letters being in the batch."""
-        count = self._verdicts
+    def survey(self) -> Survey:
+        """The counts."""
+        count, chosen = self._verdicts, len(self.positions)
         return Survey(
             scanned=count.total(),
             chosen=chosen,
@@ -120,29 +120,22 @@ def claim(
     """Count the dead letters and fix a batch of those that are wanted, at most `max_letters`; none when there are none.
 
     A run that claimed before gets its batch back. Letters that are set aside from now on are behind its ranges: a
-    redrive never meets its own. Where batches failed by what they hold, the next ones are smaller, as in live draining.
+    redrive never meets its own.
     """
     kafka = settings.kafka
-    size = min(max_letters, kafka.batch_size)
-    surveyor = look_through(clients, wanted, read_markers(clients), size)
+    surveyor = look_through(clients, wanted, read_markers(clients), min(max_letters, kafka.batch_size))
+    survey = surveyor.survey()
     claimed = ledger.find_run(dag_id, run_id)
-    if claimed:
-        return claimed, surveyor.survey(len(surveyor.positions))
-    group_id, ranges = group_of(kafka), ranges_over(surveyor.positions)
-    failures = ledger.failures_over(kafka.dlq_topic, group_id, LANE, ranges)
-    chosen = surveyor.positions[: shrunk(size, failures)]
-    survey = surveyor.survey(len(chosen))
-    if not chosen:
-        return [], survey
+    if claimed or not surveyor.positions:
+        return claimed, survey
     batch = Batch(
         batch_id=f"{dag_id}/{run_id}/{LANE}",
         topic=kafka.dlq_topic,
-        group_id=group_id,
+        group_id=group_of(kafka),
         lane=LANE,
-        ranges=ranges_over(chosen),
+        ranges=ranges_over(surveyor.positions),
         dry_run=dry_run,
         max_bytes=kafka.batch_bytes,
-        set_aside=is_cornered(size, failures),
         purpose=Purpose(REDRIVE, letters=wanted),
     )
     return [ledger.claim(batch, dag_id, run_id, settings.fingerprint)], survey

@@ -1,0 +1,279 @@
+"""Dead letters are sent in again once each, whatever is killed, run twice or run at once; the others stay."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from enrichment import pipeline as stages
+from enrichment import redrive
+from enrichment.committed import log_ranges, read
+from enrichment.conservation import ConservationReport
+from enrichment.errors import OffsetsMoved, PublishRefused, SettingsError
+from enrichment.kafka import markers
+from enrichment.letters import DEFAULT_REASONS
+from enrichment.messages import HEADER_ATTEMPTS, Batch, OffsetRange, Reason, Wanted
+from enrichment.pipeline import Drained
+from enrichment.redrive import Survey
+from enrichment.settings import load
+from tests.fixtures.pipeline import MakePipeline, Pipeline, message
+
+UNKNOWN = 60  # messages whose business context nobody knows
+HOPELESS = [b"no JSON", b'{"level": "info"}', None]
+
+
+@dataclass
+class Redriven:
+    """A pipeline whose messages have become dead letters, and what a person does about them."""
+
+    pipeline: Pipeline
+
+    def claim(self, run_id: str = "again", max_letters: int = 1_000, **changed: Any) -> tuple[list[Batch], Survey]:
+        """The batch of a redrive, and what it saw; keywords are the filters, and `dry_run`."""
+        dry_run = changed.pop("dry_run", False)
+        with self.pipeline.resources() as r:
+            wanted = Wanted(
+                **{
+                    "source_topic": self.pipeline.input_topic, "reasons": DEFAULT_REASONS, "max_attempts": 3,
+                    "max_letter_bytes": redrive.max_letter_bytes(r.clients), **changed,
+                }
+            )  # fmt: skip
+            return redrive.claim(
+                r.clients, r.ledger, r.settings, wanted,
+                dag_id="redrive", run_id=run_id, max_letters=max_letters, dry_run=dry_run,
+            )  # fmt: skip
+
+    def stage(self, run_id: str = "again", **how: Any) -> Drained:
+        """A batch of which everything but the publish is done."""
+        [batch], _ = self.claim(run_id, **how)
+        return self.pipeline.stage(batch)
+
+    def run(self, run_id: str = "again", **how: Any) -> tuple[int, int]:
+        """A whole redrive; how many messages were published and how many were set aside again."""
+        batches, _ = self.claim(run_id, **how)
+        counts = [self.pipeline.finish(self.pipeline.stage(batch)).counts for batch in batches]
+        return sum(c.enriched + c.partial for c in counts), sum(c.dead for c in counts)
+
+    def check(self, *, analytics: int, dead: int, redriven: int) -> ConservationReport:
+        """Every message that was ever sent has one outcome, and there are so many of each."""
+        report = self.pipeline.check()
+        assert report.ok, report.summary()
+        assert (report.analytics, report.dead, report.redriven) == (analytics, dead, redriven)
+        return report
+
+
+@pytest.fixture
+def letters(make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch) -> Redriven:
+    """A topic of letters: 60 that miss a required source, which is not required any more, and three hopeless ones."""
+    pipeline = make_pipeline(KAFKA_CHUNK_SIZE="25", ENRICHMENT_REQUIRED_SOURCES="business-context")
+    pipeline.produce([message(n, request_id=f"nobody-{n}") for n in range(UNKNOWN)] + HOPELESS)
+    pipeline.run("live")
+    monkeypatch.setenv("ENRICHMENT_REQUIRED_SOURCES", "")
+    pipeline.environment["ENRICHMENT_REQUIRED_SOURCES"] = ""  # for its processes
+    return Redriven(pipeline)
+
+
+def test_dry_run_counts_by_fingerprint_and_changes_nothing(letters: Redriven) -> None:
+    """What is there, grouped by reason and detail, and what would come of it; then a real one still has all to do."""
+    [batch], survey = letters.claim("dry", dry_run=True)
+    published = letters.pipeline.publish(letters.pipeline.stage(batch))
+    assert (published.produced, published.counts.partial, published.counts.dead) == (False, UNKNOWN, 0)
+    found = {(g["verdict"], g["reason"], g["detail"]): g["letters"] for g in survey.to_manifest()["groups"]}
+    assert found == {
+        ("redrive", "business-context-not-found", "the source is required"): UNKNOWN,
+        ("left", "invalid-json", "Expecting value: line <n> column <n> (char <n>)"): 1,
+        ("left", "missing-field", "required: timestamp, service, message"): 1,
+        ("left", "empty-message", "the value is null"): 1,
+    }
+    assert (survey.scanned, survey.chosen, survey.waiting, survey.left) == (UNKNOWN + 3, UNKNOWN, 0, 3)
+    letters.check(analytics=0, dead=UNKNOWN + 3, redriven=0)
+    assert letters.run() == (UNKNOWN, 0)
+
+
+def test_repairable_letters_are_published_and_the_others_stay(letters: Redriven) -> None:
+    """Each message of a repairable letter is out once, as it came and with its own origin; a second redrive finds
+    nothing."""
+    assert letters.run() == (UNKNOWN, 0)
+    report = letters.check(analytics=UNKNOWN, dead=3, redriven=UNKNOWN)
+    assert report.dead_reasons == Counter({Reason.INVALID_JSON: 1, Reason.MISSING_FIELD: 1, Reason.EMPTY_MESSAGE: 1})
+    batches, survey = letters.claim("later")
+    assert (batches, survey.already_redriven, survey.left) == ([], UNKNOWN, 3)
+
+
+def test_letters_between_the_wanted_ones_stay_for_later(letters: Redriven) -> None:
+    """A redrive of some letters leaves those in between untouched, and the next one takes exactly them."""
+    letters.run("one", source_partition=1)
+    letters.run("few", max_letters=7)
+    letters.check(analytics=15 + 7, dead=UNKNOWN + 3 - 15 - 7, redriven=15 + 7)
+    _, survey = letters.claim("hopeless", reasons=("missing-field",))
+    assert (survey.chosen, survey.left) == (1, UNKNOWN + 3 - 15 - 7 - 1)
+    letters.run("rest")
+    letters.check(analytics=UNKNOWN, dead=3, redriven=UNKNOWN)
+
+
+def attempts(pipeline: Pipeline) -> Counter[int]:
+    """How many enriched messages say that they were tried so often before."""
+    topic = load().kafka.output_topic
+    outputs = read(pipeline.bootstrap_servers, topic, log_ranges(pipeline.bootstrap_servers, topic))
+    return Counter(int(dict(m.headers() or [])[HEADER_ATTEMPTS] or b"0") for m in outputs)
+
+
+def test_message_that_fails_again_counts_its_tries_until_it_is_parked(
+    letters: Redriven, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new letter takes the place of the old one, is not met by the redrive that wrote it, and is not sent in for
+    ever; whoever allows more tries gets it out."""
+    monkeypatch.setenv("ENRICHMENT_REQUIRED_SOURCES", "business-context")
+    [batch], _ = letters.claim("first")
+    assert letters.pipeline.finish(letters.pipeline.stage(batch)).counts.dead == UNKNOWN
+    assert letters.claim("first")[0] == [batch]  # cleared: the same ranges, none of the new letters
+    assert not letters.pipeline.publish(letters.pipeline.stage(batch)).produced
+    letters.check(analytics=0, dead=UNKNOWN + 3, redriven=UNKNOWN)
+    assert letters.run("second") == (0, UNKNOWN)
+    batches, survey = letters.claim("third")
+    assert (batches, survey.parked) == ([], UNKNOWN)
+    assert [g.why for g in survey.groups if g.verdict == "parked"] == ["tried 3 times, 3 at most"]
+    letters.check(analytics=0, dead=UNKNOWN + 3, redriven=2 * UNKNOWN)
+    monkeypatch.setenv("ENRICHMENT_REQUIRED_SOURCES", "")
+    assert letters.run("fourth", max_attempts=4) == (UNKNOWN, 0)
+    letters.check(analytics=UNKNOWN, dead=3, redriven=3 * UNKNOWN)
+    assert attempts(letters.pipeline) == {3: UNKNOWN}
+
+
+def test_letters_that_were_chosen_by_hand_are_tried(letters: Redriven) -> None:
+    """What is left by default can be named; what is still hopeless is a letter again, as it was."""
+    assert letters.run(reasons=tuple(Reason)) == (UNKNOWN, 3)
+    letters.check(analytics=UNKNOWN, dead=3, redriven=UNKNOWN + 3)
+
+
+@pytest.mark.parametrize("where", ["mid-transaction", "before-commit"])
+def test_redrive_killed_before_its_commit_leaves_the_letters(letters: Redriven, where: str) -> None:
+    """`kill -9` with messages and markers on the broker: nothing of it counts, and the retry sends each letter once."""
+    staged = letters.stage()
+    process = letters.pipeline.publish_in_process(staged, where)
+    process.communicate(letters.pipeline.manifest(staged), timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert letters.pipeline.publish(staged).produced
+    letters.check(analytics=UNKNOWN, dead=3, redriven=UNKNOWN)
+
+
+def test_redrive_killed_after_its_commit_is_completed_by_the_retry(letters: Redriven) -> None:
+    """A crash between commit and ledger: the batch is known by its markers, whichever of its tasks runs again."""
+    staged = letters.stage()
+    process = letters.pipeline.publish_in_process(staged, "after-commit")
+    process.communicate(letters.pipeline.manifest(staged), timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    again = letters.pipeline.stage(staged.batch)
+    assert again == staged
+    published = letters.pipeline.finish(again)
+    assert (published.produced, published.counts.partial) == (False, UNKNOWN)
+    letters.check(analytics=UNKNOWN, dead=3, redriven=UNKNOWN)
+
+
+def outcomes(pipeline: Pipeline, staged: Sequence[Drained]) -> list[str]:
+    """How each of these publishes ended, all started at once."""
+
+    def outcome(drained: Drained) -> str:
+        try:
+            return "produced" if pipeline.publish(drained).produced else "done before"
+        except (OffsetsMoved, PublishRefused) as refused:
+            return type(refused).__name__
+
+    with ThreadPoolExecutor(len(staged)) as pool:
+        return list(pool.map(outcome, staged))
+
+
+def test_same_redrive_twice_at_once_gets_through_once(letters: Redriven) -> None:
+    """One of them commits; the others are fenced or find it done."""
+    staged = letters.stage()
+    ended = outcomes(letters.pipeline, [staged] * 4)
+    while "produced" not in ended:  # all fenced each other: whoever tries again alone gets through
+        ended += outcomes(letters.pipeline, [staged])
+    assert ended.count("produced") == 1
+    letters.check(analytics=UNKNOWN, dead=3, redriven=UNKNOWN)
+
+
+def test_two_redrives_at_once_share_the_letters(letters: Redriven) -> None:
+    """Two runs that claimed the same letters: one is overtaken, says by whom, and its cleared drain takes what is
+    left."""
+    small, large = letters.stage("small", source_partition=2), letters.stage("large")
+    ended = outcomes(letters.pipeline, [small, large])
+    while "produced" not in ended:
+        ended += outcomes(letters.pipeline, [small])
+    assert ended.count("produced") == 1
+    with letters.pipeline.resources() as r:
+        [winner] = set(markers.read_markers(r.clients).values())
+    [lost] = [drained for drained in (small, large) if drained.batch.batch_id != winner]
+    with pytest.raises(OffsetsMoved, match=f"was sent in again by {winner} while batch {lost.batch.batch_id}"):
+        letters.pipeline.publish(lost)
+    letters.pipeline.finish(letters.pipeline.stage(lost.batch))
+    letters.check(analytics=UNKNOWN, dead=3, redriven=UNKNOWN)
+
+
+def test_foreign_messages_among_the_letters_fail_nothing(letters: Redriven) -> None:
+    """What is no dead letter is left and reported; it has no part in a batch whose range it stands in."""
+    topic = load().kafka.dlq_topic
+    producer = Producer({"bootstrap.servers": letters.pipeline.bootstrap_servers})
+    for value in (b"hello", None, b'{"original_message": 1}'):
+        producer.produce(topic, value, partition=0)
+    assert producer.flush(20) == 0
+    _, survey = letters.claim("look", dry_run=True)
+    assert sum(g.letters for g in survey.groups if g.why.startswith("no dead letter")) == 3
+    assert letters.run() == (UNKNOWN, 0)
+
+
+def test_redrive_refuses_markers_that_could_be_forgotten(letters: Redriven) -> None:
+    """Without a topic of markers that keeps them, no letter is sent in: it could be sent in twice."""
+    staged = letters.stage()
+    admin, topic = AdminClient({"bootstrap.servers": letters.pipeline.bootstrap_servers}), load().kafka.redriven_topic
+    admin.delete_topics([topic], operation_timeout=20)[topic].result()
+    with pytest.raises(SettingsError, match=r"no topic .*-redriven: create it with cleanup\.policy=compact"):
+        letters.claim("other")
+    forgetful = NewTopic(topic, 1, config={"cleanup.policy": "delete", "retention.ms": "604800000"})
+    admin.create_topics([forgetful], operation_timeout=20)[topic].result()
+    with pytest.raises(SettingsError, match="forgets"):
+        letters.pipeline.publish(staged)
+    letters.check(analytics=0, dead=UNKNOWN + 3, redriven=0)
+
+
+def test_redrive_waits_for_a_foreign_transaction_on_the_markers(letters: Redriven) -> None:
+    """Markers behind an open transaction cannot be seen: nothing is published until it has ended."""
+    staged = letters.stage()
+    topic = load().kafka.redriven_topic
+    stranger = Producer(
+        {"bootstrap.servers": letters.pipeline.bootstrap_servers, "transactional.id": f"{topic}.stranger"}
+    )
+    stranger.init_transactions(20)
+    stranger.begin_transaction()
+    stranger.produce(topic, b"", b"0:99999", 0)
+    stranger.flush(20)
+    with pytest.raises(PublishRefused, match="hides markers"):
+        letters.pipeline.publish(staged)
+    stranger.abort_transaction(20)
+    assert letters.pipeline.publish(staged).produced
+    letters.check(analytics=UNKNOWN, dead=3, redriven=UNKNOWN)
+
+
+def test_ranges_hold_what_was_chosen_and_little_else() -> None:
+    """A partition's range goes from its first chosen letter to its last."""
+    assert redrive.ranges_over([(2, 5), (0, 3), (2, 9), (0, 4)]) == (OffsetRange(0, 3, 5), OffsetRange(2, 5, 10))
+    assert redrive.ranges_over([]) == ()
+
+
+def test_claim_of_a_stage_cleared_alone(letters: Redriven) -> None:
+    """The ledger says what the batch was for, whoever asks later."""
+    [batch], _ = letters.claim()
+    with letters.pipeline.resources() as r:
+        job = r.ledger.get(batch.batch_id)
+    assert job is not None
+    assert job.batch == batch
+    assert stages.settle(job.batch, job) == batch
