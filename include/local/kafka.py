@@ -126,13 +126,16 @@ def ready(bootstrap_servers: str) -> bool:
 
 def create_topics(bootstrap_servers: str, topics: KafkaSettings, replay: ReplaySettings | None = None) -> None:
     """Create the pipeline's topics and those of replays, those that there are excepted."""
-    more = (replay.output_topic, replay.dlq_topic) if replay is not None else ()
-    names = (topics.input_topic, topics.output_topic, topics.dlq_topic, *more)
-    sizes = (MESSAGE_BYTES, MESSAGE_BYTES, DEAD_LETTER_BYTES, MESSAGE_BYTES, DEAD_LETTER_BYTES)
-    wanted = [
-        NewTopic(name, num_partitions=PARTITIONS, config={"max.message.bytes": str(size)})
-        for name, size in zip(names, sizes, strict=False)
-    ]
+    messages, letters = ({"max.message.bytes": str(size)} for size in (MESSAGE_BYTES, DEAD_LETTER_BYTES))
+    configs = {
+        topics.input_topic: messages,
+        topics.output_topic: messages,
+        topics.dlq_topic: letters,
+        topics.redriven_topic: {"cleanup.policy": "compact"},  # a marker must not leave before its dead letter
+    }
+    if replay is not None:
+        configs |= {replay.output_topic: messages, replay.dlq_topic: letters}
+    wanted = [NewTopic(name, num_partitions=PARTITIONS, config=config) for name, config in configs.items()]
     client = AdminClient(_client(bootstrap_servers))
     for name, creation in client.create_topics(wanted, operation_timeout=30).items():
         try:

@@ -68,10 +68,14 @@ def play(stack: Stack, input_path: str | None, count: int) -> int:
         _await_group(stack, settings.kafka, airflow, played)
         batches = _await_ledger(stack, settings.kafka, played)
         topics = (settings.kafka.input_topic, settings.kafka.output_topic, settings.kafka.dlq_topic)
+        found = check(
+            stack.bootstrap_servers, *topics, played.ranges,
+            redriven_topic=settings.kafka.redriven_topic, output_starts=played.output_starts,
+        )  # fmt: skip
         report = Report(
             sent=played.sent,
             seconds=(max(b.published_at for b in batches) - played.started_at).total_seconds(),
-            conservation=check(stack.bootstrap_servers, *topics, played.ranges, output_starts=played.output_starts),
+            conservation=found,
             batches=batches,
             sample=_sample(stack.bootstrap_servers, settings.kafka, played),
             default_geo_database=GeoDatabase().version in {batch.geo_database_build for batch in batches},

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from enrichment.kafka.source import Chunk
-from enrichment.messages import LIVE, ORIGIN_HEADERS, REDRIVE, REDRIVE_HEADERS, DeadLetter, Reason, Wanted
+from enrichment.messages import LIVE, ORIGIN_HEADERS, REDRIVE, REDRIVE_HEADERS, DeadLetter, Wanted
 from enrichment.outgoing import Header, message_size, pack_headers, unpack_headers
+from enrichment.repairs import REPAIRS, UNKNOWN
 
 Position = tuple[int, int]  # partition and offset of a letter
 # How much larger the next letter of the same message may be: the headers of a redrive, another detail.
@@ -29,40 +30,6 @@ class RawLetter(DeadLetter, frozen=True):
     """A dead letter whose `original_message` is still JSON text."""
 
     original_message: msgspec.Raw
-
-
-class Repair(NamedTuple):
-    """Whether letters with a reason are sent in again unless a person says otherwise, and why."""
-
-    by_default: bool
-    why: str
-
-
-_SAME_AGAIN = Repair(False, "the message itself is at fault, and the same bytes fail again")
-_MAY_ANSWER = Repair(True, "the source may answer now")
-_MAY_KNOW = Repair(True, "the source may know it by now")
-REPAIRS: dict[str, Repair] = {
-    Reason.INVALID_JSON: _SAME_AGAIN,
-    Reason.INVALID_ENCODING: _SAME_AGAIN,
-    Reason.NOT_AN_OBJECT: _SAME_AGAIN,
-    Reason.MISSING_FIELD: _SAME_AGAIN,
-    Reason.WRONG_TYPE: _SAME_AGAIN,
-    Reason.EMPTY_MESSAGE: _SAME_AGAIN,
-    Reason.NESTED_TOO_DEEP: _SAME_AGAIN,
-    Reason.MESSAGE_TOO_LARGE: Repair(True, "the limit may have been raised"),
-    Reason.PROCESSING_FAILED: Repair(False, "it broke every batch that it was in: choose it once the code is mended"),
-    Reason.INVALID_IP: _SAME_AGAIN,
-    Reason.GEO_LOOKUP_FAILED: _MAY_ANSWER,
-    Reason.GEO_NOT_FOUND: _MAY_KNOW,
-    Reason.USER_TIMEOUT: _MAY_ANSWER,
-    Reason.USER_SERVICE_ERROR: _MAY_ANSWER,
-    Reason.USER_NOT_FOUND: _MAY_KNOW,
-    Reason.BUSINESS_NOT_FOUND: _MAY_KNOW,
-    Reason.DATABASE_ERROR: _MAY_ANSWER,
-    Reason.PRODUCER_ERROR: Repair(False, "no letter has it: nothing is set aside when the broker refuses"),
-}
-_UNKNOWN = Repair(False, "not a reason of this pipeline")
-DEFAULT_REASONS = tuple(str(reason) for reason, repair in REPAIRS.items() if repair.by_default)
 
 
 class Verdict(StrEnum):
@@ -117,7 +84,7 @@ def _judge(letter: RawLetter, size: int, wanted: Wanted) -> tuple[Verdict, str]:
     if not _is_asked_for(letter, wanted):
         return Verdict.FILTERED, "not asked for"
     for stays, why in (
-        (letter.error_reason not in wanted.reasons, REPAIRS.get(letter.error_reason, _UNKNOWN).why),
+        (letter.error_reason not in wanted.reasons, REPAIRS.get(letter.error_reason, UNKNOWN).why),
         (letter.purpose not in (LIVE.kind, REDRIVE), f"set aside by a {letter.purpose}: run that again"),
         (letter.original_truncated, "it holds only the beginning of the message"),
         (size + GROWTH_BYTES > wanted.max_letter_bytes, "another letter of it would not fit into the topic"),
@@ -126,7 +93,7 @@ def _judge(letter: RawLetter, size: int, wanted: Wanted) -> tuple[Verdict, str]:
             return Verdict.LEFT, why
     if letter.attempts >= wanted.max_attempts:
         return Verdict.PARKED, f"tried {letter.attempts} times, {wanted.max_attempts} at most"
-    return Verdict.REDRIVE, REPAIRS.get(letter.error_reason, _UNKNOWN).why
+    return Verdict.REDRIVE, REPAIRS.get(letter.error_reason, UNKNOWN).why
 
 
 def _is_asked_for(letter: RawLetter, wanted: Wanted) -> bool:

@@ -20,10 +20,10 @@ from enrichment.committed import log_ranges, read
 from enrichment.conservation import ConservationReport
 from enrichment.errors import OffsetsMoved, PublishRefused, SettingsError
 from enrichment.kafka import markers
-from enrichment.letters import DEFAULT_REASONS
 from enrichment.messages import HEADER_ATTEMPTS, Batch, OffsetRange, Reason, Wanted
 from enrichment.pipeline import Drained
 from enrichment.redrive import Survey
+from enrichment.repairs import DEFAULT_REASONS
 from enrichment.settings import load
 from tests.fixtures.pipeline import MakePipeline, Pipeline, message
 

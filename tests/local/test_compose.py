@@ -161,9 +161,16 @@ def test_topics_are_those_of_the_settings() -> None:
     for name in ("output_topic", "dlq_topic"):
         assert interpolated(environment[variable(ReplaySettings, name)]) == ReplaySettings.model_fields[name].default
     (script,) = words(SERVICES["kafka-topics"])
-    sizes = [int(size) for size in re.findall(r"^create .* (\d+)$", script, re.MULTILINE)]
-    live, replay = (kafka.MESSAGE_BYTES, kafka.DEAD_LETTER_BYTES), (kafka.MESSAGE_BYTES, kafka.DEAD_LETTER_BYTES)
-    assert sizes == [kafka.MESSAGE_BYTES, *live, *replay]
+    created = re.findall(r'^create "\$\$?(\S+)" (\S+)$', script, re.MULTILINE)
+    messages, letters = (f"max.message.bytes={size}" for size in (kafka.MESSAGE_BYTES, kafka.DEAD_LETTER_BYTES))
+    assert created == [
+        ("KAFKA_INPUT_TOPIC", messages),
+        ("KAFKA_OUTPUT_TOPIC", messages),
+        ("KAFKA_DLQ_TOPIC", letters),
+        (KafkaSettings(dlq_topic="KAFKA_DLQ_TOPIC").redriven_topic, "cleanup.policy=compact"),
+        ("REPLAY_OUTPUT_TOPIC", messages),
+        ("REPLAY_DLQ_TOPIC", letters),
+    ]
     assert f"--partitions {kafka.PARTITIONS} " in script
 
 

@@ -1,0 +1,139 @@
+"""The tasks of `stacklens_dlq_redrive` before its batch: what a person asks for, and what is there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Param, get_current_context, task
+
+from enrichment.messages import Reason
+from enrichment.orchestration.common import resources
+from enrichment.repairs import DEFAULT_REASONS
+
+if TYPE_CHECKING:
+    from enrichment.messages import Wanted
+
+log = logging.getLogger(__name__)
+
+MOMENT: dict[str, Any] = {
+    "type": ["null", "string"],
+    "format": "date-time",
+    # The format alone is only the form's: nothing checks it where a run is triggered otherwise.
+    "pattern": r"^\d{4}-[01]\d-[0-3]\d[T ][0-2]\d:[0-5]\d",
+}
+REDRIVE_PARAMS = {
+    "dry_run": Param(
+        True,
+        type="boolean",
+        title="Dry run",
+        description_md="Count the dead letters by reason and detail (the XCom `survey` of `claim`) and let the chosen "
+        "ones go through the pipeline without publishing (the counts in the XCom of `publish`). Nothing changes. Take the "
+        "tick away to send them in again.",
+    ),
+    "reasons": Param(
+        list(DEFAULT_REASONS),
+        type="array",
+        items={"type": "string", "enum": [str(reason) for reason in Reason]},
+        minItems=1,
+        examples=[str(reason) for reason in Reason],
+        title="Reasons",
+        description_md="Letters with these reasons are sent in again. The causes of those preset may have gone away by "
+        "now; the others need a change of code or settings first.",
+    ),
+    "since": Param(
+        None, **MOMENT, title="Set aside since",
+        description_md="Only letters that were set aside then or later (UTC where no zone is named). Empty: all.",
+    ),
+    "until": Param(
+        None, **MOMENT, title="Set aside before",
+        description_md="Only letters that were set aside before this time. Empty: all.",
+    ),
+    "source_topic": Param(
+        None,
+        type=["null", "string"],
+        title="Source topic",
+        description_md="Only letters of messages of this topic. Empty: the setting `KAFKA_INPUT_TOPIC`.",
+    ),
+    "source_partition": Param(
+        None,
+        type=["null", "integer"],
+        minimum=0,
+        title="Source partition",
+        description_md="Only letters of messages of this partition of it. Empty: all.",
+    ),
+    "service": Param(
+        None,
+        type=["null", "string"],
+        title="Service",
+        description_md="Only letters of messages of this service. Empty: all, also those that tell none.",
+    ),
+    "max_letters": Param(
+        10_000,
+        type="integer",
+        minimum=1,
+        maximum=500_000,
+        title="Letters at most",
+        description_md="Sent in by this run, and never more than `KAFKA_BATCH_SIZE`. `waiting` in the survey says how "
+        "many are left for the next run.",
+    ),
+    "max_attempts": Param(
+        3,
+        type="integer",
+        minimum=1,
+        maximum=100,
+        title="Attempts at most",
+        description_md="A letter whose message was tried so often, the first time included, is parked: it is counted, "
+        "and not sent in again unless this number is raised.",
+    ),
+}  # fmt: skip
+
+
+@task
+def claim() -> list[dict[str, Any]]:
+    """Count what the dead letters' topic holds and fix the batch of this run; without a letter to send in, the rest is
+    skipped.
+
+    The counts are the XCom `survey`. A run that is cleared gets the batch back that it had.
+    """
+    from enrichment import redrive
+
+    context = get_current_context()
+    params = context["params"]
+    with resources() as r:
+        wanted = wanted_of(params, r.settings.kafka.input_topic, redrive.max_letter_bytes(r.clients))
+        batches, survey = redrive.claim(
+            r.clients, r.ledger, r.settings, wanted, dag_id=context["dag"].dag_id, run_id=context["run_id"],
+            max_letters=params["max_letters"], dry_run=params["dry_run"],
+        )  # fmt: skip
+    found = survey.to_manifest()
+    context["ti"].xcom_push("survey", found)
+    for group in found.pop("groups"):
+        log.info("redrive.group %s", " ".join(f"{name}={value!r}" for name, value in group.items()))
+    log.info("redrive.survey dry_run=%s %s", params["dry_run"], found)
+    return [batch.to_manifest() for batch in batches]
+
+
+def wanted_of(params: Mapping[str, Any], input_topic: str, max_letter_bytes: int) -> Wanted:
+    """Which letters a run is for, by its parameters."""
+    from enrichment.messages import Wanted
+
+    return Wanted(
+        source_topic=params["source_topic"] or input_topic,
+        reasons=tuple(params["reasons"]),
+        max_attempts=params["max_attempts"],
+        max_letter_bytes=max_letter_bytes,
+        since=_moment(params["since"]),
+        until=_moment(params["until"]),
+        source_partition=params["source_partition"],
+        service=params["service"] or "",
+    )
+
+
+def _moment(text: str | None) -> datetime | None:
+    if not text:
+        return None
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

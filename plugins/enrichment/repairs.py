@@ -1,0 +1,41 @@
+"""Which dead letters are worth another try: a reason in, whether a redrive takes it by default and why out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from enrichment.messages import Reason
+
+
+class Repair(NamedTuple):
+    """Whether letters with a reason are sent in again unless a person says otherwise, and why."""
+
+    by_default: bool
+    why: str
+
+
+_SAME_AGAIN = Repair(False, "the message itself is at fault, and the same bytes fail again")
+_MAY_ANSWER = Repair(True, "the source may answer now")
+_MAY_KNOW = Repair(True, "the source may know it by now")
+REPAIRS: dict[str, Repair] = {
+    Reason.INVALID_JSON: _SAME_AGAIN,
+    Reason.INVALID_ENCODING: _SAME_AGAIN,
+    Reason.NOT_AN_OBJECT: _SAME_AGAIN,
+    Reason.MISSING_FIELD: _SAME_AGAIN,
+    Reason.WRONG_TYPE: _SAME_AGAIN,
+    Reason.EMPTY_MESSAGE: _SAME_AGAIN,
+    Reason.NESTED_TOO_DEEP: _SAME_AGAIN,
+    Reason.MESSAGE_TOO_LARGE: Repair(True, "the limit may have been raised"),
+    Reason.PROCESSING_FAILED: Repair(False, "it broke every batch that it was in: choose it once the code is mended"),
+    Reason.INVALID_IP: _SAME_AGAIN,
+    Reason.GEO_LOOKUP_FAILED: _MAY_ANSWER,
+    Reason.GEO_NOT_FOUND: _MAY_KNOW,
+    Reason.USER_TIMEOUT: _MAY_ANSWER,
+    Reason.USER_SERVICE_ERROR: _MAY_ANSWER,
+    Reason.USER_NOT_FOUND: _MAY_KNOW,
+    Reason.BUSINESS_NOT_FOUND: _MAY_KNOW,
+    Reason.DATABASE_ERROR: _MAY_ANSWER,
+    Reason.PRODUCER_ERROR: Repair(False, "no letter has it: nothing is set aside when the broker refuses"),
+}
+UNKNOWN = Repair(False, "not a reason of this pipeline")
+DEFAULT_REASONS = tuple(str(reason) for reason, repair in REPAIRS.items() if repair.by_default)

@@ -1,0 +1,79 @@
+"""The DAG that sends dead letters in again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk.definitions.param import ParamsDict
+
+from enrichment.messages import Wanted
+from enrichment.orchestration.redrive import wanted_of
+from enrichment.repairs import DEFAULT_REASONS
+from tests.conftest import REPOSITORY
+
+DAG_ID = "stacklens_dlq_redrive"
+DAG = DagBag(dag_folder=str(REPOSITORY / "dags" / f"{DAG_ID}.py")).dags[DAG_ID]
+
+
+def params(given: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a run that is triggered with these."""
+    merged = ParamsDict(dict(DAG.params.items()))  # type: ignore[no-untyped-call]
+    merged.update(given)
+    return merged.validate()
+
+
+def test_letters_go_through_the_tasks_of_live_draining() -> None:
+    """One batch, through the very same task group."""
+    assert {task.task_id for task in DAG.tasks} == {
+        "claim", *(f"batch.{stage}" for stage in ("drain", "geo", "user", "business", "publish", "clean"))
+    }  # fmt: skip
+    assert DAG.get_task("claim").downstream_task_ids == {"batch.drain", "batch.clean"}
+
+
+def test_nothing_is_sent_in_unless_somebody_says_so() -> None:
+    """No schedule, and a run that is only triggered is a dry run."""
+    assert DAG.schedule is None
+    assert params({})["dry_run"] is True
+
+
+def test_form_explains_itself() -> None:
+    """Every field has a title and says what it does."""
+    for name, param in DAG.params.items():
+        assert DAG.params.get_param(name).schema["title"], param
+        assert DAG.params.get_param(name).schema["description_md"], param
+
+
+def test_parameters_become_what_is_wanted() -> None:
+    """The form's filters are those of the redrive; a time without a zone is UTC, and empty fields take all."""
+    assert wanted_of(params({}), "enriched", 1_000) == Wanted("enriched", DEFAULT_REASONS, 3, 1_000)
+    given = {
+        "reasons": ["missing-field"], "since": "2024-01-15T10:00:00", "until": "2024-01-15T12:00:00+01:00",
+        "source_topic": "other", "source_partition": 2, "service": "payment", "max_attempts": 5,
+    }  # fmt: skip
+    assert wanted_of(params(given), "enriched", 1_000) == Wanted(
+        "other", ("missing-field",), 5, 1_000,
+        since=datetime(2024, 1, 15, 10, tzinfo=UTC), until=datetime(2024, 1, 15, 11, tzinfo=UTC),
+        source_partition=2, service="payment",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"reasons": []},
+        {"reasons": ["bad luck"]},
+        {"reasons": "missing-field"},
+        {"since": "yesterday"},
+        {"source_partition": -1},
+        {"max_letters": 0},
+        {"max_attempts": 0},
+        {"dry_run": "no"},
+    ],
+)
+def test_parameters_are_checked(given: dict[str, Any]) -> None:
+    """What makes no sense is refused before a run starts."""
+    with pytest.raises(ValueError, match=next(iter(given))):
+        params(given)
