@@ -7,9 +7,9 @@ in the same Kafka transaction a marker for each letter to `analytics-dlq-redrive
 
 A run is a **dry run** unless the form says otherwise. `claim` looks through all letters; its XCom `survey` counts them
 by verdict, reason and detail: `redrive` (sent in now, or `waiting` for the next run), `parked` (tried too often),
-`left` (with why). The messages of the chosen ones then go through the same tasks as in `stacklens_enrichment`, as they first
-came: bytes, key, timestamp, headers, and their own origin. What fails again becomes a new letter with one attempt more,
-and the old one is done. Letters are never deleted; their topic's retention does that.
+`left` (with why). The messages of the chosen ones then go through the same tasks as in `stacklens_enrichment`, as they
+first came: bytes, key, timestamp, headers, and their own origin. What fails again becomes a new letter with one attempt
+more, and the old one is done. Letters are never deleted; their topic's retention does that.
 
 **When it fails** nothing was published, and the letters are where they were. Any task may be cleared, and runs may
 overlap: a letter that is marked is never sent in again. `OffsetsMoved`: another redrive was quicker with some of the

@@ -30,8 +30,8 @@ REDRIVE_PARAMS = {
         type="boolean",
         title="Dry run",
         description_md="Count the dead letters by reason and detail (the XCom `survey` of `claim`) and let the chosen "
-        "ones go through the pipeline without publishing (the counts in the XCom of `publish`). Nothing changes. Take the "
-        "tick away to send them in again.",
+        "ones go through the pipeline without publishing (the counts in the XCom of `publish`). Nothing changes. Take "
+        "the tick away to send them in again.",
     ),
     "reasons": Param(
         list(DEFAULT_REASONS),
