@@ -219,6 +219,16 @@ def test_two_redrives_at_once_share_the_letters(letters: Redriven) -> None:
     letters.check(analytics=UNKNOWN, dead=3, redriven=UNKNOWN)
 
 
+def test_redrive_that_was_overtaken_in_all_has_nothing_left_to_do(letters: Redriven) -> None:
+    """Every letter was taken by another run: the cleared batch is published, empty."""
+    first, second = letters.stage("first"), letters.stage("second")
+    letters.pipeline.finish(first)
+    with pytest.raises(OffsetsMoved, match="was sent in again by redrive/first/0"):
+        letters.pipeline.publish(second)
+    assert letters.pipeline.finish(letters.pipeline.stage(second.batch)).counts.total == 0
+    letters.check(analytics=UNKNOWN, dead=3, redriven=UNKNOWN)
+
+
 def test_foreign_messages_among_the_letters_fail_nothing(letters: Redriven) -> None:
     """What is no dead letter is left and reported; it has no part in a batch whose range it stands in."""
     topic = load().kafka.dlq_topic
