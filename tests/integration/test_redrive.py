@@ -196,9 +196,10 @@ def test_same_redrive_twice_at_once_gets_through_once(letters: Redriven) -> None
     """One of them commits; the others are fenced or find it done."""
     staged = letters.stage()
     ended = outcomes(letters.pipeline, [staged] * 4)
-    while "produced" not in ended:  # all fenced each other: whoever tries again alone gets through
-        ended += outcomes(letters.pipeline, [staged])
-    assert ended.count("produced") == 1
+    # All may have fenced each other, one of them in its commit: whoever tries again alone gets through or finds it done.
+    ended += outcomes(letters.pipeline, [staged])
+    assert ended.count("produced") <= 1
+    assert ended[-1] in ("produced", "done before")
     letters.check(analytics=UNKNOWN, dead=3, redriven=UNKNOWN)
 
 
@@ -206,10 +207,8 @@ def test_two_redrives_at_once_share_the_letters(letters: Redriven) -> None:
     """Two runs that claimed the same letters: one is overtaken, says by whom, and its cleared drain takes what is
     left."""
     small, large = letters.stage("small", source_partition=2), letters.stage("large")
-    ended = outcomes(letters.pipeline, [small, large])
-    while "produced" not in ended:
-        ended += outcomes(letters.pipeline, [small])
-    assert ended.count("produced") == 1
+    outcomes(letters.pipeline, [small, large])
+    outcomes(letters.pipeline, [small])  # if they fenced each other, it wins now
     with letters.pipeline.resources() as r:
         [winner] = set(markers.read_markers(r.clients).values())
     [lost] = [drained for drained in (small, large) if drained.batch.batch_id != winner]

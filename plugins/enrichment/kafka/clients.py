@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -97,7 +98,11 @@ class Clients:
             # What is still queued belongs to a transaction that is over: nobody waits for it.
             producer.purge()
             try:
-                producer.close()
+                with warnings.catch_warnings():
+                    # It warns when what it left open cannot be aborted, as by one that was fenced in its commit: whoever
+                    # fenced it has ended that.
+                    warnings.simplefilter("ignore", RuntimeWarning)
+                    producer.close()
             except KafkaException as refused:  # a fenced producer may not even say goodbye
                 log.warning("producer.closed lane=%d error=%s", lane, refused.args[0])
 
