@@ -128,8 +128,11 @@ def claim(
     claimed = ledger.find_run(dag_id, run_id)
     if claimed or not surveyor.positions:
         return claimed, survey
+    partition, offset = min(surveyor.positions)
     batch = Batch(
-        batch_id=f"{dag_id}/{run_id}/{LANE}",
+        # Named by one of its letters, which no batch that was published before can have held: should the ledger forget a
+        # run that is then cleared, the markers of its old batch are not taken for those of the new one.
+        batch_id=f"{dag_id}/{run_id}/{partition}:{offset}",
         topic=kafka.dlq_topic,
         group_id=group_of(kafka),
         lane=LANE,

@@ -99,7 +99,7 @@ class Clients:
             producer.purge()
             try:
                 with warnings.catch_warnings():
-                    # It warns when what it left open cannot be aborted, as by one that was fenced in its commit: whoever
+                    # It warns when what it left open cannot be aborted, as when it was fenced in its commit: whoever
                     # fenced it has ended that.
                     warnings.simplefilter("ignore", RuntimeWarning)
                     producer.close()
