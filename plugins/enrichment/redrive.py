@@ -130,8 +130,8 @@ def claim(
         return claimed, survey
     partition, offset = min(surveyor.positions)
     batch = Batch(
-        # Named by one of its letters, which no batch that was published before can have held: should the ledger forget a
-        # run that is then cleared, the markers of its old batch are not taken for those of the new one.
+        # Named by one of its letters, which no batch that was published before can have held: should the ledger forget
+        # a run that is then cleared, the markers of its old batch are not taken for those of the new one.
         batch_id=f"{dag_id}/{run_id}/{partition}:{offset}",
         topic=kafka.dlq_topic,
         group_id=group_of(kafka),
