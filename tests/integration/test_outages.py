@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import signal
 from contextlib import closing
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
+from airflow.sdk import Context
+from airflow.sdk.execution_time.context import set_current_context
 
 from enrichment.committed import read
 from enrichment.errors import OutageHeld
 from enrichment.messages import HEADER_BATCH, Batch, Reason, Source
+from enrichment.orchestration import batches
 from enrichment.outages import Outage
 from enrichment.store.pending import Missing, Publication
 from tests.fixtures.pipeline import MakePipeline, Pipeline, message
@@ -129,6 +132,33 @@ def test_batch_is_held_until_the_deadline_of_its_first_claim(
         r.hold(again, outage)
     user_service.set_fault(status=503)
     assert pipeline.finish(pipeline.stage(again)).counts.partial == 20
+
+
+def test_task_of_a_held_batch_fails_until_the_source_is_back(
+    make_pipeline: MakePipeline, user_service: UserService
+) -> None:
+    """The look-up's task fails by name and nothing is committed; once the source answers, the next try goes on, and
+    every message is enriched. Past the deadline it goes on without."""
+    pipeline = make_pipeline(**QUICK, ENRICHMENT_OUTAGE_POLICY="hold", USER_SERVICE_BREAKER_FAILURES="1000")
+    pipeline.produce([message(n, user_id="user-1") for n in range(20)])
+    [batch] = pipeline.claim()
+    manifest = pipeline.drain(batch).to_manifest()
+
+    def look_up() -> dict[str, Any]:
+        with pipeline.resources() as r, set_current_context(cast(Context, {})):
+            return batches.look_up(r, "user", manifest, r.user_enricher())
+
+    user_service.set_fault(status=503)
+    for _ in range(2):
+        with pytest.raises(OutageHeld, match="user-profile is down"):
+            look_up()
+    with psycopg.connect(pipeline.dsn) as connection:
+        connection.execute("UPDATE enrichment_jobs SET claimed_at = now() - interval '1 hour'")
+    assert look_up()["outage"] == {"source": Source.USER, "messages": 20}
+    user_service.end_fault()
+    assert look_up()["outage"] is None
+    assert pipeline.finish(pipeline.stage(batch)).counts.enriched == 20
+    assert due(pipeline) == []
 
 
 def test_published_batch_holds_nobody(make_pipeline: MakePipeline) -> None:

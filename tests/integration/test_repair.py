@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -289,6 +290,22 @@ def test_two_sources_are_repaired_one_after_the_other(quick: Pipeline, user_serv
     report = quick.check()
     assert report.ok, report.summary()
     assert report.corrections == 2 * MESSAGES
+
+
+def test_geo_database_that_was_broken_is_repaired(
+    quick: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A geo database that cannot be read is an outage like any other; a good file ends it."""
+    broken = tmp_path / "broken.mmdb"
+    broken.write_bytes(b"no database")
+    monkeypatch.setenv("GEO_IP_DATABASE_PATH", str(broken))
+    quick.produce([message(n, user_id="user-1") for n in range(40)])
+    [batch] = publish_all(quick, "down")
+    assert states(quick) == [(Source.GEO, "open", 40, 0, 0)]
+    monkeypatch.delenv("GEO_IP_DATABASE_PATH")
+    assert repair_all(quick, batch) == [True]
+    corrected_once(quick, batch, 40)
+    assert {value(v[-1])["geo_country"] for v in versions(quick, batch).values()} == {"United States"}
 
 
 def test_one_source_by_hand_leaves_the_other_pending(quick: Pipeline, user_service: UserService) -> None:

@@ -20,11 +20,18 @@ import random
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cached_property
 from urllib.parse import quote
 
 import msgspec
 import urllib3
-from pybreaker import CircuitBreaker, CircuitBreakerError, CircuitBreakerStorage
+from pybreaker import (
+    STATE_CLOSED,
+    CircuitBreaker,
+    CircuitBreakerError,
+    CircuitBreakerStorage,
+    CircuitMemoryStorage,
+)
 from requests import RequestException, Response, Timeout
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, stop_any
 from tenacity.stop import stop_base
@@ -85,12 +92,17 @@ class UserApi:
         self._sleep = sleep
         self._session = open_session(self._base_url, token, settings.concurrency)
         self._has_batch = True
-        self._breaker = CircuitBreaker(
-            fail_max=settings.breaker_failures,
-            reset_timeout=settings.breaker_reset_sec,
+        self._breaker_storage = breaker_storage or CircuitMemoryStorage(STATE_CLOSED)
+
+    @cached_property
+    def _breaker(self) -> CircuitBreaker:
+        """Made for the first request: it asks its storage, which a task whose caches know all users need not open."""
+        return CircuitBreaker(
+            fail_max=self._settings.breaker_failures,
+            reset_timeout=self._settings.breaker_reset_sec,
             # "I have no such endpoint" and "later, please" are signs of life.
             exclude=[_NoBatchEndpoint, _Throttled],
-            state_storage=breaker_storage,
+            state_storage=self._breaker_storage,
             # The try that opens the breaker shall tell what happened to it.
             throw_new_error_on_trip=False,
         )
