@@ -177,6 +177,33 @@ def test_corrections_keep_the_order_of_their_messages(quick: Pipeline, partial: 
     assert all(order[p, True] == order[p, False] == sorted(order[p, True]) for p in range(PARTITIONS))
 
 
+def test_messages_of_other_batches_between_are_left_alone(quick: Pipeline, user_service: UserService) -> None:
+    """A place may hold what others published meanwhile, partial too: each batch is repaired on its own, once."""
+    batches = []
+    user_service.set_fault(status=503)
+    for run_id in ("one", "two"):
+        quick.produce([message(n) for n in range(40)])
+        batches += publish_all(quick, run_id)
+    user_service.end_fault()
+    with psycopg.connect(quick.dsn) as connection:
+        connection.execute(
+            """WITH ends AS (
+                SELECT r -> 'partition' AS partition, max((r ->> 'end')::bigint) AS last
+                FROM enrichment_publications, jsonb_array_elements(ranges) AS r GROUP BY 1
+            )
+            UPDATE enrichment_publications SET ranges = (
+                SELECT jsonb_agg(jsonb_build_object('partition', partition, 'start', 0, 'end', last)) FROM ends
+            )"""
+        )
+    assert repair_all(quick, batches[0]) == [True]
+    assert {len(v) for v in versions(quick, batches[1]).values()} == {1}
+    assert repair_all(quick, batches[1]) == [True]
+    for batch in batches:
+        assert [len(v) for v in versions(quick, batch).values()] == [2] * 40
+    report = quick.check()
+    assert report.ok, report.summary()
+
+
 def test_only_what_is_missing_is_asked_for(quick: Pipeline, partial: Batch, user_service: UserService) -> None:
     """The keys of the missing source are asked once each, in bulk; place and context are the message's own, even where
     their sources would answer something else by now."""
@@ -230,7 +257,7 @@ def test_source_that_is_still_down_leaves_the_batch_pending(
 
 
 def test_attempts_are_bounded(make_pipeline: MakePipeline, user_service: UserService) -> None:
-    """After the last attempt the repair is given up, and says so."""
+    """After the last attempt the repair is given up, and says so; a person may open it again."""
     pipeline = make_pipeline(**QUICK, ENRICHMENT_REPAIR_ATTEMPTS="2")
     user_service.set_fault(status=503)
     pipeline.produce([message(n) for n in range(20)])
@@ -240,6 +267,10 @@ def test_attempts_are_bounded(make_pipeline: MakePipeline, user_service: UserSer
         assert one is not None
         assert run(pipeline, one)[1] == {Source.USER: state}
     assert planned(pipeline, batch) is None
+    user_service.end_fault()
+    with psycopg.connect(pipeline.dsn) as connection:
+        connection.execute("UPDATE enrichment_pending SET state = 'open', attempts = 0")
+    assert repair_all(pipeline, batch) == [True]
 
 
 def test_users_that_fail_again_stay_pending_and_are_corrected_later(
