@@ -1,4 +1,4 @@
-"""What README says of settings, reasons, commands and files is what there is."""
+"""What README and the guides say of settings, reasons, commands and files is what there is."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from enrichment.settings import ROOMS, variable
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+CONFIGURE = (ROOT / "docs" / "configure.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# Under a prefix of the settings, but read by others: the local stack, and the loader of statements.
+NOT_SETTINGS = {"KAFKA_BOOTSTRAP_SERVERS", "KAFKA_PORT", "USER_SERVICE_URL", "USER_SERVICE_PORT", "ENRICHMENT_SQL_DIR"}
 FOLDERS = ("benchmarks", "config", "dags", "docs", "include", "plugins", "tests")
 
 
-def table(head: str) -> list[list[str]]:
+def table(text: str, head: str) -> list[list[str]]:
     """The rows of the table whose first line is `head`, cell by cell."""
-    _, _, rest = README.partition(f"{head}\n")
+    _, _, rest = text.partition(f"{head}\n")
     lines = rest.split("\n\n")[0].splitlines()[1:]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
@@ -35,16 +38,25 @@ def shown(default: object) -> str:
 
 def test_every_setting_is_in_the_table_and_no_other() -> None:
     """The configuration table has each variable, its default and what it means, in the order of the settings."""
-    assert table("| variable | default | meaning |") == [
+    assert table(CONFIGURE, "| variable | default | meaning |") == [
         [f"`{variable(room, name)}`", shown(field.default), field.description]
         for room in ROOMS.values()
         for name, field in room.model_fields.items()
     ]
 
 
+def test_every_variable_named_anywhere_is_a_setting() -> None:
+    """A variable that a document names under one of the settings' prefixes exists."""
+    prefixes = "|".join(sorted({str(room.model_config["env_prefix"]) for room in ROOMS.values()}))
+    known = {variable(room, name) for room in ROOMS.values() for name in room.model_fields} | NOT_SETTINGS
+    for document in DOCUMENTS:
+        named = {word for word in code(document.read_text()) if re.fullmatch(rf"({prefixes})[A-Z0-9_]+", word)}
+        assert named - known == set(), document
+
+
 def test_every_reason_is_in_the_table_and_no_other() -> None:
     """The vocabulary is whole, in the order of the code, each word with when it is used and what comes of it."""
-    rows = table("| reason | when | outcome |")
+    rows = table(README, "| reason | when | outcome |")
     assert [row[0] for row in rows] == [f"`{reason}`" for reason in Reason]
     assert all(len(row) == 3 and all(row) for row in rows)
 
@@ -52,7 +64,7 @@ def test_every_reason_is_in_the_table_and_no_other() -> None:
 def test_every_connection_is_in_the_table() -> None:
     """The connections are those that the settings name."""
     defaults = {field.default for room in ROOMS.values() for n, field in room.model_fields.items() if "conn_id" in n}
-    assert {row[0].strip("`") for row in table("| connection | type | what it holds |")} == defaults
+    assert {row[0].strip("`") for row in table(CONFIGURE, "| connection | type | what it holds |")} == defaults
 
 
 def test_contracts_are_complete() -> None:
