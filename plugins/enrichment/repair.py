@@ -24,7 +24,16 @@ from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import watermarks
 from enrichment.kafka.sink import LanePublisher, Standing
 from enrichment.kafka.source import Chunk, RangeReader
-from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_PARTITION, Batch, OffsetRange, Purpose, Source
+from enrichment.messages import (
+    HEADER_BATCH,
+    HEADER_OFFSET,
+    HEADER_PARTITION,
+    HEADER_TOPIC,
+    Batch,
+    OffsetRange,
+    Purpose,
+    Source,
+)
 from enrichment.outgoing import Header, Outgoing, oversized, unpack_headers, without
 from enrichment.pipeline import message_frame, quiet_gc
 from enrichment.store.pending import Missing, PendingState, PendingStore, Publication
@@ -116,7 +125,7 @@ class PlaceReader:
     def __init__(self, clients: Clients, repair: Pass) -> None:
         self._clients = clients
         self._repair = repair
-        self._superseded: set[tuple[bytes, bytes]] = set()
+        self._superseded: set[tuple[bytes | None, ...]] = set()
         self.lost = 0
 
     def chunks(self) -> Iterator[Chunk]:
@@ -148,7 +157,7 @@ class PlaceReader:
             headers = dict(unpack_headers(packed))
             if headers.get(HEADER_BATCH) != batch_id:
                 continue
-            origin = headers.get(HEADER_PARTITION) or b"", headers.get(HEADER_OFFSET) or b""
+            origin = headers.get(HEADER_TOPIC), headers.get(HEADER_PARTITION), headers.get(HEADER_OFFSET)
             if origin in self._superseded:
                 continue
             if not is_first:
