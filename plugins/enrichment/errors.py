@@ -59,6 +59,10 @@ class DatabaseRefused(EnrichmentError):
     """What was offered as a geo database is none that we can use; the one in use is kept. Ask whoever made the file."""
 
 
+class MetadataNotCleaned(EnrichmentError):
+    """`airflow db clean` failed; its output is in the log, and the next try goes on from where it stopped."""
+
+
 class SourceUnavailable(EnrichmentError):
     """A lookup's source did not answer; `reason` is the word that goes into `enrichment_errors`."""
 
