@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import pytest
 from enrichment.committed import log_ranges, read
 from enrichment.settings import load
 from include.local.stack import Stack
-from tests.fixtures.geo import BUILT_AT, city, write_geo_database
+from tests.fixtures.geo import BUILT_AT, city, maxmind, write_geo_database
 from tests.fixtures.pipeline import message
+from tests.fixtures.raw_server import Answer, RawServer
 from tests.fixtures.scheduler import Airflow, Stream, eventually
 
 pytestmark = pytest.mark.timeout(600)
@@ -48,10 +49,11 @@ def enrich(airflow: Airflow, stream: Stream, text: str) -> str:
 
 
 def test_newer_database_is_installed_and_the_next_batch_uses_it(
-    airflow: Airflow, stream: Stream, installed: Path, tmp_path: Path
-) -> None:
-    """A bad file is red at once and changes nothing; a good one is in the next batch and has an event; the same is
-    skipped."""
+    airflow: Airflow, stream: Stream, installed: Path, tmp_path: Path,
+    make_raw_server: Callable[[Answer], RawServer],
+) -> None:  # fmt: skip
+    """A bad file is red at once and changes nothing; MaxMind's newer one is in the next batch and has an event; once
+    more it is skipped, and not downloaded."""
     refresh = airflow.of(DAG_ID)
 
     def states(run_id: str) -> dict[str, tuple[str, int]]:
@@ -72,7 +74,10 @@ def test_newer_database_is_installed_and_the_next_batch_uses_it(
     assert (age(run_id)["version"], age(run_id)["too_old"]) == ("GeoLite2-City-1530653216", True)
 
     good = write_geo_database(tmp_path / "good.mmdb", {network: city("Newtown") for network in KNOWN})
-    run_id = refresh.run(source=str(good))
+    server = make_raw_server(maxmind(good.read_bytes()))
+    account = {"connection_id": "maxmind", "conn_type": "http", "host": server.base_url}
+    airflow.call("POST", "/api/v2/connections", {**account, "login": "42", "password": "a-key"})
+    run_id = refresh.run(source="maxmind")
     eventually(lambda: states(run_id)["report_age"][0] == "success" or None, "the report")
     assert age(run_id)["version"] == f"Test-City-{BUILT_AT}"
     [event] = refresh.call("GET", "/api/v2/assets/events", source_dag_id=DAG_ID)["asset_events"]
@@ -85,6 +90,8 @@ def test_newer_database_is_installed_and_the_next_batch_uses_it(
         ).fetchall()
     assert last == [(f"Test-City-{BUILT_AT}",)]
 
-    run_id = refresh.run(source=str(good))
+    assert len(server.requests) == 2
+    run_id = refresh.run(source="maxmind")
+    assert len(server.requests) == 3
     assert states(run_id)["refresh"] == ("skipped", 1)
     assert installed.read_bytes() == good.read_bytes()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
-import json
-import tarfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +14,11 @@ from enrichment.errors import RefreshFailed, SettingsError
 from enrichment.geoip import sources
 from enrichment.geoip.sources import Account, FileSource, MaxMindSource, Source, UrlSource, named, without_login
 from enrichment.settings import GeoSettings
+from tests.fixtures.geo import EDITION, maxmind, packed
 from tests.fixtures.raw_server import Answer, RawServer, http
 
 CONTENT = b"a database" * 1_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-EDITION = "GeoLite2-City"
 
 MakeServer = Callable[[Answer], RawServer]
 
@@ -165,29 +162,6 @@ def test_checksum_is_refused_when_it_is_none() -> None:
 # MaxMind -------------------------------------------------------------------------------------------------------------
 
 
-def packed(content: bytes) -> bytes:
-    """A database as MaxMind's server sends it."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        member = tarfile.TarInfo(f"{EDITION}_20260101/{EDITION}.mmdb")
-        member.size = len(content)
-        archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def maxmind(content: bytes = CONTENT, md5: str = "", download: bytes | None = None) -> Answer:
-    """Answers like MaxMind's update server, which has this database."""
-    about = {"edition_id": EDITION, "date": "2026-01-01", "md5": md5 or hashlib.md5(content).hexdigest()}
-
-    def answer(request: bytes) -> bytes:
-        if b"/geoip/updates/metadata?edition_id=GeoLite2-City" in request:
-            return http(200, json.dumps({"databases": [about]}).encode(), "Content-Type: application/json")
-        assert b"/geoip/databases/GeoLite2-City/download?date=20260101&suffix=tar.gz" in request
-        return http(200, packed(content)) if download is None else download
-
-    return answer
-
-
 def account(server: RawServer, **changed: str) -> Account:
     """An account at a server."""
     return Account(**{"account_id": "42", "license_key": "a-key", "host": server.base_url, **changed})
@@ -195,7 +169,7 @@ def account(server: RawServer, **changed: str) -> Account:
 
 def test_maxmind_is_asked_with_the_account(tmp_path: Path, make_raw_server: MakeServer) -> None:
     """The source `maxmind` downloads the edition with account number and licence key."""
-    server = make_raw_server(maxmind())
+    server = make_raw_server(maxmind(CONTENT))
     source = named("maxmind", GeoSettings(), lambda: account(server))
     fetched = source.fetch(tmp_path, None)
     assert fetched is not None
@@ -206,7 +180,7 @@ def test_maxmind_is_asked_with_the_account(tmp_path: Path, make_raw_server: Make
 
 def test_maxmind_is_not_asked_for_what_is_there(tmp_path: Path, make_raw_server: MakeServer) -> None:
     """The same checksum: nothing is downloaded, since MaxMind counts downloads."""
-    server = make_raw_server(maxmind())
+    server = make_raw_server(maxmind(CONTENT))
     (tmp_path / "present.mmdb").write_bytes(CONTENT)
     assert MaxMindSource(account(server), EDITION).fetch(tmp_path, tmp_path / "present.mmdb") is None
     assert len(server.requests) == 1
@@ -214,7 +188,7 @@ def test_maxmind_is_not_asked_for_what_is_there(tmp_path: Path, make_raw_server:
 
 def test_maxmind_gives_a_newer_one_when_there_is_one(tmp_path: Path, make_raw_server: MakeServer) -> None:
     """Another checksum: it is downloaded, and the one in use is left as it is."""
-    server = make_raw_server(maxmind())
+    server = make_raw_server(maxmind(CONTENT))
     (tmp_path / "present.mmdb").write_bytes(b"older")
     fetched = MaxMindSource(account(server), EDITION).fetch(tmp_path, tmp_path / "present.mmdb")
     assert fetched is not None
@@ -230,15 +204,15 @@ def test_maxmind_gives_a_newer_one_when_there_is_one(tmp_path: Path, make_raw_se
         pytest.param(lambda _: http(500), RefreshFailed, "HTTP 500", id="server-error"),
         pytest.param(lambda _: http(429), RefreshFailed, "HTTP 429", id="too-many-downloads"),
         pytest.param(lambda _: b"", RefreshFailed, "maxmind GeoLite2-City: ", id="gone"),
-        pytest.param(maxmind(md5="1" * 32), RefreshFailed, "HashMismatch", id="checksum"),
+        pytest.param(maxmind(CONTENT, md5="1" * 32), RefreshFailed, "HashMismatch", id="checksum"),
         pytest.param(
-            maxmind(download=http(200, packed(CONTENT)[:40])),
+            maxmind(CONTENT, download=http(200, packed(CONTENT)[:40])),
             RefreshFailed,
             "maxmind GeoLite2-City: ",
             id="cut-off-archive",
         ),
         pytest.param(
-            maxmind(download=http(200, packed(CONTENT))[:-9]),
+            maxmind(CONTENT, download=http(200, packed(CONTENT))[:-9]),
             RefreshFailed,
             "maxmind GeoLite2-City: ",
             id="cut-off-answer",
@@ -259,7 +233,7 @@ def test_maxmind_is_not_asked_when_the_account_is_none(
     tmp_path: Path, make_raw_server: MakeServer, changed: dict[str, str]
 ) -> None:
     """A connection without number or key is told by its setting."""
-    server = make_raw_server(maxmind())
+    server = make_raw_server(maxmind(CONTENT))
     with pytest.raises(SettingsError, match="GEO_IP_MAXMIND_CONN_ID"):
         MaxMindSource(account(server, **changed), EDITION).fetch(tmp_path, None)
     assert server.requests == []
