@@ -283,7 +283,7 @@ def _published_counts(ledger: Ledger, replay: Replay) -> Mapping[str, Any]:
         b.batch_id for b, job in zip(replay.batches, jobs, strict=True) if job is None or not job.is_published
     ]
     if unpublished:
-        raise ReplayRefused(f"not published yet: {', '.join(unpublished)}. Clear the failed tasks of the window's run.")
+        raise ReplayRefused(f"not published yet: {', '.join(unpublished)}. Clear the window's run.")
     done = [job for job in jobs if job is not None]
     return {
         "by_batch": [job.messages_read or 0 for job in done],

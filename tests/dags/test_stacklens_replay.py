@@ -120,7 +120,7 @@ def test_turn_waits_for_those_before_it(
 @pytest.mark.parametrize("state", ["failed", "upstream_failed"])
 def test_turn_never_comes_after_a_failure(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
     """Where a batch before it has failed, nobody waits: the run ends and says what to do."""
-    with pytest.raises(ReplayRefused, match="clear the failed tasks"):
+    with pytest.raises(ReplayRefused, match="then clear this run"):
         poke(monkeypatch, is_next=False, states={"window.batch.publish_0": state, "window.batch.publish_1": "success"})
 
 

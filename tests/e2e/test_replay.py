@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
@@ -17,6 +17,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ConfigResource,
     ResourceType,
 )
+from confluent_kafka.cimpl import NewTopic
 
 from enrichment.committed import committed_ranges, log_ranges
 from enrichment.conservation import Expected, check
@@ -45,12 +46,12 @@ def keep_forever(stream: Stream) -> None:
         changed.result()
 
 
-def produce(stream: Stream, count: int) -> None:
+def produce(stream: Stream, count: int, start: int = START) -> None:
     """Messages of four hours, in no order, malformed ones and both edges of each hour among them."""
     generator = random.Random(7)
     producer = Producer({"bootstrap.servers": stream.stack.bootstrap_servers})
-    times = [generator.randrange(START, START + 4 * HOUR) for _ in range(count)]
-    edges = [START + hour * HOUR + off for hour in range(4) for off in (0, HOUR - 1)]
+    times = [generator.randrange(start, start + 4 * HOUR) for _ in range(count)]
+    edges = [start + hour * HOUR + off for hour in range(4) for off in (0, HOUR - 1)]
     for number, at in enumerate([*times, *edges]):
         value = b"no json" if number % 97 == 0 else message(number)
         producer.produce(load().kafka.input_topic, value, b"k%d" % number, number % 4, timestamp=at)
@@ -59,9 +60,10 @@ def produce(stream: Stream, count: int) -> None:
 
 
 def runs(airflow: Airflow) -> list[dict[str, Any]]:
-    """All runs of the DAG, in the order of their windows."""
+    """The backfills' runs of the DAG, in the order of their windows."""
     found = airflow.call("GET", f"/api/v2/dags/{DAG}/dagRuns", order_by="logical_date")["dag_runs"]
-    return list(found)
+    assert {run["run_type"] for run in found} <= {"backfill", "manual"}  # the scheduler makes none by itself
+    return [run for run in found if run["run_type"] == "backfill"]
 
 
 def finish(airflow: Airflow) -> list[dict[str, Any]]:
@@ -154,6 +156,60 @@ def test_backfill_replays_each_window_once(airflow: Airflow, stream: Stream) -> 
     twice = check(servers, *topics, log_ranges(servers, topics[0]), replay=expected)
     assert (twice.ok, twice.analytics, twice.dead) == (True, once.analytics, once.dead)
     assert committed_ranges(servers, settings.kafka.input_topic, settings.kafka.consumer_group) == live
-    assert {run["run_type"] for run in runs(airflow)} == {"backfill"}
     whole = stream.check()
     assert whole.ok, whole.summary()
+
+
+def test_failed_batch_ends_the_run_which_goes_on_when_cleared(airflow: Airflow, stream: Stream) -> None:
+    """A batch that fails holds up those behind it, and they say so; cleared, the run goes on where it stopped."""
+    start, topic = START + 24 * HOUR, "replay-e2e"
+    servers, settings = stream.stack.bootstrap_servers, load()
+    admin = AdminClient({"bootstrap.servers": servers})
+    keep_forever(stream)
+    produce(stream, 1000, start)
+    make_topic(admin, topic)
+    conf = REPLAY | {"replay_id": "cut", "max_messages": 100, "output_topic": topic}
+    # By hand, a run takes the last whole window before its logical date.
+    body = {"logical_date": "2024-01-16T11:20:00Z", "conf": conf}
+    run_id = airflow.call("POST", f"/api/v2/dags/{DAG}/dagRuns", body)["dag_run_id"]
+    run = f"/api/v2/dags/{DAG}/dagRuns/{run_id}"
+
+    def states(task_id: str) -> dict[int, str]:
+        found = airflow.call("GET", f"{run}/taskInstances", task_id=task_id)["task_instances"]
+        return {task["map_index"]: task["state"] for task in found}
+
+    eventually(lambda: states("plan")[-1] == "success" or None, "the plan")
+    for gone in admin.delete_topics([topic], operation_timeout=30).values():
+        gone.result()
+    eventually(lambda: states("window.batch.publish").get(0) == "up_for_retry" or None, "a publish without a topic")
+    airflow.call("PATCH", f"{run}/taskInstances/window.batch.publish/0", {"new_state": "failed"})
+    ended = ("success", "failed")
+    assert eventually(lambda: s if (s := airflow.call("GET", run)["state"]) in ended else None, "the end") == "failed"
+    first, *rest = sorted(states("window.turn").items())
+    assert (first, {state for _, state in rest}) == ((0, "success"), {"failed"})
+    assert {at: s for at, s in states("window.batch.drain").items() if s != "upstream_failed"} == {0: "success"}
+
+    make_topic(admin, topic)
+    cleared = {"dry_run": False, "dag_run_id": run_id, "only_failed": False}
+    airflow.call("POST", f"/api/v2/dags/{DAG}/clearTaskInstances", cleared)
+    assert eventually(lambda: s if (s := airflow.call("GET", run)["state"]) in ended else None, "the end") == "success"
+    report = check(
+        servers, settings.kafka.input_topic, topic, settings.replay.dlq_topic,
+        log_ranges(servers, settings.kafka.input_topic), replay=Expected("cut", start, start + HOUR),
+    )  # fmt: skip
+    assert report.ok, report.summary()
+    assert report.read > 200
+
+
+def make_topic(admin: AdminClient, name: str) -> None:
+    """A topic that keeps messages of long ago; one that is being deleted is waited for."""
+
+    def made() -> bool | None:
+        wanted = NewTopic(name, num_partitions=4, config={"retention.ms": "-1"})
+        try:
+            admin.create_topics([wanted], operation_timeout=30)[name].result()
+        except KafkaException:
+            return None
+        return True
+
+    eventually(made, f"the topic {name}")

@@ -152,7 +152,7 @@ class Turn(BaseSensorOperator):
         )
         states = {state for run in ended.values() for state in run.values()}
         if states & {"failed", "upstream_failed"}:
-            raise ReplayRefused("a batch before this one failed: mend that, then clear the failed tasks of this run")
+            raise ReplayRefused("a batch before this one failed: mend that, then clear this run")
         return False
 
 
