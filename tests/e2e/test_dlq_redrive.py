@@ -33,12 +33,8 @@ def limit(stream: Stream, size: int) -> Iterator[None]:
     def alter(value: int) -> None:
         entry = ConfigEntry("max.message.bytes", str(value), incremental_operation=AlterConfigOpType.SET)
         topic = ConfigResource(ResourceType.TOPIC, load().kafka.output_topic, incremental_configs=[entry])
-        [altered] = (
-            AdminClient({"bootstrap.servers": stream.stack.bootstrap_servers})
-            .incremental_alter_configs([topic])
-            .values()
-        )
-        altered.result()
+        admin = AdminClient({"bootstrap.servers": stream.stack.bootstrap_servers})  # answers die with it
+        admin.incremental_alter_configs([topic])[topic].result()
 
     alter(size)
     try:
