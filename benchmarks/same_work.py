@@ -11,8 +11,8 @@ from benchmarks.answers import Answers
 from benchmarks.loop import CODECS, run_loop
 from benchmarks.stages import drain_backlog
 from benchmarks.stand import Stand
-from enrichment.committed import log_ranges, read
-from enrichment.fingerprint import Origin, origin_of
+from enrichment.conservation.committed import log_ranges, read
+from enrichment.conservation.fingerprint import Origin, origin_of
 from enrichment.messages import HEADER_BATCH, OffsetRange
 from enrichment.settings import Settings
 from include.local.errors import StackError

@@ -15,7 +15,7 @@ from threading import Event
 import psycopg
 from confluent_kafka.admin import AdminClient
 
-from enrichment.committed import log_ranges
+from enrichment.conservation.committed import log_ranges
 from enrichment.messages import OffsetRange
 from enrichment.resources import Resources
 from enrichment.settings import ROOMS, Settings, load, variable

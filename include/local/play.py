@@ -18,10 +18,10 @@ from psycopg.rows import dict_row
 from rich.console import Console
 
 from enrichment import sql
-from enrichment.committed import log_ranges, read
-from enrichment.conservation import check
+from enrichment.conservation.check import check
+from enrichment.conservation.committed import log_ranges, read
+from enrichment.conservation.fingerprint import Origin, origin_of
 from enrichment.enrichers.geo_database import GeoDatabase
-from enrichment.fingerprint import Origin, origin_of
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import committed_offsets
 from enrichment.messages import OffsetRange, Source

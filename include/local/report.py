@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from enrichment.caches.base import LookupCounts
-from enrichment.conservation import ConservationReport
+from enrichment.conservation.check import ConservationReport
 from enrichment.messages import OffsetRange
 
 SIDE_BY_SIDE = ("geo", "user")  # stages that run at the same time: only the longer one takes time

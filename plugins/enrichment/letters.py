@@ -19,7 +19,7 @@ import msgspec
 from enrichment.kafka.source import Chunk
 from enrichment.messages import LIVE, ORIGIN_HEADERS, REDRIVE, REDRIVE_HEADERS, DeadLetter, Wanted
 from enrichment.outgoing import Header, message_size, pack_headers, unpack_headers
-from enrichment.repairs import REPAIRS, UNKNOWN
+from enrichment.repairable import REPAIRS, UNKNOWN
 
 Position = tuple[int, int]  # partition and offset of a letter
 # How much larger the next letter of the same message may be: the headers of a redrive, another detail.

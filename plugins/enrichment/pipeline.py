@@ -25,7 +25,6 @@ from enrichment.caches.base import LookupCounts
 from enrichment.decode import Decoded, decode, set_aside
 from enrichment.enrichers.base import ARROW_TYPES, JSON, STATUS, Added, Enricher, not_null_type
 from enrichment.errors import BatchUnbalanced
-from enrichment.histogram import Histogram
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.markers import RedrivePublisher
 from enrichment.kafka.offsets import plan_ranges, read_settled_backlog
@@ -34,6 +33,7 @@ from enrichment.kafka.source import Chunk, RangeReader
 from enrichment.messages import KEY_COLUMNS, LIVE, REDRIVE, Batch, Context, Place, Profile, Risk, Source
 from enrichment.outages import Outage, without_down
 from enrichment.provenance import Addition, Counts
+from enrichment.rollup.histogram import Histogram
 from enrichment.route import Routed, Router
 from enrichment.selection import selection
 from enrichment.settings import KafkaSettings, PipelineSettings, Settings

@@ -40,11 +40,11 @@ from enrichment.enrichers.risk import DEFAULT_RULES, RiskRules
 from enrichment.enrichers.user import UserEnricher
 from enrichment.enrichers.user_api import UserApi
 from enrichment.errors import BatchUnbalanced, OutageHeld
-from enrichment.histogram import Histogram
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import log_ends
 from enrichment.messages import Batch, Context, Place, Profile, Source
 from enrichment.outages import Outage
+from enrichment.rollup.histogram import Histogram
 from enrichment.settings import Settings
 from enrichment.store import metrics
 from enrichment.store.breakers import PostgresBreakerStorage

@@ -12,7 +12,7 @@ from enrichment.kafka.markers import read_markers
 from enrichment.kafka.source import Chunk
 from enrichment.letters import unwrap
 from enrichment.messages import REDRIVE, REPLAY, Batch
-from enrichment.window import window_selection
+from enrichment.replay.window import window_selection
 
 # Takes a chunk as it was read and gives the messages that go on, in the order of the offsets: fewer ones
 # (`Chunk.take`), or others in their place. It runs before decoding. What it leaves out is as if it had never been in

@@ -11,7 +11,7 @@ from airflow.sdk.definitions.param import ParamsDict
 
 from enrichment.messages import Wanted
 from enrichment.orchestration.redrive import wanted_of
-from enrichment.repairs import DEFAULT_REASONS
+from enrichment.repairable import DEFAULT_REASONS
 from tests.conftest import REPOSITORY
 
 DAG_ID = "stacklens_dlq_redrive"

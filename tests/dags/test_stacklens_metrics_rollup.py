@@ -17,7 +17,7 @@ from enrichment.errors import ServiceLevelMissed, SettingsError
 from enrichment.messages import Batch, OffsetRange
 from enrichment.orchestration import rollup
 from enrichment.orchestration.common import RETRY_POLICY
-from enrichment.service_levels import Breach, Level
+from enrichment.rollup.service_levels import Breach, Level
 from enrichment.settings import ServiceLevelSettings
 from enrichment.store.jobs import Ledger, Outcome
 from enrichment.store.rollups import Rollups

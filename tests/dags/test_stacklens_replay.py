@@ -14,10 +14,10 @@ from airflow.sdk.definitions.param import ParamsDict
 from airflow.timetables.base import DataInterval, TimeRestriction
 from pendulum import datetime as moment
 
-from enrichment import replay as library
 from enrichment.errors import ReplayRefused
 from enrichment.messages import REASONS_OF, Batch, OffsetRange, Reason
 from enrichment.orchestration import replay
+from enrichment.replay import replay as library
 from enrichment.settings import ReplaySettings
 from enrichment.timetables import ReplayTimetable
 from tests.conftest import REPOSITORY

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from enrichment.committed import log_ranges, read
+from enrichment.conservation.committed import log_ranges, read
 from enrichment.settings import load
 from include.local.stack import Stack
 from tests.fixtures.geo import BUILT_AT, city, maxmind, write_geo_database

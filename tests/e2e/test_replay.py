@@ -19,8 +19,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 from confluent_kafka.cimpl import NewTopic
 
-from enrichment.committed import committed_ranges, log_ranges
-from enrichment.conservation import Expected, check
+from enrichment.conservation.check import Expected, check
+from enrichment.conservation.committed import committed_ranges, log_ranges
 from enrichment.settings import load
 from tests.conftest import REPOSITORY
 from tests.fixtures.pipeline import message

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from enrichment.committed import log_ranges, read
+from enrichment.conservation.committed import log_ranges, read
 from enrichment.settings import load
 from enrichment.store.jobs import Job, JobState
 from include.local.generate import Options, messages

@@ -21,7 +21,7 @@ from enrichment.letters import Verdict, judge, normalised, unwrap
 from enrichment.messages import HEADER_ATTEMPTS, REDRIVE, REDRIVE_HEADERS, Batch, OffsetRange, Purpose, Reason, Wanted
 from enrichment.outgoing import Header, origin_headers, pack_headers, unpack_headers
 from enrichment.pipeline import MESSAGE_SCHEMA
-from enrichment.repairs import DEFAULT_REASONS, REPAIRS
+from enrichment.repairable import DEFAULT_REASONS, REPAIRS
 
 SOURCE, DLQ = "stacklens-enriched", "analytics-dlq"
 NOW = "2024-01-15T10:00:00.123Z"

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from enrichment.conservation import ConservationReport, Defect, check, main
+from enrichment.conservation.__main__ import main
+from enrichment.conservation.check import ConservationReport, Defect, check
 from enrichment.messages import (
     HEADER_BATCH,
     HEADER_OFFSET,

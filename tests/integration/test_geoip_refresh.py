@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from enrichment.committed import log_ranges, read
+from enrichment.conservation.committed import log_ranges, read
 from enrichment.geoip.refresh import refresh
 from enrichment.geoip.sources import FileSource
 from enrichment.orchestration import batches

@@ -12,7 +12,7 @@ import pytest
 from airflow.sdk import Context
 from airflow.sdk.execution_time.context import set_current_context
 
-from enrichment.committed import read
+from enrichment.conservation.committed import read
 from enrichment.errors import OutageHeld
 from enrichment.messages import HEADER_BATCH, Batch, Reason, Source
 from enrichment.orchestration import batches

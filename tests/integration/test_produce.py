@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from enrichment.committed import log_ranges, read
+from enrichment.conservation.committed import log_ranges, read
 from include.local.generate import Options, main, messages
 from include.local.records import Record, produce
 from tests.fixtures.kafka import MakeTopic

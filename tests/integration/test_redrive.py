@@ -16,14 +16,14 @@ from confluent_kafka.cimpl import NewTopic
 
 from enrichment import pipeline as stages
 from enrichment import redrive
-from enrichment.committed import log_ranges, read
-from enrichment.conservation import ConservationReport
+from enrichment.conservation.check import ConservationReport
+from enrichment.conservation.committed import log_ranges, read
 from enrichment.errors import OffsetsMoved, PublishRefused, SettingsError
 from enrichment.kafka import markers
 from enrichment.messages import HEADER_ATTEMPTS, Batch, OffsetRange, Reason, Wanted
 from enrichment.pipeline import Drained
 from enrichment.redrive import Survey
-from enrichment.repairs import DEFAULT_REASONS
+from enrichment.repairable import DEFAULT_REASONS
 from enrichment.settings import load
 from tests.fixtures.pipeline import MakePipeline, Pipeline, message
 

@@ -21,7 +21,7 @@ from confluent_kafka import Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from enrichment import repair
-from enrichment.committed import log_ranges, read
+from enrichment.conservation.committed import log_ranges, read
 from enrichment.errors import OffsetsMoved, PublishRefused
 from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_REVISION, Batch, Reason, Source
 from enrichment.outgoing import Header

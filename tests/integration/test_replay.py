@@ -14,13 +14,13 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from msgspec import to_builtins
 
-from enrichment import replay
-from enrichment.committed import log_ranges, read
-from enrichment.conservation import ConservationReport, Expected, check
+from enrichment.conservation.check import ConservationReport, Expected, check
+from enrichment.conservation.committed import log_ranges, read
 from enrichment.errors import OffsetsMoved, ReplayRefused, WindowLost
 from enrichment.kafka.offsets import read_settled_backlog
 from enrichment.messages import HEADER_REPLAY, Batch, OffsetRange, Window
 from enrichment.pipeline import Published, record
+from enrichment.replay import replay
 from enrichment.settings import load
 from enrichment.store.replays import Replay
 from tests.fixtures.kafka import MakeTopic

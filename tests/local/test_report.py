@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from enrichment.caches.base import LookupCounts
-from enrichment.conservation import ConservationReport, Defect
+from enrichment.conservation.check import ConservationReport, Defect
 from enrichment.messages import OffsetRange
 from include.local.report import PublishedBatch, Report, build_name, covered, of_ranges, show
 

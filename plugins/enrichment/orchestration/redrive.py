@@ -11,7 +11,7 @@ from airflow.sdk import Param, get_current_context, task
 
 from enrichment.messages import Reason
 from enrichment.orchestration.common import resources
-from enrichment.repairs import DEFAULT_REASONS
+from enrichment.repairable import DEFAULT_REASONS
 
 if TYPE_CHECKING:
     from enrichment.messages import Wanted

@@ -91,7 +91,7 @@ def plan() -> list[dict[str, Any]]:
 
     A run that is cleared, or another one of the same replay and window, gets the same batches; a dry run gets none.
     """
-    from enrichment import replay
+    from enrichment.replay import replay
 
     context = get_current_context()
     params = context["params"]
@@ -106,9 +106,9 @@ def plan() -> list[dict[str, Any]]:
 
 def purpose_of(settings: Settings) -> Purpose:
     """What this run is for, from its data interval and parameters."""
-    from enrichment import replay
     from enrichment.errors import ReplayRefused
     from enrichment.messages import Window
+    from enrichment.replay import replay
 
     context = get_current_context()
     params = context["params"]
@@ -140,8 +140,8 @@ class Turn(BaseSensorOperator):
 
     def poke(self, context: Any) -> bool:
         """Look where the window's group is, and, if not here yet, whether somebody is still on the way."""
-        from enrichment import replay
         from enrichment.errors import ReplayRefused
+        from enrichment.replay import replay
 
         claimed = batch_of(self.batch)
         with resources() as r:
@@ -166,7 +166,7 @@ def replay_batch(batch: Manifest) -> None:
 @task(execution_timeout=READING_TIMEOUT, trigger_rule="none_failed")
 def report() -> dict[str, Any]:
     """What the window came to, and how its output differs from what was published before."""
-    from enrichment import replay
+    from enrichment.replay import replay
 
     with resources() as r:
         return replay.report(r.clients, r.ledger, r.replays, purpose_of(r.settings))

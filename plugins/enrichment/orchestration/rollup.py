@@ -14,7 +14,7 @@ from airflow.sdk import CronDataIntervalTimetable, Param, get_current_context, t
 from enrichment.orchestration.common import Manifest, resources
 
 if TYPE_CHECKING:
-    from enrichment.service_levels import Breach
+    from enrichment.rollup.service_levels import Breach
     from enrichment.settings import ServiceLevelSettings
     from enrichment.store.rollups import Rollups
 
@@ -84,8 +84,8 @@ def check(rollups: Rollups, settings: ServiceLevelSettings, context: Any, hour: 
 
     A backfill keeps them too, and tells nobody: what is past is no alarm.
     """
-    from enrichment.rollup import Rollup
-    from enrichment.service_levels import find_breaches
+    from enrichment.rollup.rollup import Rollup
+    from enrichment.rollup.service_levels import find_breaches
 
     moment = datetime.fromisoformat(hour)
     breaches = find_breaches(rollups.get("hour", moment) or Rollup(), settings)

@@ -13,8 +13,8 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from enrichment import sql
-from enrichment.rollup import BatchRow, Rollup, percentiles, sum_up
-from enrichment.service_levels import Breach
+from enrichment.rollup.rollup import BatchRow, Rollup, percentiles, sum_up
+from enrichment.rollup.service_levels import Breach
 
 Row = TypeVar("Row")
 HOUR = timedelta(hours=1)

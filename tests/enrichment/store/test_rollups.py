@@ -12,10 +12,10 @@ import pytest
 from psycopg.rows import dict_row
 
 from enrichment.caches.base import LookupCounts
-from enrichment.histogram import Histogram
 from enrichment.messages import Batch, OffsetRange, Purpose
-from enrichment.rollup import Rollup
-from enrichment.service_levels import Breach, Level
+from enrichment.rollup.histogram import Histogram
+from enrichment.rollup.rollup import Rollup
+from enrichment.rollup.service_levels import Breach, Level
 from enrichment.store import metrics
 from enrichment.store.jobs import Ledger, Outcome
 from enrichment.store.rollups import HOUR, Rollups, hour_of

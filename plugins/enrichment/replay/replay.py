@@ -17,18 +17,18 @@ from typing import Any
 import msgspec
 from confluent_kafka import TopicPartition
 
-from enrichment.cuts import Cuts
-from enrichment.differences import Side, compare
 from enrichment.errors import ReplayRefused, WindowLost
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import committed_offsets, with_retries
 from enrichment.kafka.source import read_ranges
 from enrichment.kafka.times import Bound, find_bounds, find_losses, to_text
 from enrichment.messages import HEADER_REPLAY, REASONS_OF, REPLAY, Batch, OffsetRange, Purpose, Reason, Window
+from enrichment.replay.cuts import Cuts
+from enrichment.replay.differences import Side, compare
+from enrichment.replay.window import in_window, make_picker
 from enrichment.settings import Settings
 from enrichment.store.jobs import Ledger
 from enrichment.store.replays import CLAIMED, COUNTED, FINISHED, Replay, Replays
-from enrichment.window import in_window, make_picker
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from enrichment.caches.base import LookupCounts
-from enrichment.histogram import Histogram
-from enrichment.rollup import Rollup
-from enrichment.service_levels import Breach, Level, find_breaches
+from enrichment.rollup.histogram import Histogram
+from enrichment.rollup.rollup import Rollup
+from enrichment.rollup.service_levels import Breach, Level, find_breaches
 from enrichment.settings import ServiceLevelSettings
 
 SETTINGS = ServiceLevelSettings(min_hit_rate=0.8, max_error_rate=0.05, max_freshness_sec=60, max_lag=1000)

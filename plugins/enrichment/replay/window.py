@@ -11,7 +11,7 @@ import numpy as np
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.source import Chunk
 from enrichment.messages import Batch, Window
-from enrichment.published import Offsets, offsets_with_errors
+from enrichment.replay.published import Offsets, offsets_with_errors
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from enrichment.rollup import Rollup
+from enrichment.rollup.rollup import Rollup
 from enrichment.settings import ServiceLevelSettings
 
 

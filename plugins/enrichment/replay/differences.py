@@ -17,7 +17,7 @@ import numpy as np
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.source import Chunk, read_ranges
 from enrichment.messages import OUTPUT_COLUMNS, OffsetRange, Window
-from enrichment.published import outputs
+from enrichment.replay.published import outputs
 
 # The time of processing always differs.
 COMPARED = tuple(name for name in OUTPUT_COLUMNS if name != "enriched_at")

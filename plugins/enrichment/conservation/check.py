@@ -24,14 +24,10 @@ expected, and the order is that within each window.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from itertools import zip_longest
 from typing import cast
@@ -39,8 +35,8 @@ from typing import cast
 import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Message
 
-from enrichment.committed import Kafka, committed_ranges, log_ranges, position, read
-from enrichment.fingerprint import (
+from enrichment.conservation.committed import Kafka, log_ranges, position, read
+from enrichment.conservation.fingerprint import (
     Broken,
     Fingerprint,
     Form,
@@ -56,7 +52,6 @@ from enrichment.fingerprint import (
     sequence_of,
 )
 from enrichment.messages import OffsetRange
-from enrichment.settings import load
 
 
 class Defect(StrEnum):
@@ -383,80 +378,3 @@ def rounds(ranges: Iterable[OffsetRange]) -> Iterator[list[OffsetRange]]:
 
 def _place(message: Message) -> str:
     return f"{message.topic()} {message.partition()}@{message.offset()}"
-
-
-def parse_ranges(text: str) -> list[OffsetRange]:
-    """`0:0-100,1:5-20` as ranges of partitions 0 and 1, ends not included. Raises `ValueError`."""
-    ranges = []
-    for part in text.split(","):
-        partition, _, offsets = part.partition(":")
-        start, _, end = offsets.partition("-")
-        ranges.append(OffsetRange(int(partition), int(start), int(end)))
-    return ranges
-
-
-def expected_of(chosen: argparse.Namespace) -> Expected | None:
-    """What the replay that the command line names was to take."""
-    if chosen.replay_id is None:
-        return None
-    services, levels = set(chosen.service), set(chosen.level)
-
-    def wanted(message: Message) -> bool:
-        try:
-            fields = json.loads(message.value() or b"")
-        except ValueError:
-            return False
-        return isinstance(fields, dict) and all(
-            not words or fields.get(name) in words for name, words in (("service", services), ("level", levels))
-        )
-
-    start, end = (round(datetime.fromisoformat(at).timestamp() * 1000) for at in (chosen.start, chosen.end))
-    return Expected(chosen.replay_id, start, end, wanted if services or levels else None)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Check as the command line says; 0 when conservation holds, 1 when not or when there is nothing to check."""
-    settings = load().kafka
-    parser = argparse.ArgumentParser(
-        prog="python -m enrichment.conservation", description="Is every input output once?"
-    )
-    parser.add_argument("--bootstrap-servers", required=True)
-    parser.add_argument("--input-topic", default=settings.input_topic, help="(default %(default)s)")
-    parser.add_argument("--output-topic", default=settings.output_topic, help="(default %(default)s)")
-    parser.add_argument("--dlq-topic", default=settings.dlq_topic, help="(default %(default)s)")
-    parser.add_argument("--group", default=settings.consumer_group, help="whose progress --all follows (%(default)s)")
-    parser.add_argument("--content-every", type=int, default=1, help="compare the content of every nth offset")
-    parser.add_argument("--examples", type=int, default=5, help="of each defect (default %(default)s)")
-    parser.add_argument(
-        "--replay-id", help="check what this replay published of --start to --end, by --service, --level"
-    )
-    for name in ("--start", "--end"):
-        parser.add_argument(name, metavar="TIME", help="as 2024-01-15T10:00:00Z; the end is not included")
-    for name in ("--service", "--level"):
-        parser.add_argument(name, action="append", default=[], help="only this one was replayed; may be repeated")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--ranges", type=parse_ranges, help="input offsets, as 0:0-100,1:5-20 (ends not included)")
-    what.add_argument(
-        "--all",
-        action="store_true",
-        help="from the log's start to the group's committed offsets; of a replay, to its end",
-    )
-    chosen = parser.parse_args(arguments)
-    if chosen.replay_id is not None and not (chosen.start and chosen.end):
-        parser.error("--replay-id needs --start and --end")
-    kafka = {"bootstrap.servers": chosen.bootstrap_servers}
-    replay = expected_of(chosen)
-    ranges = chosen.ranges or (
-        log_ranges(kafka, chosen.input_topic) if replay else committed_ranges(kafka, chosen.input_topic, chosen.group)
-    )
-    topics = (chosen.input_topic, chosen.output_topic, chosen.dlq_topic)
-    report = check(
-        kafka, *topics, ranges, replay=replay, redriven_topic=f"{chosen.dlq_topic}-redriven",
-        content_every=chosen.content_every, examples=chosen.examples,
-    )  # fmt: skip
-    print(report.summary())
-    return 0 if report.ok and report.read else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

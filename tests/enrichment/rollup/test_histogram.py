@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enrichment.histogram import RELATIVE_ERROR, SMALLEST_SECONDS, Histogram
+from enrichment.rollup.histogram import RELATIVE_ERROR, SMALLEST_SECONDS, Histogram
 
 # From less than the smallest bucket to a message of thirty years ago.
 durations = st.floats(min_value=0, max_value=1e9)

@@ -1,0 +1,1 @@
+"""What batches did, by hour and day, and whether that kept the service levels."""
