@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -87,28 +86,6 @@ def test_schema_changes_nothing_when_applied_again(postgres_connection: Connecti
     apply_schema(postgres_connection)
     assert postgres_connection.execute(OBJECTS).fetchall() == before
     assert postgres_connection.execute("SELECT batch_id FROM enrichment_jobs").fetchall() == [("b",)]
-
-
-def test_schema_is_applied_by_both_when_two_sessions_do_it_at_once(make_empty_database: Callable[[], str]) -> None:
-    """Two tasks that apply it to an empty database at the same moment both succeed."""
-    uri = make_empty_database()
-    start = threading.Barrier(4)
-    failures: list[psycopg.Error] = []
-
-    def apply() -> None:
-        with psycopg.connect(uri) as connection:
-            start.wait()
-            try:
-                apply_schema(connection)
-            except psycopg.Error as error:
-                failures.append(error)
-
-    threads = [threading.Thread(target=apply) for _ in range(start.parties)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
 
 
 @pytest.mark.parametrize("table", CACHES)

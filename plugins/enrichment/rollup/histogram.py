@@ -9,7 +9,6 @@ DDSketch's. Its Python library takes values one by one, and is kept as protobuf,
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -55,11 +54,6 @@ class Histogram(msgspec.Struct, frozen=True):
             if left <= 0:
                 return _middle(number)
         return None
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON types; `msgspec` reads it back."""
-        plain: dict[str, Any] = msgspec.to_builtins(self, str_keys=True)
-        return plain
 
 
 def _middle(number: int) -> float:
