@@ -10,10 +10,11 @@ batch's messages back, looks up only what is missing, computes the risk anew fro
 one transaction, exactly once. A source that is still down ends the pass at once; the next attempt waits a minute, then
 twice as long each time, up to an hour.
 
-**When it fails** `RepairIncomplete`: messages stay partial for good. Either they left the log before their source was
-back (a longer retention of the topic, or `stacklens_replay` while the input is still there), or every attempt failed
-(`ENRICHMENT_REPAIR_ATTEMPTS`): once the source is well, set `state = 'open', attempts = 0` in their row of
-`enrichment_pending`. Anything else: clear the task, or wait for the next run. Nothing is published twice.
+**When it fails** `RepairIncomplete`: messages stay partial. `lost`: they left the log before their source was back (a
+longer retention of the topic, or `stacklens_replay` while the input is still there). `given-up`: every attempt failed
+(`ENRICHMENT_REPAIR_ATTEMPTS`); `unrepairable`: corrections are larger than the topic takes. Once that is mended, set
+`state = 'open', attempts = 0` in their row of `enrichment_pending`. Anything else: clear the task, or wait for the next
+run. Nothing is published twice.
 
 **By hand** trigger it for one batch, one source, or as a dry run that counts what would be corrected.
 """

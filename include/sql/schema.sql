@@ -357,13 +357,13 @@ CREATE TABLE IF NOT EXISTS enrichment_pending (
     updated_at      timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (batch_id, source),
     CONSTRAINT enrichment_pending_source CHECK (source IN ('geo-ip', 'user-profile', 'business-context')),
-    CONSTRAINT enrichment_pending_state CHECK (state IN ('expected', 'open', 'repaired', 'given-up', 'lost')),
+    CONSTRAINT enrichment_pending_state CHECK (state IN ('expected', 'open', 'repaired', 'given-up', 'lost', 'unrepairable')),
     CONSTRAINT enrichment_pending_not_negative CHECK (messages >= 0 AND attempts >= 0 AND corrected >= 0)
 );
 COMMENT ON TABLE enrichment_pending IS 'What published batches go without because a source was down, until it is repaired.';
 COMMENT ON COLUMN enrichment_pending.topic IS 'Where the batch was published, and where its corrections go.';
 COMMENT ON COLUMN enrichment_pending.messages IS 'Published without this source, as counted before the publication.';
-COMMENT ON COLUMN enrichment_pending.state IS 'expected: about to be published. open: waits. given-up, lost: closed without all corrections.';
+COMMENT ON COLUMN enrichment_pending.state IS 'expected: about to be published. open: waits. given-up, lost, unrepairable: closed without all corrections.';
 COMMENT ON COLUMN enrichment_pending.attempts IS 'Tries at which the source still failed.';
 
 CREATE INDEX IF NOT EXISTS enrichment_pending_due_idx ON enrichment_pending (next_attempt_at)

@@ -3,12 +3,15 @@
 Only the missing stages are run again: the keys of messages that name an outage of a source are looked up, in bulk, as
 in any batch; all other columns are taken from the message. The risk is computed anew wherever there is a context, with
 the rules of now, since it reads place and profile. A permanent answer (`user-not-found`) is a correction too: the
-message says then what is so, not what was in the way. A message for which the source fails again has no correction.
+message says then what is so, not what was in the way. A message for which the source fails again has no correction,
+and neither has one that would be larger than its topic takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -43,9 +46,11 @@ from enrichment.messages import (
     Reason,
     Source,
 )
-from enrichment.outgoing import Header, pack_headers, unpack_headers
+from enrichment.outgoing import Header, message_size, pack_headers, unpack_headers
 from enrichment.provenance import Addition, Statuses
 from enrichment.route import plain_road
+
+log = logging.getLogger(__name__)
 
 KEY_OF = {Source.GEO: SOURCE_IP, Source.USER: USER_ID, Source.BUSINESS: REQUEST_ID}
 WORDS: dict[Source, type[msgspec.Struct]] = {Source.GEO: Place, Source.USER: Profile, Source.BUSINESS: Context}
@@ -97,15 +102,25 @@ Score = Callable[[Added, Added, Added], Added]
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """What became of messages that miss a source: by source, those corrected and those for which it failed again."""
+    """What became of messages that miss a source: by source, those corrected, those for which it failed again, and
+    those whose correction is too large to be published. `messages` is how many corrections there are."""
 
     corrected: dict[Source, int] = {}
     failed: dict[Source, int] = {}
+    too_large: dict[Source, int] = {}
     messages: int = 0
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether a source had an answer for any message."""
+        return bool(self.messages or any(self.too_large.values()))
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(
-            _sum(self.corrected, other.corrected), _sum(self.failed, other.failed), self.messages + other.messages
+            _sum(self.corrected, other.corrected),
+            _sum(self.failed, other.failed),
+            _sum(self.too_large, other.too_large),
+            self.messages + other.messages,
         )
 
 
@@ -128,8 +143,11 @@ class Corrector:
         self._lookups = lookups
         self._score = score
 
-    def correct(self, chunk: Chunk, now: str) -> tuple[Chunk, Tally]:
-        """The corrections of a chunk, each message of which misses one of the sources, and what became of all."""
+    def correct(self, chunk: Chunk, now: str, max_bytes: int) -> tuple[Chunk, Tally]:
+        """The corrections of a chunk, each message of which misses one of the sources, and what became of all.
+
+        What is larger than `max_bytes` is logged, by the place of its message.
+        """
         messages = [_decode(value or b"") for value in chunk.values]
         missing = [message.missing & self._lookups.keys() for message in messages]
         added = {source: self._again(source, chunk, messages, missing) for source in WORDS}
@@ -144,15 +162,21 @@ class Corrector:
             frozenset(source for source in sources if not failing[source][row]) for row, sources in enumerate(missing)
         ]
         rows = [row for row, sources in enumerate(repaired) if sources]
+        written = self._written(chunk, rows, additions, now)
+        large = _larger(written, max_bytes)
+        fitting = [n for n in range(len(rows)) if n not in large]
         tally = Tally(
-            {s: sum(s in sources for sources in repaired) for s in sorted(self._lookups)},
-            {
-                s: sum(s in m and s not in r for m, r in zip(missing, repaired, strict=True))
-                for s in sorted(self._lookups)
-            },
-            len(rows),
+            self._count(repaired[rows[n]] for n in fitting),
+            self._count(m - r for m, r in zip(missing, repaired, strict=True)),
+            self._count(repaired[rows[n]] for n in large),
+            len(fitting),
         )
-        return self._written(chunk, rows, additions, now), tally
+        return written.take(fitting), tally
+
+    def _count(self, found: Iterable[frozenset[Source]]) -> dict[Source, int]:
+        """In how many of these each source is."""
+        counted = Counter(source for sources in found for source in sources)
+        return {source: counted[source] for source in sorted(self._lookups)}
 
     def _again(
         self, source: Source, chunk: Chunk, messages: Sequence[Published], missing: Sequence[frozenset[Source]]
@@ -198,6 +222,18 @@ class Corrector:
         chosen = chunk.take(rows)
         headers = pack_headers([revised(unpack_headers(packed)) for packed in chosen.headers])
         return Chunk(chosen.partitions, chosen.offsets, chosen.timestamps, chosen.keys, headers, values)
+
+
+def _larger(chunk: Chunk, max_bytes: int) -> set[int]:
+    """Which messages are larger than that, logged by the place of the version that they would have corrected."""
+    large = set()
+    for n, (value, key, packed) in enumerate(zip(chunk.values, chunk.keys, chunk.headers, strict=True)):
+        size = message_size(value or b"", key, unpack_headers(packed))
+        if size > max_bytes:
+            large.add(n)
+            where = chunk.partitions[n], chunk.offsets[n]
+            log.error("repair.too_large partition=%d offset=%d bytes=%d max_bytes=%d", *where, size, max_bytes)
+    return large
 
 
 def revised(headers: Sequence[Header]) -> list[Header]:

@@ -22,7 +22,7 @@ from confluent_kafka import Consumer
 from enrichment.corrections import Corrector, Tally, missing_of
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import watermarks
-from enrichment.kafka.sink import LanePublisher, Standing
+from enrichment.kafka.sink import LanePublisher, Standing, size_limits
 from enrichment.kafka.source import Chunk, RangeReader
 from enrichment.messages import (
     HEADER_BATCH,
@@ -34,7 +34,7 @@ from enrichment.messages import (
     Purpose,
     Source,
 )
-from enrichment.outgoing import Header, Outgoing, oversized, unpack_headers, without
+from enrichment.outgoing import Outgoing, unpack_headers
 from enrichment.pipeline import message_frame, quiet_gc
 from enrichment.store.pending import Missing, PendingState, PendingStore, Publication
 from enrichment.store.staging import Staging
@@ -103,14 +103,15 @@ def prepare(
     """
     clients = clients.for_batch(repair.batch)
     tally, is_down = Tally(), False
+    [max_bytes] = size_limits(clients, repair.batch.topic)
     with quiet_gc(), staging.write(repair.batch.batch_id, CORRECTIONS) as file:
         reader = PlaceReader(clients, repair)
         for chunk in reader.chunks():
             moment = now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            corrected, counted = corrector.correct(chunk, moment)
+            corrected, counted = corrector.correct(chunk, moment, max_bytes)
             tally += counted
             file.write(message_frame(corrected))
-            if not tally.messages and any(tally.failed.values()):
+            if any(tally.failed.values()) and not tally.is_answered:
                 is_down = True
                 break
     return Prepared(tally, reader.lost, is_down)
@@ -172,8 +173,8 @@ def publish(
 ) -> bool:
     """Publish the staged corrections once, whoever else tries; whether it was this call that did.
 
-    A correction that is larger than its topic takes is left out, and logged. `noted` is entered before the transaction
-    and left after it. Raises `OffsetsMoved`, `PublishRefused`, `StagingMissing`.
+    `noted` is entered before the transaction and left after it. Raises `OffsetsMoved`, `PublishRefused`,
+    `StagingMissing`.
     """
     clients = clients.for_batch(repair.batch)
     with quiet_gc(), LanePublisher(clients, repair.batch) as publisher:
@@ -181,20 +182,15 @@ def publish(
         with noted or nullcontext(), publisher.transaction() if produce else nullcontext() as transaction:
             if transaction is not None:
                 for frame in staging.read(repair.batch.batch_id, CORRECTIONS):
-                    transaction.send(repair.batch.topic, _outgoing(frame, publisher.max_output_bytes))
+                    transaction.send(repair.batch.topic, _outgoing(frame))
     return produce
 
 
-def _outgoing(frame: pa.RecordBatch, max_bytes: int) -> Outgoing:
-    values = frame["value"].to_pylist()
-    headers: list[list[Header]] = [unpack_headers(packed) for packed in frame["headers"].to_pylist()]
-    large = dict(oversized(frame, values, headers, max_bytes))
-    for row, size in large.items():
-        log.error(
-            "repair.too_large partition=%s offset=%s bytes=%d", frame["partition"][row], frame["offset"][row], size
-        )
-    partitions, keys, timestamps = (frame[name].to_pylist() for name in ("partition", "key", "timestamp"))
-    return without(Outgoing(partitions, keys, values, timestamps, headers), large)
+def _outgoing(frame: pa.RecordBatch) -> Outgoing:
+    partitions, keys, values, timestamps = (
+        frame[name].to_pylist() for name in ("partition", "key", "value", "timestamp")
+    )
+    return Outgoing(partitions, keys, values, timestamps, list(map(unpack_headers, frame["headers"].to_pylist())))
 
 
 def run(r: Resources, repair: Pass, now: Callable[[], datetime]) -> tuple[Prepared, bool, dict[str, PendingState]]:
@@ -220,6 +216,7 @@ def close(
     states = {}
     for missing in repair.missing:
         source, failed = missing.source, prepared.tally.failed.get(missing.source, 0)
+        too_large = prepared.tally.too_large.get(source, 0)
         corrected = 0 if published_before else prepared.tally.corrected.get(source, 0)
         state, detail, fails = PendingState.REPAIRED, f"{corrected} corrected in pass {repair.number}", False
         if published_before:
@@ -230,6 +227,11 @@ def close(
             detail = f"{failed} failed again in pass {repair.number}" + (", the rest was not tried" * prepared.is_down)
         elif prepared.lost:
             state, detail = PendingState.LOST, f"{prepared.lost} offsets have left {repair.batch.topic}"
+        elif too_large:
+            state = PendingState.UNREPAIRABLE
+            detail = f"{corrected} corrected in pass {repair.number}"
+        if too_large:
+            detail += f"; {too_large} corrections are larger than {repair.batch.topic} takes (max.message.bytes)"
         states[source.value] = state
         if not repair.batch.dry_run:
             pending.attempted(

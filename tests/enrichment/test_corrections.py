@@ -52,7 +52,7 @@ def published(**fields: Any) -> bytes:
 
 
 def correct(*values: bytes, users: dict[str, Any] | None = None, contexts: dict[str, Any] | None = None,
-            headers: list[Header] | None = None) -> tuple[Chunk, Tally]:  # fmt: skip
+            headers: list[Header] | None = None, max_bytes: int = 1_000_000) -> tuple[Chunk, Tally]:  # fmt: skip
     """The corrections of messages, with those sources given that can be asked."""
     count = len(values)
     chunk = Chunk(
@@ -66,7 +66,7 @@ def correct(*values: bytes, users: dict[str, Any] | None = None, contexts: dict[
         lookups[Source.USER] = partial(enricher.enrich, added={})
     if contexts is not None:
         lookups[Source.BUSINESS] = business.look_up
-    return Corrector(lookups, business.score).correct(chunk, NOW)
+    return Corrector(lookups, business.score).correct(chunk, NOW, max_bytes)
 
 
 def test_missing_columns_are_filled_and_all_others_kept() -> None:
@@ -79,7 +79,7 @@ def test_missing_columns_are_filled_and_all_others_kept() -> None:
         "business_risk_score": 0.3, "business_risk_level": "medium", "business_fraud_indicators": ["free"],
         "enrichment_sources": [Source.GEO, Source.USER, Source.BUSINESS], "enrichment_errors": None, "enriched_at": NOW,
     }  # fmt: skip
-    assert tally == Tally({Source.USER: 1}, {Source.USER: 0}, 1)
+    assert tally == Tally({Source.USER: 1}, {Source.USER: 0}, {Source.USER: 0}, 1)
 
 
 def test_user_that_does_not_exist_is_an_answer() -> None:
@@ -114,7 +114,17 @@ def test_message_whose_source_fails_again_has_no_correction() -> None:
     """The others of the chunk do, in order; both are counted."""
     values = [published(user_id="a"), published(user_id="b"), published(user_id="c")]
     chunk, tally = correct(*values, users={"a": Profile("free"), "b": FAILED, "c": Profile("free")})
-    assert (chunk.offsets, tally) == ([0, 2], Tally({Source.USER: 2}, {Source.USER: 1}, 2))
+    assert (chunk.offsets, tally) == ([0, 2], Tally({Source.USER: 2}, {Source.USER: 1}, {Source.USER: 0}, 2))
+
+
+def test_correction_that_is_too_large_is_counted_and_left_out() -> None:
+    """The others of the chunk are corrected; a source that answered only for such messages has answered."""
+    values = [published(user_id="a"), published(user_id="b", message="m" * 9_000)]
+    users = {"a": Profile("free"), "b": Profile("free")}
+    chunk, tally = correct(*values, users=users, max_bytes=9_000)
+    assert (chunk.offsets, tally) == ([0], Tally({Source.USER: 1}, {Source.USER: 0}, {Source.USER: 1}, 1))
+    _, tally = correct(values[1], users=users, max_bytes=9_000)
+    assert (tally.messages, tally.is_answered) == (0, True)
 
 
 def test_message_with_two_outages_is_corrected_where_it_can_be() -> None:
@@ -127,7 +137,11 @@ def test_message_with_two_outages_is_corrected_where_it_can_be() -> None:
     value = msgspec.json.decode(chunk.values[0] or b"")
     assert (value["business_unit"], value["enrichment_errors"]) == ("payments", [Reason.USER_TIMEOUT])
     assert value["business_risk_score"] == 0.1
-    assert tally == Tally({Source.BUSINESS: 1, Source.USER: 0}, {Source.BUSINESS: 0, Source.USER: 1}, 1)
+    assert (tally.corrected, tally.failed, tally.messages) == (
+        {Source.BUSINESS: 1, Source.USER: 0},
+        {Source.BUSINESS: 0, Source.USER: 1},
+        1,
+    )
 
 
 def test_nothing_is_corrected_that_was_not_asked_for() -> None:
@@ -137,7 +151,7 @@ def test_nothing_is_corrected_that_was_not_asked_for() -> None:
 
 def test_empty_chunk_has_no_corrections() -> None:
     """Nothing in, nothing out."""
-    assert correct(users={})[1] == Tally({Source.USER: 0}, {Source.USER: 0}, 0)
+    assert correct(users={})[1].messages == 0
 
 
 @pytest.mark.parametrize(
@@ -186,6 +200,6 @@ def test_place_is_looked_up_by_its_address() -> None:
     values: list[bytes | None] = [down, published(source_ip="1.1.1.1")]
     chunk = Chunk([0, 0], [0, 1], [7, 7], [b"k", b"k"], pack_headers([ORIGIN, ORIGIN]), values)
     corrector = Corrector({Source.GEO: partial(GeoEnricher(lookup).enrich, added={})}, business.score)
-    corrected, tally = corrector.correct(chunk, NOW)
+    corrected, tally = corrector.correct(chunk, NOW, 1_000_000)
     assert (lookup.asked, tally.messages) == ([["8.8.8.8"]], 1)
     assert msgspec.json.decode(corrected.values[0] or b"")["geo_timezone"] == "Europe/Oslo"

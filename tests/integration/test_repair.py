@@ -444,6 +444,39 @@ def test_messages_that_left_the_log_are_lost_loudly(quick: Pipeline, partial: Ba
     assert planned(quick, partial) is None
 
 
+def test_correction_that_is_too_large_is_said_and_never_tried_again(
+    quick: Pipeline, user_service: UserService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message whose correction its topic does not take stays partial: all others are corrected, the batch ends in a
+    state that says so, and nothing is due; once the topic takes more, a person opens it again, and it is repaired."""
+    user_service.set_fault(status=503)
+    quick.produce([message(1), message(2, message="m" * 50_000), message(3)])
+    [batch] = publish_all(quick, "down")
+    user_service.end_fault()
+    monkeypatch.setenv("KAFKA_MAX_MESSAGE_BYTES", "50000")
+    one = planned(quick, batch)
+    assert one is not None
+    assert run(quick, one) == (True, {Source.USER: PendingState.UNREPAIRABLE})
+    assert sorted(len(v) for v in versions(quick, batch).values()) == [1, 2, 2]
+    assert planned(quick, batch) is None
+    assert run(quick, one)[0] is False
+    where = [batch.batch_id]
+    with psycopg.connect(quick.dsn, autocommit=True) as connection:
+        row = connection.execute(
+            "SELECT state, corrected, attempts, detail FROM enrichment_pending WHERE batch_id = %s", where
+        ).fetchone()
+        assert row is not None
+        assert row[:3] == ("unrepairable", 2, 0)
+        assert "1 corrections are larger than analytics-" in row[3]
+        connection.execute("UPDATE enrichment_pending SET state = 'open' WHERE batch_id = %s", where)
+    monkeypatch.delenv("KAFKA_MAX_MESSAGE_BYTES")
+    assert repair_all(quick, batch) == [True]
+    corrected = [v[-1] for v in versions(quick, batch).values()]
+    assert all(Reason.USER_SERVICE_ERROR not in (value(m)["enrichment_errors"] or ()) for m in corrected)
+    report = quick.check()
+    assert report.ok, report.summary()
+
+
 def test_moment_is_the_repairs_own(quick: Pipeline, partial: Batch) -> None:
     """`enriched_at` of a correction is when it was corrected."""
     one = planned(quick, partial)

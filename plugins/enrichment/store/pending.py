@@ -18,13 +18,18 @@ Row = TypeVar("Row")
 
 
 class PendingState(StrEnum):
-    """How far a batch's missing source has come."""
+    """How far a batch's missing source has come. All but the first two are final."""
 
     EXPECTED = "expected"  # written before the publication, which may fail
     OPEN = "open"
     REPAIRED = "repaired"
     GIVEN_UP = "given-up"
     LOST = "lost"
+    UNREPAIRABLE = "unrepairable"
+
+
+# Closed, and messages stay as they are.
+INCOMPLETE = frozenset({PendingState.GIVEN_UP, PendingState.LOST, PendingState.UNREPAIRABLE})
 
 
 class Missing(msgspec.Struct, frozen=True):
