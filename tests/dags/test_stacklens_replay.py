@@ -44,6 +44,18 @@ def test_every_task_waits_for_the_pool() -> None:
     assert (turn.mode, turn.timeout) == ("reschedule", 12 * 3600)
 
 
+@pytest.mark.parametrize("expression", ["every hour", "", "61 * * * *"])
+def test_cron_expression_that_is_none_is_said_by_name(monkeypatch: pytest.MonkeyPatch, expression: str) -> None:
+    """The import error of this DAG names the variable; all other DAGs are there."""
+    monkeypatch.setattr(replay, "SETTINGS", ReplaySettings(window_cron=expression))
+    bag = DagBag(dag_folder=str(REPOSITORY / "dags"))
+    [error] = bag.import_errors.values()
+    last = error.strip().splitlines()[-1]
+    assert last.startswith(f"enrichment.errors.SettingsError: REPLAY_WINDOW_CRON={expression!r}: ")
+    assert "croniter" not in error.split("SettingsError")[0]
+    assert set(bag.dags) == {file.stem for file in (REPOSITORY / "dags").glob("*.py")} - {DAG.dag_id}
+
+
 def test_scheduler_makes_no_run_and_a_backfill_makes_one_a_window() -> None:
     """Nothing is replayed by itself; a backfill gets windows that touch each other."""
     timetable = DAG.timetable

@@ -6,7 +6,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, Param, get_current_context, task, task_group
+from airflow.sdk.exceptions import AirflowTimetableInvalid
 
+from enrichment.errors import SettingsError
 from enrichment.messages import Reason, Source
 from enrichment.orchestration.batches import BATCH_LABEL, batch_of, enrich_batch
 from enrichment.orchestration.common import DEFAULT_ARGS, Manifest, resources
@@ -25,8 +27,16 @@ READING_TIMEOUT = timedelta(hours=1)
 
 
 def by_window() -> ReplayTimetable:
-    """A run for each window of the past, when a backfill asks for it."""
-    return ReplayTimetable(SETTINGS.window_cron, timezone="UTC")
+    """A run for each window of the past, when a backfill asks for it.
+
+    Raises `SettingsError` for an expression that is none: it is the import error of this DAG, and of no other.
+    """
+    timetable = ReplayTimetable(SETTINGS.window_cron, timezone="UTC")
+    try:
+        timetable.validate()
+    except AirflowTimetableInvalid as invalid:
+        raise SettingsError(f"REPLAY_WINDOW_CRON={SETTINGS.window_cron!r}: {invalid}") from None
+    return timetable
 
 
 def _words(title: str, description: str, **items: Any) -> Param:
