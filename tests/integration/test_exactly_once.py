@@ -92,6 +92,9 @@ def test_publish_killed_after_its_commit_is_completed_by_the_retry(pipeline: Pip
     assert report.ok, report.summary()
 
 
+DONE = ("produced", "done before")
+
+
 def outcome(publish: Callable[[], Published]) -> str:
     """How a publish ended."""
     try:
@@ -104,9 +107,10 @@ def test_same_publish_twice_at_once_gets_through_once(pipeline: Pipeline, staged
     """Two processes with the same batch: one commits, the other is fenced or finds it done."""
     with ThreadPoolExecutor(4) as pool:
         outcomes = list(pool.map(lambda _: outcome(lambda: pipeline.publish(staged)), range(4)))
-    while "produced" not in outcomes:  # all fenced each other: whoever tries again alone gets through
-        outcomes.append(outcome(lambda: pipeline.publish(staged)))
-    assert outcomes.count("produced") == 1
+    # All may have fenced each other, and one that was fenced in its commit may have got through: one alone will know.
+    outcomes.append(outcome(lambda: pipeline.publish(staged)))
+    assert outcomes[-1] in DONE
+    assert outcomes.count("produced") <= 1
     report = pipeline.check()
     assert report.ok, report.summary()
 
@@ -120,9 +124,9 @@ def test_overlapping_batches_of_different_runs_cannot_both_get_through(pipeline:
     first, second = pipeline.stage(small), pipeline.stage(large)
     with ThreadPoolExecutor(2) as pool:
         outcomes = list(pool.map(lambda d: outcome(lambda: pipeline.publish(d)), [first, second]))
-    while "produced" not in outcomes:
-        outcomes.append(outcome(lambda: pipeline.publish(first)))
-    assert outcomes.count("produced") == 1
+    outcomes.append(outcome(lambda: pipeline.publish(first)))
+    assert outcomes[-1] in DONE
+    assert outcomes.count("produced") <= 1
     pipeline.run("third")
     report = pipeline.check()
     assert report.ok, report.summary()
