@@ -17,12 +17,13 @@ from confluent_kafka import KafkaException
 from rich.console import Console
 
 from benchmarks import report
-from benchmarks.alone import alone, check_loops, measure_loop
+from benchmarks.alone import alone, measure_loop
 from benchmarks.backlog import Seen, fill
 from benchmarks.hits import hit_rates
-from benchmarks.loop import CODECS
+from benchmarks.loop import PEERS
 from benchmarks.passthrough import pass_through
 from benchmarks.report import Results
+from benchmarks.same_work import check_same_work
 from benchmarks.scheduler import drain_through_scheduler, move_group
 from benchmarks.stages import Pass, drain_backlog
 from benchmarks.stand import Stand, environment, remove, services
@@ -106,10 +107,13 @@ def _contestants(
         found["pipeline_cold"] = lambda settings, run: _cold(stand, settings, run, results)
         found["pipeline_warm"] = lambda settings, run: _pass(stand, settings, run, results.warm)
     if "peers" in only:
+        if "pipeline" not in only:
+            with steps.step("filling the cache tables"), stand.outputs("filling") as settings:
+                alone(drain_backlog, stand, settings, "filling")
         with steps.step("do the loops do the same work"):
-            alone(check_loops, stand, seen)
-        results.peers = {name: [] for name in CODECS}
-        found |= {name: partial(_loop, stand, seen, name, results) for name in CODECS}
+            alone(check_same_work, stand, seen)
+        results.peers = {name: [] for name in PEERS}
+        found |= {name: partial(_loop, stand, seen, name, results) for name in PEERS}
     return found
 
 

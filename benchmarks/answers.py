@@ -1,21 +1,22 @@
-"""What lookups answer to the keys of the backlog, all in memory: the loops' caches are warm and ask no network."""
+"""What lookups answer to the keys of the backlog: from memory alone, or from the pipeline's cache tables at first."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 import psycopg
 from cachetools import TTLCache
+from psycopg.sql import SQL, Identifier
 
 from benchmarks.backlog import Seen
 from benchmarks.stand import Stand
 from enrichment import sql
 from enrichment.caches.base import Fetch, Tiered
 from enrichment.caches.layered import LayeredLookup, TimeToLive
-from enrichment.enrichers.base import NO_KEY, status_of
+from enrichment.enrichers.base import NO_KEY, OK, status_of
 from enrichment.enrichers.business_query import BusinessQuery
 from enrichment.enrichers.geo_database import GeoDatabase, present_database_path
 from enrichment.enrichers.known_addresses import KnownAddresses
@@ -25,6 +26,12 @@ from enrichment.messages import REQUEST_ID, SOURCE_IP, USER_ID, Context, Place, 
 AT_ONCE = 2_000  # keys: what the user service is asked within one deadline
 TTL_SECONDS = 3_600
 WORDS: dict[str, type[msgspec.Struct]] = {SOURCE_IP: Place, USER_ID: Profile, REQUEST_ID: Context}
+# The pipeline's cache tables, and what their keys are called.
+TABLES = {
+    SOURCE_IP: ("geo_ip_cache", "ip_address"),
+    USER_ID: ("user_profile_cache", "user_id"),
+    REQUEST_ID: ("business_context_cache", "request_id"),
+}
 
 
 class Known(NamedTuple):
@@ -35,18 +42,16 @@ class Known(NamedTuple):
 
 
 class Answers:
-    """A time-to-live cache for each kind of key, large enough for all keys and filled."""
+    """A time-to-live cache for each kind of key, large enough for all keys, and filled."""
 
     def __init__(self, stand: Stand, seen: Seen) -> None:
         self._nothing = {name: Known(NO_KEY, msgspec.to_builtins(words())) for name, words in WORDS.items()}
-        self._sources = {name: dict(_ask(lookup, seen.distinct[name], WORDS[name])) for name, lookup in _lookups(stand)}
+        self._sources: dict[str, Mapping[str, Known]] = {
+            name: dict(_ask(lookup, seen.distinct[name], WORDS[name])) for name, lookup in _lookups(stand)
+        }
         self._caches: dict[str, TTLCache[str, Known]] = {
             name: TTLCache(len(source) + 1, TTL_SECONDS) for name, source in self._sources.items()
         }
-        self.refill()
-
-    def refill(self) -> None:
-        """Make the caches as good as new: nothing in them is about to expire."""
         for name, cache in self._caches.items():
             cache.update(self._sources[name])
 
@@ -58,8 +63,40 @@ class Answers:
         try:
             known = cache[key]
         except KeyError:
-            known = cache[key] = self._sources[name][key]
+            known = cache[key] = self._ask_source(name, key)
         return known
+
+    def _ask_source(self, name: str, key: str) -> Known:
+        return self._sources[name][key]
+
+
+class TableAnswers(Answers):
+    """The same caches, empty at first: a key that is missing is asked of its table, one by one, as the pipeline's
+    stages find theirs when the caches are warm. Where the table has no row (addresses that no database is asked for),
+    the source's answer is taken from memory."""
+
+    def __init__(self, stand: Stand, seen: Seen) -> None:
+        super().__init__(stand, seen)
+        for cache in self._caches.values():
+            cache.clear()
+        self._connection = psycopg.connect(stand.dsn, autocommit=True)
+        self._selects = {
+            name: SQL("SELECT reason, {} FROM {} WHERE {} = %s AND expires_at > now()")
+            .format(
+                SQL(", ").join(Identifier(field) for field in WORDS[name].__struct_fields__),
+                Identifier(table),
+                Identifier(key),
+            )
+            .as_string()
+            for name, (table, key) in TABLES.items()
+        }
+
+    def _ask_source(self, name: str, key: str) -> Known:
+        row = self._connection.execute(self._selects[name], (key,), prepare=True).fetchone()
+        if row is None:
+            return super()._ask_source(name, key)
+        reason, *value = row
+        return Known(reason or OK, msgspec.to_builtins(WORDS[name](*value)))
 
 
 def _lookups(stand: Stand) -> Iterator[tuple[str, Tiered]]:

@@ -1,7 +1,7 @@
 """The peers: the plain loop over messages that a good engineer writes, doing the same work as the pipeline.
 
-`confluent-kafka`, a JSON library, `cachetools.TTLCache` in front of lookups whose answers are in memory already, risk
-rules as plain code, a transaction with the offsets each 10,000 messages. `same_work` proves that it publishes the same.
+`confluent-kafka`, a JSON library, `cachetools.TTLCache` in front of the lookups, risk rules as plain code, a
+transaction with the offsets each 10,000 messages. `same_work` proves that it publishes the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from benchmarks.answers import Answers
+from benchmarks.answers import Answers, TableAnswers
 from benchmarks.loop_risk import risk_of
 from benchmarks.passthrough import exchange
 from benchmarks.stand import Stand
@@ -69,9 +69,18 @@ def _standard_library() -> Codec:
     return Codec(lambda value: decode(value.decode()), lambda message: encode(message).encode())
 
 
-CODECS = {
-    "loop_orjson_cachetools": Codec(orjson.loads, orjson.dumps),
-    "loop_json_cachetools": _standard_library(),
+class Peer(NamedTuple):
+    """A loop: how it reads and writes JSON, and what its caches know when it starts."""
+
+    codec: Codec
+    answers: type[Answers]
+
+
+ORJSON = Codec(orjson.loads, orjson.dumps)
+PEERS = {
+    "loop_orjson_from_tables": Peer(ORJSON, TableAnswers),
+    "loop_orjson_preloaded": Peer(ORJSON, Answers),
+    "loop_json_preloaded": Peer(_standard_library(), Answers),
 }
 
 

@@ -182,12 +182,12 @@ def _goals(found: Mapping[str, Any]) -> Table:
 def goals(found: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     """The goals of which all figures were measured."""
     ceiling, warm = found["passthrough_msgs_per_s"], found["pipeline_warm_msgs_per_s"]
-    loop, drained = max(found["peers"].values(), default=None), found["dag_drain_msgs_per_s"]
-    peaks, judged = found["peak_rss_mb"], []
+    drained, peaks = found["dag_drain_msgs_per_s"], found["peak_rss_mb"]
+    judged = []
     if warm and ceiling:
         judged.append(("warm at least 0.4 of pass-through", f"{warm / ceiling:.2f}", warm >= 0.4 * ceiling))
-    if warm and loop:
-        judged.append(("warm at least twice the best loop", f"{warm / loop:.2f}", warm >= 2 * loop))
+    for name, loop in found["peers"].items() if warm else ():
+        judged.append((f"warm at least twice {name}", f"{warm / loop:.2f}", warm >= 2 * loop))
     if drained:
         judged.append(("60,000 messages/s through the scheduler", f"{drained:,}", drained >= 60_000))
     if peaks:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
-from benchmarks.answers import Answers
-from benchmarks.loop import CODECS, run_loop
+from benchmarks.backlog import Seen
+from benchmarks.loop import PEERS, run_loop
 from benchmarks.stages import drain_backlog
 from benchmarks.stand import Stand
 from enrichment.conservation.committed import log_ranges, read
 from enrichment.conservation.fingerprint import Origin, origin_of
-from enrichment.messages import HEADER_BATCH, OffsetRange
+from enrichment.messages import HEADER_BATCH
 from enrichment.settings import Settings
 from include.local.errors import StackError
 
@@ -21,20 +20,16 @@ SAMPLE = 20_000
 Outputs = dict[Origin | None, Any]
 
 
-def check_same_work(stand: Stand, answers: Answers) -> None:
+def check_same_work(stand: Stand, seen: Seen) -> None:
     """Raise `StackError` when a loop and the pipeline differ in any of the first messages."""
     with stand.outputs("sample") as settings:
         _, batches = drain_backlog(stand, settings, "sample", SAMPLE)
         expected = _outputs(stand, settings)
     ranges = [r for batch in batches for r in batch.ranges]
-    for name in CODECS:
-        _compare(name, expected, _of_loop(stand, name, answers, ranges))
-
-
-def _of_loop(stand: Stand, name: str, answers: Answers, ranges: Sequence[OffsetRange]) -> Outputs:
-    with stand.outputs(f"sample-{name}") as settings:
-        run_loop(stand, settings, CODECS[name], answers, ranges)
-        return _outputs(stand, settings)
+    for name, peer in PEERS.items():
+        with stand.outputs(f"sample-{name}") as own:
+            run_loop(stand, own, peer.codec, peer.answers(stand, seen), ranges)
+            _compare(name, expected, _outputs(stand, own))
 
 
 def _compare(name: str, expected: Outputs, found: Outputs) -> None:
