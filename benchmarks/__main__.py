@@ -102,7 +102,7 @@ def _contestants(
     """What is measured beside each other: each goes through the backlog once and returns its seconds."""
     found: dict[str, Callable[[Settings, str], float]] = {}
     if "passthrough" in only:
-        found["passthrough"] = lambda settings, _: _note(results.passthrough, alone(pass_through, stand, settings))
+        found["passthrough"] = lambda settings, _: _passthrough(stand, settings, results)
     if "pipeline" in only:
         found["pipeline_cold"] = lambda settings, run: _cold(stand, settings, run, results)
         found["pipeline_warm"] = lambda settings, run: _pass(stand, settings, run, results.warm)
@@ -120,6 +120,12 @@ def _contestants(
 def _note(kept: list[float], seconds: float) -> float:
     kept.append(seconds)
     return seconds
+
+
+def _passthrough(stand: Stand, settings: Settings, results: Results) -> float:
+    seconds, used = alone(pass_through, stand, settings)
+    results.passthrough_used.append(used)
+    return _note(results.passthrough, seconds)
 
 
 def _cold(stand: Stand, settings: Settings, run: str, results: Results) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from benchmarks.cores import Used, used
 from benchmarks.stand import Stand, span
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import take_over
@@ -82,9 +83,9 @@ def _polls(consumer: Consumer, topic: str, ranges: Sequence[OffsetRange], timeou
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"{left} messages of {topic} have not come"))
 
 
-def pass_through(stand: Stand, settings: Settings) -> float:
-    """Pass the backlog on; returns the seconds from the making of the clients to the last commit."""
-    start = time.perf_counter()
+def pass_through(stand: Stand, settings: Settings) -> tuple[float, Used]:
+    """Pass the backlog on; returns the seconds from the making of the clients to the last commit, and who worked."""
+    start, before = time.perf_counter(), used(stand.broker_pid)
     topic = settings.kafka.output_topic
     with quiet_gc(), exchange(stand, settings, stand.backlog, settings.kafka.batch_size) as (producer, polls):
         produce, poll = producer.produce, producer.poll
@@ -99,4 +100,4 @@ def pass_through(stand: Stand, settings: Settings) -> float:
                     except BufferError:  # the queue is full: let it drain
                         poll(0.1)
             poll(0)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, used(stand.broker_pid).minus(before)

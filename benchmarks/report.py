@@ -18,6 +18,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.cores import Used
 from benchmarks.scheduler import Drained
 from benchmarks.stages import LOOKUPS, Pass
 from benchmarks.stand import changed_settings
@@ -36,6 +37,7 @@ class Results:
     messages: int
     repeat: int
     passthrough: list[float] = field(default_factory=list)
+    passthrough_used: list[Used] = field(default_factory=list)
     cold: list[Pass] = field(default_factory=list)
     warm: list[Pass] = field(default_factory=list)
     peers: dict[str, list[float]] = field(default_factory=dict)
@@ -85,6 +87,7 @@ def summary(results: Results) -> dict[str, Any]:
             }
             for drained in results.scheduler
         ],
+        "processor_us_per_message": processor_time(results),
         "stage_shares_warm": shares(results.warm),
         "stage_shares_cold": shares(results.cold),
         "hit_rate_allowed": results.hits.get("allowed"),
@@ -103,6 +106,21 @@ def shares(passes: Sequence[Pass]) -> dict[str, float]:
     """Each stage's share of a pass: the median."""
     names = passes[0].stages if passes else ()
     return {name: round(statistics.median(p.shares[name] for p in passes), 3) for name in names}
+
+
+def processor_time(results: Results) -> dict[str, dict[str, float]]:
+    """Microseconds of processor time for each message, by who used them: the medians of all passes."""
+    passes = {"pass-through": results.passthrough_used}
+    for stage in results.warm[0].stages if results.warm else ():
+        passes[f"{stage}, warm"] = [done.used[stage] for done in results.warm]
+    return {
+        name: {
+            part: round(1e6 * statistics.median(seconds) / results.messages, 2)
+            for part, seconds in zip(Used._fields, zip(*found, strict=True), strict=True)
+        }
+        for name, found in passes.items()
+        if found
+    }
 
 
 def machine() -> dict[str, Any]:
@@ -125,7 +143,7 @@ def write(found: Mapping[str, Any]) -> Path:
 
 def show(found: Mapping[str, Any], console: Console) -> None:
     """Print the figures, and whether the goals are met."""
-    for table in (_rates(found), _stages(found), _hits(found), _goals(found)):
+    for table in (_rates(found), _stages(found), _processor_time(found), _hits(found), _goals(found)):
         if table.row_count:
             console.print(table)
 
@@ -161,6 +179,19 @@ def _stages(found: Mapping[str, Any]) -> Table:
     for stage in dict.fromkeys([*warm, *peaks]):
         memory = f"{peaks[stage]} MB" if stage in peaks else "-"
         table.add_row(stage, *(f"{s[stage]:.1%}" if stage in s else "-" for s in (warm, cold)), memory)
+    return table
+
+
+def _processor_time(found: Mapping[str, Any]) -> Table:
+    table = Table("us of processor time per message", "its thread", "the client's", "the broker", title="Who works")
+    rows: dict[str, dict[str, float]] = found["processor_us_per_message"]
+    for name, parts in rows.items():
+        table.add_row(name, *(f"{part:.2f}" for part in parts.values()))
+    stages = [parts for name, parts in rows.items() if name != "pass-through"]
+    if stages:
+        table.add_row(
+            "all stages, warm", *(f"{sum(column):.2f}" for column in zip(*(s.values() for s in stages), strict=True))
+        )
     return table
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.cores import Used, used
 from benchmarks.stand import Stand
 from enrichment import pipeline
 from enrichment.caches.base import LookupCounts
@@ -26,11 +27,13 @@ LOOKUPS = ("geo", "user", "business")
 
 @dataclass
 class Pass:
-    """One time through the backlog. `stages` has the seconds of each, the opening of its connections included."""
+    """One time through the backlog. `stages` has the seconds of each, the opening of its connections included; `used`
+    its processor time."""
 
     messages: int = 0
     seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    used: dict[str, Used] = field(default_factory=lambda: defaultdict(Used))
     counts: dict[str, LookupCounts] = field(default_factory=lambda: dict.fromkeys(LOOKUPS, LookupCounts()))
 
     @property
@@ -103,7 +106,8 @@ def _enricher(r: Resources, name: str) -> tuple[Enricher, dict[str, Any]]:
 @contextmanager
 def _stage(stand: Stand, settings: Settings, done: Pass, name: str) -> Iterator[Resources]:
     """Resources of a stage's own, as a task has them, and the clock."""
-    start = time.perf_counter()
+    start, before = time.perf_counter(), used(stand.broker_pid)
     with stand.resources(settings) as r:
         yield r
     done.stages[name] += time.perf_counter() - start
+    done.used[name] = done.used[name].plus(used(stand.broker_pid).minus(before))

@@ -43,6 +43,7 @@ class Stand:
     user_service_url: str
     settings: Settings
     config: Config
+    broker_pid: int
     backlog: tuple[OffsetRange, ...] = ()
 
     @property
@@ -119,7 +120,6 @@ def services(environ: Mapping[str, str], steps: Steps) -> Iterator[Stand]:
         airflow=postgres.url(found, credentials, "airflow"),
         user_service=users.url(found),
     )
-    stand = Stand(addresses.bootstrap_servers, addresses.stacklens, addresses.user_service, load(), found)
     supervisor = Supervisor(found)
     programs = (postgres.program(found), kafka.program(found), users.program(found))
     with steps.step("files of PostgreSQL and Kafka"):
@@ -137,8 +137,10 @@ def services(environ: Mapping[str, str], steps: Steps) -> Iterator[Stand]:
                 supervisor.launch(program, answers, SERVICE_SECONDS, cancelled=Event())
             postgres.create_databases(found, credentials)
             postgres.apply_schema(addresses.stacklens)
-            kafka.create_topics(addresses.bootstrap_servers, stand.settings.kafka)
-        yield stand
+            settings = load()
+            kafka.create_topics(addresses.bootstrap_servers, settings.kafka)
+        broker = supervisor.state(programs[1]).pid
+        yield Stand(addresses.bootstrap_servers, addresses.stacklens, addresses.user_service, settings, found, broker)
     finally:
         supervisor.stop()
         leftovers.end(found.directory, supervisor.session_file)
