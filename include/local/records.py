@@ -115,8 +115,7 @@ def produce(
     for sent, record in enumerate(records, start=1):
         _send(producer, topic, record)
         if sent % check_every == 0:
-            due = started + sent / rate if rate else 0.0
-            producer.poll(max(0.0, due - time.monotonic()))
+            _serve_until(producer, started + sent / rate if rate else 0.0)
             _raise_first(refused)
             advance(sent)
     unsent = producer.flush(FLUSH_SECONDS)
@@ -138,6 +137,13 @@ def _send(producer: Producer, topic: str, record: Record) -> None:
             return
         except BufferError:  # the queue is full: let it drain
             producer.poll(0.1)
+
+
+def _serve_until(producer: Producer, due: float) -> None:
+    """Hear of what was delivered, once at least. A poll ends with the first news, so one alone would not last."""
+    producer.poll(0)
+    while (left := due - time.monotonic()) > 0:
+        producer.poll(left)
 
 
 def _raise_first(refused: list[KafkaError]) -> None:

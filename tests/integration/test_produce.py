@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from random import Random
 
 import pytest
@@ -27,6 +28,13 @@ def test_records_arrive_as_they_are(kafka: str, topic: MakeTopic) -> None:
     for message in arrived:
         partitions.setdefault(message.key(), set()).add(message.partition())
     assert all(len(where) == 1 for where in partitions.values())
+
+
+def test_rate_is_a_ceiling(kafka: str, topic: MakeTopic) -> None:
+    """Messages that are sent at a rate take the time that this takes, however quickly the broker answers."""
+    name, started = topic("paced"), time.monotonic()
+    assert produce(messages(Options(count=50)), kafka, name, rate=50) == 50
+    assert time.monotonic() - started >= 1
 
 
 def test_produce_fails_when_the_broker_refuses_a_record(kafka: str, topic: MakeTopic) -> None:
