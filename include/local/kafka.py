@@ -14,10 +14,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
 
+from enrichment.errors import TopicRefused
+from enrichment.kafka import topics
 from enrichment.settings import KafkaSettings, ReplaySettings
 from include.local.config import HOST, Config
 from include.local.errors import StackError, root_cause
@@ -27,11 +28,6 @@ VERSION = "4.3.1"
 # The `!` keeps the logging library from having a say in the versions of Kafka's own jars.
 COORDINATES = (f"org.apache.kafka:kafka_2.13:{VERSION}", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4!")
 CHECKSUMS = Path(__file__).with_name("kafka.sha256")
-PARTITIONS = 4
-# Larger than what the pipeline publishes (KAFKA_MAX_MESSAGE_BYTES), so that too large a message can come in and be set
-# aside; a dead letter wraps what came in.
-MESSAGE_BYTES = 4 * 1024**2
-DEAD_LETTER_BYTES = 2 * MESSAGE_BYTES
 
 # A small heap, and a compiler that does not spend the first minute on it: the broker is up in two seconds.
 JVM_OPTIONS = (
@@ -71,9 +67,9 @@ def server_properties(config: Config) -> dict[str, str]:
         "listeners": f"PLAINTEXT://{address},CONTROLLER://{controller}",
         "advertised.listeners": f"PLAINTEXT://{address}",
         "log.dirs": str(_folder(config) / "data"),
-        "num.partitions": str(PARTITIONS),
+        "num.partitions": str(topics.PARTITIONS),
         "auto.create.topics.enable": "false",
-        "message.max.bytes": str(MESSAGE_BYTES),
+        "message.max.bytes": str(topics.MESSAGE_BYTES),
         "group.initial.rebalance.delay.ms": "0",
         "offsets.topic.num.partitions": "4",
         "offsets.topic.replication.factor": "1",
@@ -124,25 +120,12 @@ def ready(bootstrap_servers: str) -> bool:
         return False
 
 
-def create_topics(bootstrap_servers: str, topics: KafkaSettings, replay: ReplaySettings | None = None) -> None:
+def create_topics(bootstrap_servers: str, kafka: KafkaSettings, replay: ReplaySettings | None = None) -> None:
     """Create the pipeline's topics and those of replays, those that there are excepted."""
-    messages, letters = ({"max.message.bytes": str(size)} for size in (MESSAGE_BYTES, DEAD_LETTER_BYTES))
-    configs = {
-        topics.input_topic: messages,
-        topics.output_topic: messages,
-        topics.dlq_topic: letters,
-        topics.redriven_topic: {"cleanup.policy": "compact"},  # a marker must not leave before its dead letter
-    }
-    if replay is not None:
-        configs |= {replay.output_topic: messages, replay.dlq_topic: letters}
-    wanted = [NewTopic(name, num_partitions=PARTITIONS, config=config) for name, config in configs.items()]
-    client = AdminClient(_client(bootstrap_servers))
-    for name, creation in client.create_topics(wanted, operation_timeout=30).items():
-        try:
-            creation.result()
-        except KafkaException as refused:
-            if refused.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise StackError(f"Kafka did not create the topic {name}: {refused.args[0].str()}") from refused
+    try:
+        topics.create_topics(_client(bootstrap_servers), kafka, replay)
+    except TopicRefused as refused:
+        raise StackError(str(refused)) from refused
 
 
 def _client(bootstrap_servers: str) -> dict[str, Any]:

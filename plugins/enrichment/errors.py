@@ -19,6 +19,10 @@ class SchemaError(EnrichmentError):
     """The migrations and the database do not fit together; nothing was changed, and the message says what to do."""
 
 
+class TopicRefused(EnrichmentError):
+    """A broker did not create one of the pipeline's topics; the message names it and has what the broker said."""
+
+
 class OffsetsMoved(EnrichmentError):
     """Somebody else moved the group into the middle of this batch; look for a second publisher, then run again."""
 

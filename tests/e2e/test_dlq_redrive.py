@@ -15,8 +15,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from enrichment.kafka.topics import MESSAGE_BYTES
 from enrichment.settings import load
-from include.local.kafka import MESSAGE_BYTES
 from tests.fixtures.pipeline import message
 from tests.fixtures.scheduler import Airflow, Stream, eventually
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from enrichment.settings import KafkaSettings
 from include.local import kafka
 from include.local.config import Config
 from include.local.errors import StackError
@@ -51,11 +50,6 @@ def test_checksums_when_compared_with_the_version() -> None:
     assert f"kafka_2.13-{kafka.VERSION}.jar" in names
     ours = [name for name in names if name.startswith("kafka")]
     assert all(name.endswith(f"-{kafka.VERSION}.jar") for name in ours)
-
-
-def test_message_sizes_when_compared_with_the_settings() -> None:
-    """The topics take more than the pipeline's largest message, and the dead letters' topic more than what comes in."""
-    assert KafkaSettings().max_message_bytes < kafka.MESSAGE_BYTES < kafka.DEAD_LETTER_BYTES
 
 
 def test_server_properties_when_on_this_machine(config: Config) -> None:

@@ -22,6 +22,7 @@ from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import committed_offsets, with_retries
 from enrichment.kafka.source import read_ranges
 from enrichment.kafka.times import Bound, find_bounds, find_losses, to_text
+from enrichment.kafka.topics import DEAD_LETTER_BYTES, MESSAGE_BYTES
 from enrichment.messages import HEADER_REPLAY, REASONS_OF, REPLAY, Batch, OffsetRange, Purpose, Reason, Window
 from enrichment.replay.cuts import Cuts
 from enrichment.replay.differences import Side, compare
@@ -129,7 +130,7 @@ def check_topics(clients: Clients, purpose: Purpose) -> None:
         raise ReplayRefused(
             f"there is no topic {' and no topic '.join(missing)}. Create it as the live ones are: "
             f"kafka-topics.sh --create --topic {missing[0]} --partitions {partitions} "
-            "--config max.message.bytes=4194304 (8388608 for dead letters)"
+            f"--config max.message.bytes={MESSAGE_BYTES} ({DEAD_LETTER_BYTES} for dead letters)"
         )
 
 

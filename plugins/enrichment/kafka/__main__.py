@@ -1,0 +1,54 @@
+"""Create the topics that the pipeline needs, from a shell: `python -m enrichment.kafka --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from enrichment.errors import SettingsError, TopicRefused
+from enrichment.kafka.topics import BROKERS_DEFAULT, PARTITIONS, create_topics
+from enrichment.settings import load
+
+
+def option(text: str) -> tuple[str, str]:
+    """`name=value`. Raises `ValueError`."""
+    name, value = text.split("=", 1)
+    return name, value
+
+
+def main() -> int:
+    """Says in one line what was wrong, and exits with 1 then."""
+    parser = argparse.ArgumentParser(
+        prog="python -m enrichment.kafka",
+        description="Create the topics that the settings name, with the sizes that they need; existing ones stay.",
+    )
+    parser.add_argument("--bootstrap-servers", required=True)
+    parser.add_argument(
+        "--client",
+        metavar="NAME=VALUE",
+        type=option,
+        action="append",
+        default=[],
+        help="an option of librdkafka, such as security.protocol=SSL; may be repeated",
+    )
+    parser.add_argument("--partitions", type=int, default=PARTITIONS, help="of each topic (default %(default)s)")
+    parser.add_argument("--replication-factor", type=int, default=BROKERS_DEFAULT, help="(default: the broker's own)")
+    chosen = parser.parse_args()
+    client = dict(chosen.client) | {"bootstrap.servers": chosen.bootstrap_servers}
+    try:
+        settings = load()
+        create_topics(
+            client,
+            settings.kafka,
+            settings.replay,
+            partitions=chosen.partitions,
+            replication_factor=chosen.replication_factor,
+        )
+    except (SettingsError, TopicRefused) as failed:
+        sys.stderr.write(f"{failed}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

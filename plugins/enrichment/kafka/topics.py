@@ -1,0 +1,56 @@
+"""The topics that the pipeline needs: their names from the settings, their sizes and partitions from here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from enrichment.errors import TopicRefused
+from enrichment.settings import KafkaSettings, ReplaySettings
+
+PARTITIONS = 4
+# Larger than what the pipeline publishes (KAFKA_MAX_MESSAGE_BYTES), so that too large a message can come in and be set
+# aside; a dead letter wraps what came in.
+MESSAGE_BYTES = 4 * 1024**2
+DEAD_LETTER_BYTES = 2 * MESSAGE_BYTES
+BROKERS_DEFAULT = -1
+
+
+def topic_configs(topics: KafkaSettings, replay: ReplaySettings | None = None) -> dict[str, dict[str, str]]:
+    """The pipeline's topics and those of replays, each with what its broker must be told."""
+    messages, letters = ({"max.message.bytes": str(size)} for size in (MESSAGE_BYTES, DEAD_LETTER_BYTES))
+    configs = {
+        topics.input_topic: messages,
+        topics.output_topic: messages,
+        topics.dlq_topic: letters,
+        topics.redriven_topic: {"cleanup.policy": "compact"},  # a marker must not leave before its dead letter
+    }
+    if replay is not None:
+        configs |= {replay.output_topic: messages, replay.dlq_topic: letters}
+    return configs
+
+
+def create_topics(
+    client: Mapping[str, Any],
+    topics: KafkaSettings,
+    replay: ReplaySettings | None = None,
+    *,
+    partitions: int = PARTITIONS,
+    replication_factor: int = BROKERS_DEFAULT,
+) -> None:
+    """Create them by a client of this configuration; those that there are stay as they are. Raises `TopicRefused`."""
+    wanted = [
+        NewTopic(name, num_partitions=partitions, replication_factor=replication_factor, config=config)
+        for name, config in topic_configs(topics, replay).items()
+    ]
+    admin = AdminClient(dict(client))
+    for name, creation in admin.create_topics(wanted, operation_timeout=30).items():
+        try:
+            creation.result()
+        except KafkaException as refused:
+            if refused.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise TopicRefused(f"Kafka did not create the topic {name}: {refused.args[0].str()}") from refused

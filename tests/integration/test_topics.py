@@ -1,0 +1,79 @@
+"""The command that creates the topics, on a real broker."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+
+from enrichment.kafka.topics import DEAD_LETTER_BYTES, MESSAGE_BYTES
+from enrichment.settings import KafkaSettings
+
+PLUGINS = Path(__file__).parents[2] / "plugins"
+
+
+@pytest.fixture
+def names() -> dict[str, str]:
+    """Names of topics that nobody else has, by the variables that set them."""
+    own = uuid.uuid4().hex[:8]
+    variables = (
+        "KAFKA_INPUT_TOPIC",
+        "KAFKA_OUTPUT_TOPIC",
+        "KAFKA_DLQ_TOPIC",
+        "REPLAY_OUTPUT_TOPIC",
+        "REPLAY_DLQ_TOPIC",
+    )
+    return {variable: f"{variable.lower()}-{own}" for variable in variables}
+
+
+def create(names: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a person does."""
+    command = [sys.executable, "-m", "enrichment.kafka", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(PLUGINS), **names}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def settings_of(admin: AdminClient, topic: str) -> tuple[int, str, str]:
+    """A topic's partitions, its largest message and what is done with old ones."""
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    config = admin.describe_configs([resource])[resource].result()
+    partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions
+    return len(partitions), config["max.message.bytes"].value, config["cleanup.policy"].value
+
+
+def test_topics_are_made_as_the_pipeline_needs_them(kafka: str, names: dict[str, str]) -> None:
+    """All six, under the settings' names and large enough; run again, those that there are stay as they are."""
+    servers = ("--bootstrap-servers", kafka)
+    ended = create(names, *servers, "--partitions", "3", "--client", "client.id=test")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    again = create(names, *servers, "--partitions", "5")
+    assert (again.returncode, again.stderr) == (0, "")
+    admin = AdminClient({"bootstrap.servers": kafka})
+    redriven = f"{names['KAFKA_DLQ_TOPIC']}-redriven"
+    assert {name: settings_of(admin, name) for name in (*names.values(), redriven)} == {
+        names["KAFKA_INPUT_TOPIC"]: (3, str(MESSAGE_BYTES), "delete"),
+        names["KAFKA_OUTPUT_TOPIC"]: (3, str(MESSAGE_BYTES), "delete"),
+        names["KAFKA_DLQ_TOPIC"]: (3, str(DEAD_LETTER_BYTES), "delete"),
+        redriven: (3, str(MESSAGE_BYTES), "compact"),  # the broker's own size
+        names["REPLAY_OUTPUT_TOPIC"]: (3, str(MESSAGE_BYTES), "delete"),
+        names["REPLAY_DLQ_TOPIC"]: (3, str(DEAD_LETTER_BYTES), "delete"),
+    }
+
+
+def test_topics_that_the_broker_refuses(kafka: str, names: dict[str, str]) -> None:
+    """More replicas than brokers: one line says which topic and why, and the exit code is 1."""
+    ended = create(names, "--bootstrap-servers", kafka, "--replication-factor", "3")
+    assert ended.returncode == 1
+    [line] = ended.stderr.splitlines()
+    assert line.startswith(f"Kafka did not create the topic {names['KAFKA_INPUT_TOPIC']}: ")
+    assert "only 1 broker(s)" in line
+
+
+def test_topics_take_more_than_what_is_published() -> None:
+    """The topics take more than the pipeline's largest message, and the dead letters' topic more than what comes in."""
+    assert KafkaSettings().max_message_bytes < MESSAGE_BYTES < DEAD_LETTER_BYTES
