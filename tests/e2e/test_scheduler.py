@@ -5,14 +5,10 @@ The DAG's own schedule goes on meanwhile, as it does for users: a scheduled run 
 
 from __future__ import annotations
 
-import json
-from contextlib import closing
 from typing import Any
 
 import pytest
 
-from enrichment.conservation.committed import log_ranges, read
-from enrichment.settings import load
 from enrichment.store.jobs import Job, JobState
 from include.local.generate import Options, messages
 from tests.fixtures.pipeline import message
@@ -32,11 +28,7 @@ def test_contract_example_holds_literally(airflow: Airflow, stream: Stream) -> N
     """The example of the contract: country, tier, age, unit, risk, all three sources, and no error."""
     stream.produce([message(1, source_ip="8.8.8.8", user_id="user-123", request_id="req-789", message="the example")])
     drained(airflow, stream)
-    topic = load().kafka.output_topic
-    with closing(
-        read(stream.stack.bootstrap_servers, topic, log_ranges(stream.stack.bootstrap_servers, topic))
-    ) as outputs:
-        [found] = [m for m in (json.loads(o.value() or b"") for o in outputs) if m["message"] == "the example"]
+    [found] = [output for output in stream.outputs() if output["message"] == "the example"]
     expected = {
         "geo_country": "United States",
         "user_subscription_tier": "premium",

@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 
 from enrichment.kafka.topics import DEAD_LETTER_BYTES, MESSAGE_BYTES
 from enrichment.settings import KafkaSettings

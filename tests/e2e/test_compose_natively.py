@@ -1,0 +1,136 @@
+"""docker-compose.yaml, started without Docker: all but Kafka UI, whose jar is on no package registry.
+
+Each command and each health check runs as it stands in the file; `tests/fixtures/containers.py` has what differs.
+"""
+
+from __future__ import annotations
+
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from enrichment.kafka.topics import PARTITIONS, topic_configs
+from enrichment.settings import load
+from include.local.airflow_api import AirflowApi
+from include.local.config import HOST, ROOT
+from include.local.stack import Stack
+from tests.fixtures import compose
+from tests.fixtures.compose import Service
+from tests.fixtures.containers import Deployment, Places, Recipe
+from tests.fixtures.images import KafkaImage, OurImage, PostgresImage
+from tests.fixtures.pipeline import message
+from tests.fixtures.scheduler import DAG_ID, Airflow, Stream, eventually
+from tests.fixtures.user_service import UserService
+
+pytestmark = pytest.mark.timeout(600)
+
+VARIABLES = compose.filled_in()
+SERVICES = compose.services(VARIABLES)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
+    """The ports and folders of this deployment."""
+    return Places(tmp_path_factory.mktemp("d"), list(SERVICES))
+
+
+@pytest.fixture(scope="module")
+def deployment(places: Places) -> Iterator[Deployment]:
+    """`docker compose up --wait`."""
+    images: dict[str, Callable[[Service], Recipe]] = {
+        "stacklens-enrichment": OurImage(places),
+        "apache/kafka": KafkaImage(places),
+        "postgres": PostgresImage(places),
+    }
+    deployment = Deployment(SERVICES, images, places.folder)
+    try:
+        deployment.up()
+        yield deployment
+    finally:
+        deployment.kill()
+
+
+@pytest.fixture(scope="module")
+def stack(deployment: Deployment, places: Places) -> Stack:
+    """The deployment as those see it who use it from this machine, by its published ports."""
+    password = VARIABLES["POSTGRES_PASSWORD"]
+    return Stack(
+        bootstrap_servers=f"{HOST}:{places.port('29092')}",
+        stacklens_dsn=f"postgresql://stacklens:{password}@{HOST}:{places.port('5432')}/stacklens",
+        airflow_url=f"http://{HOST}:{places.port('8080')}",
+        airflow_user="admin",
+        airflow_password=VARIABLES["AIRFLOW_ADMIN_PASSWORD"],
+        user_service_url=f"http://{HOST}:{places.port('8099')}",
+        environment={},
+        directory=places.folder,
+    )
+
+
+@pytest.fixture(scope="module")
+def airflow(stack: Stack) -> Airflow:
+    """The API, logged in to with the password of `.env`."""
+    return Airflow(stack).of(DAG_ID)
+
+
+def test_all_but_kafka_ui_comes_up(deployment: Deployment, places: Places) -> None:
+    """Every other service is healthy or has done its work; its ports answer, and the folders of its volumes are there."""
+    assert SERVICES.keys() - deployment.containers.keys() == {"kafka-ui"}
+    for name in deployment.containers:
+        for published in SERVICES[name].ports:
+            socket.create_connection((HOST, places.port(published.rpartition(":")[2]))).close()
+        for mounted in SERVICES[name].volumes:
+            assert Path(places.of(mounted.partition(":")[2])).is_dir(), mounted
+
+
+def test_topics_are_there(stack: Stack) -> None:
+    """All of the pipeline's topics, and no others."""
+    topics = AdminClient({"bootstrap.servers": stack.bootstrap_servers}).list_topics(timeout=20).topics
+    settings = load()
+    assert {
+        name: len(topic.partitions) for name, topic in topics.items() if not name.startswith("__")
+    } == dict.fromkeys(topic_configs(settings.kafka, settings.replay), PARTITIONS)
+
+
+def test_airflow_has_every_dag_and_the_pool(airflow: Airflow, stack: Stack, places: Places) -> None:
+    """All DAGs are read and run, replays have their pool, and the file with the login is for its owner alone."""
+    api = AirflowApi(stack.airflow_url, stack.airflow_user, stack.airflow_password)
+    names = [file.stem for file in (ROOT / "dags").glob("*.py")]
+    eventually(lambda: all(api.is_paused(name) is False for name in names), f"the import of {names}")
+    assert api.import_errors() == []
+    assert airflow.call("GET", "/api/v2/pools/stacklens_replay")["slots"] == 4
+    login = places.folder / "opt/airflow/passwords.json"
+    assert stat.S_IMODE(login.stat().st_mode) == 0o600
+
+
+def test_messages_are_enriched(airflow: Airflow, stack: Stack) -> None:
+    """A message comes out with what all three sources know, and its task's log can be read in the UI."""
+    stream = Stream(stack)
+    stream.produce([message(1, source_ip="8.8.8.8", user_id="user-123", request_id="req-789")] * 8)
+    run_id = airflow.run()
+    eventually(lambda: stream.lag() == 0, "the end of the backlog")
+    assert [(found["enrichment_sources"], found["enrichment_errors"]) for found in stream.outputs()] == [
+        (["geo-ip", "user-profile", "business-context"], None)
+    ] * 8
+    log = airflow.call("GET", f"/api/v2/dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/claim/logs/1")
+    assert "Filling up the DagBag" in str(log["content"]), log
+
+
+def test_tasks_reach_airflows_database(airflow: Airflow) -> None:
+    """The one task that needs it, the clean-up, is given it."""
+    cleanup = airflow.of("stacklens_metadata_cleanup")
+    cleanup.run()
+
+
+def test_stop_lets_the_running_task_end(airflow: Airflow, stack: Stack, deployment: Deployment) -> None:
+    """Stopped in reverse order, each ends by itself in time, the scheduler after its tasks; nothing is left running."""
+    UserService(stack.user_service_url, VARIABLES["USER_SERVICE_TOKEN"]).set_fault(latency_seconds=3)
+    Stream(stack).produce([message(number, user_id=f"user-{number}") for number in range(8)])
+    run_id = airflow.trigger()
+    eventually(lambda: airflow.tasks(run_id).get("batch.user", {}).get("state") == "running", "the task `user`")
+    deployment.stop("airflow-scheduler")
+    assert airflow.tasks(run_id)["batch.user"]["state"] == "success"
+    deployment.stop()
