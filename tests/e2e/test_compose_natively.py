@@ -77,7 +77,7 @@ def airflow(stack: Stack) -> Airflow:
 
 
 def test_all_but_kafka_ui_comes_up(deployment: Deployment, places: Places) -> None:
-    """Every other service is healthy or has done its work; its ports answer, and the folders of its volumes are there."""
+    """Every other service is healthy or has done its work; ports answer, volumes have folders to be mounted on."""
     assert SERVICES.keys() - deployment.containers.keys() == {"kafka-ui"}
     for name in deployment.containers:
         for published in SERVICES[name].ports:
