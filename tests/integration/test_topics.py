@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 
+from enrichment.errors import TopicRefused
+from enrichment.kafka import topics
 from enrichment.kafka.topics import DEAD_LETTER_BYTES, MESSAGE_BYTES
 from enrichment.settings import KafkaSettings
 
@@ -72,6 +74,13 @@ def test_topics_that_the_broker_refuses(kafka: str, names: dict[str, str]) -> No
     [line] = ended.stderr.splitlines()
     assert line.startswith(f"Kafka did not create the topic {names['KAFKA_INPUT_TOPIC']}: ")
     assert "only 1 broker(s)" in line
+
+
+def test_waiting_for_topics_ends(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Topics that no broker comes to know are named, after a while."""
+    monkeypatch.setattr(topics, "KNOWN_SECONDS", 1)
+    with pytest.raises(TopicRefused, match="Kafka created never-made, but no broker knows of it yet"):
+        topics.await_topics(AdminClient({"bootstrap.servers": kafka}), ["never-made"])
 
 
 def test_topics_take_more_than_what_is_published() -> None:

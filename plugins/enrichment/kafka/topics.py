@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -18,6 +19,7 @@ PARTITIONS = 4
 MESSAGE_BYTES = 4 * 1024**2
 DEAD_LETTER_BYTES = 2 * MESSAGE_BYTES
 BROKERS_DEFAULT = -1
+KNOWN_SECONDS = 30
 
 
 def topic_configs(topics: KafkaSettings, replay: ReplaySettings | None = None) -> dict[str, dict[str, str]]:
@@ -42,7 +44,8 @@ def create_topics(
     partitions: int = PARTITIONS,
     replication_factor: int = BROKERS_DEFAULT,
 ) -> None:
-    """Create them by a client of this configuration; those that there are stay as they are. Raises `TopicRefused`."""
+    """Create them by a client of this configuration, and wait until a broker knows them; those that there are stay as
+    they are. Raises `TopicRefused`."""
     wanted = [
         NewTopic(name, num_partitions=partitions, replication_factor=replication_factor, config=config)
         for name, config in topic_configs(topics, replay).items()
@@ -54,3 +57,14 @@ def create_topics(
         except KafkaException as refused:
             if refused.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise TopicRefused(f"Kafka did not create the topic {name}: {refused.args[0].str()}") from refused
+    await_topics(admin, topic_configs(topics, replay))
+
+
+def await_topics(admin: AdminClient, names: Iterable[str]) -> None:
+    """Wait for topics that were just created: the controller answers before its brokers have heard of them. Raises
+    `TopicRefused` when they do not in time."""
+    wanted, deadline = set(names), time.monotonic() + KNOWN_SECONDS
+    while missing := wanted - admin.list_topics(timeout=KNOWN_SECONDS).topics.keys():
+        if time.monotonic() > deadline:
+            raise TopicRefused(f"Kafka created {', '.join(sorted(missing))}, but no broker knows of it yet")
+        time.sleep(0.05)
