@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psycopg
 import pytest
+from airflow.sdk import Context
+from airflow.sdk.execution_time.context import set_current_context
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from msgspec import to_builtins
@@ -19,7 +23,8 @@ from enrichment.conservation.committed import log_ranges, read
 from enrichment.errors import OffsetsMoved, ReplayRefused, WindowLost
 from enrichment.kafka.offsets import read_settled_backlog
 from enrichment.messages import HEADER_REPLAY, Batch, OffsetRange, Window
-from enrichment.pipeline import Published, record
+from enrichment.orchestration.batches import publish
+from enrichment.pipeline import Drained, Published, record
 from enrichment.replay import replay
 from enrichment.settings import load
 from enrichment.store.replays import Replay
@@ -73,6 +78,8 @@ class Replayer:
         with self.pipeline.resources() as r:
             assert replay.is_next(r.clients, r.ledger, batch)
         drained = self.pipeline.stage(batch)
+        with self.pipeline.resources() as r:
+            r.ledger.drained(drained.batch, drained.messages, drained.value_bytes)
         published = self.pipeline.publish(drained)
         if dies:
             return published
@@ -188,14 +195,19 @@ def test_batch_before_its_turn_publishes_nothing(replayer: Replayer) -> None:
     assert report.ok, report.summary()
 
 
+def expire(replayer: Replayer, group_id: str) -> None:
+    """Let Kafka forget a group."""
+    admin = AdminClient({"bootstrap.servers": replayer.pipeline.bootstrap_servers})
+    for deleted in admin.delete_consumer_groups([group_id]).values():
+        deleted.result()
+
+
 def test_group_that_has_expired_is_set_again_by_the_plan(replayer: Replayer) -> None:
     """Kafka forgets a group after a week: nobody waits for it, and a plan goes on where the ledger says."""
     replayer.produce([START + n for n in range(200)], partition=0)
     _, batches = replayer.plan()
     replayer.run(batches[0])
-    admin = AdminClient({"bootstrap.servers": replayer.pipeline.bootstrap_servers})
-    for deleted in admin.delete_consumer_groups([batches[0].group_id]).values():
-        deleted.result()
+    expire(replayer, batches[0].group_id)
     with replayer.pipeline.resources() as r:
         assert replay.is_next(r.clients, r.ledger, batches[0])
         with pytest.raises(ReplayRefused, match="has expired: clear the run's `plan`"):
@@ -204,6 +216,73 @@ def test_group_that_has_expired_is_set_again_by_the_plan(replayer: Replayer) -> 
         assert replayer.run(batch).produced
     report = replayer.check()
     assert report.ok, report.summary()
+
+
+def test_finished_window_whose_group_has_expired_is_not_published_again(
+    replayer: Replayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the run, one of its tasks or another run: `enrichment_replays` and the ledger know that it is done."""
+    replayer.produce([START + n for n in range(200)])
+    _, planned = replayer.plan()
+    replayer.replay(0)
+    expire(replayer, planned[0].group_id)
+    assert replayer.plan(run_id="another")[1] == []
+    assert publish_task(replayer, replayer.pipeline.stage(planned[0]), monkeypatch)["produced"] is False
+    assert replayer.replay(0)["state"] == "finished"
+    assert len(replayer.replayed()) == 200
+
+
+def publish_task(replayer: Replayer, drained: Drained, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A cleared `publish`, as Airflow runs it."""
+    monkeypatch.setattr("enrichment.orchestration.batches.resources", replayer.pipeline.resources)
+    looked_up = {"outage": None, "counts": {}, "seconds": 0.0, "build": None}
+    with set_current_context(cast(Context, {})):
+        done: dict[str, Any] = publish.function(
+            drained.to_manifest(), looked_up, looked_up, looked_up, outlet_events=defaultdict(SimpleNamespace)
+        )
+    return done
+
+
+def test_batch_that_died_before_its_record_is_found_when_the_group_has_expired(
+    replayer: Replayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published, never recorded, and a week later the group is gone: a cleared `publish` refuses, and the plan finds
+    the batch in the output. Nothing is published twice."""
+    replayer.produce([START + n for n in range(200)], partition=0)
+    _, planned = replayer.plan()
+    replayer.run(planned[0])
+    replayer.run(planned[1], dies=True)
+    expire(replayer, planned[0].group_id)
+    drained = replayer.pipeline.stage(planned[1])
+    with pytest.raises(ReplayRefused, match="has expired: clear the run's `plan`"):
+        publish_task(replayer, drained, monkeypatch)
+    assert [replayer.run(batch).produced for batch in replayer.plan()[1]] == [False, False, True, True]
+    report = replayer.check()
+    assert report.ok, report.summary()
+    with replayer.pipeline.resources() as r:
+        assert all((job := r.ledger.get(batch.batch_id)) and job.is_published for batch in planned)
+
+
+def test_plan_refuses_when_nobody_can_tell_what_was_published(replayer: Replayer) -> None:
+    """The group has expired, the ledger never heard of the publication, and the output has left the log: the replay
+    names the batch, and publishes nothing."""
+    replayer.produce([START + n for n in range(200)], partition=0)
+    _, planned = replayer.plan()
+    replayer.run(planned[0], dies=True)
+    expire(replayer, planned[0].group_id)
+    delete_output(replayer)
+    with pytest.raises(ReplayRefused, match=f"nobody can tell any more whether {planned[0].batch_id} was published"):
+        replayer.plan()
+    assert replayer.replayed() == []
+
+
+def delete_output(replayer: Replayer) -> None:
+    """Let all of a replay's output leave the log."""
+    topic, servers = load().replay.output_topic, replayer.pipeline.bootstrap_servers
+    ends = [TopicPartition(topic, r.partition, r.end) for r in log_ranges(servers, topic)]
+    admin = AdminClient({"bootstrap.servers": servers})
+    for deleted in admin.delete_records(ends).values():
+        deleted.result()
 
 
 def test_gaps_and_empty_windows_are_normal(replayer: Replayer) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from confluent_kafka import TopicPartition
 
-from enrichment.errors import ReplayRefused, WindowLost
+from enrichment.errors import OffsetsLost, ReplayRefused, WindowLost
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import committed_offsets, with_retries
 from enrichment.kafka.source import read_ranges
@@ -26,6 +26,7 @@ from enrichment.kafka.topics import DEAD_LETTER_BYTES, MESSAGE_BYTES
 from enrichment.messages import HEADER_REPLAY, REASONS_OF, REPLAY, Batch, OffsetRange, Purpose, Reason, Window
 from enrichment.replay.cuts import Cuts
 from enrichment.replay.differences import Side, compare
+from enrichment.replay.published import outputs
 from enrichment.replay.window import in_window, make_picker
 from enrichment.settings import Settings
 from enrichment.store.jobs import Ledger
@@ -216,22 +217,47 @@ def _compact(milliseconds: int) -> str:
 def begin(clients: Clients, ledger: Ledger, replay: Replay) -> None:
     """Set the window's group, where it has no offset, to the start of the first batch that is not published.
 
-    Without it, a batch behind the first would find the group without an offset and take that for its turn.
+    Without it, a batch behind the first would find the group without an offset and take that for its turn. Where the
+    group has expired, only ledger and output say how far it was. Raises `ReplayRefused` when they can not.
     """
-    starts: dict[int, int] = {}
-    for batch in replay.batches[::-1]:
-        job = ledger.get(batch.batch_id)
-        if job is None or not job.is_published:
-            starts |= {r.partition: r.start for r in batch.ranges}
-    if not starts:
+    jobs = {batch.batch_id: ledger.get(batch.batch_id) for batch in replay.batches}
+    published = {batch_id for batch_id, job in jobs.items() if job is not None and job.is_published}
+    if len(published) == len(jobs):
         return
     own = clients.for_batch(replay.batches[0])
     topic, timeout = replay.batches[0].topic, clients.settings.request_timeout_sec
+    partitions = sorted({r.partition for batch in replay.batches for r in batch.ranges})
     with own.offsets_reader() as reader:
-        committed = committed_offsets(reader, topic, starts, timeout)
-        unset = [TopicPartition(topic, p, start) for p, start in starts.items() if committed[p] is None]
+        committed = committed_offsets(reader, topic, partitions, timeout)
+        unset = [partition for partition in partitions if committed[partition] is None]
+        # A batch that was read and never said to be published may have died between its commit and its record.
+        read = {batch_id for batch_id, job in jobs.items() if job is not None and job.drained_at is not None}
+        if unset and read - published:
+            published |= _found_in_output(clients, replay, read - published)
+        reached: dict[int, int] = {}
+        for batch in replay.batches[::-1]:
+            for r in batch.ranges:
+                if batch.batch_id in published:
+                    reached.setdefault(r.partition, r.end)
+                else:
+                    reached[r.partition] = r.start
         if unset:
-            with_retries(lambda _: reader.commit(offsets=unset, asynchronous=False), timeout)
+            offsets = [TopicPartition(topic, partition, reached[partition]) for partition in unset]
+            with_retries(lambda _: reader.commit(offsets=offsets, asynchronous=False), timeout)
+
+
+def _found_in_output(clients: Clients, replay: Replay, batch_ids: set[str]) -> set[str]:
+    """Which of these batches the output topics hold messages of: a batch is there as a whole, or not at all."""
+    topic, window = clients.settings.input_topic, window_of(replay.purpose)
+    replayed, _ = _sides(clients, replay)
+    try:
+        found = {o.batch_id for _, chunk in replayed.chunks(clients) for _, o in outputs(chunk, topic, window)}
+    except OffsetsLost as lost:
+        raise ReplayRefused(
+            f"the group {replay.group_id} has expired, and nobody can tell any more whether {', '.join(batch_ids)} was "
+            f"published: {lost}. Take another replay id, or, if you know, set the group's offsets by hand."
+        ) from lost
+    return batch_ids & found
 
 
 def is_next(clients: Clients, ledger: Ledger, batch: Batch) -> bool:
@@ -242,15 +268,25 @@ def is_next(clients: Clients, ledger: Ledger, batch: Batch) -> bool:
     job = ledger.get(batch.batch_id)
     if job is not None and job.is_published:
         return True
+    committed = check_group(clients, batch)
+    return all(committed[r.partition] >= r.start for r in batch.ranges)
+
+
+def check_group(clients: Clients, batch: Batch) -> dict[int, int]:
+    """The offsets of the window's group, which it has from its plan on: before a batch is published, too, since
+    publishing takes a group without one for a new one.
+
+    Raises `ReplayRefused` when Kafka has forgotten them.
+    """
     with clients.for_batch(batch).offsets_reader() as reader:
         partitions = [r.partition for r in batch.ranges]
         committed = committed_offsets(reader, batch.topic, partitions, clients.settings.request_timeout_sec)
-    offsets = [(r.start, committed[r.partition]) for r in batch.ranges]
-    if any(offset is None for _, offset in offsets):
+    known = {partition: offset for partition, offset in committed.items() if offset is not None}
+    if len(known) < len(committed):
         raise ReplayRefused(
             f"the group {batch.group_id} has expired: clear the run's `plan` with everything downstream"
         )
-    return all(offset is not None and offset >= start for start, offset in offsets)
+    return known
 
 
 def report(clients: Clients, ledger: Ledger, replays: Replays, purpose: Purpose) -> dict[str, Any]:
