@@ -195,15 +195,32 @@ def _outgoing(frame: pa.RecordBatch) -> Outgoing:
 
 def run(r: Resources, repair: Pass, now: Callable[[], datetime]) -> tuple[Prepared, bool, dict[str, PendingState]]:
     """A whole pass: what it staged, whether this call published it, and what became of each missing source."""
-    batch, produced, published_before = repair.batch, False, False
-    prepared = prepare(r.clients, r.staging, repair, r.corrector(repair.sources), now)
-    if prepared.tally.messages and not batch.dry_run:
-        placed = r.placing(repair.repaired_id, repair.number, batch.topic)
-        produced = publish(r.clients, r.staging, repair, placed)
-        published_before = not produced
+    batch, produced = repair.batch, False
+    begun = next((p for p in r.pending.publications(repair.repaired_id) if p.number == repair.number), None)
+    prepared, published_before = Prepared(Tally()), begun is not None and begun.complete
+    if not published_before:
+        prepared = prepare(r.clients, r.staging, with_begun(r.clients, repair, begun), r.corrector(repair.sources), now)
+        if prepared.tally.messages and not batch.dry_run:
+            placed = r.placing(repair.repaired_id, repair.number, batch.topic)
+            produced = publish(r.clients, r.staging, repair, placed)
+            published_before = not produced
     attempts = r.settings.pipeline.repair_attempts
     states = close(r.pending, repair, prepared, published_before=published_before, max_attempts=attempts)
     return prepared, produced, states
+
+
+def with_begun(clients: Clients, repair: Pass, begun: Publication | None) -> Pass:
+    """The pass with the place where an earlier try of it may have got through, up to the end of what is committed.
+
+    Such a try could not say so any more, and when Kafka has forgotten the pass's group, only its corrections can.
+    """
+    if begun is None:
+        return repair
+    topic, timeout = repair.batch.topic, clients.settings.request_timeout_sec
+    with clients.offsets_reader() as reader:
+        ends = [(r, watermarks(reader, topic, r.partition, timeout)[1]) for r in begun.ranges]
+    ranges = tuple(OffsetRange(r.partition, r.start, max(r.start, end)) for r, end in ends)
+    return msgspec.structs.replace(repair, places=(*repair.places, msgspec.structs.replace(begun, ranges=ranges)))
 
 
 def close(

@@ -394,15 +394,40 @@ def test_killed_repair_is_completed_by_its_retry(quick: Pipeline, partial: Batch
     assert states(quick)[0][1] == "repaired"
 
 
-def test_pass_that_is_run_again_publishes_nothing(quick: Pipeline, partial: Batch) -> None:
-    """A cleared task of a pass that is done leaves everything as it is."""
+def expire(pipeline: Pipeline, one: Pass) -> None:
+    """Let Kafka forget a pass's group, as it does after a week."""
+    admin = AdminClient({"bootstrap.servers": pipeline.bootstrap_servers})
+    for deleted in admin.delete_consumer_groups([one.batch.group_id]).values():
+        deleted.result()
+
+
+@pytest.mark.parametrize("expired", [False, True], ids=["soon", "after a week"])
+def test_pass_that_is_run_again_publishes_nothing(quick: Pipeline, partial: Batch, expired: bool) -> None:
+    """A cleared task of a pass that is done leaves everything as it is, whatever Kafka has forgotten meanwhile."""
     one = planned(quick, partial)
     assert one is not None
     run(quick, one)
     before = states(quick)
+    if expired:
+        expire(quick, one)
     assert run(quick, one)[0] is False
     assert states(quick) == before
     corrected_once(quick, partial)
+
+
+def test_killed_repair_whose_group_has_expired_is_found_by_its_corrections(quick: Pipeline, partial: Batch) -> None:
+    """`kill -9` between the commit and its record, and nobody looks for a week: the retry, of the same pass or of a
+    later run, reads what got through, and corrects nothing twice."""
+    one = planned(quick, partial)
+    assert one is not None
+    assert in_process(quick, one, "after-commit") == -signal.SIGKILL
+    expire(quick, one)
+    again = planned(quick, partial)
+    assert again is not None
+    assert again.number == one.number
+    assert [run(quick, each)[0] for each in (one, again)] == [False, False]
+    corrected_once(quick, partial)
+    assert states(quick)[0][1] == "repaired"
 
 
 def test_two_repairs_at_once_correct_once(quick: Pipeline, partial: Batch) -> None:
