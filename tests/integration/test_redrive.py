@@ -109,6 +109,18 @@ def test_repairable_letters_are_published_and_the_others_stay(letters: Redriven)
     assert (batches, survey.already_redriven, survey.left) == ([], UNKNOWN, 3)
 
 
+def test_redrive_has_no_offsets_that_could_expire(letters: Redriven) -> None:
+    """Kafka knows nothing of a redrive's group that it could forget: a batch that is published again finds its
+    markers."""
+    drained = letters.stage()
+    assert letters.pipeline.publish(drained).produced
+    admin = AdminClient({"bootstrap.servers": letters.pipeline.bootstrap_servers})
+    known = {group.group_id for group in admin.list_consumer_groups().result().valid}
+    assert redrive.group_of(load().kafka) not in known
+    assert not letters.pipeline.publish(drained).produced
+    letters.check(analytics=UNKNOWN, dead=3, redriven=UNKNOWN)
+
+
 def test_letters_between_the_wanted_ones_stay_for_later(letters: Redriven) -> None:
     """A redrive of some letters leaves those in between untouched, and the next one takes exactly them."""
     letters.run("one", source_partition=1)
