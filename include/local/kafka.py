@@ -71,6 +71,8 @@ def server_properties(config: Config) -> dict[str, str]:
         "auto.create.topics.enable": "false",
         "message.max.bytes": str(topics.MESSAGE_BYTES),
         "group.initial.rebalance.delay.ms": "0",
+        # A year, not a week: groups without members lose their offsets this long after their last commit.
+        "offsets.retention.minutes": "525600",
         "offsets.topic.num.partitions": "4",
         "offsets.topic.replication.factor": "1",
         "transaction.state.log.num.partitions": "4",

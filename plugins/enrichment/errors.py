@@ -24,7 +24,7 @@ class TopicRefused(EnrichmentError):
 
 
 class OffsetsMoved(EnrichmentError):
-    """Somebody else moved the group into the middle of this batch; look for a second publisher, then run again."""
+    """Somebody else moved the group, or Kafka forgot it; nothing was published, and the message says what to do."""
 
 
 class OffsetsLost(EnrichmentError):

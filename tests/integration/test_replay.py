@@ -235,7 +235,7 @@ def test_finished_window_whose_group_has_expired_is_not_published_again(
 def publish_task(replayer: Replayer, drained: Drained, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A cleared `publish`, as Airflow runs it."""
     monkeypatch.setattr("enrichment.orchestration.batches.resources", replayer.pipeline.resources)
-    looked_up = {"outage": None, "counts": {}, "seconds": 0.0, "build": None}
+    looked_up: dict[str, Any] = {"outage": None, "counts": {}, "seconds": 0.0, "build": None}
     with set_current_context(cast(Context, {})):
         done: dict[str, Any] = publish.function(
             drained.to_manifest(), looked_up, looked_up, looked_up, outlet_events=defaultdict(SimpleNamespace)

@@ -30,7 +30,7 @@ RULES = [
     RetryRule(exception=f"enrichment.errors.{name}", action=RetryAction.FAIL, reason=reason)
     for name, reason in {
         "SettingsError": "a setting is wrong",
-        "OffsetsMoved": "the group was moved by somebody else",
+        "OffsetsMoved": "the group is not where it should be",
         "OffsetsLost": "unread messages have left the log",
         "StagingMissing": "an earlier task must run again",
         "BatchUnbalanced": "the numbers do not add up",

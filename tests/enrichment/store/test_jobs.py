@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 from enrichment.caches.base import LookupCounts
-from enrichment.messages import Batch, OffsetRange
+from enrichment.errors import OffsetsMoved
+from enrichment.messages import Batch, OffsetRange, Purpose
 from enrichment.store.jobs import JobState, Ledger, Outcome
 
 Connection = psycopg.Connection[Any]
@@ -73,6 +74,49 @@ def test_get_returns_the_whole_story_when_published(ledger: Ledger) -> None:
 def test_get_is_none_when_the_batch_is_unknown(ledger: Ledger) -> None:
     """A batch that was never claimed has no row."""
     assert ledger.get("nothing") is None
+
+
+def test_claim_before_what_was_published_is_refused(ledger: Ledger) -> None:
+    """A group that Kafka has forgotten, or that somebody moved back, would publish everything again: the refusal says
+    how far it was, and nothing is written."""
+    claim(ledger)
+    ledger.published(BATCH.batch_id, OUTCOME)
+    assert claim(ledger) == BATCH
+    again = other("again", ranges=(OffsetRange(0, 0, 300), OffsetRange(2, 60, 70)))
+    with pytest.raises(
+        OffsetsMoved, match=r"partition 0: at 0, dag/run/0 published to 200.*reset-offsets: in:0 to 200"
+    ):
+        claim(ledger, again)
+    assert ledger.get("again") is None
+    later = other("later", ranges=(OffsetRange(0, 200, 300), OffsetRange(2, 60, 70)))
+    assert claim(ledger, later) == later
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"topic": "elsewhere"},
+        {"group_id": "another"},
+        {"ranges": (OffsetRange(1, 0, 9),)},
+        {"ranges": (OffsetRange(0, 0, 199),)},
+        {"purpose": Purpose("replay")},
+    ],
+    ids=["topic", "group", "partition", "a topic that was made anew", "replay"],
+)
+def test_claim_of_something_else_is_not_refused(ledger: Ledger, changes: dict[str, Any]) -> None:
+    """Only the live stream's own progress counts, and only in the log that it was made in."""
+    claim(ledger)
+    ledger.published(BATCH.batch_id, OUTCOME)
+    assert claim(ledger, other("again", **changes)).batch_id == "again"
+
+
+def test_claim_of_a_cut_batch_is_refused_by_what_lies_behind_it(ledger: Ledger) -> None:
+    """A batch smaller than the backlog says with its lag where the log ends."""
+    claim(ledger)
+    ledger.published(BATCH.batch_id, OUTCOME)
+    small = other("small", ranges=(OffsetRange(0, 0, 10),))
+    with pytest.raises(OffsetsMoved):
+        ledger.claim(small, "dag", "run", "0", {0: 290})
 
 
 def test_claim_returns_the_first_ranges_when_claimed_again(ledger: Ledger) -> None:
