@@ -250,6 +250,15 @@ class RetentionSettings(BaseSettings):
     )
     metrics_days: PositiveFloat = Field(30, description="metrics of the stages; never longer than their batch")
     audit_days: PositiveFloat = Field(365, description="who changed what of a batch")
+    hourly_rollups_days: PositiveFloat = Field(
+        180, description="rollups of hours; those of a day go together, and not before the day has all of them in it"
+    )
+    daily_rollups_days: PositiveFloat = Field(
+        1095, description="rollups of days, and breaches of service levels; a day never goes before its hours"
+    )
+    replays_days: PositiveFloat = Field(
+        90, description="dry runs of replays, and the details of finished windows; that these were published stays"
+    )
     dag_runs_days: Annotated[float, Field(ge=1)] = Field(
         7, description="runs of these DAGs in Airflow's metadata, with their tasks, XComs and task logs"
     )

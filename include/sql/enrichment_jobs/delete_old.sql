@@ -1,5 +1,6 @@
 -- Delete a chunk of the batches that were claimed longer ago than `keep` and that nothing may still need: published ones without
--- a pending repair, dry runs, and unpublished ones whose group has published past each of their ends. Their metrics go with them.
+-- a pending repair, dry runs, and unpublished ones whose group has published past each of their ends. Batches of a window that is
+-- still to be finished stay: once Kafka has forgotten its group, only they know what of it is published. Metrics go along.
 WITH passed AS MATERIALIZED (
     SELECT
         published.topic,
@@ -34,6 +35,11 @@ WHERE batch_id = ANY (ARRAY(
                     AND passed."end" >= claimed."end"
               )
           )
+      )
+      AND NOT EXISTS (
+          SELECT FROM enrichment_replays AS replay
+          WHERE replay.state = 'claimed'
+            AND replay.group_id = job.group_id
       )
     LIMIT %(row_limit)s
     FOR UPDATE SKIP LOCKED

@@ -1,5 +1,5 @@
 -- Keep an hour's or day's rollup, over the one that an earlier run made. Never over one that was made from more: then
--- retention has taken batches or metrics meanwhile, and the first one knew better. Returns whether it was kept.
+-- retention has taken batches, metrics or hours meanwhile, and the first one knew better. Returns whether it was kept.
 INSERT INTO enrichment_rollups (
     period,
     starts_at,
@@ -94,7 +94,8 @@ ON CONFLICT (period, starts_at) DO UPDATE SET
     stages = EXCLUDED.stages,
     sums = EXCLUDED.sums,
     rolled_up_at = EXCLUDED.rolled_up_at
-WHERE EXCLUDED.batches >= enrichment_rollups.batches
+WHERE EXCLUDED.hours >= enrichment_rollups.hours
+  AND EXCLUDED.batches >= enrichment_rollups.batches
   AND EXCLUDED.batches_failed >= enrichment_rollups.batches_failed
   AND EXCLUDED.metric_rows >= enrichment_rollups.metric_rows
 RETURNING true AS kept

@@ -59,17 +59,24 @@ def renew(cache: str) -> dict[str, Any]:
 
 @task
 def forget() -> dict[str, Any]:
-    """Delete batches, metrics and audit rows that are older than their retention."""
+    """Delete batches, metrics, audit rows, rollups, breaches and what is known of replays past their retention."""
     from msgspec import to_builtins
 
     from enrichment.store.retention import forget as forget_old
 
     with resources() as r:
-        keep = {
-            "enrichment_jobs": timedelta(days=r.settings.retention.jobs_days),
-            "enrichment_metrics": timedelta(days=r.settings.retention.metrics_days),
-            "enrichment_audit_log": timedelta(days=r.settings.retention.audit_days),
+        retention = r.settings.retention
+        days = {
+            "enrichment_jobs": retention.jobs_days,
+            "enrichment_metrics": retention.metrics_days,
+            "enrichment_audit_log": retention.audit_days,
+            "hourly_rollups": retention.hourly_rollups_days,
+            "daily_rollups": retention.daily_rollups_days,
+            "service_level_breaches": retention.daily_rollups_days,
+            "counted_replays": retention.replays_days,
+            "replay_details": retention.replays_days,
         }
+        keep = {what: timedelta(days=number) for what, number in days.items()}
         chunk_rows = r.settings.cache.eviction_chunk_rows
         forgotten: dict[str, Any] = to_builtins(forget_old(r.postgres, keep, chunk_rows=chunk_rows, dry_run=is_dry()))
     log.info("past.forgotten %s", fields(forgotten))

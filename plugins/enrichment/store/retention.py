@@ -1,10 +1,10 @@
-"""Takes retention times, leaves ledger, metrics and audit log without what is older, chunk by chunk."""
+"""Takes retention times, leaves the pipeline's own past without what is older, chunk by chunk."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import psycopg
@@ -12,17 +12,40 @@ from psycopg.rows import dict_row
 
 from enrichment import sql
 
-# In this order metrics that go by their own retention are counted before batches take the others along.
-KEPT = ("enrichment_metrics", "enrichment_jobs", "enrichment_audit_log")
+
+class Statements(NamedTuple):
+    """What takes a chunk of old rows, and what counts them."""
+
+    taking: str
+    counting: str
 
 
-class Forgotten(msgspec.Struct, frozen=True):
-    """Rows deleted by table (in a dry run: that are old), and old batches that were never published, which stay until
-    their group has published past them."""
+# By the name of its count in `Forgotten`. In this order metrics that go by their own retention are counted before
+# batches take the others along, and hours go before their days.
+KEPT = {
+    "enrichment_metrics": Statements("enrichment_metrics/delete_old", "enrichment_metrics/count_old"),
+    "enrichment_jobs": Statements("enrichment_jobs/delete_old", "enrichment_jobs/count_old"),
+    "enrichment_audit_log": Statements("enrichment_audit_log/delete_old", "enrichment_audit_log/count_old"),
+    "hourly_rollups": Statements("enrichment_rollups/delete_old_hours", "enrichment_rollups/count_old_hours"),
+    "daily_rollups": Statements("enrichment_rollups/delete_old_days", "enrichment_rollups/count_old_days"),
+    "service_level_breaches": Statements("service_level_breaches/delete_old", "service_level_breaches/count_old"),
+    "counted_replays": Statements("enrichment_replays/delete_old", "enrichment_replays/count_old"),
+    "replay_details": Statements("enrichment_replays/shorten_old", "enrichment_replays/count_long"),
+}
+
+
+class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows deleted by what they are (in a dry run: that are old), and old batches that were never published, which stay
+    until their group has published past them. Of finished windows (`replay_details`) only the details go."""
 
     enrichment_metrics: int = 0
     enrichment_jobs: int = 0
     enrichment_audit_log: int = 0
+    hourly_rollups: int = 0
+    daily_rollups: int = 0
+    service_level_breaches: int = 0
+    counted_replays: int = 0
+    replay_details: int = 0
     unpublished: int = 0
     dry_run: bool = False
 
@@ -30,32 +53,34 @@ class Forgotten(msgspec.Struct, frozen=True):
 def forget(
     connection: psycopg.Connection[Any], keep: Mapping[str, timedelta], *, chunk_rows: int, dry_run: bool = False
 ) -> Forgotten:
-    """Delete what is older than `keep` says of its table, each chunk in a transaction of its own; dry, only count.
+    """Delete what is older than `keep` says by the names of `KEPT`, each chunk in a transaction of its own; dry, only
+    count.
 
-    Where nothing is old, that takes a statement a table and one more. Raises `psycopg.Error` when the database refuses;
+    Where nothing is old, that takes a statement each and one more. Raises `psycopg.Error` when the database refuses;
     earlier chunks are gone then, and the next try goes on from there.
     """
     if dry_run:
-        counted = {table: _count(connection, table, keep[table]) for table in KEPT}
-        rows = {table: found["old"] for table, found in counted.items()}
+        counted = {what: _count(connection, what, keep) for what in KEPT}
+        rows = {what: found["old"] for what, found in counted.items()}
         unpublished = counted["enrichment_jobs"]["unpublished"]
     else:
-        rows = {table: _delete(connection, table, keep[table], chunk_rows) for table in KEPT}
-        unpublished = _count(connection, "enrichment_jobs", keep["enrichment_jobs"])["unpublished"]
+        rows = {what: _take(connection, what, keep, chunk_rows) for what in KEPT}
+        unpublished = _count(connection, "enrichment_jobs", keep)["unpublished"]
     return msgspec.convert({**rows, "unpublished": unpublished, "dry_run": dry_run}, Forgotten)
 
 
-def _delete(connection: psycopg.Connection[Any], table: str, keep: timedelta, chunk_rows: int) -> int:
-    deleted = 0
+def _take(connection: psycopg.Connection[Any], what: str, keep: Mapping[str, timedelta], chunk_rows: int) -> int:
+    parameters = {**keep, "keep": keep[what], "row_limit": chunk_rows}
+    taken = 0
     while True:
         with connection.transaction():
-            rows = connection.execute(sql.load(f"{table}/delete_old"), {"keep": keep, "row_limit": chunk_rows}).rowcount
-        deleted += rows
+            rows = connection.execute(sql.load(KEPT[what].taking), parameters).rowcount
+        taken += rows
         if rows < chunk_rows:
-            return deleted
+            return taken
 
 
-def _count(connection: psycopg.Connection[Any], table: str, keep: timedelta) -> dict[str, int]:
+def _count(connection: psycopg.Connection[Any], what: str, keep: Mapping[str, timedelta]) -> dict[str, int]:
     with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(sql.load(f"{table}/count_old"), {"keep": keep})
+        cursor.execute(sql.load(KEPT[what].counting), {**keep, "keep": keep[what]})
         return cursor.fetchall()[0]

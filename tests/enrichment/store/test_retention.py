@@ -1,4 +1,4 @@
-"""Retention: what goes from ledger, metrics and audit log, and above all what stays."""
+"""Retention: what goes of the pipeline's own past, and above all what stays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from enrichment.store.retention import KEPT, Forgotten, forget
 
 Connection = psycopg.Connection[Any]
 
-KEEP = {table: timedelta(days=days) for table, days in zip(KEPT, (30, 90, 365), strict=True)}
+KEEP = {what: timedelta(days=days) for what, days in zip(KEPT, (30, 90, 365, 180, 1095, 1095, 90, 90), strict=True)}
 OLD, YOUNG = 91, 89
 
 
@@ -143,5 +143,122 @@ def test_dry_run_counts_what_is_old_and_deletes_nothing(
     job(postgres_connection, "old", OLD)
     job(postgres_connection, "old, failed", OLD, "failed", ranges=ranges((0, 10, 99)))
     job(postgres_connection, "young", YOUNG)
-    assert run(connection, dry_run=True) == Forgotten(0, 2, 0, unpublished=1, dry_run=True)
+    assert run(connection, dry_run=True) == Forgotten(enrichment_jobs=2, unpublished=1, dry_run=True)
     assert jobs(postgres_connection) == ["old", "old, failed", "young"]
+
+
+def midnight(days: float) -> datetime:
+    """The beginning of the day (UTC) that many days ago."""
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=days)
+
+
+def rolled_up(admin: Connection, day: datetime, hours: int = 24, *, with_day: bool = True) -> None:
+    """The first hours of a day, and the day with as many in it."""
+    rows = [("hour", day + timedelta(hours=n), 1) for n in range(hours)] + [("day", day, hours)] * with_day
+    for period, starts_at, number in rows:
+        admin.execute(
+            """INSERT INTO enrichment_rollups (period, starts_at, hours, batches, batches_failed, metric_rows, messages,
+                   messages_enriched, messages_partial, messages_dead, value_bytes, messages_per_second, hit_rates,
+                   error_rates, lag, stages, sums)
+            VALUES (%s, %s, %s, 0, 0, 0, 0, 0, 0, 0, 0, 0, '{}', '{}', '{}', '{}', '{}')""",
+            [period, starts_at, number],
+        )
+
+
+def rollups(admin: Connection) -> list[tuple[str, datetime, int]]:
+    """How many rollups of each day are left, by period."""
+    return admin.execute(
+        "SELECT period, date_trunc('day', starts_at, 'UTC'), count(*) FROM enrichment_rollups"
+        " GROUP BY 1, 2 ORDER BY 2, 1 DESC"
+    ).fetchall()
+
+
+def test_hours_go_as_whole_days_and_days_much_later(postgres_connection: Connection, connection: Connection) -> None:
+    """Old hours go once their day has all of them in it, a day at a time; days stay for longer, and never go first."""
+    ancient, old, edge, young = midnight(1100), midnight(190), midnight(180), midnight(179)
+    for day in (ancient, old, edge, young):
+        rolled_up(postgres_connection, day)
+    dry = run(connection, dry_run=True)
+    assert (dry.hourly_rollups, dry.daily_rollups) == (48, 1)
+    forgotten = run(connection)
+    assert (forgotten.hourly_rollups, forgotten.daily_rollups) == (48, 1)
+    assert rollups(postgres_connection) == [
+        ("day", old, 1), ("hour", edge, 24), ("day", edge, 1), ("hour", young, 24), ("day", young, 1),
+    ]  # fmt: skip
+
+
+def test_hours_whose_day_still_needs_them_stay(postgres_connection: Connection, connection: Connection) -> None:
+    """A day that was never added up, or has hours to come by a backfill, would lose what it is added up from; once days
+    go, too, nobody will add to it any more."""
+    rolled_up(postgres_connection, midnight(1100), hours=23)
+    rolled_up(postgres_connection, midnight(200), hours=24, with_day=False)
+    rolled_up(postgres_connection, midnight(190), hours=23)
+    run(connection)
+    assert rollups(postgres_connection) == [
+        ("hour", midnight(200), 24), ("hour", midnight(190), 23), ("day", midnight(190), 1),
+    ]  # fmt: skip
+
+
+def test_days_are_kept_while_hours_are_kept_for_longer(postgres_connection: Connection, connection: Connection) -> None:
+    """Settings the other way round lose nothing: a day stays as long as its hours."""
+    rolled_up(postgres_connection, midnight(20))
+    keep = {**KEEP, "daily_rollups": timedelta(days=10)}
+    forget(connection, keep, chunk_rows=5)
+    assert rollups(postgres_connection) == [("hour", midnight(20), 24), ("day", midnight(20), 1)]
+
+
+def test_breaches_go_by_the_retention_of_days(postgres_connection: Connection, connection: Connection) -> None:
+    """A missed service level can be asked about as long as its day."""
+    for days in (1094, 1096, 1097, 1098):
+        postgres_connection.execute(
+            "INSERT INTO service_level_breaches (starts_at, level, observed, threshold) VALUES (%s, 'lag', 2, 1)",
+            [datetime.now(UTC) - timedelta(days=days)],
+        )
+    assert run(connection).service_level_breaches == 3
+    assert len(postgres_connection.execute("SELECT 1 FROM service_level_breaches").fetchall()) == 1
+
+
+def window(admin: Connection, replay_id: str, state: str, days: float) -> None:
+    """A window of a replay that was counted, claimed or finished that many days ago."""
+    moment = datetime.now(UTC) - timedelta(days=days)
+    admin.execute(
+        """INSERT INTO enrichment_replays (replay_id, topic, window_start, window_end, state, purpose, group_id,
+               batches, marks, messages, selected, differences, dag_id, run_id, counted_at, claimed_at, finished_at)
+        VALUES (%(id)s, 'in', '2024-01-15T10:00Z', '2024-01-15T11:00Z', %(state)s, '{}', 'live.replay.' || %(id)s,
+               '[{}]', '{"out": []}', 1, 1, '{"same": 1}', 'dag', 'run', %(at)s,
+               CASE WHEN %(state)s <> 'counted' THEN %(at)s::timestamptz END,
+               CASE WHEN %(state)s = 'finished' THEN %(at)s::timestamptz END)""",
+        {"id": replay_id, "state": state, "at": moment},
+    )
+
+
+def test_finished_windows_stay_known_without_their_details(
+    postgres_connection: Connection, connection: Connection
+) -> None:
+    """Old dry runs go; a finished window loses what is large and is still known as published; an unfinished one stays
+    whole."""
+    for state in ("counted", "claimed", "finished"):
+        window(postgres_connection, f"old-{state}", state, OLD)
+        window(postgres_connection, f"young-{state}", state, YOUNG)
+    dry = run(connection, dry_run=True)
+    assert (dry.counted_replays, dry.replay_details) == (1, 1)
+    forgotten = run(connection)
+    assert (forgotten.counted_replays, forgotten.replay_details) == (1, 1)
+    rows = postgres_connection.execute(
+        "SELECT replay_id, batches <> '[]' AND marks <> '{}' AND differences <> '{}' FROM enrichment_replays ORDER BY 1"
+    ).fetchall()
+    assert rows == [
+        ("old-claimed", True), ("old-finished", False),
+        ("young-claimed", True), ("young-counted", True), ("young-finished", True),
+    ]  # fmt: skip
+    assert run(connection).replay_details == 0
+
+
+def test_batches_of_an_unfinished_window_stay(postgres_connection: Connection, connection: Connection) -> None:
+    """When Kafka has forgotten the window's group, only the ledger knows what of it is published."""
+    for state in ("claimed", "finished"):
+        window(postgres_connection, state, state, OLD)
+        job(postgres_connection, f"{state}, published", OLD, group_id=f"live.replay.{state}")
+        job(postgres_connection, f"{state}, drained", OLD, "drained", group_id=f"live.replay.{state}")
+    run(connection)
+    assert jobs(postgres_connection) == ["claimed, drained", "claimed, published"]

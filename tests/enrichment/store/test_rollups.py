@@ -26,9 +26,9 @@ LOW_HITS, MUCH_LAG = Breach(Level.HIT_RATE, 0.5, 0.8), Breach(Level.LAG, 2000, 1
 
 
 def claimed(connection: Connection, batch_id: str, lag: Mapping[int, int] | None = None, **values: Any) -> Ledger:
-    """A claimed batch in the ledger."""
+    """A claimed batch in the ledger, of a group of its own: no group publishes the same offsets twice."""
     ledger = Ledger(connection)
-    batch = Batch(batch_id, "in", "group", 0, (OffsetRange(0, 0, 100),), **values)
+    batch = Batch(batch_id, "in", f"group of {batch_id}", 0, (OffsetRange(0, 0, 100),), **values)
     ledger.claim(batch, "dag", "run", "0", lag)
     return ledger
 
@@ -180,6 +180,16 @@ def test_rollup_stays_when_retention_has_taken_its_rows(postgres_connection: Con
     postgres_connection.execute(f"DELETE FROM {table}".encode())
     assert rollups.roll_up(TEN) == known
     assert row(postgres_connection, "day", TEN.replace(hour=0))["batches"] == 1
+
+
+def test_day_stays_whole_when_retention_has_taken_its_hours(postgres_connection: Connection) -> None:
+    """Rolling up one of them again, even of a day without a batch, takes nothing from the day."""
+    rollups = Rollups(postgres_connection)
+    for hour in (TEN, TEN + HOUR):
+        rollups.roll_up(hour)
+    postgres_connection.execute("DELETE FROM enrichment_rollups WHERE period = 'hour'")
+    rollups.roll_up(TEN)
+    assert row(postgres_connection, "day", TEN.replace(hour=0))["hours"] == 2
 
 
 def test_hours_at_once_make_one_right_day(postgres_uri: str, postgres_connection: Connection) -> None:
