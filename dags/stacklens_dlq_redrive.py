@@ -3,7 +3,7 @@
 **Reads** topic `analytics-dlq` from its beginning, and the topic `analytics-dlq-redriven` of what was sent in again
 before; then what the pipeline reads for every message. **Writes** topics `stacklens-analytics` and `analytics-dlq`, and
 in the same Kafka transaction a marker for each letter to `analytics-dlq-redriven`; the cache tables, and a row of
-`enrichment_jobs`.
+`enrichment_jobs`. A dry run publishes nothing.
 
 A run is a **dry run** unless the form says otherwise. `claim` looks through all letters; its XCom `survey` counts them
 by verdict, reason and detail: `redrive` (sent in now, or `waiting` for the next run), `parked` (tried too often),

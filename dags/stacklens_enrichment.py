@@ -2,15 +2,18 @@
 
 **Reads** topic `stacklens-enriched` (from the committed offsets of the group `stacklens-enrichment`), the geo database,
 the user-profile API, the business tables. **Writes** topics `stacklens-analytics` and `analytics-dlq`, the cache
-tables, and a row of `enrichment_jobs` per batch.
+tables, a row of `enrichment_jobs` per batch and one of `enrichment_metrics` per stage of it, `circuit_breakers`, and,
+where a source failed, `enrichment_pending` and `enrichment_publications` for `stacklens_repair`.
 
 `claim` fixes offset ranges, one batch per lane; the batches then stand side by side: `drain` reads and decodes, `geo`
 and `user` look up, `business` adds context and risk, `publish` writes messages, dead letters and the group's offsets in
 one Kafka transaction. `clean` removes the staged files. No backlog: everything after `claim` is skipped.
 
-**When it fails** the group's offsets have not moved: the next run reads the same messages again. Any task may be
-cleared: what is published already is never published twice. `StagingMissing` in a cleared task of a batch that was not
-published means: clear `drain` of the same batch with everything downstream.
+**When it fails** before `publish` has committed, the group's offsets have not moved, and the next run reads the same
+messages again; after that, another try only completes the ledger. Any task may be cleared: what is published already is
+never published twice. `StagingMissing` in a cleared task of a batch that was not published means: clear `drain` of the
+same batch with everything downstream. `OffsetsMoved` in `claim`: Kafka has forgotten the group's offsets, or somebody
+moved them; the text says where to set them.
 
 **By hand** trigger it with parameters: fewer messages, some partitions, or a dry run that publishes and commits
 nothing.

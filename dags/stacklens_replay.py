@@ -3,8 +3,8 @@
 **Reads** topic `stacklens-enriched`: of each run's data interval the messages with a Kafka timestamp in it, from the
 window's first message to the log's end as it was when the run planned it; for the comparison also what was published
 before. **Writes** topics `stacklens-analytics-replay` (or another that you name) and `analytics-dlq-replay`, the cache
-tables, a row of `enrichment_jobs` per batch and one of `enrichment_replays` per window. The group and the topics of
-live draining are not touched.
+tables, a row of `enrichment_jobs` per batch and one of `enrichment_replays` per window. The group of live draining is
+not touched, and neither are its topics, unless you name one.
 
 `plan` counts the window and cuts it into batches; each batch waits for its `turn` and goes through the same tasks as a
 live one; `report` says what came of the window and how the replayed output differs from what was published before.
