@@ -1,14 +1,15 @@
-"""Publish corrections for messages that were published partial because a source was down, once it is back.
+"""Publish corrections for messages that were published partial because a source failed, once it answers.
 
-**Reads** tables `enrichment_pending` and `enrichment_publications`, the batches' own messages in `stacklens-analytics`,
-and the sources that they miss: the geo database, the user-profile API, the business tables. **Writes** topic
-`stacklens-analytics`: the same message with the same key, timestamp and origin, and a header `stacklens-revision` that
-is higher by one; and what became of it into `enrichment_pending`.
+**Reads** tables `enrichment_pending` and `enrichment_publications`, the batches' own messages where they were published
+(`stacklens-analytics`, or the output topic of a replay), and the sources that they miss: the geo database, the
+user-profile API, the business tables. **Writes** to the same topic: the same message with the same key, timestamp and
+origin, and a header `stacklens-revision` that is higher by one; what became of it into these tables; the cache tables.
 
 `plan` finds the batches that are due; nothing pending costs one query. `correct` makes a pass over each: it reads the
 batch's messages back, looks up only what is missing, computes the risk anew from what is then known, and publishes in
 one transaction, exactly once. A source that is still down ends the pass at once; the next attempt waits a minute, then
-twice as long each time, up to an hour.
+twice as long each time, up to an hour. Where it was not down but failed for a few keys, there are 5 attempts over two
+hours, and no task is red when they have passed.
 
 **When it fails** `RepairIncomplete`: messages stay partial. `lost`: they left the log before their source was back (a
 longer retention of the topic, or `stacklens_replay` while the input is still there). `given-up`: every attempt failed
@@ -36,7 +37,7 @@ from enrichment.orchestration import common, repair
     dagrun_timeout=timedelta(hours=1),
     default_args=common.DEFAULT_ARGS,
     params=repair.REPAIR_PARAMS,
-    description="Correct messages that were published while a source was down",
+    description="Correct messages that were published without an answer of a source",
     doc_md=__doc__,
     tags=["stacklens", "repair"],
 )

@@ -348,6 +348,7 @@ CREATE TABLE IF NOT EXISTS enrichment_pending (
     source          text NOT NULL,
     topic           text NOT NULL,
     messages        bigint NOT NULL,
+    down            boolean NOT NULL DEFAULT true,
     state           text NOT NULL DEFAULT 'expected',
     attempts        integer NOT NULL DEFAULT 0,
     corrected       bigint NOT NULL DEFAULT 0,
@@ -360,9 +361,10 @@ CREATE TABLE IF NOT EXISTS enrichment_pending (
     CONSTRAINT enrichment_pending_state CHECK (state IN ('expected', 'open', 'repaired', 'given-up', 'lost', 'unrepairable')),
     CONSTRAINT enrichment_pending_not_negative CHECK (messages >= 0 AND attempts >= 0 AND corrected >= 0)
 );
-COMMENT ON TABLE enrichment_pending IS 'What published batches go without because a source was down, until it is repaired.';
+COMMENT ON TABLE enrichment_pending IS 'What published batches go without because a source failed, until it is repaired.';
 COMMENT ON COLUMN enrichment_pending.topic IS 'Where the batch was published, and where its corrections go.';
 COMMENT ON COLUMN enrichment_pending.messages IS 'Published without this source, as counted before the publication.';
+COMMENT ON COLUMN enrichment_pending.down IS 'Whether the source was down for the batch; if not, it failed for a few of its keys.';
 COMMENT ON COLUMN enrichment_pending.state IS 'expected: about to be published. open: waits. given-up, lost, unrepairable: closed without all corrections.';
 COMMENT ON COLUMN enrichment_pending.attempts IS 'Tries at which the source still failed.';
 

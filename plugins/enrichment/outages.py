@@ -1,4 +1,4 @@
-"""What an enricher added to the chunks of a batch in, whether its source was down for the batch out.
+"""What an enricher added to the chunks of a batch in, whether its source was down for it, or failed for some, out.
 
 A key counts as asked when its source was asked for it, or is remembered to have failed. It counts as failed when the
 source could not answer and nothing stale was there either. A key that does not exist has been answered.
@@ -53,13 +53,26 @@ class Meter:
             self._on_chunk(events, added)
 
 
-class Outage(msgspec.Struct, frozen=True):
-    """A source that was down for a batch, and how many messages go without it."""
+class Outage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A source that failed for messages of a batch, which go without it: it was `down`, or failed for a few keys."""
 
     source: Source
     messages: int
+    down: bool = True
+
+    @classmethod
+    def of(cls, source: Source, asked: Asked, share: float) -> Outage | None:
+        """Nothing where it answered for every message."""
+        return cls(source, asked.messages, asked.is_outage(share)) if asked.messages else None
 
 
 def without_down(required: Iterable[Source], outages: Iterable[Outage]) -> frozenset[Source]:
     """The sources that a message must have: one that is down costs its columns until the repair, not the message."""
-    return frozenset(required) - {outage.source for outage in outages}
+    return frozenset(required) - {outage.source for outage in outages if outage.down}
+
+
+def repairable(required: Iterable[Source], outages: Iterable[Outage]) -> list[Outage]:
+    """What is published without its source and waits for a repair. Where a source is required and failed for a few
+    keys, their messages are dead letters, which a redrive sends in again."""
+    fatal = without_down(required, outages)
+    return [outage for outage in outages if outage.source not in fatal]

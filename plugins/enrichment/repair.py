@@ -1,4 +1,4 @@
-"""Repair: passes over what a batch published while a source was down, each a batch of its own over the output topic.
+"""Repair: passes over what a batch published while a source failed, each a batch of its own over the output topic.
 
 A pass reads the messages of the batch (pass 0) and the corrections of the passes before it, between the offsets that
 were noted of each, and takes the latest version of each message that names an outage of its source. Corrections are
@@ -10,7 +10,7 @@ a pass is published once. The next pass is begun when the one before it is known
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ from enrichment.messages import (
 )
 from enrichment.outgoing import Outgoing, unpack_headers
 from enrichment.pipeline import message_frame, quiet_gc
-from enrichment.store.pending import Missing, PendingState, PendingStore, Publication
+from enrichment.store.pending import INCOMPLETE, Missing, PendingState, PendingStore, Publication
 from enrichment.store.staging import Staging
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ CORRECTIONS = "corrections"
 KIND = "repair"
 # Between two attempts at which the source still failed; doubles each time.
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 60, 3600
+# Where a source that was not down failed for a few keys, these may be at fault: then each pass reads the batch for
+# nothing, so there are few of them, over two hours.
+FEW_ATTEMPTS, FEW_PAUSE_SECONDS = 5, 600
 
 
 class Pass(msgspec.Struct, frozen=True):
@@ -99,8 +102,9 @@ def prepare(
 ) -> Prepared:
     """Read what the batch goes without, look it up, and stage the corrections.
 
-    Ends early while nothing of it is answered: the source is still down, and the rest can wait.
+    Ends early while nothing of it is answered by a source that was down: it still is, and the rest can wait.
     """
+    down = {missing.source for missing in repair.missing if missing.down}
     clients = clients.for_batch(repair.batch)
     tally, is_down = Tally(), False
     [max_bytes] = size_limits(clients, repair.batch.topic)
@@ -111,7 +115,7 @@ def prepare(
             corrected, counted = corrector.correct(chunk, moment, max_bytes)
             tally += counted
             file.write(message_frame(corrected))
-            if any(tally.failed.values()) and not tally.is_answered:
+            if not tally.is_answered and any(tally.failed.get(source) for source in down):
                 is_down = True
                 break
     return Prepared(tally, reader.lost, is_down)
@@ -239,8 +243,9 @@ def close(
         if published_before:
             state, detail = PendingState.OPEN, f"pass {repair.number} was published by an earlier try"
         elif prepared.is_down or failed:
-            fails = True
-            state = PendingState.GIVEN_UP if missing.attempts + 1 >= max_attempts else PendingState.OPEN
+            fails = bool(failed) or missing.down
+            last = max_attempts if missing.down else min(max_attempts, FEW_ATTEMPTS)
+            state = PendingState.GIVEN_UP if fails and missing.attempts + 1 >= last else PendingState.OPEN
             detail = f"{failed} failed again in pass {repair.number}" + (", the rest was not tried" * prepared.is_down)
         elif prepared.lost:
             state, detail = PendingState.LOST, f"{prepared.lost} offsets have left {repair.batch.topic}"
@@ -253,7 +258,19 @@ def close(
         if not repair.batch.dry_run:
             pending.attempted(
                 repair.repaired_id, source, state, corrected=corrected, failed=fails, detail=detail,
-                pause=PAUSE_SECONDS if fails else 0, longest_pause=LONGEST_PAUSE_SECONDS,
+                pause=fails * (PAUSE_SECONDS if missing.down else FEW_PAUSE_SECONDS),
+                longest_pause=LONGEST_PAUSE_SECONDS,
             )  # fmt: skip
         log.info("repair.done batch_id=%s source=%s state=%s: %s", repair.repaired_id, source, state, detail)
     return states
+
+
+def to_be_told(repair: Pass, states: Mapping[str, PendingState]) -> dict[str, PendingState]:
+    """The sources that were closed without all corrections. A few keys for which a source in health keeps failing are
+    its own business: their messages say so, and the table."""
+    down = {missing.source.value for missing in repair.missing if missing.down}
+    return {
+        source: state
+        for source, state in states.items()
+        if state in INCOMPLETE and (state is not PendingState.GIVEN_UP or source in down)
+    }

@@ -43,7 +43,7 @@ from enrichment.errors import BatchUnbalanced, OutageHeld
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import log_ends
 from enrichment.messages import Batch, Context, Place, Profile, Source
-from enrichment.outages import Outage
+from enrichment.outages import Outage, repairable
 from enrichment.rollup.histogram import Histogram
 from enrichment.settings import Settings
 from enrichment.store import metrics
@@ -223,13 +223,14 @@ class Resources:
     @contextmanager
     def noting(self, batch: Batch, outages: Sequence[Outage]) -> Iterator[None]:
         """Note, around a batch's publication, what it goes without and between which offsets it lies."""
-        if not outages:
+        missed = repairable(self.settings.pipeline.required_sources, outages)
+        if not missed:
             yield
             return
         topic = self.clients.for_batch(batch).settings.output_topic
         with self.placing(batch.batch_id, 0, topic):
-            self.pending.expect(batch.batch_id, topic, {outage.source: outage.messages for outage in outages})
-            log.warning("outage.pending batch_id=%s %s", batch.batch_id, {o.source.value: o.messages for o in outages})
+            self.pending.expect(batch.batch_id, topic, missed)
+            log.warning("outage.pending batch_id=%s %s", batch.batch_id, {o.source.value: o.messages for o in missed})
             yield
 
     @contextmanager

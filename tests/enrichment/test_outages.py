@@ -7,7 +7,7 @@ import pytest
 from enrichment.caches.base import Entry, State, Tier
 from enrichment.enrichers.user import UserEnricher
 from enrichment.messages import Profile, Reason, Source
-from enrichment.outages import Asked, Meter, Outage, without_down
+from enrichment.outages import Asked, Meter, Outage, repairable, without_down
 from enrichment.testing import FixedLookup, make_events
 
 FOUND, STALE = Entry(State.FOUND, Profile("free")), Entry(State.FOUND, Profile("free"), stale=True)
@@ -54,8 +54,22 @@ def test_chunks_add_up() -> None:
     assert Asked(3, 2, 5) + Asked(4, 1, 1) == Asked(7, 3, 6)
 
 
+def test_failing_for_a_few_keys_is_no_outage_and_is_noted() -> None:
+    """What goes without an answer is said in both cases; where nothing does, there is nothing to say."""
+    assert Outage.of(Source.USER, Asked(10, 1, 4), 0.5) == Outage(Source.USER, 4, down=False)
+    assert Outage.of(Source.USER, Asked(10, 6, 9), 0.5) == Outage(Source.USER, 9)
+    assert Outage.of(Source.USER, Asked(10, 0, 0), 0.5) is None
+
+
+def test_what_becomes_a_dead_letter_waits_for_no_repair() -> None:
+    """A source that is required and failed for a few keys costs their messages, which a redrive sends in again."""
+    few = [Outage(Source.USER, 1, down=False), Outage(Source.GEO, 2, down=False), Outage(Source.BUSINESS, 3)]
+    assert repairable((Source.USER, Source.BUSINESS), few) == few[1:]
+
+
 def test_source_that_is_down_is_not_required() -> None:
     """In an outage a required source costs its columns, not the message."""
     outages = [Outage(Source.USER, 3)]
     assert without_down((Source.USER, Source.GEO), outages) == {Source.GEO}
     assert without_down((Source.USER,), []) == {Source.USER}
+    assert without_down((Source.USER,), [Outage(Source.USER, 3, down=False)]) == {Source.USER}

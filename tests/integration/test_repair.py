@@ -73,7 +73,7 @@ def planned(pipeline: Pipeline, batch: Batch, source: Source | None = None, *, d
         return repair.plan(missing, places, r.settings.kafka.consumer_group, dry_run=dry_run)
 
 
-def run(pipeline: Pipeline, one: Pass) -> tuple[bool, Mapping[str, str]]:
+def run(pipeline: Pipeline, one: Pass) -> tuple[bool, Mapping[str, PendingState]]:
     """A pass, as its task runs it: whether it published, and the states that it left."""
     with pipeline.resources() as r:
         _, produced, states = repair.run(r, one, utc_now)
@@ -265,7 +265,9 @@ def test_attempts_are_bounded(make_pipeline: MakePipeline, user_service: UserSer
     for state in (PendingState.OPEN, PendingState.GIVEN_UP):
         one = planned(pipeline, batch)
         assert one is not None
-        assert run(pipeline, one)[1] == {Source.USER: state}
+        left = run(pipeline, one)[1]
+        assert left == {Source.USER: state}
+        assert repair.to_be_told(one, left) == ({} if state is PendingState.OPEN else left)
     assert planned(pipeline, batch) is None
     user_service.end_fault()
     with psycopg.connect(pipeline.dsn) as connection:
@@ -293,6 +295,67 @@ def test_users_that_fail_again_stay_pending_and_are_corrected_later(
         del os.environ["USER_SERVICE_BATCH_SIZE"]
     corrected_once(quick, partial)
     assert states(quick) == [(Source.USER, "repaired", MESSAGES, MESSAGES, 1)]
+
+
+@pytest.fixture
+def few(make_pipeline: MakePipeline, user_service: UserService) -> tuple[Pipeline, Batch]:
+    """A batch for two users of which the service, in health otherwise, failed: one in the first chunk, one in the
+    last; every user is asked for by a request of its own."""
+    pipeline = make_pipeline(**QUICK, USER_SERVICE_BATCH_SIZE="1")
+    user_service.set_fault(status=503, user_ids=["user-2", "user-late"])
+    pipeline.produce([message(n) for n in range(50)] + [message(50 + n, user_id="user-3") for n in range(149)])
+    pipeline.produce([message(199, user_id="user-late")])
+    [batch] = publish_all(pipeline, "few")
+    user_service.end_fault()
+    return pipeline, batch
+
+
+def test_messages_that_few_failures_left_partial_are_corrected(few: tuple[Pipeline, Batch]) -> None:
+    """Below the share of an outage, too, what a source failed for is pending, and corrected once it answers."""
+    pipeline, batch = few
+    with pipeline.resources() as r:
+        [missing] = r.pending.due()
+    assert (missing.source, missing.messages, missing.down) == (Source.USER, 2, False)
+    assert repair_all(pipeline, batch) == [True]
+    found = versions(pipeline, batch)
+    assert sorted(len(v) for v in found.values()) == [1] * 198 + [2] * 2
+    last = [value(v[-1]) for v in found.values()]
+    assert not any(Reason.USER_SERVICE_ERROR in (v["enrichment_errors"] or ()) for v in last)
+    report = pipeline.check()
+    assert report.ok, report.summary()
+
+
+def test_key_that_never_gets_an_answer_holds_up_nobody_for_long(
+    few: tuple[Pipeline, Batch], user_service: UserService
+) -> None:
+    """A key at fault does not end the pass: what stands behind it is corrected at once. It has a few attempts, some
+    time apart; then it is given up, and no task is red for it."""
+    pipeline, batch = few
+    user_service.set_fault(status=503, user_ids=["user-2"])
+    produced = []
+    for _ in range(repair.FEW_ATTEMPTS):
+        one = planned(pipeline, batch)
+        assert one is not None
+        published, left = run(pipeline, one)
+        produced.append(published)
+        assert repair.to_be_told(one, left) == {}
+        with pipeline.resources() as r:
+            assert r.pending.due() == []
+    assert produced == [True] + [False] * (repair.FEW_ATTEMPTS - 1)
+    assert planned(pipeline, batch) is None
+    assert states(pipeline) == [(Source.USER, "given-up", 2, 1, repair.FEW_ATTEMPTS)]
+
+
+def test_required_source_that_failed_for_a_few_leaves_nothing_pending(
+    make_pipeline: MakePipeline, user_service: UserService
+) -> None:
+    """Their messages are dead letters, and a redrive's business."""
+    pipeline = make_pipeline(**QUICK, USER_SERVICE_BATCH_SIZE="1", ENRICHMENT_REQUIRED_SOURCES="user-profile")
+    user_service.set_fault(status=503, user_ids=["user-2"])
+    pipeline.produce([message(n) for n in range(1, 9)])
+    publish_all(pipeline, "few")
+    assert states(pipeline) == []
+    assert pipeline.check().dead == 1
 
 
 def test_two_sources_are_repaired_one_after_the_other(quick: Pipeline, user_service: UserService) -> None:

@@ -5,6 +5,7 @@ SELECT
     pending.source,
     pending.topic,
     pending.messages,
+    pending.down,
     pending.attempts,
     pending.corrected
 FROM enrichment_pending AS pending

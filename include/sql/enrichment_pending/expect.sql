@@ -1,9 +1,10 @@
--- Before a batch is published: which sources it goes without. `outages` is [{"source", "messages"}].
-INSERT INTO enrichment_pending (batch_id, source, topic, messages)
+-- Before a batch is published: which sources it goes without. `outages` is [{"source", "messages", "down"}].
+INSERT INTO enrichment_pending (batch_id, source, topic, messages, down)
 SELECT
     %(batch_id)s,
-    down.source,
+    missed.source,
     %(topic)s,
-    down.messages
-FROM jsonb_to_recordset(%(outages)s) AS down (source text, messages bigint)
+    missed.messages,
+    missed.down
+FROM jsonb_to_recordset(%(outages)s) AS missed (source text, messages bigint, down boolean)
 ON CONFLICT (batch_id, source) DO NOTHING

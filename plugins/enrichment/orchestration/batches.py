@@ -76,8 +76,8 @@ def business(drained: Manifest, placed: Manifest, profiled: Manifest) -> dict[st
 
 
 def look_up(r: Resources, name: str, manifest: dict[str, Any], enricher: Enricher, **how: Any) -> dict[str, Any]:
-    """Run an enricher over the batch; returns how its messages were answered, the seconds that it took, and the outage
-    of its source if there was one. Raises `OutageHeld` when the batch is to wait for its end."""
+    """Run an enricher over the batch; returns how its messages were answered, the seconds that it took, and what its
+    source failed for, if it did. Raises `OutageHeld` when the source is down and the batch is to wait for it."""
     from msgspec import to_builtins
 
     from enrichment import pipeline
@@ -92,9 +92,8 @@ def look_up(r: Resources, name: str, manifest: dict[str, Any], enricher: Enriche
     with r.stage(batch.batch_id, name) as stage:
         counts = pipeline.enrich(r.staging, batch, enricher, on_chunk=meter, **how)
         stage.messages, stage.counts = counts.messages, to_builtins(counts)
-    outage = None
-    if meter.asked.is_outage(r.settings.pipeline.outage_share):
-        outage = Outage(Source(enricher.name), meter.asked.messages)
+    outage = Outage.of(Source(enricher.name), meter.asked, r.settings.pipeline.outage_share)
+    if outage is not None and outage.down:
         r.hold(batch, outage)
     return {"counts": stage.counts, "seconds": stage.seconds, "outage": to_builtins(outage)}
 
@@ -107,7 +106,7 @@ def publish(
     """Publish enriched messages, dead letters and the group's offsets in one transaction, and complete the ledger.
 
     A batch that turns out to be published already (an earlier try died before it could say so) is only recorded. What
-    it goes without because a source is down is noted for `stacklens_repair`.
+    it goes without because a source failed is noted for `stacklens_repair`.
     """
     from msgspec import convert, to_builtins
 

@@ -88,7 +88,6 @@ def correct(planned: Manifest, *, outlet_events: Any = None) -> dict[str, Any]:
     from enrichment import repair
     from enrichment.errors import RepairIncomplete
     from enrichment.pipeline import utc_now
-    from enrichment.store.pending import INCOMPLETE
 
     one = pass_of(planned)
     with resources() as r:
@@ -102,7 +101,7 @@ def correct(planned: Manifest, *, outlet_events: Any = None) -> dict[str, Any]:
         **to_builtins(prepared),
     }
     outlet_events[ANALYTICS].extra = summary
-    ended = {source: s for source, s in states.items() if s in INCOMPLETE}
+    ended = repair.to_be_told(one, states)
     if ended and not one.batch.dry_run:
         raise RepairIncomplete(f"batch {one.repaired_id}: {ended}; enrichment_pending says more")
     return summary

@@ -1,10 +1,10 @@
-"""What published batches go without because a source was down, where they lie in their topic, and what became of it."""
+"""What published batches go without because a source failed, where they lie in their topic, and what became of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import psycopg
@@ -13,6 +13,9 @@ from psycopg.types.json import Jsonb
 
 from enrichment import sql
 from enrichment.messages import OffsetRange, Source
+
+if TYPE_CHECKING:
+    from enrichment.outages import Outage
 
 Row = TypeVar("Row")
 
@@ -33,7 +36,7 @@ INCOMPLETE = frozenset({PendingState.GIVEN_UP, PendingState.LOST, PendingState.U
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """A source that a published batch goes without."""
+    """A source that a published batch goes without: it was `down`, or failed for a few keys."""
 
     batch_id: str
     source: Source
@@ -41,6 +44,7 @@ class Missing(msgspec.Struct, frozen=True):
     messages: int
     attempts: int
     corrected: int
+    down: bool = True
 
 
 class Publication(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -57,9 +61,9 @@ class PendingStore:
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
 
-    def expect(self, batch_id: str, topic: str, missing: dict[Source, int]) -> None:
-        """A batch is about to be published without these sources, each missing from that many messages."""
-        outages = [{"source": source, "messages": messages} for source, messages in missing.items()]
+    def expect(self, batch_id: str, topic: str, missed: Sequence[Outage]) -> None:
+        """A batch is about to be published without these."""
+        outages = [{"source": each.source, "messages": each.messages, "down": each.down} for each in missed]
         self._execute("enrichment_pending/expect", batch_id=batch_id, topic=topic, outages=_jsonb(outages))
 
     def due(self, batch_id: str | None = None, source: Source | None = None, rows: int = 300) -> list[Missing]:
