@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
 
@@ -106,8 +107,8 @@ def test_airflow_has_every_dag_and_the_pool(airflow: Airflow, stack: Stack, plac
     assert stat.S_IMODE(login.stat().st_mode) == 0o600
 
 
-def test_messages_are_enriched(airflow: Airflow, stack: Stack) -> None:
-    """A message comes out with what all three sources know, and its task's log can be read in the UI."""
+def test_messages_are_enriched(airflow: Airflow, stack: Stack, places: Places) -> None:
+    """A message comes out with what all three sources know, and the UI finds the tasks' logs in the volume."""
     stream = Stream(stack)
     stream.produce([message(1, source_ip="8.8.8.8", user_id="user-123", request_id="req-789")] * 8)
     run_id = airflow.run()
@@ -115,14 +116,24 @@ def test_messages_are_enriched(airflow: Airflow, stack: Stack) -> None:
     assert [(found["enrichment_sources"], found["enrichment_errors"]) for found in stream.outputs()] == [
         (["geo-ip", "user-profile", "business-context"], None)
     ] * 8
-    log = airflow.call("GET", f"/api/v2/dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/claim/logs/1")
-    assert "Filling up the DagBag" in str(log["content"]), log
+    log = airflow.call("GET", f"/api/v2/dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/claim/logs/1")["content"]
+    assert places.of("/opt/airflow/logs/") in log[1]["event"]
+    assert any("claim" in line.get("logger", "") or "claim" in line["event"] for line in log), log
 
 
 def test_tasks_reach_airflows_database(airflow: Airflow) -> None:
-    """The one task that needs it, the clean-up, is given it."""
-    cleanup = airflow.of("stacklens_metadata_cleanup")
-    cleanup.run()
+    """The tasks that need it, those of the clean-up, are given it."""
+    airflow.of("stacklens_metadata_cleanup").run()
+
+
+def test_second_up_changes_nothing(deployment: Deployment, stack: Stack) -> None:
+    """What runs once may run at every start: topics, schema and migrations stay as they are, and so do the data."""
+    before = Stream(stack).outputs()
+    deployment.up_again()
+    assert Stream(stack).outputs() == before
+    with psycopg.connect(stack.stacklens_dsn) as connection:
+        published = connection.execute("SELECT sum(messages_read) FROM enrichment_jobs").fetchone()
+    assert published == (len(before),)
 
 
 def test_stop_lets_the_running_task_end(airflow: Airflow, stack: Stack, deployment: Deployment) -> None:
