@@ -140,8 +140,19 @@ def test_stop_lets_the_running_task_end(airflow: Airflow, stack: Stack, deployme
     """Stopped in reverse order, each ends by itself in time, the scheduler after its tasks; nothing is left running."""
     UserService(stack.user_service_url, VARIABLES["USER_SERVICE_TOKEN"]).set_fault(latency_seconds=3)
     Stream(stack).produce([message(number, user_id=f"user-{number}") for number in range(8)])
-    run_id = airflow.trigger()
-    eventually(lambda: airflow.tasks(run_id).get("batch.user", {}).get("state") == "running", "the task `user`")
+    airflow.trigger()
+    path = f"/api/v2/dags/{DAG_ID}/dagRuns/~/taskInstances"
+    run_id = eventually(  # the test's own run, or the scheduled one of this minute
+        lambda: next(
+            (
+                str(task["dag_run_id"])
+                for task in airflow.call("GET", path, state="running")["task_instances"]
+                if task["task_id"] == "batch.user"
+            ),
+            None,
+        ),
+        "the task `user`",
+    )
     deployment.stop("airflow-scheduler")
     assert airflow.tasks(run_id)["batch.user"]["state"] == "success"
     deployment.stop()
