@@ -30,9 +30,10 @@ from enrichment.kafka.markers import RedrivePublisher
 from enrichment.kafka.offsets import plan_ranges, read_settled_backlog
 from enrichment.kafka.sink import LanePublisher, Standing
 from enrichment.kafka.source import Chunk, RangeReader
-from enrichment.messages import KEY_COLUMNS, LIVE, REDRIVE, Batch, Context, Place, Profile, Risk, Source
+from enrichment.messages import KEY_COLUMNS, LIVE, REDRIVE, REPLAY, Batch, Context, Place, Profile, Risk, Source
 from enrichment.outages import Outage, without_down
 from enrichment.provenance import Addition, Counts
+from enrichment.replay.group import WindowPublisher
 from enrichment.rollup.histogram import Histogram
 from enrichment.route import Routed, Router
 from enrichment.selection import selection
@@ -48,8 +49,8 @@ SLICE = 500
 # Message timestamps, all of a batch at once: eight bytes each, since their age is known only when all are visible.
 Milliseconds = np.ndarray[Any, np.dtype[np.int64]]
 PUBLISH_ORDER = (Source.GEO, Source.USER, Source.BUSINESS)
-# By the purpose's kind, where progress is something other than the group's offsets.
-PUBLISHERS: dict[str, type[LanePublisher]] = {REDRIVE: RedrivePublisher}
+# By the purpose's kind, where progress is something else than in live draining.
+PUBLISHERS: dict[str, type[LanePublisher]] = {REPLAY: WindowPublisher, REDRIVE: RedrivePublisher}
 
 _MESSAGE = [
     ("partition", pa.int32()), ("offset", pa.int64()), ("timestamp", pa.int64()),

@@ -111,7 +111,6 @@ def publish(
     from msgspec import convert, to_builtins
 
     from enrichment import pipeline
-    from enrichment.messages import REPLAY
     from enrichment.outages import Outage
 
     batch = batch_of(drained["batch"])
@@ -123,10 +122,6 @@ def publish(
         if job is not None and job.is_published:
             return {"batch_id": batch.batch_id, "dry_run": False, "produced": False}
         with r.stage(batch.batch_id, "publish") as stage:
-            if batch.purpose.kind == REPLAY:
-                from enrichment.replay.replay import check_group
-
-                check_group(r.clients, batch)
             noted = None if batch.dry_run else r.noting(batch, outages)
             published = pipeline.publish(r.clients, r.staging, staged, r.settings, outages=outages, noted=noted)
             stage.messages = published.counts.total

@@ -26,6 +26,7 @@ from enrichment.kafka.topics import DEAD_LETTER_BYTES, MESSAGE_BYTES
 from enrichment.messages import HEADER_REPLAY, REASONS_OF, REPLAY, Batch, OffsetRange, Purpose, Reason, Window
 from enrichment.replay.cuts import Cuts
 from enrichment.replay.differences import Side, compare
+from enrichment.replay.group import check_group
 from enrichment.replay.published import outputs
 from enrichment.replay.window import in_window, make_picker
 from enrichment.settings import Settings
@@ -270,23 +271,6 @@ def is_next(clients: Clients, ledger: Ledger, batch: Batch) -> bool:
         return True
     committed = check_group(clients, batch)
     return all(committed[r.partition] >= r.start for r in batch.ranges)
-
-
-def check_group(clients: Clients, batch: Batch) -> dict[int, int]:
-    """The offsets of the window's group, which it has from its plan on: before a batch is published, too, since
-    publishing takes a group without one for a new one.
-
-    Raises `ReplayRefused` when Kafka has forgotten them.
-    """
-    with clients.for_batch(batch).offsets_reader() as reader:
-        partitions = [r.partition for r in batch.ranges]
-        committed = committed_offsets(reader, batch.topic, partitions, clients.settings.request_timeout_sec)
-    known = {partition: offset for partition, offset in committed.items() if offset is not None}
-    if len(known) < len(committed):
-        raise ReplayRefused(
-            f"the group {batch.group_id} has expired: clear the run's `plan` with everything downstream"
-        )
-    return known
 
 
 def report(clients: Clients, ledger: Ledger, replays: Replays, purpose: Purpose) -> dict[str, Any]:

@@ -1,0 +1,31 @@
+"""The consumer group of a replay's window: it has an offset from the window's plan on, until Kafka forgets it."""
+
+from __future__ import annotations
+
+from enrichment.errors import ReplayRefused
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.offsets import committed_offsets
+from enrichment.kafka.sink import LanePublisher, Standing
+from enrichment.messages import Batch
+
+
+class WindowPublisher(LanePublisher):
+    """Publishes the batches of a window."""
+
+    def standing(self) -> Standing:
+        """As ever, but a group without an offset is no new one. Raises `ReplayRefused` then."""
+        check_group(self._clients, self._batch)
+        return super().standing()
+
+
+def check_group(clients: Clients, batch: Batch) -> dict[int, int]:
+    """The group's offsets. Raises `ReplayRefused` when Kafka has forgotten one."""
+    with clients.for_batch(batch).offsets_reader() as reader:
+        partitions = [r.partition for r in batch.ranges]
+        committed = committed_offsets(reader, batch.topic, partitions, clients.settings.request_timeout_sec)
+    known = {partition: offset for partition, offset in committed.items() if offset is not None}
+    if len(known) < len(committed):
+        raise ReplayRefused(
+            f"the group {batch.group_id} has expired: clear the run's `plan` with everything downstream"
+        )
+    return known
