@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -19,7 +22,7 @@ from compose_spec import PyCompose
 
 from enrichment.settings import ROOMS, load, variable
 from include.local import kafka
-from include.local.config import Config
+from include.local.config import HOST, Config
 from tests.fixtures import compose
 
 ROOT = Path(__file__).parents[2]
@@ -221,3 +224,26 @@ def test_scheduler_starts_last() -> None:
         needed |= more
         waiting += more
     assert SERVICES.keys() - needed == {"airflow-scheduler", "airflow-dag-processor", "airflow-triggerer", "kafka-ui"}
+
+
+@pytest.mark.skipif(shutil.which("wget") is None, reason="wget, which Kafka UI's image has, is not on this machine")
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
+def test_health_check_of_kafka_ui(status: int, *, healthy: bool) -> None:
+    """Kafka UI, which does not run here, has one command in the file: it tells a page that answers from one that does
+    not, at the place of Spring's health page."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(status if self.path == "/actuator/health" else 404)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+
+    with HTTPServer((HOST, 0), Page) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        kind, *command = SERVICES["kafka-ui"]["healthcheck"]["test"]
+        placed = [word.replace(":8080", f":{server.server_port}") for word in command]
+        ended = subprocess.run(placed, env={**os.environ, "no_proxy": HOST}, timeout=20, check=False)
+        server.shutdown()
+    assert (kind, ended.returncode == 0) == ("CMD", healthy)
