@@ -26,10 +26,10 @@ from enrichment.decode import Decoded, decode, set_aside
 from enrichment.enrichers.base import ARROW_TYPES, JSON, STATUS, Added, Enricher, not_null_type
 from enrichment.errors import BatchUnbalanced
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.markers import RedrivePublisher
 from enrichment.kafka.offsets import plan_ranges, read_settled_backlog
 from enrichment.kafka.sink import LanePublisher, Standing
 from enrichment.kafka.source import Chunk, RangeReader
+from enrichment.markers import RedrivePublisher
 from enrichment.messages import KEY_COLUMNS, LIVE, REDRIVE, REPLAY, Batch, Context, Place, Profile, Risk, Source
 from enrichment.outages import Outage, without_down
 from enrichment.provenance import Addition, Counts

@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.markers import Redriven, held_ranges, read_markers
 from enrichment.kafka.sink import size_limits
 from enrichment.kafka.source import Chunk, RangeReader
 from enrichment.letters import Judged, Position, Verdict, judge, normalised
+from enrichment.markers import Redriven, held_ranges, read_markers
 from enrichment.messages import REDRIVE, Batch, OffsetRange, Purpose, Wanted
 from enrichment.pipeline import quiet_gc
 from enrichment.settings import KafkaSettings, Settings

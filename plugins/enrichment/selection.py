@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.markers import read_markers
 from enrichment.kafka.source import Chunk
 from enrichment.letters import unwrap
+from enrichment.markers import read_markers
 from enrichment.messages import REDRIVE, REPLAY, Batch
 from enrichment.replay.window import window_selection
 

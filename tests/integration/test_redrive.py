@@ -14,12 +14,11 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from enrichment import markers, redrive
 from enrichment import pipeline as stages
-from enrichment import redrive
 from enrichment.conservation.check import ConservationReport
 from enrichment.conservation.committed import log_ranges, read
 from enrichment.errors import OffsetsMoved, PublishRefused, SettingsError
-from enrichment.kafka import markers
 from enrichment.messages import HEADER_ATTEMPTS, Batch, OffsetRange, Reason, Wanted
 from enrichment.pipeline import Drained
 from enrichment.redrive import Survey
