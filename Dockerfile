@@ -3,10 +3,11 @@
 # The slim base: the full one carries providers (FAB among them) whose requirements contradict our constraints.
 FROM apache/airflow:slim-3.3.2-python3.11
 
-COPY --chown=airflow:0 requirements.txt constraints.txt /opt/airflow/
+COPY --chown=airflow:0 requirements.txt requirements-celery.txt constraints.txt /opt/airflow/
 
 # `pip check` refuses an image that does not fit together.
-RUN pip install --no-cache-dir -c /opt/airflow/constraints.txt -r /opt/airflow/requirements.txt \
+RUN pip install --no-cache-dir -c /opt/airflow/constraints.txt \
+        -r /opt/airflow/requirements.txt -r /opt/airflow/requirements-celery.txt \
  && pip check
 
 COPY --chown=airflow:0 config /opt/airflow/config

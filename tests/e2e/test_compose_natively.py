@@ -22,7 +22,7 @@ from include.local.stack import Stack
 from tests.fixtures import compose
 from tests.fixtures.compose import Service
 from tests.fixtures.containers import Deployment, Places, Recipe
-from tests.fixtures.images import KafkaImage, OurImage, PostgresImage
+from tests.fixtures.images import KafkaImage, OurImage, PostgresImage, RedisImage
 from tests.fixtures.pipeline import message
 from tests.fixtures.scheduler import DAG_ID, Airflow, Stream, eventually
 from tests.fixtures.user_service import UserService
@@ -46,6 +46,7 @@ def deployment(places: Places) -> Iterator[Deployment]:
         "stacklens-enrichment": OurImage(places),
         "apache/kafka": KafkaImage(places),
         "postgres": PostgresImage(places),
+        "redis": RedisImage(places),
     }
     deployment = Deployment(SERVICES, images, places.folder)
     try:
@@ -137,7 +138,7 @@ def test_second_up_changes_nothing(deployment: Deployment, stack: Stack) -> None
 
 
 def test_stop_lets_the_running_task_end(airflow: Airflow, stack: Stack, deployment: Deployment) -> None:
-    """Stopped in reverse order, each ends by itself in time, the scheduler after its tasks; nothing is left running."""
+    """A worker ends after its tasks; stopped in reverse order, each ends by itself in time; nothing is left running."""
     UserService(stack.user_service_url, VARIABLES["USER_SERVICE_TOKEN"]).set_fault(latency_seconds=3)
     Stream(stack).produce([message(number, user_id=f"user-{number}") for number in range(8)])
     airflow.trigger()
@@ -153,6 +154,6 @@ def test_stop_lets_the_running_task_end(airflow: Airflow, stack: Stack, deployme
         ),
         "the task `user`",
     )
-    deployment.stop("airflow-scheduler")
+    deployment.stop("airflow-worker")
     assert airflow.tasks(run_id)["batch.user"]["state"] == "success"
     deployment.stop()

@@ -104,11 +104,13 @@ def test_environment_when_behind_a_proxy(config: Config) -> None:
     assert environment(config, NO_PROXY="intranet")["NO_PROXY"] == "127.0.0.1,intranet,localhost"
 
 
-@pytest.mark.parametrize(("component", "imported"), [("scheduler", True), ("api-server", False)])
+@pytest.mark.parametrize(
+    ("component", "imported"), [("scheduler", True), ("celery worker", True), ("api-server", False)]
+)
 def test_local_settings_when_a_component_starts(component: str, imported: bool) -> None:
-    """Only the scheduler, which forks the tasks, imports what they need; no setting of Airflow is replaced."""
+    """Only what forks the tasks imports what they need; no setting of Airflow is replaced."""
     program = (
-        f"import sys; sys.argv = ['airflow', '{component}']; import airflow_local_settings as settings; "
+        f"import sys; sys.argv = {['airflow', *component.split()]}; import airflow_local_settings as settings; "
         "print('pandas' in sys.modules, settings.__all__)"
     )
     asked = {**os.environ, "PYTHONPATH": str(ROOT / "config")}

@@ -53,6 +53,7 @@ OTHERS = {
     "POSTGRES_DB": "the image postgres",
     "POSTGRES_PASSWORD": "the image postgres",
     "POSTGRES_USER": "the image postgres",
+    "REDISCLI_AUTH": "redis-cli, in the health check of redis",
     "USER_SERVICE_TOKEN": "include.user_service",
 }
 DESCRIBE_AIRFLOW = """
@@ -140,7 +141,7 @@ def test_broker_is_configured_like_the_local_one(config: Config) -> None:
 
 def test_secrets_have_no_default() -> None:
     """A secret is one of `.env` wherever it is used, none is written out, and all else has a default."""
-    secret = re.compile("PASSWORD|SECRET|TOKEN|KEY")
+    secret = re.compile("PASSWORD|SECRET|TOKEN|KEY|CLI_AUTH")
     found = re.findall(r"(?<!\$)\$\{?(\w+)([^}\s\"]*)", TEXT)
     assert found
     assert [name for name, rest in found if not rest.startswith(":?" if secret.search(name) else ":-")] == []
@@ -200,12 +201,21 @@ def test_every_service_says_how_it_is_and_what_it_may_take() -> None:
     assert all(names == {"cpus", "memory"} for names in limits.values())
 
 
-def test_scheduler_has_room_for_its_tasks() -> None:
-    """Two CPUs, and 512 MB for each task slot beside the gigabyte of the scheduler itself."""
-    scheduler = SERVICES["airflow-scheduler"]
-    limits, slots = scheduler["deploy"]["resources"]["limits"], scheduler["environment"]["AIRFLOW__CORE__PARALLELISM"]
+def test_worker_has_room_for_its_tasks() -> None:
+    """Two CPUs, and 512 MB for each task slot beside the gigabyte of the worker itself."""
+    worker = SERVICES["airflow-worker"]
+    limits = worker["deploy"]["resources"]["limits"]
+    slots = int(worker["environment"]["AIRFLOW__CELERY__WORKER_CONCURRENCY"])
     assert float(limits["cpus"]) >= 2
-    assert float(limits["memory"].removesuffix("G")) >= 1 + int(slots) / 2
+    assert float(limits["memory"].removesuffix("G")) >= 1 + slots / 2
+
+
+def test_worker_shares_the_files_of_airflow() -> None:
+    """Frames are handed over, and logs found, in volumes that the worker has where the others of Airflow have them."""
+    mounts = [service["volumes"] for name, service in SERVICES.items() if name.startswith("airflow-")]
+    assert mounts
+    assert all(mounted == SERVICES["airflow-worker"]["volumes"] for mounted in mounts)
+    assert {"staging:/opt/airflow/staging", "logs:/opt/airflow/logs"} <= {*SERVICES["airflow-worker"]["volumes"]}
 
 
 def test_start_waits_for_health_or_success() -> None:
