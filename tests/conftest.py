@@ -28,6 +28,8 @@ pytest_plugins = [
     "tests.fixtures.raw_server",
     "tests.fixtures.user_service",
     "tests.fixtures.pipeline",  # last: they are made of the others
+    "tests.fixtures.partials",
+    "tests.fixtures.replayer",
     "tests.fixtures.scheduler",
 ]
 

@@ -26,7 +26,7 @@ from enrichment.decode import Decoded, decode, set_aside
 from enrichment.enrichers.base import ARROW_TYPES, JSON, STATUS, Added, Enricher, not_null_type
 from enrichment.errors import BatchUnbalanced
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.offsets import plan_ranges, read_settled_backlog
+from enrichment.kafka.offsets import check_progress, plan_ranges, read_settled_backlog
 from enrichment.kafka.sink import LanePublisher, Standing
 from enrichment.kafka.source import Chunk, RangeReader
 from enrichment.markers import RedrivePublisher
@@ -103,13 +103,15 @@ def claim(
 
     Where batches failed by what they hold, the next ones over these offsets are smaller, and a message that fails alone
     is set aside as a dead letter: what breaks the pipeline is cornered, the rest of the topic goes on. Raises
-    `OffsetsLost` by the declared policy.
+    `OffsetsLost` by the declared policy, `OffsetsMoved` when the group is not where it has published to.
     """
     claimed = ledger.find_run(dag_id, run_id)
     if claimed:
         return claimed
     kafka = clients.settings
     backlog = read_settled_backlog(clients, partitions)
+    published = ledger.published_ends(kafka.input_topic, kafka.consumer_group, [b.partition for b in backlog])
+    check_progress(kafka.input_topic, kafka.consumer_group, backlog, published)
     size = min(max_messages or kafka.batch_size, kafka.batch_size)
     plan = plan_ranges(backlog, kafka.lanes, size, kafka.batches_per_run)
     failures = {lane: ledger.failures_over(kafka.input_topic, kafka.consumer_group, lane, plan[lane]) for lane in plan}

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from enrichment import pipeline as stages
 from enrichment.errors import BatchUnbalanced, OffsetsMoved, PublishRefused, StagingMissing
@@ -22,6 +21,7 @@ from enrichment.store.jobs import JobState
 from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message
 
 MESSAGES = 400
+DONE = ("produced", "done before")
 
 
 @pytest.fixture
@@ -93,9 +93,6 @@ def test_publish_killed_after_its_commit_is_completed_by_the_retry(pipeline: Pip
     assert report.ok, report.summary()
 
 
-DONE = ("produced", "done before")
-
-
 def outcome(publish: Callable[[], Published]) -> str:
     """How a publish ended."""
     try:
@@ -146,29 +143,6 @@ def test_batch_that_was_overtaken_says_so(pipeline: Pipeline) -> None:
     pipeline.run("rest")
     report = pipeline.check()
     assert report.ok, report.summary()
-
-
-def test_live_group_that_has_expired_publishes_nothing_again(pipeline: Pipeline) -> None:
-    """A partition without a message for a week has no committed offset any more: the claim says so by name and how far
-    the group was, instead of taking the log from its start; once it is set there, the next run goes on."""
-    pipeline.produce([message(n) for n in range(100)])
-    [batch] = pipeline.claim("first")
-    pipeline.finish(pipeline.stage(batch))
-    admin = AdminClient({"bootstrap.servers": pipeline.bootstrap_servers})
-    for deleted in admin.delete_consumer_groups([batch.group_id]).values():
-        deleted.result()
-    pipeline.produce([message(n) for n in range(100, 140)])
-    with pytest.raises(
-        OffsetsMoved, match=r"before what it has published .*partition 0: at 0, dag/first/0 published to 25"
-    ):
-        pipeline.claim("second")
-    with pipeline.resources() as r, r.clients.offsets_reader() as reader:
-        ends = [TopicPartition(batch.topic, each.partition, each.end) for each in batch.ranges]
-        reader.commit(offsets=ends, asynchronous=False)
-    pipeline.run("third")
-    report = pipeline.check()
-    assert report.ok, report.summary()
-    assert report.read == 140
 
 
 def assert_no_open_transaction(pipeline: Pipeline) -> None:

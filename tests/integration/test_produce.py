@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import time
+from itertools import count
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from enrichment.conservation.committed import log_ranges, read
+from include.local import records
 from include.local.generate import Options, main, messages
 from include.local.records import Record, produce
 from tests.fixtures.kafka import MakeTopic
@@ -30,11 +32,13 @@ def test_records_arrive_as_they_are(kafka: str, topic: MakeTopic) -> None:
     assert all(len(where) == 1 for where in partitions.values())
 
 
-def test_rate_is_a_ceiling(kafka: str, topic: MakeTopic) -> None:
-    """Messages that are sent at a rate take the time that this takes, however quickly the broker answers."""
-    name, started = topic("paced"), time.monotonic()
-    assert produce(messages(Options(count=50)), kafka, name, rate=50) == 50
-    assert time.monotonic() - started >= 1
+def test_rate_is_a_ceiling(kafka: str, topic: MakeTopic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages that are sent at a rate take the time that this takes, however quickly the broker answers. (By a clock
+    that goes on by a millisecond whenever somebody looks.)"""
+    ticks = count()
+    monkeypatch.setattr(records, "time", SimpleNamespace(monotonic=lambda: next(ticks) / 1000))
+    assert produce(messages(Options(count=50)), kafka, topic("paced"), rate=50) == 50
+    assert next(ticks) >= 1000
 
 
 def test_produce_fails_when_the_broker_refuses_a_record(kafka: str, topic: MakeTopic) -> None:

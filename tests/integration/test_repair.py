@@ -1,137 +1,37 @@
-"""Partial messages are corrected once their source is back: only what is missing, exactly once, whatever is killed."""
+"""Partial messages are corrected once their source is back: only what is missing, and what cannot be is said."""
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
 
-import msgspec
 import psycopg
 import pytest
-from confluent_kafka import Message, TopicPartition
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from enrichment import repair
-from enrichment.conservation.committed import log_ranges, read
-from enrichment.errors import OffsetsMoved, PublishRefused
 from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_REVISION, Batch, Reason, Source
-from enrichment.outgoing import Header
 from enrichment.pipeline import utc_now
-from enrichment.repair import Pass
 from enrichment.store.pending import PendingState
-from tests.fixtures.pipeline import PARTITIONS, REPOSITORY, MakePipeline, Pipeline, message
+from tests.fixtures.partials import (
+    MESSAGES,
+    QUICK,
+    corrected_once,
+    headers_of,
+    outputs,
+    planned,
+    publish_all,
+    repair_all,
+    run,
+    states,
+    value,
+    versions,
+)
+from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message
 from tests.fixtures.user_service import UserService
-
-MESSAGES = 200
-QUICK = {"USER_SERVICE_RETRIES": "0", "KAFKA_CHUNK_SIZE": "50", "USER_SERVICE_BREAKER_FAILURES": "1000"}
-
-
-@pytest.fixture
-def quick(make_pipeline: MakePipeline) -> Pipeline:
-    """A pipeline that does not wait for a service that is down."""
-    return make_pipeline(**QUICK)
-
-
-def publish_all(pipeline: Pipeline, run_id: str) -> list[Batch]:
-    """Publish what waits; the ledger knows it."""
-    batches = pipeline.claim(run_id)
-    for batch in batches:
-        pipeline.finish(pipeline.stage(batch))
-    return batches
-
-
-@pytest.fixture
-def partial(quick: Pipeline, user_service: UserService) -> Batch:
-    """A batch that was published while the user service was down, which is back, with other batches around it."""
-    quick.produce([message(n, user_id=f"other-{n}") for n in range(40)])
-    publish_all(quick, "before")
-    user_service.set_fault(status=503)
-    quick.produce([message(n) for n in range(MESSAGES)], headers=[("own", b"1"), ("own", b"2")])
-    [batch] = publish_all(quick, "down")
-    user_service.end_fault()
-    quick.produce([message(n) for n in range(40)])
-    publish_all(quick, "after")
-    return batch
-
-
-def planned(pipeline: Pipeline, batch: Batch, source: Source | None = None, *, dry_run: bool = False) -> Pass | None:
-    """The next pass over a batch, if there is something to do."""
-    with pipeline.resources() as r:
-        missing = r.pending.due(batch.batch_id, source)
-        if not missing:
-            return None
-        places = r.pending.publications(batch.batch_id)
-        return repair.plan(missing, places, r.settings.kafka.consumer_group, dry_run=dry_run)
-
-
-def run(pipeline: Pipeline, one: Pass) -> tuple[bool, Mapping[str, PendingState]]:
-    """A pass, as its task runs it: whether it published, and the states that it left."""
-    with pipeline.resources() as r:
-        _, produced, states = repair.run(r, one, utc_now)
-        return produced, states
-
-
-def repair_all(pipeline: Pipeline, batch: Batch) -> list[bool]:
-    """Passes until nothing is pending; which of them published."""
-    published = []
-    while (one := planned(pipeline, batch)) is not None:
-        published.append(run(pipeline, one)[0])
-        assert len(published) < 9
-    return published
-
-
-def outputs(pipeline: Pipeline) -> Iterator[Message]:
-    """All that is in the analytics topic, each partition in order."""
-    topic, servers = pipeline.environment["KAFKA_OUTPUT_TOPIC"], pipeline.bootstrap_servers
-    with closing(read(servers, topic, log_ranges(servers, topic, settle_seconds=10))) as messages:
-        yield from messages
-
-
-def headers_of(one: Message) -> list[Header]:
-    """A message's headers, in order."""
-    return cast(list[Header], one.headers() or [])
-
-
-def versions(pipeline: Pipeline, batch: Batch) -> dict[tuple[int, bytes], list[Message]]:
-    """The messages of a batch by their origin, in the order in which they were published."""
-    found: dict[tuple[int, bytes], list[Message]] = {}
-    for one in outputs(pipeline):
-        headers = headers_of(one)
-        if (HEADER_BATCH, batch.batch_id.encode()) in headers:
-            found.setdefault((one.partition() or 0, headers[-1][1] or b""), []).append(one)
-    return found
-
-
-def value(one: Message) -> dict[str, Any]:
-    """A message's object."""
-    decoded: dict[str, Any] = json.loads(one.value() or b"")
-    return decoded
-
-
-def states(pipeline: Pipeline) -> list[tuple[Any, ...]]:
-    """The rows of the table."""
-    with psycopg.connect(pipeline.dsn) as connection:
-        return connection.execute(
-            "SELECT source, state, messages, corrected, attempts FROM enrichment_pending ORDER BY source"
-        ).fetchall()
-
-
-def corrected_once(pipeline: Pipeline, batch: Batch, count: int = MESSAGES) -> None:
-    """Every message of the batch has one first version and one correction, and the check agrees."""
-    found = versions(pipeline, batch)
-    assert [len(v) for v in found.values()] == [2] * count
-    report = pipeline.check()
-    assert report.ok, report.summary()
-    assert report.corrections == count
 
 
 def test_correction_is_the_message_that_a_service_in_health_would_have_given(quick: Pipeline, partial: Batch) -> None:
@@ -425,90 +325,6 @@ def test_dry_run_counts_and_publishes_nothing(quick: Pipeline, partial: Batch) -
     assert (prepared.tally.messages, prepared.tally.corrected, produced) == (MESSAGES, {Source.USER: MESSAGES}, False)
     assert states(quick) == [(Source.USER, "open", MESSAGES, 0, 0)]
     assert quick.check().corrections == 0
-    repair_all(quick, partial)
-    corrected_once(quick, partial)
-
-
-def in_process(pipeline: Pipeline, one: Pass, die: str) -> int:
-    """A pass in a process of its own that kills itself; returns its exit code."""
-    manifest = {
-        "pass": msgspec.to_builtins(one), "bootstrap_servers": pipeline.bootstrap_servers, "dsn": pipeline.dsn,
-        "user_service_url": pipeline.user_service_url, "folder": str(pipeline.folder),
-    }  # fmt: skip
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.integration.repairer", die],
-        cwd=REPOSITORY, text=True, input=json.dumps(manifest), capture_output=True, timeout=60, check=False,
-        env={**os.environ, **pipeline.environment, "PYTHONPATH": f"{REPOSITORY / 'plugins'}:{REPOSITORY}"},
-    )  # fmt: skip
-    assert ran.returncode in (0, -signal.SIGKILL), ran.stderr
-    return ran.returncode
-
-
-@pytest.mark.parametrize("where", ["mid-transaction", "before-commit", "after-offsets", "after-commit"])
-def test_killed_repair_is_completed_by_its_retry(quick: Pipeline, partial: Batch, where: str) -> None:
-    """`kill -9` at any point of the publication: the retry, of the same pass or of a later run, corrects each message
-    once."""
-    one = planned(quick, partial)
-    assert one is not None
-    assert in_process(quick, one, where) == -signal.SIGKILL
-    assert run(quick, one)[0] is (where != "after-commit")
-    repair_all(quick, partial)
-    corrected_once(quick, partial)
-    assert states(quick)[0][1] == "repaired"
-
-
-def expire(pipeline: Pipeline, one: Pass) -> None:
-    """Let Kafka forget a pass's group, as it does after a week."""
-    admin = AdminClient({"bootstrap.servers": pipeline.bootstrap_servers})
-    for deleted in admin.delete_consumer_groups([one.batch.group_id]).values():
-        deleted.result()
-
-
-@pytest.mark.parametrize("expired", [False, True], ids=["soon", "after a week"])
-def test_pass_that_is_run_again_publishes_nothing(quick: Pipeline, partial: Batch, expired: bool) -> None:
-    """A cleared task of a pass that is done leaves everything as it is, whatever Kafka has forgotten meanwhile."""
-    one = planned(quick, partial)
-    assert one is not None
-    run(quick, one)
-    before = states(quick)
-    if expired:
-        expire(quick, one)
-    assert run(quick, one)[0] is False
-    assert states(quick) == before
-    corrected_once(quick, partial)
-
-
-def test_killed_repair_whose_group_has_expired_is_found_by_its_corrections(quick: Pipeline, partial: Batch) -> None:
-    """`kill -9` between the commit and its record, and nobody looks for a week: the retry, of the same pass or of a
-    later run, reads what got through, and corrects nothing twice."""
-    one = planned(quick, partial)
-    assert one is not None
-    assert in_process(quick, one, "after-commit") == -signal.SIGKILL
-    expire(quick, one)
-    again = planned(quick, partial)
-    assert again is not None
-    assert again.number == one.number
-    assert [run(quick, each)[0] for each in (one, again)] == [False, False]
-    corrected_once(quick, partial)
-    assert states(quick)[0][1] == "repaired"
-
-
-def test_two_repairs_at_once_correct_once(quick: Pipeline, partial: Batch) -> None:
-    """Whoever comes later fences the other, or finds it done."""
-    one = planned(quick, partial)
-    assert one is not None
-
-    def outcome(number: int) -> str:
-        own = Pipeline(**{n: getattr(quick, n) for n in ("bootstrap_servers", "dsn", "user_service_url")},
-                       folder=quick.folder / str(number), environment=quick.environment)  # fmt: skip
-        try:
-            return "produced" if run(own, one)[0] else "done before"
-        except (OffsetsMoved, PublishRefused) as refused:
-            return type(refused).__name__
-
-    with ThreadPoolExecutor(3) as pool:
-        outcomes = list(pool.map(outcome, range(3)))
-    assert outcomes.count("produced") <= 1
     repair_all(quick, partial)
     corrected_once(quick, partial)
 

@@ -4,133 +4,24 @@ from __future__ import annotations
 
 import json
 import random
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 import pytest
-from airflow.sdk import Context
-from airflow.sdk.execution_time.context import set_current_context
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from msgspec import to_builtins
 
-from enrichment.conservation.check import ConservationReport, Expected, check
 from enrichment.conservation.committed import log_ranges, read
 from enrichment.errors import OffsetsMoved, ReplayRefused, WindowLost
 from enrichment.kafka.offsets import read_settled_backlog
-from enrichment.messages import HEADER_REPLAY, Batch, OffsetRange, Window
-from enrichment.orchestration.batches import publish
-from enrichment.pipeline import Drained, Published, record
+from enrichment.messages import HEADER_REPLAY, OffsetRange, Window
 from enrichment.replay import replay
 from enrichment.settings import load
-from enrichment.store.replays import Replay
-from tests.fixtures.kafka import MakeTopic
-from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message
-
-HOUR = 3_600_000
-START = 1_700_000_000_000 // HOUR * HOUR
-
-
-class Replayer:
-    """A replay of a pipeline's messages, its steps done as the tasks do them."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self.pipeline = pipeline
-
-    def produce(
-        self, times: Sequence[int], values: Callable[[int], bytes | None] = message, partition: int = -1
-    ) -> None:
-        """Put a message at each of these times into the topic, in this order; one partition or all in turn."""
-        producer = Producer({"bootstrap.servers": self.pipeline.bootstrap_servers})
-        for number, at in enumerate(times):
-            home = number % PARTITIONS if partition < 0 else partition
-            producer.produce(self.pipeline.input_topic, values(number), b"k%d" % number, home, timestamp=at)
-        assert producer.flush(30) == 0
-        producer.close()
-
-    def plan(
-        self,
-        hour: int = 0,
-        *,
-        hours: int = 1,
-        output: str | None = None,
-        run_id: str = "run",
-        dry_run: bool = False,
-        allow_lost: bool = False,
-        **filters: Any,
-    ) -> tuple[Replay, list[Batch]]:
-        """Plan a window, of an hour unless it says otherwise."""
-        chosen = {"replay_id": "again", **filters}
-        window = Window(start=START + hour * HOUR, end=START + (hour + hours) * HOUR, **chosen)
-        with self.pipeline.resources() as r:
-            purpose = replay.purpose_of(r.settings, window, output)
-            return replay.plan(
-                r.clients, r.ledger, r.replays, r.settings, purpose,
-                dag_id="replay", run_id=run_id, dry_run=dry_run, allow_lost=allow_lost,
-            )  # fmt: skip
-
-    def run(self, batch: Batch, *, dies: bool = False) -> Published:
-        """One batch, all of its tasks; one that `dies` publishes, and does not come to say so."""
-        with self.pipeline.resources() as r:
-            assert replay.is_next(r.clients, r.ledger, batch)
-        drained = self.pipeline.stage(batch)
-        with self.pipeline.resources() as r:
-            r.ledger.drained(drained.batch, drained.messages, drained.value_bytes)
-        published = self.pipeline.publish(drained)
-        if dies:
-            return published
-        with self.pipeline.resources() as r:
-            record(r.ledger, drained, published)
-        return published
-
-    def replay(self, *hours: int, **how: Any) -> dict[str, Any]:
-        """These windows, wholly; returns the last one's report."""
-        said: dict[str, Any] = {}
-        for hour in hours:
-            planned, batches = self.plan(hour, **how)
-            for batch in batches:
-                self.run(batch)
-            with self.pipeline.resources() as r:
-                said = replay.report(r.clients, r.ledger, r.replays, planned.purpose)
-        return said
-
-    def check(self, hour: int = 0, hours: int = 1, wanted: Callable[[Any], bool] | None = None,
-              replay_id: str = "again") -> ConservationReport:  # fmt: skip
-        """Conservation of what was to be replayed of these hours, taken as one."""
-        settings, servers = load(), self.pipeline.bootstrap_servers
-        expected = Expected(replay_id, START + hour * HOUR, START + (hour + hours) * HOUR, wanted)
-        topics = (settings.kafka.input_topic, settings.replay.output_topic, settings.replay.dlq_topic)
-        return check(servers, *topics, log_ranges(servers, topics[0]), replay=expected)
-
-    def replayed(self) -> list[Any]:
-        """All messages in the replay's output topic."""
-        topic, servers = load().replay.output_topic, self.pipeline.bootstrap_servers
-        with closing(read(servers, topic, log_ranges(servers, topic))) as messages:
-            return list(messages)
-
-
-@pytest.fixture
-def make_replayer(make_pipeline: MakePipeline, topic: MakeTopic) -> Callable[..., Replayer]:
-    """Makes replays over a pipeline of its own."""
-
-    def make(**settings: str) -> Replayer:
-        topics = {
-            "REPLAY_OUTPUT_TOPIC": topic("replay", partitions=PARTITIONS),
-            "REPLAY_DLQ_TOPIC": topic("replay-dlq", partitions=PARTITIONS),
-        }
-        return Replayer(make_pipeline(**{"KAFKA_CHUNK_SIZE": "50", "KAFKA_BATCH_SIZE": "60", **topics, **settings}))
-
-    return make
-
-
-@pytest.fixture
-def replayer(make_replayer: Callable[..., Replayer]) -> Replayer:
-    """A replay in small batches, so that every window has several."""
-    return make_replayer()
+from tests.fixtures.pipeline import PARTITIONS, message
+from tests.fixtures.replayer import HOUR, START, Replayer
 
 
 def test_each_message_is_of_one_window_whatever_the_order_of_times(make_replayer: Callable[..., Replayer]) -> None:
@@ -193,96 +84,6 @@ def test_batch_before_its_turn_publishes_nothing(replayer: Replayer) -> None:
         replayer.run(batch)
     report = replayer.check()
     assert report.ok, report.summary()
-
-
-def expire(replayer: Replayer, group_id: str) -> None:
-    """Let Kafka forget a group."""
-    admin = AdminClient({"bootstrap.servers": replayer.pipeline.bootstrap_servers})
-    for deleted in admin.delete_consumer_groups([group_id]).values():
-        deleted.result()
-
-
-def test_group_that_has_expired_is_set_again_by_the_plan(replayer: Replayer) -> None:
-    """Kafka forgets a group after a week: nobody waits for it, and a plan goes on where the ledger says."""
-    replayer.produce([START + n for n in range(200)], partition=0)
-    _, batches = replayer.plan()
-    replayer.run(batches[0])
-    expire(replayer, batches[0].group_id)
-    with replayer.pipeline.resources() as r:
-        assert replay.is_next(r.clients, r.ledger, batches[0])
-        with pytest.raises(ReplayRefused, match="has expired: clear the run's `plan`"):
-            replay.is_next(r.clients, r.ledger, batches[1])
-    for batch in replayer.plan()[1][1:]:
-        assert replayer.run(batch).produced
-    report = replayer.check()
-    assert report.ok, report.summary()
-
-
-def test_finished_window_whose_group_has_expired_is_not_published_again(
-    replayer: Replayer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whether the run, one of its tasks or another run: `enrichment_replays` and the ledger know that it is done."""
-    replayer.produce([START + n for n in range(200)])
-    _, planned = replayer.plan()
-    replayer.replay(0)
-    expire(replayer, planned[0].group_id)
-    assert replayer.plan(run_id="another")[1] == []
-    assert publish_task(replayer, replayer.pipeline.stage(planned[0]), monkeypatch)["produced"] is False
-    assert replayer.replay(0)["state"] == "finished"
-    assert len(replayer.replayed()) == 200
-
-
-def publish_task(replayer: Replayer, drained: Drained, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A cleared `publish`, as Airflow runs it."""
-    monkeypatch.setattr("enrichment.orchestration.batches.resources", replayer.pipeline.resources)
-    looked_up: dict[str, Any] = {"outage": None, "counts": {}, "seconds": 0.0, "build": None}
-    with set_current_context(cast(Context, {})):
-        done: dict[str, Any] = publish.function(
-            drained.to_manifest(), looked_up, looked_up, looked_up, outlet_events=defaultdict(SimpleNamespace)
-        )
-    return done
-
-
-def test_batch_that_died_before_its_record_is_found_when_the_group_has_expired(
-    replayer: Replayer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Published, never recorded, and a week later the group is gone: a cleared `publish` refuses, and the plan finds
-    the batch in the output. Nothing is published twice."""
-    replayer.produce([START + n for n in range(200)], partition=0)
-    _, planned = replayer.plan()
-    replayer.run(planned[0])
-    replayer.run(planned[1], dies=True)
-    expire(replayer, planned[0].group_id)
-    drained = replayer.pipeline.stage(planned[1])
-    with pytest.raises(ReplayRefused, match="has expired: clear the run's `plan`"):
-        publish_task(replayer, drained, monkeypatch)
-    assert [replayer.run(batch).produced for batch in replayer.plan()[1]] == [False, False, True, True]
-    report = replayer.check()
-    assert report.ok, report.summary()
-    with replayer.pipeline.resources() as r:
-        assert all((job := r.ledger.get(batch.batch_id)) and job.is_published for batch in planned)
-
-
-def test_plan_refuses_when_nobody_can_tell_what_was_published(replayer: Replayer) -> None:
-    """The group has expired, the ledger never heard of the publication, and the output has left the log: the replay
-    names the batch, and publishes nothing."""
-    replayer.produce([START + n for n in range(200)], partition=0)
-    _, planned = replayer.plan()
-    replayer.run(planned[0], dies=True)
-    expire(replayer, planned[0].group_id)
-    delete_output(replayer)
-    with pytest.raises(ReplayRefused, match=f"nobody can tell any more whether {planned[0].batch_id} was published"):
-        replayer.plan()
-    assert replayer.replayed() == []
-
-
-def delete_output(replayer: Replayer) -> None:
-    """Let all of a replay's output leave the log."""
-    topic, servers = load().replay.output_topic, replayer.pipeline.bootstrap_servers
-    ends = [TopicPartition(topic, r.partition, r.end) for r in log_ranges(servers, topic)]
-    admin = AdminClient({"bootstrap.servers": servers})
-    for deleted in admin.delete_records(ends).values():
-        deleted.result()
 
 
 def test_gaps_and_empty_windows_are_normal(replayer: Replayer) -> None:

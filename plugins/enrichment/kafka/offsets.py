@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from enrichment.errors import OffsetsLost
+from enrichment.errors import OffsetsLost, OffsetsMoved
 from enrichment.kafka.clients import Clients
 from enrichment.messages import OffsetRange
 
@@ -173,6 +173,34 @@ def settle_lost(consumer: Consumer, topic: str, backlog: Sequence[Backlog], poli
     log.error("offsets.lost topic=%s offsets=%d going_on_at=earliest (%s)", topic, count, where)
     consumer.commit(offsets=[TopicPartition(topic, b.partition, b.low) for b in lost], asynchronous=False)
     return count
+
+
+def check_progress(topic: str, group_id: str, backlog: Sequence[Backlog], published: Mapping[int, int]) -> None:
+    """Refuse to publish again what `published` says that the group has: up to which offset, by partition.
+
+    Kafka forgets the offsets of a group that has not committed for long (`offsets.retention.minutes`), and people move
+    groups. A log that ends before what was published from it is another one: the topic was made anew. Raises
+    `OffsetsMoved`.
+    """
+    astray = [
+        (b, end)
+        for b in backlog
+        if (end := published.get(b.partition)) is not None
+        and end <= b.high
+        and (b.start < end or (b.committed is None and b.start != end))
+    ]
+    if astray:
+        where = ", ".join(f"partition {b.partition}: at {b.committed}, published to {end}" for b, end in astray)
+        commands = "\n".join(
+            f"kafka-consumer-groups.sh --bootstrap-server <brokers> --group {group_id} --topic {topic}:{b.partition} "
+            f"--reset-offsets --to-offset {end} --execute"
+            for b, end in astray
+        )
+        raise OffsetsMoved(
+            f"group {group_id} is not where it has published to ({where}): nobody committed for longer than the "
+            "brokers' offsets.retention.minutes, or somebody moved it. Nothing was claimed. To publish the past again, "
+            f"use stacklens_replay; to go on, set the offsets:\n{commands}"
+        )
 
 
 def plan_ranges(

@@ -8,7 +8,7 @@ overtaken.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from itertools import islice
@@ -68,9 +68,7 @@ class LanePublisher:
 
     def standing(self) -> Standing:
         """Compare the group's committed offsets with the batch. Raises `OffsetsMoved` when they fit neither end."""
-        batch = self._batch
-        with self._clients.offsets_reader() as reader:
-            committed = committed_offsets(reader, batch.topic, [r.partition for r in batch.ranges], self._timeout)
+        batch, committed = self._batch, self._committed()
         if all(_past(committed[r.partition], r.end) for r in batch.ranges):
             return Standing.PAST_END
         # A group without an offset starts at the log's start: that is where its first batch was claimed.
@@ -84,6 +82,11 @@ class LanePublisher:
             f"group {batch.group_id} was moved by somebody else while batch {batch.batch_id} was on its way ({where}). "
             "Nothing was published. The next run goes on from the group's offsets; enrichment_jobs tells who moved it."
         )
+
+    def _committed(self) -> Mapping[int, int | None]:
+        batch = self._batch
+        with self._clients.offsets_reader() as reader:
+            return committed_offsets(reader, batch.topic, [r.partition for r in batch.ranges], self._timeout)
 
     @contextmanager
     def transaction(self) -> Iterator[LaneTransaction]:

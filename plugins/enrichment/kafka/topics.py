@@ -46,25 +46,30 @@ def create_topics(
 ) -> None:
     """Create them by a client of this configuration, and wait until a broker knows them; those that there are stay as
     they are. Raises `TopicRefused`."""
+    configs, admin = topic_configs(topics, replay), AdminClient(dict(client))
     wanted = [
         NewTopic(name, num_partitions=partitions, replication_factor=replication_factor, config=config)
-        for name, config in topic_configs(topics, replay).items()
+        for name, config in configs.items()
     ]
-    admin = AdminClient(dict(client))
     for name, creation in admin.create_topics(wanted, operation_timeout=30).items():
         try:
             creation.result()
         except KafkaException as refused:
             if refused.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise TopicRefused(f"Kafka did not create the topic {name}: {refused.args[0].str()}") from refused
-    await_topics(admin, topic_configs(topics, replay))
+    await_topics(admin, configs)
 
 
 def await_topics(admin: AdminClient, names: Iterable[str]) -> None:
     """Wait for topics that were just created: the controller answers before its brokers have heard of them. Raises
     `TopicRefused` when they do not in time."""
     wanted, deadline = set(names), time.monotonic() + KNOWN_SECONDS
-    while missing := wanted - admin.list_topics(timeout=KNOWN_SECONDS).topics.keys():
-        if time.monotonic() > deadline:
-            raise TopicRefused(f"Kafka created {', '.join(sorted(missing))}, but no broker knows of it yet")
-        time.sleep(0.05)
+    try:
+        while missing := wanted - admin.list_topics(timeout=KNOWN_SECONDS).topics.keys():
+            if time.monotonic() > deadline:
+                raise TopicRefused(f"Kafka created {', '.join(sorted(missing))}, but no broker knows of it yet")
+            time.sleep(0.05)
+    except KafkaException as silent:
+        raise TopicRefused(
+            f"Kafka created {', '.join(sorted(wanted))}, but does not tell: {silent.args[0]}"
+        ) from silent

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from enrichment.errors import ReplayRefused
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import committed_offsets
-from enrichment.kafka.sink import LanePublisher, Standing
+from enrichment.kafka.sink import LanePublisher
 from enrichment.messages import Batch
 
 
 class WindowPublisher(LanePublisher):
-    """Publishes the batches of a window."""
+    """Publishes the batches of a window. To it a group without an offset is no new one: it raises `ReplayRefused`."""
 
-    def standing(self) -> Standing:
-        """As ever, but a group without an offset is no new one. Raises `ReplayRefused` then."""
-        check_group(self._clients, self._batch)
-        return super().standing()
+    def _committed(self) -> Mapping[int, int | None]:
+        return check_group(self._clients, self._batch)
 
 
 def check_group(clients: Clients, batch: Batch) -> dict[int, int]:

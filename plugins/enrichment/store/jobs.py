@@ -13,8 +13,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from enrichment import sql
-from enrichment.errors import OffsetsMoved
-from enrichment.messages import LIVE, Batch, OffsetRange, Purpose
+from enrichment.messages import Batch, OffsetRange, Purpose
 
 Row = TypeVar("Row")
 
@@ -89,12 +88,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.convert(self, Batch, from_attributes=True)
 
 
-class Passed(msgspec.Struct, frozen=True):
-    """A partition whose group would begin at `start`, though a batch of it was published up to `end`."""
+class PublishedEnd(msgspec.Struct, frozen=True):
+    """Up to which offset a partition was published."""
 
     partition: int
-    start: int
-    batch_id: str
     end: int
 
 
@@ -126,11 +123,8 @@ class Ledger:
     ) -> Batch:
         """Write a batch down; if its id is there already, the batch as it was written, whatever the new ranges.
 
-        `lag` is what its run leaves behind in each partition, as far as that is known. Raises `OffsetsMoved` when a new
-        batch of the live stream begins before what its group has published.
+        `lag` is what its run leaves behind in each partition, as far as that is known.
         """
-        if batch.purpose.kind == LIVE.kind and self.get(batch.batch_id) is None:
-            self._refuse_published(batch, lag or {})
         self._execute(
             "enrichment_jobs/claim",
             {
@@ -143,24 +137,14 @@ class Ledger:
         )
         return self._rows("enrichment_jobs/get", Job, {"batch_id": batch.batch_id})[0].batch
 
-    def _refuse_published(self, batch: Batch, lag: Mapping[int, int]) -> None:
-        first = [{"partition": r.partition, "start": r.start} for r in batch.ranges]
-        parameters = {"topic": batch.topic, "group_id": batch.group_id, "starts": _jsonb(first)}
-        high = {r.partition: r.end + lag.get(r.partition, 0) for r in batch.ranges}
-        # A log that ends before what was published from it is another one: the topic was made anew.
-        passed = [p for p in self._rows("enrichment_jobs/find_published_past", Passed, parameters)
-                  if p.end <= high[p.partition]]  # fmt: skip
-        if passed:
-            where = ", ".join(
-                f"partition {p.partition}: at {p.start}, {p.batch_id} published to {p.end}" for p in passed
-            )
-            ends = ",".join(f"{batch.topic}:{p.partition} to {p.end}" for p in passed)
-            raise OffsetsMoved(
-                f"group {batch.group_id} is before what it has published ({where}): nobody committed for longer than "
-                "the brokers' offsets.retention.minutes, or somebody moved it. Nothing was claimed. To go on, set its "
-                f"offsets with kafka-consumer-groups.sh --reset-offsets: {ends}. To publish the past again, use "
-                "stacklens_replay."
-            )
+    def published_ends(self, topic: str, group_id: str, partitions: Iterable[int]) -> dict[int, int]:
+        """Up to which offset a group has published each partition, as far as the ledger goes."""
+        found = self._rows(
+            "enrichment_jobs/find_published_ends",
+            PublishedEnd,
+            {"topic": topic, "group_id": group_id, "partitions": list(partitions)},
+        )
+        return {each.partition: each.end for each in found}
 
     def find_run(self, dag_id: str, run_id: str) -> list[Batch]:
         """The batches that a run has claimed, in the order of their lanes: what its retried claim goes on with."""

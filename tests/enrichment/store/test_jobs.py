@@ -9,8 +9,7 @@ import psycopg
 import pytest
 
 from enrichment.caches.base import LookupCounts
-from enrichment.errors import OffsetsMoved
-from enrichment.messages import Batch, OffsetRange, Purpose
+from enrichment.messages import Batch, OffsetRange
 from enrichment.store.jobs import JobState, Ledger, Outcome
 
 Connection = psycopg.Connection[Any]
@@ -76,47 +75,19 @@ def test_get_is_none_when_the_batch_is_unknown(ledger: Ledger) -> None:
     assert ledger.get("nothing") is None
 
 
-def test_claim_before_what_was_published_is_refused(ledger: Ledger) -> None:
-    """A group that Kafka has forgotten, or that somebody moved back, would publish everything again: the refusal says
-    how far it was, and nothing is written."""
-    claim(ledger)
-    ledger.published(BATCH.batch_id, OUTCOME)
-    assert claim(ledger) == BATCH
-    again = other("again", ranges=(OffsetRange(0, 0, 300), OffsetRange(2, 60, 70)))
-    with pytest.raises(
-        OffsetsMoved, match=r"partition 0: at 0, dag/run/0 published to 200.*reset-offsets: in:0 to 200"
+def test_published_ends_are_those_of_the_groups_latest_batches(ledger: Ledger) -> None:
+    """By partition, of this topic and group only; a batch that is not published says nothing."""
+    for batch in (
+        BATCH,
+        other("latest", ranges=(OffsetRange(0, 200, 300),)),
+        other("elsewhere", topic="elsewhere", ranges=(OffsetRange(0, 0, 900),)),
+        other("another", group_id="another", ranges=(OffsetRange(0, 0, 900),)),
     ):
-        claim(ledger, again)
-    assert ledger.get("again") is None
-    later = other("later", ranges=(OffsetRange(0, 200, 300), OffsetRange(2, 60, 70)))
-    assert claim(ledger, later) == later
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"topic": "elsewhere"},
-        {"group_id": "another"},
-        {"ranges": (OffsetRange(1, 0, 9),)},
-        {"ranges": (OffsetRange(0, 0, 199),)},
-        {"purpose": Purpose("replay")},
-    ],
-    ids=["topic", "group", "partition", "a topic that was made anew", "replay"],
-)
-def test_claim_of_something_else_is_not_refused(ledger: Ledger, changes: dict[str, Any]) -> None:
-    """Only the live stream's own progress counts, and only in the log that it was made in."""
-    claim(ledger)
-    ledger.published(BATCH.batch_id, OUTCOME)
-    assert claim(ledger, other("again", **changes)).batch_id == "again"
-
-
-def test_claim_of_a_cut_batch_is_refused_by_what_lies_behind_it(ledger: Ledger) -> None:
-    """A batch smaller than the backlog says with its lag where the log ends."""
-    claim(ledger)
-    ledger.published(BATCH.batch_id, OUTCOME)
-    small = other("small", ranges=(OffsetRange(0, 0, 10),))
-    with pytest.raises(OffsetsMoved):
-        ledger.claim(small, "dag", "run", "0", {0: 290})
+        claim(ledger, batch)
+        ledger.published(batch.batch_id, OUTCOME)
+    claim(ledger, other("open", ranges=(OffsetRange(0, 300, 900), OffsetRange(7, 0, 9))))
+    ends = {r.partition: r.end for r in BATCH.ranges}
+    assert ledger.published_ends(BATCH.topic, BATCH.group_id, [*ends, 7]) == ends | {0: 300}
 
 
 def test_claim_returns_the_first_ranges_when_claimed_again(ledger: Ledger) -> None:
