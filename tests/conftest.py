@@ -27,6 +27,7 @@ pytest_plugins = [
     "tests.fixtures.postgres",
     "tests.fixtures.raw_server",
     "tests.fixtures.user_service",
+    "tests.fixtures.user_api",
     "tests.fixtures.pipeline",  # last: they are made of the others
     "tests.fixtures.partials",
     "tests.fixtures.replayer",
