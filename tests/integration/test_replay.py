@@ -86,6 +86,20 @@ def test_batch_before_its_turn_publishes_nothing(replayer: Replayer) -> None:
     assert report.ok, report.summary()
 
 
+def test_window_that_is_given_up_by_hand_stays_as_it_is(replayer: Replayer) -> None:
+    """As the guide says: its batches that are published stay, the others never come, whoever replays it again."""
+    replayer.produce([START + n for n in range(200)])
+    _, batches = replayer.plan()
+    replayer.run(batches[0])
+    published = len(replayer.replayed())
+    with psycopg.connect(replayer.pipeline.dsn) as connection:
+        connection.execute(
+            "UPDATE enrichment_replays SET state = 'finished', finished_at = now() WHERE state = 'claimed'"
+        )
+    assert replayer.replay(0, run_id="another")["state"] == "finished"
+    assert 0 < len(replayer.replayed()) == published < 200
+
+
 def test_gaps_and_empty_windows_are_normal(replayer: Replayer) -> None:
     """Aborted messages and transaction markers are no messages; a window without any is finished at once."""
     servers, topic = replayer.pipeline.bootstrap_servers, replayer.pipeline.input_topic
