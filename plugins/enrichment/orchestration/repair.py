@@ -31,7 +31,7 @@ REPAIR_PARAMS = {
         type=["null", "string"],
         enum=[None, "geo-ip", "user-profile", "business-context"],
         title="Source",
-        description_md="Only what is missing of this source. Empty: of all.",
+        description_md="Only what is missing of this source. `null`: of all.",
     ),
     "dry_run": Param(
         False,
