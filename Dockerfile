@@ -21,3 +21,6 @@ RUN mkdir -p /opt/airflow/logs /opt/airflow/staging /opt/airflow/geoip
 ENV PYTHONPATH=/opt/airflow:/opt/airflow/plugins
 WORKDIR /opt/airflow
 USER airflow
+
+# Compiles the loops over messages, once: what the first task would do else.
+RUN python -c 'import enrichment.pipeline'

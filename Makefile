@@ -78,6 +78,7 @@ $(STAMP):
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check uv==$(UV_VERSION) || $(UNREACHABLE)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-dev.txt -c constraints.txt || $(UNREACHABLE)
+	@PYTHONPATH=plugins $(BIN)/python -c 'import enrichment.pipeline' # compiles the loops over messages, which are kept
 	@echo '$(INSTALLED)' > $@
 
 UNREACHABLE = { echo "error: packages could not be installed: is the package registry reachable? (see the lines above)" >&2; exit 1; }

@@ -20,6 +20,7 @@ import pyarrow as pa
 from pandas.arrays import ArrowExtensionArray
 
 from enrichment.caches.base import LookupCounts
+from enrichment.columns import Chunk, Header, message_size, pack_headers, unpack_headers
 from enrichment.enrichers.base import (
     JSON,
     NO_KEY,
@@ -31,7 +32,6 @@ from enrichment.enrichers.base import (
     fragments,
     text_column,
 )
-from enrichment.kafka.source import Chunk
 from enrichment.messages import (
     HEADER_REVISION,
     KEY_COLUMNS,
@@ -46,7 +46,6 @@ from enrichment.messages import (
     Reason,
     Source,
 )
-from enrichment.outgoing import Header, message_size, pack_headers, unpack_headers
 from enrichment.provenance import Addition, Statuses
 from enrichment.route import plain_road
 
@@ -220,15 +219,15 @@ class Corrector:
             pieces = [a.json[int(a.codes[row])].as_py() for a in additions]
             values.append(plain_road(chunk.values[row] or b"", pieces, words.tails[words.codes[row]]))
         chosen = chunk.take(rows)
-        headers = pack_headers([revised(unpack_headers(packed)) for packed in chosen.headers])
-        return Chunk(chosen.partitions, chosen.offsets, chosen.timestamps, chosen.keys, headers, values)
+        headers = [pack_headers(revised(unpack_headers(packed))) for packed in chosen.headers]
+        return Chunk.of(chosen.partitions, chosen.offsets, chosen.timestamps, chosen.keys, headers, values)
 
 
 def _larger(chunk: Chunk, max_bytes: int) -> set[int]:
     """Which messages are larger than that, logged by the place of the version that they would have corrected."""
     large = set()
     for n, (value, key, packed) in enumerate(zip(chunk.values, chunk.keys, chunk.headers, strict=True)):
-        size = message_size(value or b"", key, unpack_headers(packed))
+        size = message_size(value or b"", key, packed)
         if size > max_bytes:
             large.add(n)
             where = chunk.partitions[n], chunk.offsets[n]

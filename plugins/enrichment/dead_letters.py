@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from enrichment.columns import Chunk, Header, message_size, pack_headers, unpack_headers
 from enrichment.messages import HEADER_ATTEMPTS, ORIGIN_HEADERS, REDRIVE_HEADERS, Batch, DeadLetter, Reason
-from enrichment.outgoing import Header, Outgoing, message_size
 
 _encode = msgspec.json.Encoder().encode
 _WHERE = frozenset({*ORIGIN_HEADERS, *REDRIVE_HEADERS})
@@ -37,37 +37,41 @@ class DeadLetters:
     max_bytes: int
 
     def write(
-        self, messages: pa.RecordBatch, headers: Sequence[list[Header]], stage: str, dead: Mapping[int, tuple[Any, str]]
-    ) -> Outgoing:
-        """The letters of those rows of `messages` that are dead, with reason and detail of each."""
+        self, messages: pa.RecordBatch, headers: pa.Array, stage: str, dead: Mapping[int, tuple[Any, str]]
+    ) -> Chunk:
+        """The letters of those rows of `messages` that are dead, with reason and detail of each.
+
+        `headers` are those that they are published with, packed.
+        """
         rows = sorted(dead)
-        chosen = messages.take(pa.array(rows, pa.int64())).to_pylist() if rows else []
-        letters = [self._fit(m, headers[row], stage, *dead[row]) for row, m in zip(rows, chosen, strict=True)]
-        return Outgoing(
+        chosen = messages.take(pa.array(rows, pa.int64())).to_pylist()
+        letters = [self._fit(m, headers[row].as_py(), stage, *dead[row]) for row, m in zip(rows, chosen, strict=True)]
+        return Chunk.of(
             [m["partition"] for m in chosen],
-            [key for key, _, _ in letters],
-            [value for _, value, _ in letters],
+            [m["offset"] for m in chosen],
             [m["timestamp"] for m in chosen],
-            [kept for _, _, kept in letters],
+            [key for key, _, _ in letters],
+            [kept for _, kept, _ in letters],
+            [value for _, _, value in letters],
         )
 
     def _fit(
-        self, message: dict[str, Any], headers: list[Header], stage: str, reason: str, detail: str
-    ) -> tuple[bytes | None, bytes, list[Header]]:
-        """Key, value and headers of a letter; of what is too large here as well, as much as fits."""
+        self, message: dict[str, Any], headers: bytes, stage: str, reason: str, detail: str
+    ) -> tuple[bytes | None, bytes, bytes]:
+        """Key, headers and value of a letter; of what is too large here as well, as much as fits."""
         key, value = message["key"], message["value"] or b""
-        letter = self._letter(message, headers, stage, reason, detail)
+        letter = self._letter(message, unpack_headers(headers), stage, reason, detail)
         encoded = _encode(letter)
         if message_size(encoded, key, headers) <= self.max_bytes:
-            return key, encoded, headers
+            return key, headers, encoded
         cut = msgspec.structs.replace(letter, original_message="", original_encoding="base64", original_truncated=True)
         if message_size(_encode(cut), key, headers) > self.max_bytes:
             # Not the value is what is too large: then only where the message stands is kept of the rest.
             cut = msgspec.structs.replace(cut, source_key=None, source_key_encoding="omitted")
-            key, headers = None, [header for header in headers if header[0] in _WHERE]
+            key, headers = None, pack_headers(header for header in unpack_headers(headers) if header[0] in _WHERE)
         room = self.max_bytes - message_size(_encode(cut), key, headers)
         head = base64.b64encode(value[: room // 4 * 3]).decode()
-        return key, _encode(msgspec.structs.replace(cut, original_message=head)), headers
+        return key, headers, _encode(msgspec.structs.replace(cut, original_message=head))
 
     def _letter(
         self, message: dict[str, Any], headers: Sequence[Header], stage: str, reason: str, detail: str

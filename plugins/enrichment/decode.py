@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from itertools import accumulate, repeat
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,13 +20,13 @@ import numpy as np
 import pyarrow as pa
 
 from enrichment.messages import KEY_COLUMNS, REQUEST_ID, SOURCE_IP, USER_ID, Event, Reason
+from enrichment.splicing import count_quotes
 
 SLICE = 500  # messages decoded at once: their events fit into a processor's cache
 _decode_event = msgspec.json.Decoder(Event).decode
 _OPTIONAL = tuple(field.name for field in msgspec.structs.fields(Event) if not field.required)
 _REQUIRED = tuple(field.name for field in msgspec.structs.fields(Event) if field.required)
-# A field that is a string has four quotes: two of its key, two of its value.
-_ALL_QUOTES = 4 * (len(_REQUIRED) + len(_OPTIONAL))
+QUOTES = 4  # of a field that is a string: two of its key, two of its value
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _JSON_DEPTH = 512  # a reader of the output must be able to parse it; stdlib json and msgspec both manage this depth
 
@@ -45,17 +45,18 @@ class Decoded(NamedTuple):
     a column for each key that lookups need (None where absent), `refused` the others by their position.
     """
 
-    accepted: list[int]
+    accepted: np.ndarray[Any, np.dtype[np.int64]]
     fast: np.ndarray[Any, np.dtype[np.bool_]]
     keys: dict[str, pa.Array]
     refused: dict[int, Refusal]
 
 
-def decode(values: Sequence[bytes | None]) -> Decoded:
-    """Decode a chunk's values. Never raises for what a message holds."""
+def decode(column: pa.Array) -> Decoded:
+    """Decode a chunk's values (binary). Never raises for what a message holds."""
+    values: list[bytes | None] = column.to_pylist()
     refused: dict[int, Refusal] = {}
     keys: dict[str, list[str | None]] = {name: [] for name in KEY_COLUMNS}
-    quotes: list[int] = []  # that a message must have to be spliced
+    untraced: list[int] = []  # how many of trace and span id are absent
     # In slices, so that the events are still in the processor's cache when their fields are taken out.
     for start in range(0, len(values), SLICE):
         events = _decode_slice(values, start, refused)
@@ -63,12 +64,14 @@ def decode(values: Sequence[bytes | None]) -> Decoded:
         keys[SOURCE_IP] += [event.source_ip for event in events]
         keys[USER_ID] += [event.user_id for event in events]
         keys[REQUEST_ID] += [event.request_id for event in events]
-        quotes += _expected_quotes(events)
-    accepted = [p for p in range(len(values)) if p not in refused] if refused else list(range(len(values)))
-    kept: Sequence[Any] = [values[position] for position in accepted] if refused else values
-    fast = np.fromiter(map(bytes.count, kept, repeat(b'"')), np.int64, len(kept)) == quotes
-    fast &= np.fromiter(map(bytes.endswith, kept, repeat(b"}")), np.bool_, len(kept))
-    columns = {name: pa.array(column, pa.string()) for name, column in keys.items()}
+        untraced += [(event.trace_id is None) + (event.span_id is None) for event in events]
+    accepted = np.delete(np.arange(len(values)), list(refused))
+    columns = {name: pa.array(found, pa.string()) for name, found in keys.items()}
+    absent = np.array(untraced, dtype=np.int64)
+    for found in columns.values():
+        absent += found.is_null().to_numpy(zero_copy_only=False)
+    quotes, closed = count_quotes(column.take(pa.array(accepted)) if refused else column)
+    fast = closed & (quotes == QUOTES * (len(_REQUIRED) + len(_OPTIONAL) - absent))
     return _check_plain(values, Decoded(accepted, fast, columns, refused))
 
 
@@ -88,30 +91,14 @@ def _decode_slice(values: Sequence[bytes | None], start: int, refused: dict[int,
     return events
 
 
-def _expected_quotes(events: Sequence[Event]) -> list[int]:
-    """How many quotes the known fields of each event have: two for each key, two for each value."""
-    return [
-        _ALL_QUOTES
-        - 4
-        * (
-            (e.trace_id is None)
-            + (e.span_id is None)
-            + (e.source_ip is None)
-            + (e.user_id is None)
-            + (e.request_id is None)
-        )
-        for e in events
-    ]
-
-
-def set_aside(values: Sequence[bytes | None]) -> Decoded:
+def set_aside(column: pa.Array) -> Decoded:
     """Refuse a chunk whole: something about it fails the pipeline, whatever it is."""
     refusal = Refusal(Reason.PROCESSING_FAILED, "every batch with this message failed; see the tasks' logs")
     return Decoded(
-        [],
+        np.empty(0, dtype=np.int64),
         np.empty(0, dtype=bool),
         {name: pa.nulls(0, pa.string()) for name in KEY_COLUMNS},
-        dict.fromkeys(range(len(values)), refusal),
+        dict.fromkeys(range(len(column)), refusal),
     )
 
 
@@ -124,10 +111,10 @@ def _check_plain(values: Sequence[bytes | None], decoded: Decoded) -> Decoded:
         return decoded
     stay = [row for row in range(len(decoded.accepted)) if row not in late]
     return Decoded(
-        [decoded.accepted[row] for row in stay],
+        decoded.accepted[stay],
         decoded.fast[stay],
         {name: column.take(pa.array(stay, pa.int64())) for name, column in decoded.keys.items()},
-        decoded.refused | {decoded.accepted[row]: refusal for row, refusal in late.items()},
+        decoded.refused | {int(decoded.accepted[row]): refusal for row, refusal in late.items()},
     )
 
 

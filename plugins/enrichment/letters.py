@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from enrichment.kafka.source import Chunk
+from enrichment.columns import Chunk, Header, message_size, pack_headers, unpack_headers
 from enrichment.messages import LIVE, ORIGIN_HEADERS, REDRIVE, REDRIVE_HEADERS, DeadLetter, Wanted
-from enrichment.outgoing import Header, message_size, pack_headers, unpack_headers
 from enrichment.repairable import REPAIRS, UNKNOWN
 
 Position = tuple[int, int]  # partition and offset of a letter
@@ -66,7 +65,7 @@ def judge(chunk: Chunk, wanted: Wanted, redriven: Collection[Position]) -> Itera
             written = chunk.values[row] or b""
             letter = _decode_letter(written)
             _check(letter, written)
-            size = message_size(written, chunk.keys[row], unpack_headers(chunk.headers[row]))
+            size = message_size(written, chunk.keys[row], chunk.headers[row])
             yield Judged(row, letter, *_judge(letter, size, wanted))
         except _UNREADABLE as why:
             yield Judged(row, None, Verdict.LEFT, f"no dead letter of this pipeline: {normalised(str(why))}")
@@ -131,18 +130,20 @@ def unwrap(chunk: Chunk, wanted: Wanted, redriven: Collection[Position], topic: 
     """
     rows = [judged for judged in judge(chunk, wanted, redriven) if judged.verdict is Verdict.REDRIVE]
     letters = [(judged.row, judged.letter) for judged in rows if judged.letter is not None]
-    return Chunk(
+    return Chunk.of(
         [letter.source_partition for _, letter in letters],
         [letter.source_offset for _, letter in letters],
         [letter.source_timestamp or 0 for _, letter in letters],
         [chunk.keys[row] for row, _ in letters],
-        pack_headers(
-            [
-                *own_headers(letter, unpack_headers(chunk.headers[row])),
-                *redrive_headers(letter.attempts, topic, chunk.partitions[row], chunk.offsets[row]),
-            ]
+        [
+            pack_headers(
+                [
+                    *own_headers(letter, unpack_headers(chunk.headers[row])),
+                    *redrive_headers(letter.attempts, topic, chunk.partitions[row], chunk.offsets[row]),
+                ]
+            )
             for row, letter in letters
-        ),
+        ],
         [original_value(letter, chunk.values[row] or b"") for row, letter in letters],
     )
 

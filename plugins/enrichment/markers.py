@@ -12,6 +12,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
+from enrichment.columns import NO_HEADERS, Chunk, Header, unpack_headers
 from enrichment.errors import OffsetsMoved, PublishRefused, SettingsError
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import partitions_of, watermarks
@@ -19,7 +20,6 @@ from enrichment.kafka.sink import LanePublisher, LaneTransaction, Standing, desc
 from enrichment.kafka.source import RangeReader
 from enrichment.letters import Position
 from enrichment.messages import HEADER_LETTER_OFFSET, HEADER_LETTER_PARTITION, Batch, OffsetRange
-from enrichment.outgoing import Header, Outgoing
 
 Redriven = Mapping[Position, str]  # letters that are done, and the batch that did it
 
@@ -40,9 +40,10 @@ def read_markers(clients: Clients) -> dict[Position, str]:
     with clients.drain_reader() as consumer:
         held = held_ranges(consumer, topic, timeout)
         everything = Batch("markers", topic, settings.consumer_group, 0, held)
-        for chunk in RangeReader(consumer, everything, settings.chunk_size, settings.chunk_bytes, timeout).chunks():
-            for key, value in zip(chunk.keys, chunk.values, strict=True):
-                redriven[position_of(key or b"")] = (value or b"").decode()
+        with RangeReader(consumer, everything, settings.chunk_size, settings.chunk_bytes, timeout) as reader:
+            for chunk in reader.chunks():
+                for key, value in zip(chunk.keys, chunk.values, strict=True):
+                    redriven[position_of(key or b"")] = (value or b"").decode()
     return redriven
 
 
@@ -118,9 +119,9 @@ class RedriveTransaction(LaneTransaction):
         self._topic = topic
         self._redriven = redriven
 
-    def send(self, topic: str, messages: Outgoing) -> None:
+    def send(self, topic: str, messages: Chunk) -> None:
         """As ever, and the markers. Raises `OffsetsMoved` when another batch has sent one of the letters in again."""
-        letters = [letter_of(headers) for headers in messages.headers]
+        letters = [letter_of(unpack_headers(packed)) for packed in messages.headers]
         for letter in letters:
             if letter in self._redriven:
                 raise OffsetsMoved(
@@ -129,12 +130,13 @@ class RedriveTransaction(LaneTransaction):
                     "behind it: it takes the letters that are left."
                 )
         super().send(topic, messages)
-        markers = Outgoing(
+        markers = Chunk.of(
             [partition for partition, _ in letters],
-            [b"%d:%d" % letter for letter in letters],
-            [self._batch_id.encode()] * len(letters),
+            [offset for _, offset in letters],
             [0] * len(letters),
-            [[] for _ in letters],
+            [b"%d:%d" % letter for letter in letters],
+            [NO_HEADERS] * len(letters),
+            [self._batch_id.encode()] * len(letters),
         )
         super().send(self._topic, markers)
 

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import msgspec
 import numpy as np
@@ -22,13 +23,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from enrichment.caches.base import LookupCounts
+from enrichment.columns import MESSAGE_FIELDS, Chunk
 from enrichment.decode import Decoded, decode, set_aside
 from enrichment.enrichers.base import ARROW_TYPES, JSON, STATUS, Added, Enricher, not_null_type
 from enrichment.errors import BatchUnbalanced
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import check_progress, plan_ranges, read_settled_backlog
 from enrichment.kafka.sink import LanePublisher, Standing
-from enrichment.kafka.source import Chunk, RangeReader
+from enrichment.kafka.source import RangeReader
 from enrichment.markers import RedrivePublisher
 from enrichment.messages import KEY_COLUMNS, LIVE, REDRIVE, REPLAY, Batch, Context, Place, Profile, Risk, Source
 from enrichment.outages import Outage, without_down
@@ -37,28 +39,23 @@ from enrichment.replay.group import WindowPublisher
 from enrichment.rollup.histogram import Histogram
 from enrichment.route import Routed, Router
 from enrichment.selection import selection
-from enrichment.settings import KafkaSettings, PipelineSettings, Settings
+from enrichment.settings import PipelineSettings, Settings
 from enrichment.store.jobs import Job, Ledger, Outcome
-from enrichment.store.staging import Staging
+from enrichment.store.staging import ChunkWriter, Staging
 
 EVENTS, KEYS, REFUSED = "events", "keys", "refused"
 # How much smaller the next batch is where one failed: half a million messages are cornered in four steps.
 SHRINK = 32
 # Messages that are read and decoded at once: as objects they fit into a processor's cache, a chunk of them does not.
-SLICE = 500
+SLICE = 2_000
 # Message timestamps, all of a batch at once: eight bytes each, since their age is known only when all are visible.
 Milliseconds = np.ndarray[Any, np.dtype[np.int64]]
 PUBLISH_ORDER = (Source.GEO, Source.USER, Source.BUSINESS)
 # By the purpose's kind, where progress is something else than in live draining.
 PUBLISHERS: dict[str, type[LanePublisher]] = {REPLAY: WindowPublisher, REDRIVE: RedrivePublisher}
 
-_MESSAGE = [
-    ("partition", pa.int32()), ("offset", pa.int64()), ("timestamp", pa.int64()),
-    ("key", pa.binary()), ("headers", pa.binary()), ("value", pa.binary()),
-]  # fmt: skip
-MESSAGE_SCHEMA = pa.schema(_MESSAGE)
-EVENT_SCHEMA = pa.schema([*_MESSAGE, ("fast", pa.bool_())])
-REFUSED_SCHEMA = pa.schema([*_MESSAGE, ("reason", pa.string()), ("detail", pa.string())])
+EVENT_SCHEMA = pa.schema([*MESSAGE_FIELDS, ("fast", pa.bool_())])
+REFUSED_SCHEMA = pa.schema([*MESSAGE_FIELDS, ("reason", pa.string()), ("detail", pa.string())])
 KEY_SCHEMA = pa.schema([(name, pa.string()) for name in KEY_COLUMNS])
 CODE_SCHEMA = pa.schema([("code", pa.int32())])
 _FIELDS = {
@@ -145,24 +142,29 @@ def settle(batch: Batch, job: Job | None) -> Batch:
 
 def drain(clients: Clients, staging: Staging, batch: Batch) -> Drained:
     """Read the batch's ranges, select what the batch's purpose asks for, decode, and stage events, their keys, and what
-    was refused."""
+    was refused.
+
+    Events are staged slice by slice as they come; keys, which all later stages work on, in chunks of many slices.
+    """
     clients = clients.for_batch(batch)
     settings = clients.settings
     decoder = set_aside if batch.set_aside else decode
     select = selection(clients, batch)
     messages = refusals = 0
+    drain_id = uuid4().hex
+    slice_size = min(SLICE, settings.chunk_size)
+    limits = slice_size, settings.chunk_bytes, settings.request_timeout_sec
     with (
         quiet_gc(),
         clients.drain_reader() as consumer,
-        staging.write(batch.batch_id, EVENTS) as events,
-        staging.write(batch.batch_id, KEYS) as keys,
-        staging.write(batch.batch_id, REFUSED) as refused,
+        RangeReader(consumer, batch, *limits) as reader,
+        staging.write(batch.batch_id, EVENTS, drain_id) as events,
+        staging.write(batch.batch_id, KEYS, drain_id) as keys,
+        staging.write(batch.batch_id, REFUSED, drain_id) as refused,
     ):
-        slice_size = min(SLICE, settings.chunk_size)
-        reader = RangeReader(consumer, batch, slice_size, settings.chunk_bytes, settings.request_timeout_sec)
         chosen = reader.chunks() if select is None else filter(len, map(select, reader.chunks()))
-        for chunk in _chunks(map(partial(stage, decoder=decoder), chosen), settings, slice_size):
-            events.write(pa.concat_batches([part.events for part in chunk]))
+        slices = _write_events(map(partial(stage, decoder=decoder), chosen), events)
+        for chunk in _chunks(slices, settings.chunk_size - slice_size, settings.chunk_bytes):
             keys.write(pa.concat_batches([part.keys for part in chunk]))
             refused.write(pa.concat_batches([part.refused for part in chunk]))
             messages += sum(part.messages for part in chunk)
@@ -181,29 +183,37 @@ class Staged(NamedTuple):
     @property
     def messages(self) -> int:
         """How many there are of both."""
-        return int(self.events.num_rows + self.refused.num_rows)
+        return int(self.keys.num_rows + self.refused.num_rows)
 
 
-def _chunks(parts: Iterable[Staged], settings: KafkaSettings, slice_size: int) -> Iterator[list[Staged]]:
-    """Put parts together to chunks of the size that the settings allow."""
+def _write_events(slices: Iterable[Staged], file: ChunkWriter) -> Iterator[Staged]:
+    """Write the events of each slice, and go on with the rest of it."""
+    for part in slices:
+        if part.events.num_rows:
+            file.write(part.events)
+        yield part._replace(events=part.events.slice(0, 0))
+
+
+def _chunks(slices: Iterable[Staged], messages: int, size: int) -> Iterator[list[Staged]]:
+    """Put slices together until a chunk has more than so many messages, or `size` bytes."""
     chunk: list[Staged] = []
-    messages = size = 0
-    for part in parts:
+    held_messages = held_bytes = 0
+    for part in slices:
         chunk.append(part)
-        messages += part.messages
-        size += part.events.nbytes + part.refused.nbytes
-        if messages + slice_size > settings.chunk_size or size >= settings.chunk_bytes:
+        held_messages += part.messages
+        held_bytes += part.keys.nbytes + part.refused.nbytes
+        if held_messages > messages or held_bytes >= size:
             yield chunk
-            chunk, messages, size = [], 0, 0
+            chunk, held_messages, held_bytes = [], 0, 0
     if chunk:
         yield chunk
 
 
-def stage(read: Chunk, decoder: Callable[[Sequence[bytes | None]], Decoded]) -> Staged:
+def stage(read: Chunk, decoder: Callable[[pa.Array], Decoded]) -> Staged:
     """Decode what was read: each message becomes an event with its keys, or is refused."""
-    decoded = decoder(read.values)
-    frame = message_frame(read)
-    kept = frame.take(pa.array(decoded.accepted, pa.int64())) if decoded.refused else frame
+    decoded = decoder(read.columns["value"])
+    frame = read.columns
+    kept = frame.take(pa.array(decoded.accepted)) if decoded.refused else frame
     rows = sorted(decoded.refused)
     reasons = pa.array([decoded.refused[row].reason for row in rows], pa.string())
     details = pa.array([decoded.refused[row].detail for row in rows], pa.string())
@@ -212,21 +222,6 @@ def stage(read: Chunk, decoder: Callable[[Sequence[bytes | None]], Decoded]) -> 
         pa.record_batch([*kept.columns, pa.array(decoded.fast)], schema=EVENT_SCHEMA),
         pa.record_batch([_key(decoded.keys[name]) for name in KEY_COLUMNS], schema=KEY_SCHEMA),
         pa.record_batch([*dead.columns, reasons, details], schema=REFUSED_SCHEMA),
-    )
-
-
-def message_frame(chunk: Chunk) -> pa.RecordBatch:
-    """A chunk's messages as columns; a timestamp that is not there is 0."""
-    return pa.record_batch(
-        [
-            pa.array(chunk.partitions, pa.int32()),
-            pa.array(chunk.offsets, pa.int64()),
-            pc.max_element_wise(pa.array(chunk.timestamps, pa.int64()), 0),
-            pa.array(chunk.keys, pa.binary()),
-            pa.array(chunk.headers, pa.binary()),
-            pa.array(chunk.values, pa.binary()),
-        ],
-        schema=MESSAGE_SCHEMA,
     )
 
 
@@ -249,14 +244,15 @@ def enrich(
         [*((name, _FIELDS[name]) for name in enricher.writes), (STATUS, pa.string()), (JSON, pa.binary())]
     )
     wanted = [name for name in enricher.reads if name in KEY_COLUMNS]
+    drain_id = staging.drain_of(batch.batch_id, KEYS)
     counts = LookupCounts()
     with (
         quiet_gc(),
-        staging.write(batch.batch_id, _codes(source)) as codes,
-        staging.write(batch.batch_id, _values(source)) as values,
+        staging.write(batch.batch_id, _codes(source), drain_id) as codes,
+        staging.write(batch.batch_id, _values(source), drain_id) as values,
     ):
-        earlier = {name: _staged(staging, batch, name) for name in after}
-        for keys in staging.read(batch.batch_id, KEYS, wanted):
+        earlier = {name: _staged(staging, batch, name, drain_id) for name in after}
+        for keys in staging.read(batch.batch_id, KEYS, wanted, drain_id):
             events = pd.DataFrame({name: keys[name].dictionary_encode().to_pandas() for name in wanted})
             added = enricher.enrich(events, {name: next(chunks) for name, chunks in earlier.items()})
             codes.write(pa.record_batch([pa.array(added.codes, pa.int32())], schema=CODE_SCHEMA))
@@ -267,9 +263,9 @@ def enrich(
     return counts
 
 
-def _staged(staging: Staging, batch: Batch, source: Source) -> Iterator[Added]:
-    codes = staging.read(batch.batch_id, _codes(source))
-    values = staging.read(batch.batch_id, _values(source))
+def _staged(staging: Staging, batch: Batch, source: Source, drain_id: str) -> Iterator[Added]:
+    codes = staging.read(batch.batch_id, _codes(source), drain=drain_id)
+    values = staging.read(batch.batch_id, _values(source), drain=drain_id)
     for code, value in zip(codes, values, strict=True):
         values = value.to_pandas(types_mapper=pd.ArrowDtype)
         yield Added(code["code"].to_numpy(), values, np.zeros(len(values), dtype=bool), LookupCounts())
@@ -301,7 +297,8 @@ def publish(
         with noted or nullcontext(), publisher.transaction() if produce else nullcontext() as transaction:
             for routed in route(staging, batch, publisher, required, now):
                 counts = counts + routed.counts
-                times.append(np.array(routed.analytics.timestamps, dtype=np.int64))
+                # A copy: a view of the column would keep all of the slice in memory.
+                times.append(routed.analytics.columns["timestamp"].to_numpy().copy())
                 if transaction is not None:
                     transaction.send(kafka.output_topic, routed.analytics)
                     transaction.send(kafka.dlq_topic, routed.dead_letters)
@@ -321,17 +318,18 @@ def route(
     staging: Staging, batch: Batch, limits: LanePublisher, required: frozenset[Source], now: Callable[[], datetime]
 ) -> Iterator[Routed]:
     """The batch's chunks as the two topics get them."""
-    additions = {source: _additions(staging, batch, source) for source in PUBLISH_ORDER}
-    refused = staging.read(batch.batch_id, REFUSED)
-    for events in staging.read(batch.batch_id, EVENTS):
+    drain_id = staging.drain_of(batch.batch_id, REFUSED)
+    additions = {source: _additions(staging, batch, source, drain_id) for source in PUBLISH_ORDER}
+    events = staging.read(batch.batch_id, EVENTS, drain=drain_id)
+    for refusals in staging.read(batch.batch_id, REFUSED, drain=drain_id):
         moment = now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
         router = Router(batch, moment, limits.max_output_bytes, limits.max_dlq_bytes, required)
-        yield from router.route(events, [next(additions[source]) for source in PUBLISH_ORDER], next(refused))
+        yield from router.route(events, [next(additions[source]) for source in PUBLISH_ORDER], refusals)
 
 
-def _additions(staging: Staging, batch: Batch, source: Source) -> Iterator[Addition]:
-    codes = staging.read(batch.batch_id, _codes(source))
-    values = staging.read(batch.batch_id, _values(source), [STATUS, JSON])
+def _additions(staging: Staging, batch: Batch, source: Source, drain_id: str) -> Iterator[Addition]:
+    codes = staging.read(batch.batch_id, _codes(source), drain=drain_id)
+    values = staging.read(batch.batch_id, _values(source), [STATUS, JSON], drain_id)
     for code, value in zip(codes, values, strict=True):
         yield Addition(source, code["code"].to_numpy(), value[STATUS].to_pylist(), value[JSON])
 

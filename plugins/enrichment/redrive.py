@@ -12,9 +12,10 @@ from typing import Any
 
 import msgspec
 
+from enrichment.columns import Chunk
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.sink import size_limits
-from enrichment.kafka.source import Chunk, RangeReader
+from enrichment.kafka.source import RangeReader
 from enrichment.letters import Judged, Position, Verdict, judge, normalised
 from enrichment.markers import Redriven, held_ranges, read_markers
 from enrichment.messages import REDRIVE, Batch, OffsetRange, Purpose, Wanted
@@ -161,9 +162,10 @@ def look_through(clients: Clients, wanted: Wanted, redriven: Redriven, max_lette
     with quiet_gc(), clients.drain_reader() as consumer:
         held = held_ranges(consumer, kafka.dlq_topic, kafka.request_timeout_sec)
         everything = Batch("survey", kafka.dlq_topic, group_of(kafka), LANE, held)
-        reader = RangeReader(consumer, everything, kafka.chunk_size, kafka.chunk_bytes, kafka.request_timeout_sec)
-        for chunk in reader.chunks():
-            surveyor.take(chunk, judge(chunk, wanted, redriven))
+        limits = kafka.chunk_size, kafka.chunk_bytes, kafka.request_timeout_sec
+        with RangeReader(consumer, everything, *limits) as reader:
+            for chunk in reader.chunks():
+                surveyor.take(chunk, judge(chunk, wanted, redriven))
     return surveyor
 
 

@@ -16,14 +16,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
-import pyarrow as pa
 from confluent_kafka import Consumer
 
+from enrichment.columns import Chunk, unpack_headers
 from enrichment.corrections import Corrector, Tally, missing_of
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import watermarks
 from enrichment.kafka.sink import LanePublisher, Standing, size_limits
-from enrichment.kafka.source import Chunk, RangeReader
+from enrichment.kafka.source import RangeReader
 from enrichment.messages import (
     HEADER_BATCH,
     HEADER_OFFSET,
@@ -34,8 +34,7 @@ from enrichment.messages import (
     Purpose,
     Source,
 )
-from enrichment.outgoing import Outgoing, unpack_headers
-from enrichment.pipeline import message_frame, quiet_gc
+from enrichment.pipeline import quiet_gc
 from enrichment.store.pending import INCOMPLETE, Missing, PendingState, PendingStore, Publication
 from enrichment.store.staging import Staging
 
@@ -114,7 +113,7 @@ def prepare(
             moment = now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
             corrected, counted = corrector.correct(chunk, moment, max_bytes)
             tally += counted
-            file.write(message_frame(corrected))
+            file.write(corrected.columns)
             if not tally.is_answered and any(tally.failed.get(source) for source in down):
                 is_down = True
                 break
@@ -141,10 +140,11 @@ class PlaceReader:
             with self._clients.drain_reader() as consumer:
                 ranges = tuple(self._kept(consumer, wanted) for wanted in place.ranges)
                 within = msgspec.structs.replace(self._repair.batch, ranges=ranges)
-                for chunk in RangeReader(consumer, within, *limits).chunks():
-                    chosen = chunk.take(self._wanted(chunk, is_first=place.number == 0))
-                    if len(chosen):
-                        yield chosen
+                with RangeReader(consumer, within, *limits) as reader:
+                    for chunk in reader.chunks():
+                        chosen = chunk.take(self._wanted(chunk, is_first=place.number == 0))
+                        if len(chosen):
+                            yield chosen
 
     def _kept(self, consumer: Consumer, wanted: OffsetRange) -> OffsetRange:
         """What of a range is still in the log."""
@@ -186,15 +186,8 @@ def publish(
         with noted or nullcontext(), publisher.transaction() if produce else nullcontext() as transaction:
             if transaction is not None:
                 for frame in staging.read(repair.batch.batch_id, CORRECTIONS):
-                    transaction.send(repair.batch.topic, _outgoing(frame))
+                    transaction.send(repair.batch.topic, Chunk(frame))
     return produce
-
-
-def _outgoing(frame: pa.RecordBatch) -> Outgoing:
-    partitions, keys, values, timestamps = (
-        frame[name].to_pylist() for name in ("partition", "key", "value", "timestamp")
-    )
-    return Outgoing(partitions, keys, values, timestamps, list(map(unpack_headers, frame["headers"].to_pylist())))
 
 
 def run(r: Resources, repair: Pass, now: Callable[[], datetime]) -> tuple[Prepared, bool, dict[str, PendingState]]:

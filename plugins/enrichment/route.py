@@ -14,25 +14,26 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from enrichment.buffers import Flags
+from enrichment.columns import MESSAGE_SCHEMA, Chunk, message_sizes
 from enrichment.dead_letters import DeadLetters
 from enrichment.messages import Batch, Reason, Source
-from enrichment.outgoing import Outgoing, merge, origin_headers, oversized, without
+from enrichment.outgoing import in_order, origin_headers
 from enrichment.provenance import Addition, Counts, Statuses
+from enrichment.splicing import Splicer
 
 Death = tuple[Any, str]  # reason and detail
-NOTHING = Outgoing([], [], [], [], [])
-SLICE = 2000  # messages put together at once: their outputs fit into a processor's cache
+NOTHING = Chunk.of([], [], [], [], [], [])
 _decode_plain = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
 class Routed(NamedTuple):
-    """What a chunk becomes."""
+    """What a chunk becomes: messages for the two topics, their offsets those of the messages that they were."""
 
-    analytics: Outgoing
-    dead_letters: Outgoing
+    analytics: Chunk
+    dead_letters: Chunk
     counts: Counts
 
 
@@ -46,57 +47,64 @@ class Router:
     max_dlq_bytes: int
     required: frozenset[Source] = field(default_factory=frozenset)
 
-    def route(self, events: pa.RecordBatch, additions: Sequence[Addition], refused: pa.RecordBatch) -> Iterator[Routed]:
+    def route(
+        self, events: Iterator[pa.RecordBatch], additions: Sequence[Addition], refused: pa.RecordBatch
+    ) -> Iterator[Routed]:
         """Route a chunk: its events with their additions (in the order of the columns), and its refused messages.
 
-        In slices, so that an output is still in the processor's cache when it is handed on; the last one has the dead
-        letters, in the order of their offsets, and the counts of all.
+        `events` come in slices, as many as the additions are for, and leave in slices, so that an output is still in
+        the processor's cache when it is handed on; the last one has the dead letters, in the order of their offsets,
+        and the counts of all.
         """
         words = Statuses.of(additions, self.required, self.now)
+        tails = words.codes, pa.array(words.tails, pa.binary())
+        splicer = Splicer([*((addition.codes, addition.json) for addition in additions), tails])
         letters = DeadLetters(self.batch, self.now, self.max_dlq_bytes)
         refusals = dict(enumerate(zip(refused["reason"].to_pylist(), refused["detail"].to_pylist(), strict=True)))
-        dead_letters = letters.write(refused, origin_headers(refused, self.batch), "decode", refusals)
+        dead_letters = [letters.write(refused, origin_headers(refused, self.batch), "decode", refusals)]
         dead: dict[int, Death] = {}
-        for start in range(0, events.num_rows, SLICE):
-            part = events.slice(start, SLICE)
-            messages, dying = self._enrich(part, additions, words, start)
-            dead_letters = merge(dead_letters, letters.write(part, messages.headers, "enrich", dying))
-            dead |= {start + row: death for row, death in dying.items()}
-            yield Routed(without(messages, dying), NOTHING, Counts())
+        first = 0
+        while first < len(words.codes):
+            part = next(events)
+            values = splicer.splice(part["value"], *self._roads(part, additions, words, first))
+            messages, dying = self._enriched(part, values, words, first)
+            if dying:
+                dead_letters.append(letters.write(part, messages.columns["headers"], "enrich", dying))
+                dead |= {first + row: death for row, death in dying.items()}
+                messages = messages.take(sorted(set(range(part.num_rows)) - dying.keys()))
+            yield Routed(messages, NOTHING, Counts())
+            first += part.num_rows
         reasons = _tally([*dead.values(), *refusals.values()])
         lost = Counts(dead=len(dead) + len(refusals), by_reason=reasons, dead_by_reason=reasons)
-        yield Routed(NOTHING, dead_letters, words.counts(dead) + lost)
-
-    def _enrich(
-        self, events: pa.RecordBatch, additions: Sequence[Addition], words: Statuses, start: int
-    ) -> tuple[Outgoing, dict[int, Death]]:
-        """The enriched messages of a slice that begins at row `start`, and which of them are dead after all."""
-        rows = slice(start, start + events.num_rows)
-        values = self._values(events, [a._replace(codes=a.codes[rows]) for a in additions], words, words.codes[rows])
-        headers = origin_headers(events, self.batch)
-        large = {
-            row: (Reason.MESSAGE_TOO_LARGE, f"{size} bytes enriched; {self.max_output_bytes} at most")
-            for row, size in oversized(events, values, headers, self.max_output_bytes)
-        }
-        fatal = {row: (reason, "the source is required") for row, reason in words.fatal_rows(rows)}
-        partitions, timestamps = events["partition"].to_pylist(), events["timestamp"].to_pylist()
-        return Outgoing(partitions, events["key"].to_pylist(), values, timestamps, headers), large | fatal
+        yield Routed(NOTHING, in_order(dead_letters), words.counts(dead) + lost)
 
     @staticmethod
-    def _values(
-        events: pa.RecordBatch, additions: Sequence[Addition], words: Statuses, codes: np.ndarray[Any, Any]
-    ) -> list[bytes]:
-        spliced = pc.binary_join_element_wise(
-            pc.binary_slice(events["value"], 0, -1),
-            *(a.json.take(pa.array(a.codes)) for a in additions),
-            pa.array(words.tails, pa.binary()).take(pa.array(codes)),
-            pa.scalar(b","),
-        )
-        values: list[bytes] = spliced.to_pylist()
-        for row in np.flatnonzero(~events["fast"].to_numpy(zero_copy_only=False)).tolist():
-            fragments = [a.json[int(a.codes[row])].as_py() for a in additions]
-            values[row] = plain_road(events["value"][row].as_py(), fragments, words.tails[codes[row]])
-        return values
+    def _roads(
+        events: pa.RecordBatch, additions: Sequence[Addition], words: Statuses, first: int
+    ) -> tuple[Flags, int, list[bytes]]:
+        """Which events are spliced, and the values of the others."""
+        fast = events["fast"].to_numpy(zero_copy_only=False)
+        plain = []
+        for row in np.flatnonzero(~fast).tolist():
+            fragments = [a.json[int(a.codes[first + row])].as_py() for a in additions]
+            plain.append(plain_road(events["value"][row].as_py(), fragments, words.tails[words.codes[first + row]]))
+        return fast, first, plain
+
+    def _enriched(
+        self, events: pa.RecordBatch, values: pa.Array, words: Statuses, first: int
+    ) -> tuple[Chunk, dict[int, Death]]:
+        """The enriched messages of a slice that begins at row `first`, and which of them are dead after all."""
+        parts = [events[name] for name in ("partition", "offset", "timestamp", "key")]
+        headers = origin_headers(events, self.batch)
+        messages = Chunk(pa.record_batch([*parts, headers, values], schema=MESSAGE_SCHEMA))
+        sizes = message_sizes(messages)
+        large = {
+            row: (Reason.MESSAGE_TOO_LARGE, f"{sizes[row]} bytes enriched; {self.max_output_bytes} at most")
+            for row in np.flatnonzero(sizes > self.max_output_bytes).tolist()
+        }
+        rows = slice(first, first + events.num_rows)
+        fatal = {row: (reason, "the source is required") for row, reason in words.fatal_rows(rows)}
+        return messages, large | fatal
 
 
 def plain_road(value: bytes, fragments: Sequence[bytes], tail: bytes | None) -> bytes:

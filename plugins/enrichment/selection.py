@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from enrichment.columns import Chunk
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.source import Chunk
 from enrichment.letters import unwrap
 from enrichment.markers import read_markers
 from enrichment.messages import REDRIVE, REPLAY, Batch

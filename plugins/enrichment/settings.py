@@ -45,8 +45,8 @@ class KafkaSettings(BaseSettings):
     lanes: PositiveInt = Field(
         1, description="lanes: partition p belongs to lane p % lanes; change it only while no run is active"
     )
-    chunk_size: PositiveInt = Field(25_000, description="messages at most that a task holds in memory")
-    chunk_bytes: PositiveInt = Field(16 * 1024**2, description="bytes of message values at most that a task holds")
+    chunk_size: PositiveInt = Field(50_000, description="messages at most whose keys and answers a task holds")
+    chunk_bytes: PositiveInt = Field(16 * 1024**2, description="bytes of messages at most that a task holds")
     max_message_bytes: PositiveInt = Field(
         2 * 1024**2, description="largest message that is published; the topics must allow it (max.message.bytes)"
     )

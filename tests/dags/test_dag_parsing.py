@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parents[2]
 DAG_FILES = sorted((REPOSITORY / "dags").glob("*.py"))
 BAG = DagBag(dag_folder=str(REPOSITORY / "dags"))
 DAGS = sorted(BAG.dags.items())
-HEAVY = ("pandas", "numpy", "pyarrow", "confluent_kafka", "psycopg", "requests", "maxminddb")
+HEAVY = ("pandas", "numpy", "numba", "pyarrow", "confluent_kafka", "psycopg", "requests", "maxminddb")
 
 each_dag = pytest.mark.parametrize("dag", [dag for _, dag in DAGS], ids=[dag_id for dag_id, _ in DAGS])
 

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from enrichment.caches.base import Entry, State
+from enrichment.columns import Chunk, Header, pack_headers, unpack_headers
 from enrichment.corrections import Corrector, LookUp, Tally, missing_of, revised
 from enrichment.enrichers.business import BusinessEnricher
 from enrichment.enrichers.geo import GeoEnricher
 from enrichment.enrichers.risk import Condition, Levels, Op, RiskRules, Rule
 from enrichment.enrichers.user import UserEnricher
-from enrichment.kafka.source import Chunk
 from enrichment.messages import (
     HEADER_REVISION,
     ORIGIN_HEADERS,
@@ -26,7 +26,6 @@ from enrichment.messages import (
     Source,
     column_names,
 )
-from enrichment.outgoing import Header, pack_headers, unpack_headers
 from enrichment.testing import FixedLookup
 
 NOW = "2024-01-15T12:00:00.000Z"
@@ -55,8 +54,8 @@ def correct(*values: bytes, users: dict[str, Any] | None = None, contexts: dict[
             headers: list[Header] | None = None, max_bytes: int = 1_000_000) -> tuple[Chunk, Tally]:  # fmt: skip
     """The corrections of messages, with those sources given that can be asked."""
     count = len(values)
-    chunk = Chunk(
-        [0] * count, list(range(count)), [7] * count, [b"k"] * count, pack_headers([headers or ORIGIN] * count),
+    chunk = Chunk.of(
+        [0] * count, list(range(count)), [7] * count, [b"k"] * count, [pack_headers(headers or ORIGIN)] * count,
         list(values),
     )  # fmt: skip
     business = BusinessEnricher(FixedLookup(contexts or {}, absent=Reason.BUSINESS_NOT_FOUND), RULES)
@@ -198,7 +197,7 @@ def test_place_is_looked_up_by_its_address() -> None:
     business = BusinessEnricher(FixedLookup({}), RULES)
     down = published(enrichment_errors=[Reason.GEO_LOOKUP_FAILED], enrichment_sources=[Source.BUSINESS], user_id=None)
     values: list[bytes | None] = [down, published(source_ip="1.1.1.1")]
-    chunk = Chunk([0, 0], [0, 1], [7, 7], [b"k", b"k"], pack_headers([ORIGIN, ORIGIN]), values)
+    chunk = Chunk.of([0, 0], [0, 1], [7, 7], [b"k", b"k"], [pack_headers(ORIGIN)] * 2, values)
     corrector = Corrector({Source.GEO: partial(GeoEnricher(lookup).enrich, added={})}, business.score)
     corrected, tally = corrector.correct(chunk, NOW, 1_000_000)
     assert (lookup.asked, tally.messages) == ([["8.8.8.8"]], 1)

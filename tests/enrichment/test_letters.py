@@ -9,18 +9,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from enrichment.columns import Chunk, Header, pack_headers, unpack_headers
 from enrichment.dead_letters import DeadLetters
 from enrichment.decode import decode
-from enrichment.kafka.source import Chunk
 from enrichment.letters import Verdict, judge, normalised, unwrap
 from enrichment.messages import HEADER_ATTEMPTS, REDRIVE, REDRIVE_HEADERS, Batch, OffsetRange, Purpose, Reason, Wanted
-from enrichment.outgoing import Header, origin_headers, pack_headers, unpack_headers
-from enrichment.pipeline import MESSAGE_SCHEMA
+from enrichment.outgoing import origin_headers
 from enrichment.repairable import DEFAULT_REASONS, REPAIRS
 
 SOURCE, DLQ = "stacklens-enriched", "analytics-dlq"
@@ -47,7 +45,7 @@ class Sent:
 
 def chunk_of(sent: Sent, partition: int = 3, offset: int = 7) -> Chunk:
     """The message as drain reads it."""
-    return Chunk([partition], [offset], [sent.timestamp], [sent.key], pack_headers([sent.headers]), [sent.value])
+    return Chunk.of([partition], [offset], [sent.timestamp], [sent.key], [pack_headers(sent.headers)], [sent.value])
 
 
 def set_aside(
@@ -56,22 +54,19 @@ def set_aside(
 ) -> Chunk:  # fmt: skip
     """Its dead letter, as a redrive reads it from offset 50 of partition 1; the reason is the decoder's, if it has
     one."""
-    refused = decode(chunk.values).refused
+    frame = chunk.columns
+    refused = decode(frame["value"]).refused
     death = (refused[0].reason, refused[0].detail) if refused else (Reason.USER_SERVICE_ERROR, detail)
-    parts = [chunk.partitions, chunk.offsets, chunk.timestamps, chunk.keys, chunk.headers, chunk.values]
-    frame = pa.record_batch(
-        [pa.array(part, field.type) for part, field in zip(parts, MESSAGE_SCHEMA, strict=True)], schema=MESSAGE_SCHEMA
-    )
     written = DeadLetters(batch, at, max_bytes).write(
         frame, origin_headers(frame, batch), "enrich", {0: (reason or death[0], death[1])}
     )
-    return Chunk([1], [50], written.timestamps, written.keys, pack_headers(written.headers), list(written.values))
+    return Chunk.of([1], [50], written.timestamps, written.keys, written.headers, written.values)
 
 
 def edited(letter: Chunk, **fields: Any) -> Chunk:
     """A letter with other fields."""
     value = json.loads(letter.values[0] or b"") | fields
-    return Chunk(
+    return Chunk.of(
         letter.partitions, letter.offsets, letter.timestamps, letter.keys, letter.headers, [json.dumps(value).encode()]
     )
 
@@ -109,7 +104,7 @@ def test_message_comes_back_as_it_was(sent: Sent) -> None:
     letter = set_aside(message)
     back = unwrap(letter, PATIENT, set(), DLQ)
     assert unpack_headers(back.headers[0])[:-4] == sent.headers
-    assert Chunk(back.partitions, back.offsets, back.timestamps, back.keys, message.headers, back.values) == message
+    assert Chunk.of(back.partitions, back.offsets, back.timestamps, back.keys, message.headers, back.values) == message
 
 
 @given(messages)
@@ -235,7 +230,7 @@ def test_letter_of_an_earlier_version_is_understood() -> None:
     """Letters did not always say what set them aside: those are live ones."""
     value = json.loads(LETTER.values[0] or b"")
     del value["purpose"]
-    old = Chunk([1], [50], LETTER.timestamps, LETTER.keys, LETTER.headers, [json.dumps(value).encode()])
+    old = Chunk.of([1], [50], LETTER.timestamps, LETTER.keys, LETTER.headers, [json.dumps(value).encode()])
     assert verdict(old)[0] is Verdict.REDRIVE
 
 

@@ -192,14 +192,28 @@ def test_claim_ends_what_a_dead_publisher_left_open(pipeline: Pipeline, staged: 
 def test_numbers_that_do_not_add_up_fail_before_the_commit(pipeline: Pipeline, staged: Drained) -> None:
     """A batch that lost a message on its way is not committed."""
     with pipeline.resources() as r:
-        kept = [c.slice(0, 0) for c in r.staging.read(staged.batch.batch_id, REFUSED)]
-        with r.staging.write(staged.batch.batch_id, REFUSED) as file:
+        batch_id = staged.batch.batch_id
+        drain = r.staging.drain_of(batch_id, REFUSED)
+        kept = [c.slice(0, 0) for c in r.staging.read(batch_id, REFUSED, drain=drain)]
+        with r.staging.write(batch_id, REFUSED, drain) as file:
             for chunk in kept:
                 file.write(chunk)
     with pytest.raises(BatchUnbalanced, match=f"read {MESSAGES}, but .* = {MESSAGES - 2}"):
         pipeline.publish(staged)
     assert committed(pipeline) == [None] * PARTITIONS
     assert pipeline.check([OffsetRange(0, 0, 1)]).analytics == 0
+
+
+def test_files_of_two_drains_are_not_published_together(pipeline: Pipeline, staged: Drained) -> None:
+    """A drain that ran again may have read the partitions in another order: what was added before does not fit."""
+    pipeline.drain(staged.batch)
+    with pytest.raises(StagingMissing, match=r"does not fit to the batch's latest drain.*clear the batch's `drain`"):
+        pipeline.publish(staged)
+    assert committed(pipeline) == [None] * PARTITIONS
+    pipeline.enrich(staged.batch)
+    assert pipeline.publish(staged).produced
+    report = pipeline.check()
+    assert report.ok, report.summary()
 
 
 def test_batch_of_dead_letters_fails_where_a_ceiling_is_set(make_pipeline: MakePipeline) -> None:

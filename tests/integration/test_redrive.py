@@ -19,6 +19,7 @@ from enrichment import pipeline as stages
 from enrichment.conservation.check import ConservationReport
 from enrichment.conservation.committed import log_ranges, read
 from enrichment.errors import OffsetsMoved, PublishRefused, SettingsError
+from enrichment.kafka.topics import await_topics
 from enrichment.messages import HEADER_ATTEMPTS, Batch, OffsetRange, Reason, Wanted
 from enrichment.pipeline import Drained
 from enrichment.redrive import Survey
@@ -134,7 +135,7 @@ def test_letters_between_the_wanted_ones_stay_for_later(letters: Redriven) -> No
 def attempts(pipeline: Pipeline) -> Counter[int]:
     """How many enriched messages say that they were tried so often before."""
     topic = load().kafka.output_topic
-    outputs = read(pipeline.bootstrap_servers, topic, log_ranges(pipeline.bootstrap_servers, topic))
+    outputs = read(pipeline.bootstrap_servers, topic, log_ranges(pipeline.bootstrap_servers, topic, settle_seconds=10))
     return Counter(int(dict(m.headers() or [])[HEADER_ATTEMPTS] or b"0") for m in outputs)
 
 
@@ -260,6 +261,7 @@ def test_redrive_refuses_markers_that_could_be_forgotten(letters: Redriven) -> N
         letters.claim("other")
     forgetful = NewTopic(topic, 1, config={"cleanup.policy": "delete", "retention.ms": "604800000"})
     admin.create_topics([forgetful], operation_timeout=20)[topic].result()
+    await_topics(admin, [topic])
     with pytest.raises(SettingsError, match="forgets"):
         letters.pipeline.publish(staged)
     letters.check(analytics=0, dead=UNKNOWN + 3, redriven=0)

@@ -6,7 +6,6 @@ import pytest
 from msgspec.structs import replace
 
 from enrichment import selection
-from enrichment.kafka.source import Chunk
 from enrichment.messages import Purpose
 from enrichment.pipeline import EVENTS
 from tests.fixtures.pipeline import Pipeline, message
@@ -28,10 +27,3 @@ def test_only_what_the_purpose_selects_goes_on(pipeline: Pipeline, monkeypatch: 
         assert [chunk["offset"].to_pylist() for chunk in r.staging.read(batch.batch_id, EVENTS)] == [[*range(61, 70)]]
     assert pipeline.publish(drained).counts.total == 9
     assert pipeline.claim("next") == []
-
-
-def test_chunk_takes_whole_messages() -> None:
-    """A message keeps all of its parts when others are left out."""
-    chunk = Chunk([0, 1, 0], [5, 6, 7], [10, 11, 12], [b"a", None, b"c"], [b"h", b"i", b"j"], [b"x", b"y", None])
-    assert chunk.take([0, 2]) == Chunk([0, 0], [5, 7], [10, 12], [b"a", b"c"], [b"h", b"j"], [b"x", None])
-    assert chunk.take([0, 1, 2]) is chunk

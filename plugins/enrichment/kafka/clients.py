@@ -25,6 +25,8 @@ READING = {
     "allow.auto.create.topics": False,
 }
 # Raised fetch settings: at their defaults the reader waits for the broker most of the time.
+# Even a first connection is made only after the backoff that is for further ones.
+CONNECTING = {"reconnect.backoff.ms": 5}
 DRAINING = {
     "enable.partition.eof": True,
     "queued.min.messages": 100_000,
@@ -40,7 +42,7 @@ PUBLISHING = {
     "linger.ms": 20,
     "batch.num.messages": 50_000,
     "queue.buffering.max.messages": 200_000,
-    "queue.buffering.max.kbytes": 65_536,
+    "queue.buffering.max.kbytes": 32_768,
     "delivery.report.only.error": True,
 }
 
@@ -49,7 +51,7 @@ class Clients:
     """Makes clients. `config` is a connection's librdkafka configuration; what a purpose needs wins over it."""
 
     def __init__(self, config: Mapping[str, Any], settings: KafkaSettings) -> None:
-        self._config = dict(config)
+        self._config = {**CONNECTING, **config}
         self.settings = settings
 
     def for_batch(self, batch: Batch) -> Clients:

@@ -11,17 +11,18 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
-from itertools import islice
 from typing import Any, Self
 
+import numpy as np
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
 
+from enrichment.columns import Chunk
 from enrichment.errors import OffsetsMoved, PublishRefused
 from enrichment.kafka.clients import Clients
+from enrichment.kafka.librdkafka import Outbox
 from enrichment.kafka.offsets import committed_offsets, take_over, with_retries
 from enrichment.messages import Batch, Reason
-from enrichment.outgoing import Outgoing
 
 log = logging.getLogger(__name__)
 QUEUE_SECONDS = 0.02  # between two looks whether a full queue has room again
@@ -129,27 +130,16 @@ class LaneTransaction:
         self._producer = producer
         self._partitions = partitions
 
-    def send(self, topic: str, messages: Outgoing) -> None:
-        """Hand messages to the client; waits while its queue is full. An input partition has one output partition."""
-        produce: Any = self._producer.produce
+    def send(self, topic: str, messages: Chunk) -> None:
+        """Hand messages to the client, in order; waits while its queue is full. An input partition has one output
+        partition."""
         count = self._partitions[topic]
-        rows = zip(*messages, strict=True)
-        while taken := list(islice(rows, SERVE_EVERY)):
-            for partition, key, value, timestamp, headers in taken:
-                try:
-                    # By position, the two callbacks left out: keywords would cost a quarter of the call.
-                    produce(topic, value, key, partition % count, None, None, timestamp, headers)
-                except BufferError:
-                    self._wait_and_produce(topic, value, key, partition % count, None, None, timestamp, headers)
-            self._producer.poll(0)
-
-    def _wait_and_produce(self, *message: Any) -> None:
-        while True:
-            self._producer.poll(QUEUE_SECONDS)
-            try:
-                return self._producer.produce(*message)
-            except BufferError:
-                continue
+        partitions = messages.columns["partition"].to_numpy() % np.int32(count)
+        outbox, row = Outbox(self._producer, topic, partitions, messages), 0
+        while row < len(messages):
+            stop = min(row + SERVE_EVERY, len(messages))
+            row = outbox.produce(row, stop)
+            self._producer.poll(QUEUE_SECONDS if row < stop else 0)
 
 
 def size_limits(clients: Clients, *topics: str) -> list[int]:

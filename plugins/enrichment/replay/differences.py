@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from enrichment.columns import Chunk
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.source import Chunk, read_ranges
+from enrichment.kafka.source import read_ranges
 from enrichment.messages import OUTPUT_COLUMNS, OffsetRange, Window
 from enrichment.replay.published import outputs
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from enrichment.columns import Chunk, unpack_headers
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.source import Chunk, read_ranges
+from enrichment.kafka.source import read_ranges
 from enrichment.messages import ORIGIN_HEADERS, Window
-from enrichment.outgoing import unpack_headers
 
 Offsets = np.ndarray[Any, np.dtype[np.int64]]
 

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from enrichment.columns import Chunk
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.source import Chunk
 from enrichment.messages import Batch, Window
 from enrichment.replay.published import Offsets, offsets_with_errors
 

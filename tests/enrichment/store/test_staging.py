@@ -67,9 +67,22 @@ def test_file_written_again_replaces_the_first(staging: Staging) -> None:
     assert [c.to_pydict()["number"] for c in staging.read(BATCH, "events")] == [[2]]
 
 
+def test_file_of_another_drain_is_not_read(staging: Staging) -> None:
+    """A file says which drain it goes back to; one without chunks fits to any."""
+    with staging.write(BATCH, "events", "first") as file:
+        file.write(chunk(1))
+    with staging.write(BATCH, "none", "first"):
+        pass
+    assert (staging.drain_of(BATCH, "events"), staging.drain_of(BATCH, "none")) == ("first", "")
+    assert len(list(staging.read(BATCH, "events", ["text"], "first"))) == 1
+    assert list(staging.read(BATCH, "none", drain="second")) == []
+    with pytest.raises(StagingMissing, match=r"events does not fit .*clear the batch's `drain` task"):
+        list(staging.read(BATCH, "events", drain="second"))
+
+
 def test_missing_file_says_what_to_clear(staging: Staging) -> None:
     """Reading what is not staged names the file, the batch and the task to clear."""
-    with pytest.raises(StagingMissing, match=r"events of batch .*clear the batch's `drain` task"):
+    with pytest.raises(StagingMissing, match=r"events is not staged .*clear the batch's `drain` task"):
         list(staging.read(BATCH, "events"))
 
 

@@ -1,0 +1,124 @@
+"""Kafka messages as Arrow columns: their schema, their headers as one value each, and how large they are in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from struct import Struct
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Header = tuple[str, bytes | None]
+
+# A timestamp is in milliseconds since the epoch, 0 where there is none; headers are packed, empty where there are none.
+MESSAGE_FIELDS = [
+    ("partition", pa.int32()), ("offset", pa.int64()), ("timestamp", pa.int64()),
+    ("key", pa.binary()), ("headers", pa.binary()), ("value", pa.binary()),
+]  # fmt: skip
+MESSAGE_SCHEMA = pa.schema(MESSAGE_FIELDS)
+# What a record costs beside its key, value and headers: lengths, deltas, and the head of a set of its own.
+RECORD_OVERHEAD = 256
+# Headers are packed one behind the other: the lengths of name and value (-1: null), then both. Compiled loops read and
+# write that, too (`enrichment.kafka.librdkafka`).
+LENGTHS = Struct("<ii")
+NO_HEADERS = b""
+
+
+def pack_headers(headers: Iterable[Header] | None) -> bytes:
+    """A message's headers as one value."""
+    packed = []
+    for name, value in headers or ():
+        encoded = name.encode(errors="surrogateescape")  # Kafka asks of a name what it asks of a value: nothing
+        packed += [LENGTHS.pack(len(encoded), -1 if value is None else len(value)), encoded, value or b""]
+    return b"".join(packed)
+
+
+def unpack_headers(packed: bytes) -> list[Header]:
+    """The reverse of `pack_headers`."""
+    headers: list[Header] = []
+    start = 0
+    while start < len(packed):
+        name_size, value_size = LENGTHS.unpack_from(packed, start)
+        name_end = start + LENGTHS.size + name_size
+        name = packed[start + LENGTHS.size : name_end].decode(errors="surrogateescape")
+        start = name_end + max(value_size, 0)
+        headers.append((name, None if value_size < 0 else packed[name_end:start]))
+    return headers
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some messages, in order: `columns` has `MESSAGE_SCHEMA`, the properties are its columns as lists."""
+
+    columns: pa.RecordBatch
+
+    @classmethod
+    def of(
+        cls, partitions: Sequence[int], offsets: Sequence[int], timestamps: Sequence[int],
+        keys: Sequence[bytes | None], headers: Sequence[bytes], values: Sequence[bytes | None],
+    ) -> Self:  # fmt: skip
+        """Messages whose parts are given as lists; headers are packed."""
+        parts: Sequence[Sequence[Any]] = (partitions, offsets, timestamps, keys, headers, values)
+        arrays = [pa.array(part, kind) for part, (_, kind) in zip(parts, MESSAGE_FIELDS, strict=True)]
+        return cls(pa.record_batch(arrays, schema=MESSAGE_SCHEMA))
+
+    def __len__(self) -> int:
+        return int(self.columns.num_rows)
+
+    @cached_property
+    def partitions(self) -> list[int]:
+        """Of the topic that was read; also of what is published of it."""
+        return self._list("partition")
+
+    @cached_property
+    def offsets(self) -> list[int]:
+        """Within each partition."""
+        return self._list("offset")
+
+    @cached_property
+    def timestamps(self) -> list[int]:
+        """Milliseconds since the epoch, 0 where there is none."""
+        return self._list("timestamp")
+
+    @cached_property
+    def keys(self) -> list[bytes | None]:
+        """None where there is none."""
+        return self._list("key")
+
+    @cached_property
+    def headers(self) -> list[bytes]:
+        """Packed (`unpack_headers`)."""
+        return self._list("headers")
+
+    @cached_property
+    def values(self) -> list[bytes | None]:
+        """None is a tombstone."""
+        return self._list("value")
+
+    def _list(self, part: str) -> list[Any]:
+        found: list[Any] = self.columns[part].to_pylist()
+        return found
+
+    def take(self, rows: Sequence[int]) -> Chunk:
+        """The messages at these positions, in this order."""
+        return self if len(rows) == len(self) else Chunk(self.columns.take(pa.array(rows, pa.int64())))
+
+
+def message_size(value: bytes, key: bytes | None, headers: bytes) -> int:
+    """An upper bound of what a message takes in the log, in bytes, uncompressed; `headers` are packed.
+
+    The two lengths of a header take 8 bytes there at most, too, as long as neither part has 128 MiB.
+    """
+    return len(value) + len(key or b"") + len(headers) + RECORD_OVERHEAD
+
+
+def message_sizes(messages: Chunk) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """`message_size` of each message."""
+    sizes = np.full(len(messages), RECORD_OVERHEAD, dtype=np.int64)
+    for part in ("key", "headers", "value"):
+        sizes += pc.fill_null(pc.binary_length(messages.columns[part]), 0).to_numpy(zero_copy_only=False)
+    return sizes
