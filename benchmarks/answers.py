@@ -16,7 +16,7 @@ from benchmarks.stand import Stand
 from enrichment import sql
 from enrichment.caches.base import Fetch, Tiered
 from enrichment.caches.layered import LayeredLookup, TimeToLive
-from enrichment.enrichers.base import NO_KEY, OK, status_of
+from enrichment.enrichers.base import NO_KEY, OK, statuses_of
 from enrichment.enrichers.business_query import BusinessQuery
 from enrichment.enrichers.geo_database import GeoDatabase, present_database_path
 from enrichment.enrichers.known_addresses import KnownAddresses
@@ -123,4 +123,4 @@ def _ask(lookup: Tiered, keys: Iterable[str], words: type[msgspec.Struct]) -> It
         asked = ordered[first : first + AT_ONCE]
         for key, answer in zip(asked, lookup.answer_many(asked), strict=True):
             value = answer.entry.value
-            yield key, Known(status_of(answer.entry), msgspec.to_builtins(nothing if value is None else value))
+            yield key, Known(statuses_of([answer.entry])[0], msgspec.to_builtins(nothing if value is None else value))
