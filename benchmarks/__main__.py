@@ -21,7 +21,7 @@ from benchmarks.alone import alone, measure_loop
 from benchmarks.backlog import Seen, fill
 from benchmarks.hits import hit_rates
 from benchmarks.loop import PEERS
-from benchmarks.passthrough import pass_through
+from benchmarks.passthrough import pass_through, pass_through_in_bulk
 from benchmarks.report import Results
 from benchmarks.same_work import check_same_work
 from benchmarks.scheduler import drain_through_scheduler, move_group
@@ -103,6 +103,9 @@ def _contestants(
     found: dict[str, Callable[[Settings, str], float]] = {}
     if "passthrough" in only:
         found["passthrough"] = lambda settings, _: _passthrough(stand, settings, results)
+        found["passthrough_bulk"] = lambda settings, _: _note(
+            results.passthrough_bulk, alone(pass_through_in_bulk, stand, settings)
+        )
     if "pipeline" in only:
         found["pipeline_cold"] = lambda settings, run: _cold(stand, settings, run, results)
         found["pipeline_warm"] = lambda settings, run: _pass(stand, settings, run, results.warm)

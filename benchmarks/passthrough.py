@@ -1,7 +1,8 @@
 """Pass-through: what comes in goes out, key, value, timestamp and headers as they came, in transactions with offsets.
 
-The ceiling of what a Python process can do with this client on this machine: no work at all, the pipeline's own client
-settings. The exchange of messages is also that of the per-message loops.
+The ceiling of what a Python process can do with confluent-kafka's messages on this machine: no work at all, the
+pipeline's own client settings. The exchange of messages is also that of the per-message loops. In bulk, the ceiling is
+that of librdkafka.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from benchmarks.cores import Used, used
 from benchmarks.stand import Stand, span
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import take_over
-from enrichment.messages import OffsetRange
-from enrichment.pipeline import quiet_gc
+from enrichment.kafka.sink import LaneTransaction
+from enrichment.kafka.source import RangeReader
+from enrichment.messages import Batch, OffsetRange
+from enrichment.pipeline import SLICE, quiet_gc
 from enrichment.settings import Settings
 
 POLL_MESSAGES = 1_000
@@ -101,3 +104,26 @@ def pass_through(stand: Stand, settings: Settings) -> tuple[float, Used]:
                         poll(0.1)
             poll(0)
     return time.perf_counter() - start, used(stand.broker_pid).minus(before)
+
+
+def pass_through_in_bulk(stand: Stand, settings: Settings) -> float:
+    """The same as the pipeline talks to the client, in columns; the seconds."""
+    start = time.perf_counter()
+    kafka = settings.kafka
+    clients = Clients({"bootstrap.servers": stand.bootstrap_servers}, kafka)
+    whole = Batch("bulk", kafka.input_topic, kafka.consumer_group, 0, tuple(stand.backlog))
+    with quiet_gc(), clients.lane_producer(0, kafka.max_message_bytes) as producer:
+        take_over(producer, kafka.request_timeout_sec)
+        partitions = len(producer.list_topics(kafka.output_topic).topics[kafka.output_topic].partitions)
+        transaction = LaneTransaction(producer, {kafka.output_topic: partitions})
+        with (
+            clients.drain_reader() as consumer,
+            RangeReader(consumer, whole, SLICE, kafka.chunk_bytes, kafka.request_timeout_sec) as reader,
+        ):
+            producer.begin_transaction()
+            for chunk in reader.chunks():
+                transaction.send(kafka.output_topic, chunk)
+            offsets = [TopicPartition(kafka.input_topic, r.partition, r.end) for r in stand.backlog]
+            producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata())
+            producer.commit_transaction()
+    return time.perf_counter() - start

@@ -26,7 +26,7 @@ from include.local import kafka
 from include.local.config import ROOT
 
 LATEST = ROOT / "benchmarks" / "results" / "latest.json"
-LIBRARIES = ("apache-airflow", "confluent-kafka", "msgspec", "numpy", "orjson", "pandas", "pyarrow")
+LIBRARIES = ("apache-airflow", "confluent-kafka", "msgspec", "numba", "numpy", "orjson", "pandas", "pyarrow")
 PEAK_MB = 512
 
 
@@ -37,6 +37,7 @@ class Results:
     messages: int
     repeat: int
     passthrough: list[float] = field(default_factory=list)
+    passthrough_bulk: list[float] = field(default_factory=list)
     passthrough_used: list[Used] = field(default_factory=list)
     cold: list[Pass] = field(default_factory=list)
     warm: list[Pass] = field(default_factory=list)
@@ -68,6 +69,7 @@ def summary(results: Results) -> dict[str, Any]:
     best = results.best_scheduler
     return {
         "passthrough_msgs_per_s": results.rate(results.passthrough),
+        "passthrough_bulk_msgs_per_s": results.rate(results.passthrough_bulk),
         "pipeline_warm_msgs_per_s": results.rate([p.seconds for p in results.warm]),
         "pipeline_cold_msgs_per_s": results.rate([p.seconds for p in results.cold]),
         "peers": {name: results.rate(seconds) for name, seconds in results.peers.items()},
@@ -155,6 +157,7 @@ def _rates(found: Mapping[str, Any]) -> Table:
     ceiling = found["passthrough_msgs_per_s"]
     rows = {
         "pass-through": ceiling,
+        "pass-through in bulk": found["passthrough_bulk_msgs_per_s"],
         "pipeline, warm": found["pipeline_warm_msgs_per_s"],
         "pipeline, cold": found["pipeline_cold_msgs_per_s"],
         **found["peers"],
