@@ -104,6 +104,15 @@ def test_bulk_and_single_messages_are_the_same_to_each_other(kafka: str, topic: 
     assert parts == list(expected)
 
 
+def test_header_names_need_not_be_text(kafka: str, topic: MakeTopic) -> None:
+    """Kafka does not ask for it, and one such message must not end a drain: confluent-kafka cannot even read it."""
+    name = topic()
+    sent = Chunk.of([0], [0], [TIME], [None], [pack_headers([("\udcff", b"1")])], [b"x"])
+    send(kafka, name, sent)
+    with fetching(kafka, name) as queue:
+        assert read(queue)[0] == sent
+
+
 def test_message_without_a_time_gets_that_of_the_client(kafka: str, topic: MakeTopic) -> None:
     """0 is no time: the client takes its clock's."""
     name = topic()
