@@ -46,7 +46,8 @@ from enrichment.store.staging import ChunkWriter, Staging
 EVENTS, KEYS, REFUSED = "events", "keys", "refused"
 # How much smaller the next batch is where one failed: half a million messages are cornered in four steps.
 SHRINK = 32
-# Messages that are read and decoded at once: as objects they fit into a processor's cache, a chunk of them does not.
+# Messages that are read and decoded, and later put together, at once: their bytes fit into a processor's cache, those
+# of a chunk do not.
 SLICE = 2_000
 # Message timestamps, all of a batch at once: eight bytes each, since their age is known only when all are visible.
 Milliseconds = np.ndarray[Any, np.dtype[np.int64]]

@@ -39,7 +39,7 @@ class MemoryLayer:
 
 
 class _Recent(LRUCache[str, Entry]):
-    """`known` are its keys: asking `cachetools` for each of thousands that it does not have takes ten times as long."""
+    """`known` are its keys: asking `cachetools` for thousands that it does not have takes several times as long."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)

@@ -22,7 +22,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, cimp
 from numba import njit, types
 from numba.extending import register_jitable
 
-from enrichment.buffers import BYTES, ENDS, FLAGS, NUMBERS, Bytes, Ends, Flags, binary_column, memcpy, parts_of
+from enrichment.buffers import BYTES, ENDS, FLAGS, NUMBERS, Bytes, Ends, Flags, Numbers, binary_column, memcpy, parts_of
 from enrichment.columns import LENGTHS, MESSAGE_SCHEMA, Chunk
 
 # confluent-kafka's extension module is linked with librdkafka: its symbols are found through it, wherever its wheel has
@@ -31,7 +31,6 @@ _library = ctypes.CDLL(cimpl.__file__)
 llvmlite.binding.load_library_permanently(cimpl.__file__)
 
 INT, LONG = types.int32, types.int64  # pointers and sizes are 64-bit numbers here
-Words = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def _external(name: str, returns: Any, *takes: Any) -> Any:
@@ -67,7 +66,7 @@ LINGER_MS = 5  # how long to wait for more of a poll's messages once some are th
 
 
 @register_jitable
-def _find_header(headers: int, number: int, header: Words) -> bool:
+def _find_header(headers: int, number: int, header: Numbers) -> bool:
     """Whether there is a header of this number; `header` takes where name and value are, and the value's size."""
     at = header.ctypes.data
     return bool(_header_get_all(headers, number, at, at + _WORD, at + 2 * _WORD) == 0)
@@ -100,7 +99,7 @@ def _pack(headers: int, at: int) -> None:
 
 
 @register_jitable
-def _take(queue: int, max_bytes: int, timeout_ms: int, pointers: Words, lists: Words, header_sizes: Words) -> int:
+def _take(queue: int, max_bytes: int, timeout_ms: int, pointers: Numbers, lists: Numbers, header_sizes: Numbers) -> int:
     """How many messages were taken from a queue; the arrays, as long as there may be, take of each message
     `rd_kafka_message_t *`, `rd_kafka_headers_t *` (0: none) and how many bytes its headers have, packed."""
     message = np.empty(_MESSAGE_WORDS, np.int64)
@@ -124,7 +123,7 @@ def _take(queue: int, max_bytes: int, timeout_ms: int, pointers: Words, lists: W
 
 
 @register_jitable
-def _measure(pointers: Words, header_sizes: Words) -> tuple[Words, Ends, Flags, Ends, Ends, Flags]:
+def _measure(pointers: Numbers, header_sizes: Numbers) -> tuple[Numbers, Ends, Flags, Ends, Ends, Flags]:
     """Places, where keys, headers and values will end, and which keys and values are not null."""
     taken = len(pointers)
     places = np.empty((taken, 4), np.int64)
@@ -191,7 +190,7 @@ def _unpack(at: int, end: int) -> int:
     cache=True,
 )
 def _produce(
-    client: int, topic: Bytes, partitions: Ends, timestamps: Words, keys: Bytes, key_ends: Ends, keyed: Flags,
+    client: int, topic: Bytes, partitions: Ends, timestamps: Numbers, keys: Bytes, key_ends: Ends, keyed: Flags,
     headers: Bytes, header_ends: Ends, values: Bytes, value_ends: Ends, valued: Flags, row: int, stop: int,
 ) -> tuple[int, int]:  # fmt: skip
     """Hand rows to a producer until it takes no more: the row that it did not take, and why (0: it took all)."""
