@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from struct import Struct
 from typing import Any, Self
 
@@ -106,6 +107,15 @@ class Chunk:
     def take(self, rows: Sequence[int]) -> Chunk:
         """The messages at these positions, in this order."""
         return self if len(rows) == len(self) else Chunk(self.columns.take(pa.array(rows, pa.int64())))
+
+
+def without(columns: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:
+    """All rows but these, which are in order and few: the runs between them are copied whole."""
+    if not rows:
+        return columns
+    return pa.concat_batches(
+        [columns.slice(before + 1, row - before - 1) for before, row in pairwise([-1, *rows, columns.num_rows])]
+    )
 
 
 def message_size(value: bytes, key: bytes | None, headers: bytes) -> int:

@@ -2,9 +2,8 @@
 
 A value goes on as the bytes it came in; decoding only reads it. Two roads lead on from here. On the **fast** one the
 output is the input's bytes with additions spliced in before the closing brace, which is right only when no key stands
-twice and none is a key of the output. That is proven by counting quotes: a message whose only quotes are those of the
-nine known fields can hold no other key, no repeated key, nothing nested and no escaped quote. Every other message takes
-the **plain** road (parse, update, encode), which means the same and costs more.
+twice and none is a key of the output: for flat values (`enrichment.flat`), so for nearly all. Every other message is
+read by a JSON library and takes the **plain** road (parse, update, encode), which means the same and costs more.
 """
 
 from __future__ import annotations
@@ -19,14 +18,13 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from enrichment.messages import KEY_COLUMNS, REQUEST_ID, SOURCE_IP, USER_ID, Event, Reason
-from enrichment.splicing import count_quotes
+from enrichment.buffers import Flags
+from enrichment.flat import read_flat
+from enrichment.messages import KEY_COLUMNS, Event, Reason
 
-SLICE = 500  # messages decoded at once: their events fit into a processor's cache
 _decode_event = msgspec.json.Decoder(Event).decode
 _OPTIONAL = tuple(field.name for field in msgspec.structs.fields(Event) if not field.required)
 _REQUIRED = tuple(field.name for field in msgspec.structs.fields(Event) if field.required)
-QUOTES = 4  # of a field that is a string: two of its key, two of its value
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _JSON_DEPTH = 512  # a reader of the output must be able to parse it; stdlib json and msgspec both manage this depth
 
@@ -39,83 +37,56 @@ class Refusal(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """A chunk after decoding.
+    """A chunk after decoding, a row for each message of it.
 
-    `accepted` are the positions of the events in the chunk, `fast` says of each whether it may be spliced, `keys` holds
-    a column for each key that lookups need (None where absent), `refused` the others by their position.
+    `fast` says which may be spliced, `keys` holds a column for each key that lookups need (null where absent, or empty:
+    that is what parsers write for a field that they did not find), `refused` has those that are no events, by row.
     """
 
-    accepted: np.ndarray[Any, np.dtype[np.int64]]
-    fast: np.ndarray[Any, np.dtype[np.bool_]]
+    fast: Flags
     keys: dict[str, pa.Array]
     refused: dict[int, Refusal]
 
 
 def decode(column: pa.Array) -> Decoded:
     """Decode a chunk's values (binary). Never raises for what a message holds."""
-    values: list[bytes | None] = column.to_pylist()
+    flat, keys = read_flat(column)
+    if flat.all():
+        return Decoded(flat, keys, {})
+    others = np.flatnonzero(~flat)
+    events, refused = _decode_others(column.take(pa.array(others)).to_pylist())
+    rows = np.arange(len(flat))
+    rows[others] = len(flat) + np.arange(len(others))
+    for name in KEY_COLUMNS:
+        found = pa.array([getattr(event, name, None) or None for event in events], pa.string())
+        keys[name] = pa.concat_arrays([keys[name], found]).take(pa.array(rows))
+    return Decoded(flat, keys, {int(others[row]): refusal for row, refusal in refused.items()})
+
+
+def _decode_others(values: Sequence[bytes | None]) -> tuple[list[Event | None], dict[int, Refusal]]:
+    """The event of each value, None for those that are refused."""
+    events: list[Event | None] = []
     refused: dict[int, Refusal] = {}
-    keys: dict[str, list[str | None]] = {name: [] for name in KEY_COLUMNS}
-    untraced: list[int] = []  # how many of trace and span id are absent
-    # In slices, so that the events are still in the processor's cache when their fields are taken out.
-    for start in range(0, len(values), SLICE):
-        events = _decode_slice(values, start, refused)
-        # Spelled out: an attribute in a comprehension costs half of what `attrgetter` does, for every message.
-        keys[SOURCE_IP] += [event.source_ip for event in events]
-        keys[USER_ID] += [event.user_id for event in events]
-        keys[REQUEST_ID] += [event.request_id for event in events]
-        untraced += [(event.trace_id is None) + (event.span_id is None) for event in events]
-    accepted = np.delete(np.arange(len(values)), list(refused))
-    columns = {name: pa.array(found, pa.string()) for name, found in keys.items()}
-    absent = np.array(untraced, dtype=np.int64)
-    for found in columns.values():
-        absent += found.is_null().to_numpy(zero_copy_only=False)
-    quotes, closed = count_quotes(column.take(pa.array(accepted)) if refused else column)
-    fast = closed & (quotes == QUOTES * (len(_REQUIRED) + len(_OPTIONAL) - absent))
-    return _check_plain(values, Decoded(accepted, fast, columns, refused))
-
-
-def _decode_slice(values: Sequence[bytes | None], start: int, refused: dict[int, Refusal]) -> list[Event]:
-    """The events of the slice that begins at `start`; those that are none are added to `refused`."""
-    chosen = values[start : start + SLICE]
-    events: list[Event] = []
-    already = len(refused)
-    decoding = map(_decode_event, chosen)  # type: ignore[arg-type]  # a null value is refused below
-    while (done := len(events) + len(refused) - already) < len(chosen):
+    decoding = map(_decode_event, values)  # type: ignore[arg-type]  # a null value is refused below
+    while len(events) < len(values):
         try:
             # Keeps what came before an exception, and goes on behind it at the next turn.
             events.extend(decoding)
         except (msgspec.MsgspecError, TypeError, RecursionError, UnicodeDecodeError) as why:
-            done = len(events) + len(refused) - already
-            refused[start + done] = explain(chosen[done], why)
-    return events
+            refused[len(events)] = explain(values[len(events)], why)
+            events.append(None)
+    # The typed decode skips what it does not know.
+    for row, event in enumerate(events):
+        if event is not None and (fault := _strict_fault(values[row] or b"")) is not None:
+            refused[row], events[row] = fault, None
+    return events, refused
 
 
 def set_aside(column: pa.Array) -> Decoded:
     """Refuse a chunk whole: something about it fails the pipeline, whatever it is."""
     refusal = Refusal(Reason.PROCESSING_FAILED, "every batch with this message failed; see the tasks' logs")
-    return Decoded(
-        np.empty(0, dtype=np.int64),
-        np.empty(0, dtype=bool),
-        {name: pa.nulls(0, pa.string()) for name in KEY_COLUMNS},
-        dict.fromkeys(range(len(column)), refusal),
-    )
-
-
-def _check_plain(values: Sequence[bytes | None], decoded: Decoded) -> Decoded:
-    """Look at the whole of each message that takes the plain road: the typed decode skips what it does not know."""
-    plain = np.flatnonzero(~decoded.fast).tolist()
-    faults = {row: _strict_fault(values[decoded.accepted[row]] or b"") for row in plain}
-    late = {row: fault for row, fault in faults.items() if fault is not None}
-    if not late:
-        return decoded
-    stay = [row for row in range(len(decoded.accepted)) if row not in late]
-    return Decoded(
-        decoded.accepted[stay],
-        decoded.fast[stay],
-        {name: column.take(pa.array(stay, pa.int64())) for name, column in decoded.keys.items()},
-        decoded.refused | {int(decoded.accepted[row]): refusal for row, refusal in late.items()},
-    )
+    keys = dict.fromkeys(KEY_COLUMNS, pa.nulls(len(column), pa.string()))
+    return Decoded(np.zeros(len(column), dtype=bool), keys, dict.fromkeys(range(len(column)), refusal))
 
 
 def _strict_fault(value: bytes) -> Refusal | None:

@@ -20,10 +20,9 @@ import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from enrichment.caches.base import LookupCounts
-from enrichment.columns import MESSAGE_FIELDS, Chunk
+from enrichment.columns import MESSAGE_FIELDS, Chunk, without
 from enrichment.decode import Decoded, decode, set_aside
 from enrichment.enrichers.base import ARROW_TYPES, JSON, STATUS, Added, Enricher, not_null_type
 from enrichment.errors import BatchUnbalanced
@@ -214,22 +213,17 @@ def stage(read: Chunk, decoder: Callable[[pa.Array], Decoded]) -> Staged:
     """Decode what was read: each message becomes an event with its keys, or is refused."""
     decoded = decoder(read.columns["value"])
     frame = read.columns
-    kept = frame.take(pa.array(decoded.accepted)) if decoded.refused else frame
+    events = pa.record_batch([*frame.columns, pa.array(decoded.fast)], schema=EVENT_SCHEMA)
+    keys = pa.record_batch([decoded.keys[name] for name in KEY_COLUMNS], schema=KEY_SCHEMA)
     rows = sorted(decoded.refused)
     reasons = pa.array([decoded.refused[row].reason for row in rows], pa.string())
     details = pa.array([decoded.refused[row].detail for row in rows], pa.string())
     dead = frame.take(pa.array(rows, pa.int64()))
     return Staged(
-        pa.record_batch([*kept.columns, pa.array(decoded.fast)], schema=EVENT_SCHEMA),
-        pa.record_batch([_key(decoded.keys[name]) for name in KEY_COLUMNS], schema=KEY_SCHEMA),
+        without(events, rows),
+        without(keys, rows),
         pa.record_batch([*dead.columns, reasons, details], schema=REFUSED_SCHEMA),
     )
-
-
-def _key(keys: pa.Array) -> pa.Array:
-    """Parsers write an empty string for a field that they did not find: such a key is as absent as none."""
-    empty = pc.equal(keys, "")
-    return pc.if_else(empty, pa.scalar(None, pa.string()), keys) if pc.any(empty).as_py() else keys
 
 
 def enrich(

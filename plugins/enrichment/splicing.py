@@ -1,6 +1,6 @@
-"""Bytes of many messages at once, by compiled loops (Numba): which may be spliced, and splicing itself.
+"""Messages in, the same with additions spliced in behind them out: bytes of many at once, by a compiled loop (Numba).
 
-See `enrichment.decode` for why counting quotes tells, and `enrichment.route` for what is put behind a message.
+See `enrichment.flat` for which messages that is right for, and `enrichment.route` for what is put behind them.
 """
 
 from __future__ import annotations
@@ -12,22 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numba import njit, types
 
-from enrichment.buffers import BYTES, ENDS, FLAGS, Bytes, Ends, Flags, Numbers, binary_column, memcpy, parts_of
+from enrichment.buffers import BYTES, ENDS, FLAGS, Bytes, Ends, Flags, binary_column, memcpy, parts_of
 
-_QUOTE, _COMMA, _CLOSING = ord('"'), ord(","), ord("}")
+_COMMA = ord(",")
 _ROWS = types.Array(types.int32, 2, "C", readonly=True)
-
-
-@njit((BYTES, ENDS), nogil=True, cache=True)
-def _count_quotes(values: Bytes, ends: Ends) -> tuple[Numbers, Flags]:
-    rows = len(ends) - 1
-    quotes, closed = np.zeros(rows, np.int64), np.zeros(rows, np.bool_)
-    for row in range(rows):
-        start, end = ends[row], ends[row + 1]
-        if start < end:
-            closed[row] = values[end - 1] == _CLOSING
-            quotes[row] = np.sum(values[start:end] == _QUOTE)
-    return quotes, closed
 
 
 @njit((BYTES, ENDS, FLAGS, _ROWS, types.int64, BYTES, ENDS, BYTES, ENDS), nogil=True, cache=True)
@@ -67,12 +55,6 @@ def _splice(
             memcpy(at, plain.ctypes.data + plain_ends[others], plain_ends[others + 1] - plain_ends[others])
             others += 1
     return spliced, spliced_ends
-
-
-def count_quotes(values: pa.Array) -> tuple[Numbers, Flags]:
-    """How many quotes each value has, and whether a closing brace is its last byte."""
-    quotes, closed = _count_quotes(*parts_of(values))
-    return quotes, closed
 
 
 class Splicer:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from enrichment.columns import RECORD_OVERHEAD, Chunk, Header, message_size, message_sizes, pack_headers, unpack_headers
+from enrichment.columns import (
+    RECORD_OVERHEAD,
+    Chunk,
+    Header,
+    message_size,
+    message_sizes,
+    pack_headers,
+    unpack_headers,
+    without,
+)
 
 names = st.text(st.characters(exclude_categories=["Cs"])) | st.binary().map(
     lambda raw: raw.decode(errors="surrogateescape")
@@ -45,3 +54,15 @@ def test_chunk_takes_whole_messages() -> None:
     chunk = Chunk.of([0, 1, 0], [5, 6, 7], [10, 11, 12], [b"a", None, b"c"], [b"h", b"i", b"j"], [b"x", b"y", None])
     assert chunk.take([0, 2]) == Chunk.of([0, 0], [5, 7], [10, 12], [b"a", b"c"], [b"h", b"j"], [b"x", None])
     assert chunk.take([0, 1, 2]) is chunk
+
+
+@given(st.data())
+def test_rows_are_left_out(data: st.DataObject) -> None:
+    """Those that are named, wherever they stand; the others keep their order and all that they have."""
+    offsets = list(range(data.draw(st.integers(0, 6))))
+    rows = sorted(data.draw(st.sets(st.sampled_from(offsets)))) if offsets else []
+    count = len(offsets)
+    chunk = Chunk.of([0] * count, offsets, [0] * count, [b"k"] * count, [b""] * count, [b"%d" % n for n in offsets])
+    left = Chunk(without(chunk.columns, rows))
+    assert left.offsets == [n for n in offsets if n not in rows]
+    assert left.values == [b"%d" % n for n in left.offsets]

@@ -31,7 +31,7 @@ from enrichment.messages import (
     Risk,
     Source,
 )
-from enrichment.pipeline import EVENT_SCHEMA, REFUSED_SCHEMA
+from enrichment.pipeline import stage
 from enrichment.provenance import Addition
 from enrichment.route import Routed, Router, plain_road
 
@@ -78,21 +78,12 @@ def chunk(
 ) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     """Events and refused messages, as drain stages them, at offsets from 100 on."""
     count = len(values)
-    frame = Chunk.of(
+    read = Chunk.of(
         [3] * count, range(100, 100 + count), [1_700_000_000_000] * count, [key] * count,
         [pack_headers(headers)] * count, values,
-    ).columns  # fmt: skip
-    decoded = decode(frame["value"])
-    events = pa.record_batch(
-        [*frame.take(pa.array(decoded.accepted)).columns, pa.array(decoded.fast)], schema=EVENT_SCHEMA
-    )
-    rows = sorted(decoded.refused)
-    why = [decoded.refused[row] for row in rows]
-    refused = pa.record_batch(
-        [*frame.take(pa.array(rows, pa.int64())).columns, [w.reason for w in why], [w.detail for w in why]],
-        schema=REFUSED_SCHEMA,
-    )
-    return events, refused
+    )  # fmt: skip
+    staged = stage(read, decode)
+    return staged.events, staged.refused
 
 
 def route(values: Sequence[bytes | None], status: Mapping[str, str] | None = None, **options: Any) -> Routed:
