@@ -18,19 +18,19 @@ import pyarrow as pa
 from numba import njit, types
 from numba.extending import register_jitable
 
-from enrichment.buffers import BYTES, ENDS, Bytes, Ends, Flags, binary_column, memcpy, parts_of
+from enrichment.buffers import BYTES, ENDS, FLAGS, NUMBERS, Bytes, Ends, Flags, Numbers, binary_column, memcpy, parts_of
 from enrichment.messages import KEY_COLUMNS, Event
 
 _FIELDS = msgspec.structs.fields(Event)
 # Positions are unsigned: Numba looks at each signed one whether it counts from the end.
 Position = np.uint64
 _ONE = Position(1)
-# How each field begins, first the text, then where it ends.
+# How each field begins: the texts, and where each ends. The loops take these tables as arguments: what they know of
+# other modules is kept with their compiled form, and would outlive a change there.
 _NAMES = [f'"{field.name}"'.encode() for field in _FIELDS]
 _NAME_BYTES = np.frombuffer(b"".join(_NAMES), np.uint8)
 _NAME_ENDS = np.cumsum([0, *map(len, _NAMES)]).astype(Position)
 _REQUIRED = np.array([field.required for field in _FIELDS])
-_ALL_REQUIRED = sum(1 << number for number, field in enumerate(_FIELDS) if field.required)
 # Of each field its number among the keys, -1 if it is none.
 _KEYS = np.array([KEY_COLUMNS.index(field.name) if field.name in KEY_COLUMNS else -1 for field in _FIELDS])
 
@@ -52,6 +52,7 @@ _FLAT, _FLAT_IF_UTF8 = 1, 2
 # From address, byte, how many bytes: the address where it is found, 0 for nowhere.
 memchr: Any = types.ExternalFunction("memchr", types.int64(types.int64, types.int32, types.int64))
 _PLACES = types.Array(types.int32, 1, "C")
+_POSITIONS = types.Array(types.uint64, 1, "C", readonly=True)
 
 
 @register_jitable
@@ -116,37 +117,39 @@ def _stands(values: Bytes, at: Position, end: Position, wanted: Bytes, start: Po
 
 
 @register_jitable
-def _field(values: Bytes, at: Position, end: Position, guess: int) -> int:
+def _field(values: Bytes, at: Position, end: Position, guess: int, names: Bytes, name_ends: Any) -> int:
     """The number of the field whose name stands there with its quotes, -1 for none. Mostly it is the guess: the one
     behind the last one in `Event`."""
-    if guess < len(_KEYS) and _stands(values, at, end, _NAME_BYTES, _NAME_ENDS[guess], _NAME_ENDS[guess + 1]):
+    count = len(name_ends) - 1
+    if guess < count and _stands(values, at, end, names, name_ends[guess], name_ends[guess + 1]):
         return guess
-    for field in range(len(_KEYS)):
-        if _stands(values, at, end, _NAME_BYTES, _NAME_ENDS[field], _NAME_ENDS[field + 1]):
+    for field in range(count):
+        if _stands(values, at, end, names, name_ends[field], name_ends[field + 1]):
             return field
     return -1
 
 
 @register_jitable
 def _read_row(  # noqa: C901, PLR0911, PLR0912  taken apart it takes a third longer
-    values: Bytes, at: Position, end: Position, row: int, starts: Any, sizes: Any
-) -> int:
+    values: Bytes, at: Position, end: Position, row: int, starts: Any, sizes: Any, names: Bytes, name_ends: Any,
+    required: Flags, keys: Numbers, all_required: int,
+) -> int:  # fmt: skip
     """What a value is (0: not flat). Notes where its keys are; what is noted of one that is not flat means nothing."""
     if not (at < end and values[at] == _OPENING and values[end - _ONE] == _CLOSING):
         return 0
     survey, found, field = _survey(values[at:end]), 0, -1
     while True:
         at = _behind_space(values, at + _ONE, end)  # behind the brace, or the comma
-        field = _field(values, at, end, field + 1)
+        field = _field(values, at, end, field + 1, names, name_ends)
         if field < 0 or found >> field & 1:
             return 0
         found |= 1 << field
-        at = _behind_space(values, at + (_NAME_ENDS[field + 1] - _NAME_ENDS[field]), end)
+        at = _behind_space(values, at + (name_ends[field + 1] - name_ends[field]), end)
         if not (at < end and values[at] == _COLON):
             return 0
         at = _behind_space(values, at + _ONE, end)
         if at < end and values[at] == _QUOTE:
-            start, key = at + _ONE, _KEYS[field]
+            start, key = at + _ONE, keys[field]
             at = _string_end(values, start, end, survey)
             if at == end:
                 return 0
@@ -155,27 +158,35 @@ def _read_row(  # noqa: C901, PLR0911, PLR0912  taken apart it takes a third lon
                     return 0
                 starts[key, row], sizes[key, row] = start, at - start
             at += _ONE
-        elif not _REQUIRED[field] and _stands(values, at, end, _NULL, Position(0), _NULL_SIZE):
+        elif not required[field] and _stands(values, at, end, _NULL, Position(0), _NULL_SIZE):
             at += _NULL_SIZE
         else:
             return 0
         at = _behind_space(values, at, end)
         if at + _ONE == end:  # the closing brace
-            if found & _ALL_REQUIRED != _ALL_REQUIRED:
+            if found & all_required != all_required:
                 return 0
             return _FLAT_IF_UTF8 if survey & _BEYOND_ASCII else _FLAT
         if not (at < end and values[at] == _COMMA):
             return 0
 
 
-@njit((BYTES, ENDS), nogil=True, cache=True)
-def _read(values: Bytes, ends: Ends) -> tuple[Bytes, Any, Any]:
+@njit((BYTES, ENDS, BYTES, _POSITIONS, FLAGS, NUMBERS), nogil=True, cache=True)
+def _read(
+    values: Bytes, ends: Ends, names: Bytes, name_ends: Any, required: Flags, keys: Numbers
+) -> tuple[Bytes, Any, Any]:
     """What each value is; where its keys begin, and how many bytes they have (0: absent or empty)."""
     rows = len(ends) - 1
     kinds = np.zeros(rows, np.uint8)
-    starts, sizes = np.zeros((len(KEY_COLUMNS), rows), np.int32), np.zeros((len(KEY_COLUMNS), rows), np.int32)
+    starts, sizes = np.zeros((keys.max() + 1, rows), np.int32), np.zeros((keys.max() + 1, rows), np.int32)
+    all_required = 0
+    for field in range(len(required)):
+        all_required |= required[field] << field
     for row in range(rows):
-        kinds[row] = _read_row(values, Position(ends[row]), Position(ends[row + 1]), row, starts, sizes)
+        kinds[row] = _read_row(
+            values, Position(ends[row]), Position(ends[row + 1]), row, starts, sizes,
+            names, name_ends, required, keys, all_required,
+        )  # fmt: skip
     return kinds, starts, sizes
 
 
@@ -194,7 +205,7 @@ def read_flat(values: pa.Array) -> tuple[Flags, dict[str, pa.Array]]:
     """Which values (binary) are flat, and the keys of these by column, null where absent or empty, and where a value is
     not flat."""
     content, ends = parts_of(values)
-    kinds, starts, sizes = _read(content, ends)
+    kinds, starts, sizes = _read(content, ends, _NAME_BYTES, _NAME_ENDS, _REQUIRED, _KEYS)
     doubtful = kinds == _FLAT_IF_UTF8
     if doubtful.any() and not _are_utf8(values.filter(pa.array(doubtful))):
         kinds[doubtful] = 0
