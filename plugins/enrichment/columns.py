@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from struct import Struct
 from typing import Any, Self
 
@@ -110,12 +109,12 @@ class Chunk:
 
 
 def without(columns: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:
-    """All rows but these, which are in order and few: the runs between them are copied whole."""
+    """All rows but these."""
     if not rows:
         return columns
-    return pa.concat_batches(
-        [columns.slice(before + 1, row - before - 1) for before, row in pairwise([-1, *rows, columns.num_rows])]
-    )
+    kept = np.ones(columns.num_rows, dtype=bool)
+    kept[rows] = False
+    return columns.filter(pa.array(kept))
 
 
 def message_size(value: bytes, key: bytes | None, headers: bytes) -> int:
