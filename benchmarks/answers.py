@@ -14,9 +14,9 @@ from psycopg.sql import SQL, Identifier
 from benchmarks.backlog import Seen
 from benchmarks.stand import Stand
 from enrichment import sql
-from enrichment.caches.base import Fetch, Tiered
+from enrichment.caches.base import Fetch, State, Tiered
 from enrichment.caches.layered import LayeredLookup, TimeToLive
-from enrichment.enrichers.base import NO_KEY, OK, statuses_of
+from enrichment.enrichers.base import NO_KEY, OK
 from enrichment.enrichers.business_query import BusinessQuery
 from enrichment.enrichers.geo_database import GeoDatabase, present_database_path
 from enrichment.enrichers.known_addresses import KnownAddresses
@@ -122,5 +122,6 @@ def _ask(lookup: Tiered, keys: Iterable[str], words: type[msgspec.Struct]) -> It
     for first in range(0, len(ordered), AT_ONCE):
         asked = ordered[first : first + AT_ONCE]
         for key, answer in zip(asked, lookup.answer_many(asked), strict=True):
-            value = answer.entry.value
-            yield key, Known(statuses_of([answer.entry])[0], msgspec.to_builtins(nothing if value is None else value))
+            entry = answer.entry
+            status = OK if entry.state is State.FOUND else entry.reason
+            yield key, Known(status, msgspec.to_builtins(nothing if entry.value is None else entry.value))

@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pandas.arrays import ArrowExtensionArray
 
 from enrichment.caches.base import LookupCounts
 from enrichment.columns import Chunk, Header, message_size, pack_headers, unpack_headers
@@ -28,9 +27,7 @@ from enrichment.enrichers.base import (
     STALE,
     STATUS,
     Added,
-    columns_of,
-    fragments,
-    text_column,
+    frame_of,
 )
 from enrichment.messages import (
     HEADER_REVISION,
@@ -48,11 +45,12 @@ from enrichment.messages import (
 )
 from enrichment.provenance import Addition, Statuses
 from enrichment.route import plain_road
+from enrichment.structs import Words, columns_of, fragments
 
 log = logging.getLogger(__name__)
 
 KEY_OF = {Source.GEO: SOURCE_IP, Source.USER: USER_ID, Source.BUSINESS: REQUEST_ID}
-WORDS: dict[Source, type[msgspec.Struct]] = {Source.GEO: Place, Source.USER: Profile, Source.BUSINESS: Context}
+WORDS: dict[Source, Words] = {Source.GEO: Place, Source.USER: Profile, Source.BUSINESS: Context}
 # Whose answer a reason is. `processing-failed` may be anybody's.
 SOURCE_OF = {
     **OUTAGES,
@@ -183,16 +181,11 @@ class Corrector:
         """A source's columns of each message: the answer of now where it was missing, the message's own elsewhere."""
         words = WORDS[source]
         own = [_decode_columns[source](value or b"") for value in chunk.values]
+        columns = columns_of([None, *own], words)
+        statuses = pa.array([NO_KEY, *(message.status(source) for message in messages)], pa.string())
         before = Added(
             np.arange(1, len(own) + 1, dtype=np.int32),
-            pd.DataFrame(
-                {
-                    **columns_of([words(), *own], words),
-                    STATUS: text_column([NO_KEY, *(message.status(source) for message in messages)]),
-                    JSON: ArrowExtensionArray(pa.array(fragments([words(), *own]), pa.binary())),
-                },
-                copy=False,
-            ),
+            frame_of({**columns, STATUS: statuses, JSON: fragments(columns)}),
             np.zeros(len(own) + 1, dtype=bool),
             LookupCounts(),
         )

@@ -24,7 +24,7 @@ import pyarrow as pa
 from enrichment.caches.base import LookupCounts
 from enrichment.columns import MESSAGE_FIELDS, Chunk, without
 from enrichment.decode import Decoded, decode, set_aside
-from enrichment.enrichers.base import ARROW_TYPES, JSON, STATUS, Added, Enricher, not_null_type
+from enrichment.enrichers.base import JSON, STATUS, Added, Enricher
 from enrichment.errors import BatchUnbalanced
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import check_progress, plan_ranges, read_settled_backlog
@@ -41,6 +41,7 @@ from enrichment.selection import selection
 from enrichment.settings import PipelineSettings, Settings
 from enrichment.store.jobs import Job, Ledger, Outcome
 from enrichment.store.staging import ChunkWriter, Staging
+from enrichment.structs import arrow_types
 
 EVENTS, KEYS, REFUSED = "events", "keys", "refused"
 # How much smaller the next batch is where one failed: half a million messages are cornered in four steps.
@@ -58,11 +59,7 @@ EVENT_SCHEMA = pa.schema([*MESSAGE_FIELDS, ("fast", pa.bool_())])
 REFUSED_SCHEMA = pa.schema([*MESSAGE_FIELDS, ("reason", pa.string()), ("detail", pa.string())])
 KEY_SCHEMA = pa.schema([(name, pa.string()) for name in KEY_COLUMNS])
 CODE_SCHEMA = pa.schema([("code", pa.int32())])
-_FIELDS = {
-    field.encode_name: ARROW_TYPES[not_null_type(field)]
-    for words in (Place, Profile, Context, Risk)
-    for field in msgspec.structs.fields(words)
-}
+_FIELDS = {name: kind for words in (Place, Profile, Context, Risk) for name, kind in arrow_types(words).items()}
 
 
 class Drained(msgspec.Struct, frozen=True):

@@ -1,22 +1,22 @@
 -- What the cache knows about these addresses, expired rows within the grace included: the look-up judges them.
--- Columns: key, state, reason, version, expiry in epoch seconds, whether this use is to be noted, then the fields of the
--- struct in its order.
+-- One row; an array for each of key, state, reason, version, expiry in epoch seconds, whether this use is to be noted, then
+-- for the fields of the struct in its order. All are null where nothing is known.
 -- Asked once per chunk for all distinct keys. `keys` is a JSON array; an empty `version` means any.
 SELECT
-    ip_address,
-    state,
-    reason,
-    version,
-    date_part('epoch', expires_at),
-    last_used_at < to_timestamp(%(touched_before)s) AND expires_at > to_timestamp(%(now)s),
-    country,
-    country_code,
-    region,
-    city,
-    latitude,
-    longitude,
-    timezone,
-    network_type
+    array_agg(ip_address) AS ip_address,
+    array_agg(state) AS state,
+    array_agg(reason) AS reason,
+    array_agg(version) AS version,
+    array_agg(date_part('epoch', expires_at)) AS expires_at,
+    array_agg(last_used_at < to_timestamp(%(touched_before)s) AND expires_at > to_timestamp(%(now)s)) AS is_due,
+    array_agg(country) AS country,
+    array_agg(country_code) AS country_code,
+    array_agg(region) AS region,
+    array_agg(city) AS city,
+    array_agg(latitude) AS latitude,
+    array_agg(longitude) AS longitude,
+    array_agg(timezone) AS timezone,
+    array_agg(network_type) AS network_type
 FROM geo_ip_cache
 WHERE ip_address = ANY (ARRAY(SELECT json_array_elements_text(%(keys)s::json)))
   AND expires_at > to_timestamp(%(served_from)s)

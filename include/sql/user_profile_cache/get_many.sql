@@ -1,17 +1,17 @@
 -- What the cache knows about these users, expired rows within the grace included: the look-up judges them.
--- Columns: key, state, reason, version, expiry in epoch seconds, whether this use is to be noted, then the fields of the
--- struct in its order.
+-- One row; an array for each of key, state, reason, version, expiry in epoch seconds, whether this use is to be noted, then
+-- for the fields of the struct in its order. All are null where nothing is known.
 -- Asked once per chunk for all distinct keys. `keys` is a JSON array; an empty `version` means any.
 SELECT
-    user_id,
-    state,
-    reason,
-    version,
-    date_part('epoch', expires_at),
-    last_used_at < to_timestamp(%(touched_before)s) AND expires_at > to_timestamp(%(now)s),
-    subscription_tier,
-    account_age_days,
-    company
+    array_agg(user_id) AS user_id,
+    array_agg(state) AS state,
+    array_agg(reason) AS reason,
+    array_agg(version) AS version,
+    array_agg(date_part('epoch', expires_at)) AS expires_at,
+    array_agg(last_used_at < to_timestamp(%(touched_before)s) AND expires_at > to_timestamp(%(now)s)) AS is_due,
+    array_agg(subscription_tier) AS subscription_tier,
+    array_agg(account_age_days) AS account_age_days,
+    array_agg(company) AS company
 FROM user_profile_cache
 WHERE user_id = ANY (ARRAY(SELECT json_array_elements_text(%(keys)s::json)))
   AND expires_at > to_timestamp(%(served_from)s)

@@ -41,9 +41,9 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 class Lookup(Protocol):
-    """Answers for keys. A key that it cannot answer is missing from the dict."""
+    """Answers for keys. A key that it cannot answer is missing."""
 
-    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+    def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry]:
         """The entries of those keys that are known, expired ones included; asks once for all keys."""
         ...
 
@@ -82,7 +82,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 class Tiered(Protocol):
     """What an enricher sees of the caches: an answer for every key, whatever fails underneath."""
 
-    def answer_many(self, keys: Sequence[str]) -> list[Answer]:
+    def answer_many(self, keys: Sequence[str]) -> Sequence[Answer]:
         """One answer per key, in the order of `keys`, which are distinct. Never raises for a source that is down."""
         ...
 

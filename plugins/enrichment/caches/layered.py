@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import attrgetter
 
 import msgspec
+import pyarrow.compute as pc
 
-from enrichment.caches.base import Answer, CacheLayer, Entry, Fetch, State, Tier
+from enrichment.caches.base import CacheLayer, Entry, Fetch, State, Tier
+from enrichment.caches.entries import EXPIRES_AT, VERSION, Answers, Entries
 from enrichment.errors import EnrichmentError, LayerUnavailable, SourceUnavailable
 from enrichment.messages import Reason
 
 log = logging.getLogger(__name__)
-_EXPIRY, _VERSION = attrgetter("expires_at"), attrgetter("version")
 
 
 class TimeToLive(msgspec.Struct, frozen=True):
@@ -65,9 +65,9 @@ class LayeredLookup:
         self._unanswered = unanswered
         self.failures: Counter[Tier] = Counter()
 
-    def answer_many(self, keys: Sequence[str]) -> list[Answer]:
+    def answer_many(self, keys: Sequence[str]) -> Answers:
         """One answer per key, in the order of `keys`, which are distinct. Never raises for a tier that is down."""
-        answers: dict[str, Answer] = {}
+        answers: list[Answers] = []
         expired: dict[str, Entry] = {}
         reached: list[CacheLayer] = []
         missing = keys
@@ -78,19 +78,17 @@ class LayeredLookup:
             if found is None:
                 continue
             fresh = self._take_fresh(found, expired)
-            tier = layer.tier
-            answers |= {key: Answer(entry, tier) for key, entry in fresh.items()}
+            answers.append(fresh.from_tier(layer.tier))
             self._tell(reached, fresh)
             reached.append(layer)
-            missing = [key for key in missing if key not in fresh] if len(fresh) < len(missing) else []
+            missing = fresh.others(missing)
         if missing:
             fetched = self._fetch(missing, expired)
-            tier = Tier.SOURCE
-            answers |= {key: Answer(entry, tier) for key, entry in fetched.items()}
+            answers.append(Entries.of(fetched).from_tier(Tier.SOURCE))
             self._tell(reached, fetched)
-        return [answers[key] for key in keys]
+        return Answers.in_order(keys, answers)
 
-    def _ask(self, layer: CacheLayer, keys: Sequence[str]) -> dict[str, Entry] | None:
+    def _ask(self, layer: CacheLayer, keys: Sequence[str]) -> Mapping[str, Entry] | None:
         try:
             return layer.get_many(keys)
         except LayerUnavailable as error:
@@ -106,18 +104,14 @@ class LayeredLookup:
                 except LayerUnavailable as error:
                     self._report(layer.tier, error)
 
-    def _take_fresh(self, found: dict[str, Entry], expired: dict[str, Entry]) -> dict[str, Entry]:
+    def _take_fresh(self, found: Mapping[str, Entry], expired: dict[str, Entry]) -> Entries:
         """Those entries that may be served; the others of the right version are added to `expired`."""
-        now, version = self._clock(), self._source.version
-        if not found:
-            return {}
-        # Nearly always all of them: then none is looked at in a line of Python of its own.
-        if min(map(_EXPIRY, found.values())) > now and (not version or {*map(_VERSION, found.values())} == {version}):
-            return found
-        fresh = {k: e for k, e in found.items() if e.expires_at > now and version in ("", e.version)}
-        if len(fresh) < len(found):
-            expired.update((k, e) for k, e in found.items() if k not in fresh and version in ("", e.version))
-        return fresh
+        entries, version = Entries.of(found), self._source.version
+        if version:
+            entries = entries.filter(pc.equal(entries.column(VERSION), version))
+        is_fresh = pc.greater(entries.column(EXPIRES_AT), self._clock())
+        expired.update(entries.filter(pc.invert(is_fresh)))
+        return entries.filter(is_fresh)
 
     def _fetch(self, keys: Sequence[str], expired: Mapping[str, Entry]) -> dict[str, Entry]:
         failure, fetched = Entry(State.FAILED, reason=self._unanswered), {}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
 
 from cachetools import LRUCache
 
 from enrichment.caches.base import Entry, Tier
+from enrichment.caches.entries import last
 
 
 class MemoryLayer:
@@ -34,8 +34,7 @@ class MemoryLayer:
 
     def put_many(self, entries: Mapping[str, Entry]) -> None:
         """Keep these entries, or the last of them when there are many."""
-        surplus = max(0, len(entries) - max(1, int(self._entries.maxsize) // 4))
-        self._entries.update(islice(entries.items(), surplus, None))
+        self._entries.update(last(entries, max(1, int(self._entries.maxsize) // 4)))
 
 
 class _Recent(LRUCache[str, Entry]):

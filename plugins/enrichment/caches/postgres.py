@@ -9,11 +9,14 @@ from typing import Any
 
 import msgspec
 import psycopg
-from psycopg.rows import tuple_row
+import pyarrow as pa
 
 from enrichment import sql
+from enrichment.caches.arrays import column_of
 from enrichment.caches.base import Entry, State, Tier
+from enrichment.caches.entries import EXPIRES_AT, IS_STALE, KEY, REASON, STATE, VERSION, Entries
 from enrichment.errors import LayerUnavailable
+from enrichment.structs import arrow_types
 
 log = logging.getLogger(__name__)
 
@@ -61,13 +64,13 @@ class PostgresLayer:
         self._grace = stale_grace_seconds
         self._touch_after = touch_after_seconds
 
-    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+    def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry]:
         """The entries of those keys that the table has, expired ones within the grace included."""
         known = storable_keys(keys)
         if not known:
             return {}
         now = self._clock()
-        rows = self._execute(
+        columns = self._execute(
             "get_many",
             {
                 "keys": as_json(known),
@@ -77,15 +80,16 @@ class PostgresLayer:
                 "version": self._version,
             },
         )
-        if due := [row[0] for row in rows if row[5]]:
+        if not columns or columns[0] is None:  # aggregates of no rows
+            return {}
+        key, state, reason, version, expires_at, is_due, *fields = map(column_of, filter(None, columns))
+        if due := key.filter(is_due).to_pylist():
             self._touch(due, now)
-        words, found, absent = self._words, State.FOUND, State.ABSENT
-        return {
-            key: Entry(found, words(*value), None, expires_at, version)
-            if state == "found"
-            else Entry(absent, None, reason, expires_at, version)
-            for key, state, reason, version, expires_at, _, *value in rows
-        }
+        types = arrow_types(self._words)
+        values = {name: field.cast(types[name]) for name, field in zip(types, fields, strict=True)}
+        stale = pa.repeat(False, len(key))
+        head = {KEY: key, STATE: state, REASON: reason, EXPIRES_AT: expires_at, VERSION: version, IS_STALE: stale}
+        return Entries(pa.table(head | values), self._words)
 
     def put_many(self, entries: Mapping[str, Entry]) -> None:
         """Upsert these entries, in key order; those that failed or were served stale are left out."""
@@ -117,17 +121,15 @@ class PostgresLayer:
         value = () if entry.value is None else msgspec.structs.astuple(entry.value)
         return self._row(key, entry.state, entry.reason, entry.version, entry.expires_at, *value)
 
-    def _execute(self, statement: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    def _execute(self, statement: str, parameters: Mapping[str, Any]) -> list[bytes | None]:
+        """The values of the one row that a statement returns, in binary; none where it returns none."""
         text = sql.load(f"{self._table}/{statement}")
         try:
             if self._connection is None or self._connection.closed:
                 self._connection = self._connect()
-            with (
-                self._connection.transaction(),
-                self._connection.cursor(binary=True, row_factory=tuple_row) as cursor,
-            ):
-                cursor.execute(text, parameters)
-                return cursor.fetchall() if cursor.description else []
+            with self._connection.transaction(), self._connection.cursor(binary=True) as cursor:
+                result = cursor.execute(text, parameters).pgresult
+                return [result.get_value(0, column) for column in range(result.nfields)] if result else []
         except psycopg.Error as error:
             raise LayerUnavailable(f"{self._table}: {error}") from error
 

@@ -6,17 +6,19 @@ JSON of an answer is written once per distinct key, so that publishing only has 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
-import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from pandas.arrays import ArrowExtensionArray
 
-from enrichment.caches.base import Answer, Entry, LookupCounts, State, Tier, Tiered
+from enrichment.caches.base import LookupCounts, State, Tier, Tiered
+from enrichment.caches.entries import IS_STALE, REASON, STATE, TIER, Answers
+from enrichment.structs import Words, fragments
 
 JSON, STATUS = "json", "status"
 # Words of the status column beside those of `Reason`: the key was absent, answered, or answered past its expiry.
@@ -57,88 +59,46 @@ class Enricher(Protocol):
         ...
 
 
-def fragments(structs: Sequence[msgspec.Struct]) -> list[bytes]:
-    """The insides of the structs' JSON objects, without braces. NaN and infinities become null: JSON has none."""
-    # A JSON text never holds a raw line feed, so one call encodes all and one split takes them apart.
-    lines = msgspec.json.Encoder().encode_lines(structs).split(b"\n")
-    return [line[1:-1] for line in lines[:-1]]
-
-
-def columns_of(structs: Sequence[msgspec.Struct], words: type[msgspec.Struct]) -> dict[str, ArrowExtensionArray]:
-    """A column per field, under the output's names, with a row per struct."""
-    fields = msgspec.structs.fields(words)
-    columns = zip(*map(msgspec.structs.astuple, structs), strict=True)
-    return {
-        field.encode_name: ArrowExtensionArray(pa.array(column, ARROW_TYPES[not_null_type(field)]))
-        for field, column in zip(fields, columns, strict=True)
-    }
-
-
-# The Arrow type of an output field by the type that it has when it is not null. Arrow's own null is the only one: a
-# frame of these columns never turns an int into a float or a null into NaN.
-ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), tuple[str, ...]: pa.list_(pa.string())}
-
-
-def not_null_type(field: msgspec.structs.FieldInfo) -> Any:
-    """The type of an optional field without its None."""
-    return get_args(field.type)[0]
-
-
-def join_lookup(keys: pd.Series[Any], lookup: Tiered, words: type[msgspec.Struct]) -> Added:
+def join_lookup(keys: pd.Series[Any], lookup: Tiered, words: Words) -> Added:
     """Answers for the distinct keys of a categorical column, taken back to its rows by code.
 
-    `words` is the struct that the lookup's entries hold; a key without a value gets its defaults.
+    `words` is the struct that the lookup's entries hold; a key without a value gets nulls.
     """
     codes = keys.cat.codes.to_numpy(dtype=np.int32) + np.int32(1)
     distinct = keys.cat.categories.tolist()
-    answers = lookup.answer_many(distinct) if distinct else []
-    nothing = words()
-    structs = [nothing, *(nothing if a.entry.value is None else a.entry.value for a in answers)]
-    values = pd.DataFrame(
-        {
-            **columns_of(structs, words),
-            STATUS: text_column([NO_KEY, *statuses_of([answer.entry for answer in answers])]),
-            JSON: ArrowExtensionArray(pa.array(fragments(structs), pa.binary())),
-        },
-        copy=False,
-    )
-    source = Tier.SOURCE  # looked up once: a member of an enum takes as long as the rest of the line
-    fetched = np.array([False, *[answer.tier is source for answer in answers]])
-    return Added(codes, values, fetched, count(codes, answers, fetched[1:]))
+    answers = Answers.of(distinct, lookup.answer_many(distinct) if distinct else [])
+    columns = {name: _after(None, column) for name, column in answers.fields(words).items()}
+    statuses = pc.if_else(answers.column(IS_STALE), STALE, OK)
+    statuses = pc.if_else(pc.equal(answers.column(STATE), State.FOUND), statuses, answers.column(REASON))
+    values = frame_of({**columns, STATUS: _after(NO_KEY, statuses), JSON: fragments(columns)})
+    fetched = np.concatenate([[False], answers.are(TIER, Tier.SOURCE)])
+    return Added(codes, values, fetched, count(codes, answers))
 
 
-def text_column(words: Sequence[str | None]) -> ArrowExtensionArray:
-    """A column of text."""
-    return ArrowExtensionArray(pa.array(words, pa.string()))
+def _after(first: str | None, column: pa.Array) -> pa.Array:
+    """What rows without a key have, and a column behind it."""
+    return pa.concat_arrays([pa.array([first], column.type), column])
 
 
-def statuses_of(entries: Sequence[Entry]) -> list[str | None]:
-    """The status word of each answer: ok, stale, or the reason why there is none."""
-    found = State.FOUND
-    return [entry.reason if entry.state is not found else STALE if entry.stale else OK for entry in entries]
+def frame_of(columns: Mapping[str, pa.Array]) -> pd.DataFrame:
+    """A frame that keeps Arrow's columns as they are."""
+    return pd.DataFrame({name: ArrowExtensionArray(column) for name, column in columns.items()}, copy=False)
 
 
-def count(
-    codes: np.ndarray[Any, np.dtype[np.int32]], answers: Sequence[Answer], fetched: np.ndarray[Any, np.dtype[np.bool_]]
-) -> LookupCounts:
+def count(codes: np.ndarray[Any, np.dtype[np.int32]], answers: Answers) -> LookupCounts:
     """Count by message; see `LookupCounts` for who counts where. Categories without a row count nothing."""
     rows = np.bincount(codes, minlength=len(answers) + 1)[1:]
     asked = rows > 0  # the tiers were asked for one message of each key
     messages = int(rows.sum())
-    table, found = Tier.POSTGRES, State.FOUND
-    postgres = int(asked[[answer.tier is table for answer in answers]].sum()) if answers else 0
-    misses = int((asked & fetched).sum())
-    # Most answers are found and fresh: only the others are looked at one by one.
-    others = [
-        (int(n), a.entry) for n, a in zip(rows, answers, strict=True) if a.entry.state is not found or a.entry.stale
-    ]
+    stale = answers.column(IS_STALE).to_numpy(zero_copy_only=False)
+    postgres, misses = (int(asked[answers.are(TIER, tier)].sum()) for tier in (Tier.POSTGRES, Tier.SOURCE))
     return LookupCounts(
         messages=messages,
         memory=messages - postgres - misses,
         postgres=postgres,
         misses=misses,
-        stale=sum(n for n, entry in others if entry.stale),
-        absent=sum(n for n, entry in others if entry.state is State.ABSENT),
-        failed=sum(n for n, entry in others if entry.state is State.FAILED),
+        stale=int(rows[stale].sum()),
+        absent=int(rows[answers.are(STATE, State.ABSENT)].sum()),
+        failed=int(rows[answers.are(STATE, State.FAILED)].sum()),
         distinct=int(asked.sum()),
     )

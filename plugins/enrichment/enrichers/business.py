@@ -13,10 +13,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from pandas.arrays import ArrowExtensionArray
 
 from enrichment.caches.base import Tiered
-from enrichment.enrichers.base import JSON, OK, STALE, STATUS, Added, columns_of, fragments, join_lookup
+from enrichment.enrichers.base import JSON, OK, STALE, STATUS, Added, frame_of, join_lookup
 from enrichment.enrichers.risk import GEO_STATUS, USER_STATUS, Bools, Condition, Masks, RiskRules
 from enrichment.messages import (
     BUSINESS_COLUMNS,
@@ -28,6 +27,7 @@ from enrichment.messages import (
     Source,
     column_names,
 )
+from enrichment.structs import columns_of, fragments
 
 Codes = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -85,12 +85,13 @@ class BusinessEnricher:
         distinct, of_risk = np.unique(masks, return_inverse=True)
         risks = [Risk() if mask < 0 else self._rules.risk_of(mask) for mask in distinct.tolist()]
         scored = columns_of(risks, Risk)
-        columns = {name: contexts[name].array.take(of_context) for name in (*column_names(Context), STATUS)}
-        columns |= {name: column.take(of_risk) for name, column in scored.items()}
-        of_contexts = pa.array(contexts[JSON].array).take(pa.array(of_context))
-        of_risks = pa.array(fragments(risks), pa.binary()).take(pa.array(of_risk))
-        columns[JSON] = ArrowExtensionArray(pc.binary_join_element_wise(of_contexts, of_risks, pa.scalar(b",")))
-        return pd.DataFrame(columns, columns=[*self.writes, STATUS, JSON], copy=False)
+        of_contexts, of_risks = pa.array(of_context), pa.array(of_risk)
+        columns = {
+            name: pa.array(contexts[name].array).take(of_contexts) for name in (*column_names(Context), STATUS, JSON)
+        }
+        columns |= {name: column.take(of_risks) for name, column in scored.items()}
+        columns[JSON] = pc.binary_join_element_wise(columns[JSON], fragments(scored).take(of_risks), pa.scalar(b","))
+        return frame_of({name: columns[name] for name in (*self.writes, STATUS, JSON)})
 
     @staticmethod
     def risks(events: pd.DataFrame, business: Added) -> RequestRisks:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from enrichment.caches.base import Answer, Entry, State, Tier, Tiered
+from enrichment.caches.base import Entry, State, Tier, Tiered
+from enrichment.caches.entries import Answers, Entries
 from enrichment.messages import Place, Reason
 
 PUBLIC, RESERVED, INVALID = "public", "reserved", "invalid"
@@ -22,9 +23,9 @@ NETWORKS: dict[str, tuple[str, ...]] = {
 }
 _BLOCKS = [(ip_network(block), kind) for kind, blocks in NETWORKS.items() for block in blocks]
 _LONGEST = 100  # characters of an IPv6 address with its zone; longer texts are no address and would fill the memory
-_ANSWERS = {
-    kind: Answer(Entry(State.FOUND, value=Place(network_type=kind)), Tier.MEMORY) for kind in (*NETWORKS, RESERVED)
-} | {INVALID: Answer(Entry(State.FAILED, reason=Reason.INVALID_IP), Tier.MEMORY)}
+_ENTRIES = {kind: Entry(State.FOUND, value=Place(network_type=kind)) for kind in (*NETWORKS, RESERVED)} | {
+    INVALID: Entry(State.FAILED, reason=Reason.INVALID_IP)
+}
 
 
 class KnownAddresses:
@@ -36,12 +37,13 @@ class KnownAddresses:
     def __init__(self, public: Tiered) -> None:
         self._public = public
 
-    def answer_many(self, keys: Sequence[str]) -> list[Answer]:
+    def answer_many(self, keys: Sequence[str]) -> Answers:
         """One answer per key, in the order of `keys`."""
-        kinds = [network_type(key) for key in keys]
-        public = [key for key, kind in zip(keys, kinds, strict=True) if kind == PUBLIC]
-        looked_up = iter(self._public.answer_many(public) if public else ())
-        return [next(looked_up) if kind == PUBLIC else _ANSWERS[kind] for kind in kinds]
+        kinds = {key: network_type(key) for key in keys}
+        known = Entries.of({key: _ENTRIES[kind] for key, kind in kinds.items() if kind != PUBLIC})
+        public = known.others(keys)
+        looked_up = Answers.of(public, self._public.answer_many(public) if public else [])
+        return Answers.in_order(keys, [known.from_tier(Tier.MEMORY), looked_up])
 
 
 def network_type(address: str) -> str:

@@ -18,9 +18,9 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from enrichment.enrichers.base import not_null_type
 from enrichment.errors import SettingsError
 from enrichment.messages import Context, Place, Profile, Risk, column_names
+from enrichment.structs import not_null_type
 
 DEFAULT_RULES = Path(__file__).with_name("risk_rules.toml")
 GEO_STATUS, USER_STATUS = "geo_status", "user_status"

@@ -98,7 +98,7 @@ def test_other_keys_are_served_when_one_is_odd(
     """A key is whatever a message holds: an odd one is kept or unknown, and costs no other key its entry."""
     entry = Entry(State.FOUND, value, None, clock() + 60)
     layer.put_many({"plain": entry, key: entry})
-    found = layer.get_many([key, "plain"])
+    found = dict(layer.get_many([key, "plain"]))
     assert found.pop("plain") == entry
     assert found in ({}, {key: entry})
 

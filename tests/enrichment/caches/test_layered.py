@@ -122,7 +122,7 @@ def test_each_tier_is_asked_once_when_keys_are_missing(process: Process, table: 
 
 def test_nobody_is_asked_when_there_are_no_keys(process: Process, table: Table, service: Service) -> None:
     """No keys, no questions."""
-    assert process().answer_many([]) == []
+    assert list(process().answer_many([])) == []
     assert (table.asked, service.asked) == ([], [])
 
 

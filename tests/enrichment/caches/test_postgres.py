@@ -51,7 +51,7 @@ def found(clock: FixedClock, value: Any = PREMIUM, version: str = "") -> Entry:
 
 @pytest.mark.parametrize("table", WORDS)
 def test_statement_returns_the_fields_in_order_when_asked(postgres_connection: Connection, table: str) -> None:
-    """The columns after the first six of each get_many are the fields of the struct, in its order."""
+    """The arrays after the first six of each get_many are the fields of the struct, in its order."""
     cursor = postgres_connection.execute(
         sql.load(f"{table}/get_many"),
         {"keys": "[]", "now": 0.0, "served_from": 0.0, "touched_before": 0.0, "version": ""},

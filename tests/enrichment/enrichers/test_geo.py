@@ -229,7 +229,7 @@ def test_only_public_addresses_are_looked_up() -> None:
     behind = FixedLookup({"8.8.8.8": PLACE}, absent=Reason.GEO_NOT_FOUND)
     answers = KnownAddresses(behind).answer_many(["10.0.0.1", "9.9.9.9", "nowhere", "8.8.8.8"])
     assert behind.asked == [["9.9.9.9", "8.8.8.8"]]
-    assert answers == [
+    assert list(answers) == [
         Answer(Entry(State.FOUND, value=Place(network_type="private")), Tier.MEMORY),
         Answer(Entry(State.ABSENT, reason=Reason.GEO_NOT_FOUND), Tier.SOURCE),
         Answer(Entry(State.FAILED, reason=Reason.INVALID_IP), Tier.MEMORY),

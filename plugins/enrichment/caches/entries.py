@@ -1,0 +1,160 @@
+"""Many entries, or answers, as columns: thousands of keys without an object for each.
+
+Both are what the protocols of `enrichment.caches.base` speak of, too: the `Entry` or `Answer` of a row is made when
+somebody asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import overload
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from enrichment.buffers import Flags
+from enrichment.caches.base import Answer, Entry, State, Tier
+from enrichment.structs import Words, arrow_types, columns_of
+
+KEY, STATE, REASON, EXPIRES_AT, VERSION, IS_STALE, TIER = (
+    "key", "state", "reason", "expires_at", "version", "stale", "tier",
+)  # fmt: skip
+
+
+class _Rows:
+    """Rows of distinct keys: the columns `KEY` to `IS_STALE`, and a value's fields under the output's names, null where
+    there is no value. `words` is the struct of these fields; None where no row has a value, and no such column then."""
+
+    def __init__(self, rows: pa.Table, words: Words | None) -> None:
+        self.rows = rows
+        self.words = words
+
+    def __len__(self) -> int:
+        return int(self.rows.num_rows)
+
+    def column(self, name: str) -> pa.Array:
+        """One of the columns."""
+        return self.rows[name].combine_chunks()
+
+    def _entries(self) -> Iterator[Entry]:
+        """An object for each row."""
+        states, *others = (self.rows[name].to_pylist() for name in (STATE, REASON, EXPIRES_AT, VERSION, IS_STALE))
+        for state, value, part in zip(states, self._values(), zip(*others, strict=True), strict=True):
+            yield Entry(State(state), value if state == State.FOUND else None, *part)
+
+    def _values(self) -> Iterable[msgspec.Struct | None]:
+        if self.words is None:
+            return [None] * len(self)
+        fields = [self.rows[field.encode_name].to_pylist() for field in msgspec.structs.fields(self.words)]
+        return map(self.words, *fields)
+
+
+class Entries(_Rows, Mapping[str, Entry]):
+    """The entries of some keys."""
+
+    @classmethod
+    def of(cls, entries: Mapping[str, Entry]) -> Entries:
+        """These entries as columns."""
+        if isinstance(entries, Entries):
+            return entries
+        values = [entry.value for entry in entries.values()]
+        words = next((type(value) for value in values if value is not None), None)
+        parts = zip(*((e.state, e.reason, e.expires_at, e.version, e.stale) for e in entries.values()), strict=True)
+        state, reason, expires_at, version, stale = parts if entries else [()] * 5
+        columns = {
+            KEY: pa.array(entries, pa.string()),
+            STATE: pa.array(state, pa.string()),
+            REASON: pa.array(reason, pa.string()),
+            EXPIRES_AT: pa.array(expires_at, pa.float64()),
+            VERSION: pa.array(version, pa.string()),
+            IS_STALE: pa.array(stale, pa.bool_()),
+        }
+        return cls(pa.table(columns | ({} if words is None else columns_of(values, words))), words)
+
+    def filter(self, wanted: pa.Array) -> Entries:
+        """Those for which `wanted` is true."""
+        return self if wanted.true_count == len(self) else Entries(self.rows.filter(wanted), self.words)
+
+    def others(self, keys: Sequence[str]) -> Sequence[str]:
+        """Those keys, of which these entries are some, that are not among them."""
+        if len(self) == len(keys):
+            return []
+        known = set(self.rows[KEY].to_pylist())
+        return [key for key in keys if key not in known]
+
+    def from_tier(self, tier: Tier) -> Answers:
+        """The answers that these are when a tier gives them."""
+        tiers = pa.repeat(pa.scalar(tier, pa.string()), len(self))
+        return Answers(self.rows.append_column(TIER, tiers), self.words)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_key)
+
+    def __getitem__(self, key: str) -> Entry:
+        return self._by_key[key]
+
+    @cached_property
+    def _by_key(self) -> dict[str, Entry]:
+        return dict(zip(self.rows[KEY].to_pylist(), self._entries(), strict=True))
+
+
+class Answers(_Rows, Sequence[Answer]):
+    """Answers, in some order; beside the columns of `Entries` there is `TIER`."""
+
+    @classmethod
+    def of(cls, keys: Sequence[str], answers: Sequence[Answer]) -> Answers:
+        """The answers for these keys as columns."""
+        if isinstance(answers, Answers):
+            return answers
+        entries = Entries.of({key: answer.entry for key, answer in zip(keys, answers, strict=True)})
+        tiers = pa.array([answer.tier for answer in answers], pa.string())
+        return cls(entries.rows.append_column(TIER, tiers), entries.words)
+
+    @classmethod
+    def in_order(cls, keys: Sequence[str], parts: Iterable[Answers]) -> Answers:
+        """One answer per key, in the order of `keys`, each of which is in one of the parts."""
+        parts = [part for part in parts if len(part)]
+        if not parts:
+            return cls.of([], [])
+        rows = pa.concat_tables([part.rows for part in parts], promote_options="default").combine_chunks()
+        places = pc.index_in(pa.array(keys, pa.string()), rows[KEY].combine_chunks())
+        if places.null_count:
+            raise KeyError(keys[places.is_null().index(True).as_py()])
+        return cls(rows.take(places), next((part.words for part in parts if part.words), None))
+
+    def are(self, name: str, value: str) -> Flags:
+        """Which rows have this value in a column."""
+        found: Flags = pc.equal(self.column(name), value).to_numpy(zero_copy_only=False)
+        return found
+
+    def fields(self, words: Words) -> dict[str, pa.Array]:
+        """The fields of these words as columns, null for what is not found."""
+        is_found, types = pc.equal(self.column(STATE), State.FOUND), arrow_types(words)
+        if self.words is None:
+            return {name: pa.nulls(len(self), kind) for name, kind in types.items()}
+        return {name: pc.if_else(is_found, self.column(name), pa.scalar(None, kind)) for name, kind in types.items()}
+
+    @overload
+    def __getitem__(self, row: int) -> Answer: ...
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[Answer]: ...
+    def __getitem__(self, row: int | slice) -> Answer | Sequence[Answer]:
+        return self._answers[row]
+
+    def __iter__(self) -> Iterator[Answer]:
+        return iter(self._answers)
+
+    @cached_property
+    def _answers(self) -> list[Answer]:
+        return list(map(Answer, self._entries(), map(Tier, self.rows[TIER].to_pylist())))
+
+
+def last(entries: Mapping[str, Entry], count: int) -> Mapping[str, Entry]:
+    """As many of the last entries; of columns the others are not made into objects."""
+    surplus = max(0, len(entries) - count)
+    if isinstance(entries, Entries):
+        return Entries(entries.rows.slice(surplus), entries.words)
+    return dict(islice(entries.items(), surplus, None))
