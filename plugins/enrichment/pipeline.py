@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,7 +21,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from enrichment.ahead import one_ahead
 from enrichment.caches.base import LookupCounts
+from enrichment.caches.entries import Answers
 from enrichment.columns import MESSAGE_FIELDS, Chunk, without
 from enrichment.decode import Decoded, decode, set_aside
 from enrichment.enrichers.base import JSON, STATUS, Added, Enricher
@@ -242,17 +244,24 @@ def enrich(
         quiet_gc(),
         staging.write(batch.batch_id, _codes(source), drain_id) as codes,
         staging.write(batch.batch_id, _values(source), drain_id) as values,
+        closing(one_ahead(_look_up(enricher, staging.read(batch.batch_id, KEYS, wanted, drain_id)))) as chunks,
     ):
         earlier = {name: _staged(staging, batch, name, drain_id) for name in after}
-        for keys in staging.read(batch.batch_id, KEYS, wanted, drain_id):
-            events = pd.DataFrame({name: keys[name].dictionary_encode().to_pandas() for name in wanted})
-            added = enricher.enrich(events, {name: next(chunks) for name, chunks in earlier.items()})
+        for events, answers in chunks:
+            added = enricher.enrich(events, answers, {name: next(before) for name, before in earlier.items()})
             codes.write(pa.record_batch([pa.array(added.codes, pa.int32())], schema=CODE_SCHEMA))
             values.write(pa.RecordBatch.from_pandas(added.values, schema=schema, preserve_index=False))
             counts = counts + added.counts
             if on_chunk is not None:
                 on_chunk(events, added)
     return counts
+
+
+def _look_up(enricher: Enricher, chunks: Iterator[pa.RecordBatch]) -> Iterator[tuple[pd.DataFrame, Answers]]:
+    """Each chunk's keys, and the answers for them."""
+    for keys in chunks:
+        events = pd.DataFrame({name: keys[name].dictionary_encode().to_pandas() for name in keys.schema.names})
+        yield events, enricher.look_up(events)
 
 
 def _staged(staging: Staging, batch: Batch, source: Source, drain_id: str) -> Iterator[Added]:

@@ -30,7 +30,7 @@ from enrichment.caches.postgres import PostgresLayer
 from enrichment.caches.renewal import Renewed, RenewedTable, find_hot, renew
 from enrichment.caches.risk import record_risk
 from enrichment.corrections import Corrector, LookUp
-from enrichment.enrichers.base import Added
+from enrichment.enrichers.base import Added, look_up_and_enrich
 from enrichment.enrichers.business import BusinessEnricher
 from enrichment.enrichers.business_query import BusinessQuery
 from enrichment.enrichers.geo import GeoEnricher
@@ -189,11 +189,11 @@ class Resources:
         business = self.business_enricher()
         lookups: dict[Source, LookUp] = {}
         if Source.GEO in sources:
-            lookups[Source.GEO] = partial(self.geo_enricher().enrich, added={})
+            lookups[Source.GEO] = partial(look_up_and_enrich, self.geo_enricher(), added={})
         if Source.USER in sources:
-            lookups[Source.USER] = partial(self.user_enricher().enrich, added={})
+            lookups[Source.USER] = partial(look_up_and_enrich, self.user_enricher(), added={})
         if Source.BUSINESS in sources:
-            lookups[Source.BUSINESS] = business.look_up
+            lookups[Source.BUSINESS] = business.contexts
         return Corrector(lookups, business.score)
 
     def record_risks(self, events: pd.DataFrame, added: Added) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, get_args
 
 import msgspec
@@ -22,6 +23,7 @@ def not_null_type(field: msgspec.structs.FieldInfo) -> Any:
     return get_args(field.type)[0]
 
 
+@lru_cache
 def arrow_types(words: Words) -> dict[str, pa.DataType]:
     """The type of each field's column, by its name in the output."""
     return {field.encode_name: ARROW_TYPES[not_null_type(field)] for field in msgspec.structs.fields(words)}
@@ -29,9 +31,9 @@ def arrow_types(words: Words) -> dict[str, pa.DataType]:
 
 def columns_of(structs: Sequence[msgspec.Struct | None], words: Words) -> dict[str, pa.Array]:
     """A column per field, under the output's names, with a row per struct: all null where there is none."""
-    nothing = (None,) * len(msgspec.structs.fields(words))
-    rows = [nothing if struct is None else msgspec.structs.astuple(struct) for struct in structs]
     types = arrow_types(words)
+    nothing = (None,) * len(types)
+    rows = [nothing if struct is None else msgspec.structs.astuple(struct) for struct in structs]
     columns = zip(*rows, strict=True) if rows else [()] * len(types)
     return {name: pa.array(column, types[name]) for name, column in zip(types, columns, strict=True)}
 

@@ -11,6 +11,7 @@ import pytest
 from enrichment.caches.base import Entry, State
 from enrichment.columns import Chunk, Header, pack_headers, unpack_headers
 from enrichment.corrections import Corrector, LookUp, Tally, missing_of, revised
+from enrichment.enrichers.base import look_up_and_enrich
 from enrichment.enrichers.business import BusinessEnricher
 from enrichment.enrichers.geo import GeoEnricher
 from enrichment.enrichers.risk import Condition, Levels, Op, RiskRules, Rule
@@ -62,9 +63,9 @@ def correct(*values: bytes, users: dict[str, Any] | None = None, contexts: dict[
     lookups: dict[Source, LookUp] = {}
     if users is not None:
         enricher = UserEnricher(FixedLookup(users, absent=Reason.USER_NOT_FOUND))
-        lookups[Source.USER] = partial(enricher.enrich, added={})
+        lookups[Source.USER] = partial(look_up_and_enrich, enricher, added={})
     if contexts is not None:
-        lookups[Source.BUSINESS] = business.look_up
+        lookups[Source.BUSINESS] = business.contexts
     return Corrector(lookups, business.score).correct(chunk, NOW, max_bytes)
 
 
@@ -198,7 +199,7 @@ def test_place_is_looked_up_by_its_address() -> None:
     down = published(enrichment_errors=[Reason.GEO_LOOKUP_FAILED], enrichment_sources=[Source.BUSINESS], user_id=None)
     values: list[bytes | None] = [down, published(source_ip="1.1.1.1")]
     chunk = Chunk.of([0, 0], [0, 1], [7, 7], [b"k", b"k"], [pack_headers(ORIGIN)] * 2, values)
-    corrector = Corrector({Source.GEO: partial(GeoEnricher(lookup).enrich, added={})}, business.score)
+    corrector = Corrector({Source.GEO: partial(look_up_and_enrich, GeoEnricher(lookup), added={})}, business.score)
     corrected, tally = corrector.correct(chunk, NOW, 1_000_000)
     assert (lookup.asked, tally.messages) == ([["8.8.8.8"]], 1)
     assert msgspec.json.decode(corrected.values[0] or b"")["geo_timezone"] == "Europe/Oslo"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from enrichment.caches.base import Entry, State, Tier
+from enrichment.enrichers.base import look_up_and_enrich
 from enrichment.enrichers.user import UserEnricher
 from enrichment.messages import Profile, Reason, Source
 from enrichment.outages import Asked, Meter, Outage, repairable, without_down
@@ -19,7 +20,7 @@ def asked(answers: list[Entry], rows: list[int | None], tier: Tier = Tier.SOURCE
     enricher = UserEnricher(FixedLookup({f"u{n}": entry for n, entry in enumerate(answers)}, tier=tier))
     meter = Meter()
     events = make_events(user_id=[None if row is None else f"u{row}" for row in rows])
-    meter(events, enricher.enrich(events, {}))
+    meter(events, look_up_and_enrich(enricher, events, {}))
     return meter.asked
 
 

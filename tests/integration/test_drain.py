@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import pandas as pd
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from enrichment import pipeline as stages
-from enrichment.enrichers.base import join_lookup
+from enrichment.enrichers.base import Added, join
 from enrichment.errors import OffsetsLost
 from enrichment.kafka.offsets import read_settled_backlog
 from enrichment.messages import OffsetRange, Reason
@@ -155,12 +157,12 @@ def test_message_that_breaks_the_pipeline_is_cornered(
     pipeline = make_pipeline(KAFKA_BATCH_SIZE="64")
     pipeline.produce([message(n, user_id="poison" if n == 21 else "user-1") for n in range(48)], partition=2)
 
-    def breaks(keys: object, *rest: object) -> object:
-        if "poison" in keys.cat.categories:  # type: ignore[attr-defined]
+    def breaks(keys: pd.Series[Any], *rest: Any) -> Added:
+        if "poison" in keys.cat.categories:
             raise ValueError("a bug")
-        return join_lookup(keys, *rest)  # type: ignore[arg-type]
+        return join(keys, *rest)
 
-    monkeypatch.setattr("enrichment.enrichers.user.join_lookup", breaks)
+    monkeypatch.setattr("enrichment.enrichers.user.join", breaks)
     for run in range(40):
         for batch in pipeline.claim(f"run-{run}"):
             try:

@@ -54,11 +54,15 @@ def _take_apart(array: Bytes, at: int, count: int) -> tuple[Bytes, Ends, Flags]:
 
 
 def column_of(array: bytes) -> pa.Array:
-    """The elements of an array (of one dimension) of texts, doubles, bigints or booleans. Raises `ValueError` for what
-    is none."""
+    """The elements of an array, of one dimension and not empty, of texts, doubles, bigints or booleans.
+
+    Raises `ValueError` for what is none.
+    """
+    if len(array) < _HEAD.size:
+        raise ValueError(f"{len(array)} bytes are no array with elements")
     dimensions, _, kind, count, _ = _HEAD.unpack_from(array)
     if dimensions != 1 or kind not in (_TEXT, *_NUMBERS):
-        raise ValueError(f"an array of {dimensions} dimensions and type {kind}: see pg_type")
+        raise ValueError(f"an array of {dimensions} dimensions of type {kind} (pg_type)")
     content, ends, there = _take_apart(np.frombuffer(array, np.uint8), _HEAD.size, count)
     if kind == _TEXT:
         return binary_column(content, ends, there).view(pa.string())

@@ -48,7 +48,7 @@ class _Rows:
     def _values(self) -> Iterable[msgspec.Struct | None]:
         if self.words is None:
             return [None] * len(self)
-        fields = [self.rows[field.encode_name].to_pylist() for field in msgspec.structs.fields(self.words)]
+        fields = [self.rows[name].to_pylist() for name in arrow_types(self.words)]
         return map(self.words, *fields)
 
 

@@ -80,16 +80,24 @@ class PostgresLayer:
                 "version": self._version,
             },
         )
-        if not columns or columns[0] is None:  # aggregates of no rows
+        arrays = list(filter(None, columns))
+        if not arrays:  # aggregates of no rows
             return {}
-        key, state, reason, version, expires_at, is_due, *fields = map(column_of, filter(None, columns))
-        if due := key.filter(is_due).to_pylist():
+        try:
+            entries, is_due = self._entries_of(arrays)
+        except ValueError as odd:
+            raise LayerUnavailable(f"{self._table}: {odd}") from odd
+        if due := entries.column(KEY).filter(is_due).to_pylist():
             self._touch(due, now)
+        return entries
+
+    def _entries_of(self, arrays: Sequence[bytes]) -> tuple[Entries, pa.Array]:
+        """What `get_many.sql` returned, and which of the entries are to be noted as used."""
+        key, state, reason, version, expires_at, is_due, *fields = map(column_of, arrays)
         types = arrow_types(self._words)
         values = {name: field.cast(types[name]) for name, field in zip(types, fields, strict=True)}
-        stale = pa.repeat(False, len(key))
-        head = {KEY: key, STATE: state, REASON: reason, EXPIRES_AT: expires_at, VERSION: version, IS_STALE: stale}
-        return Entries(pa.table(head | values), self._words)
+        head = {KEY: key, STATE: state, REASON: reason, EXPIRES_AT: expires_at, VERSION: version}
+        return Entries(pa.table(head | {IS_STALE: pa.repeat(False, len(key))} | values), self._words), is_due
 
     def put_many(self, entries: Mapping[str, Entry]) -> None:
         """Upsert these entries, in key order; those that failed or were served stale are left out."""

@@ -53,20 +53,33 @@ class Enricher(Protocol):
     reads: tuple[str, ...]
     writes: tuple[str, ...]
 
-    def enrich(self, events: pd.DataFrame, added: Mapping[str, Added]) -> Added:
-        """`events` has the keys of a chunk as categoricals; `added` what earlier enrichers added to it, by their
-        names."""
+    def look_up(self, events: pd.DataFrame) -> Answers:
+        """Ask for the distinct keys of a chunk; `events` has its keys as categoricals. The pipeline does so one chunk
+        ahead, in a thread."""
+        ...
+
+    def enrich(self, events: pd.DataFrame, answers: Answers, added: Mapping[str, Added]) -> Added:
+        """What follows from the answers; `added` is what earlier enrichers added to the chunk, by their names."""
         ...
 
 
-def join_lookup(keys: pd.Series[Any], lookup: Tiered, words: Words) -> Added:
-    """Answers for the distinct keys of a categorical column, taken back to its rows by code.
+def look_up_and_enrich(enricher: Enricher, events: pd.DataFrame, added: Mapping[str, Added]) -> Added:
+    """Both steps for one chunk."""
+    return enricher.enrich(events, enricher.look_up(events), added)
+
+
+def ask(lookup: Tiered, keys: pd.Series[Any]) -> Answers:
+    """Answers for the distinct keys of a categorical column."""
+    distinct = keys.cat.categories.tolist()
+    return Answers.of(distinct, lookup.answer_many(distinct) if distinct else [])
+
+
+def join(keys: pd.Series[Any], answers: Answers, words: Words) -> Added:
+    """The answers for a column's distinct keys, taken back to its rows by code.
 
     `words` is the struct that the lookup's entries hold; a key without a value gets nulls.
     """
     codes = keys.cat.codes.to_numpy(dtype=np.int32) + np.int32(1)
-    distinct = keys.cat.categories.tolist()
-    answers = Answers.of(distinct, lookup.answer_many(distinct) if distinct else [])
     columns = {name: _after(None, column) for name, column in answers.fields(words).items()}
     statuses = pc.if_else(answers.column(IS_STALE), STALE, OK)
     statuses = pc.if_else(pc.equal(answers.column(STATE), State.FOUND), statuses, answers.column(REASON))

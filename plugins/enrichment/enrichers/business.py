@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from enrichment.caches.base import Tiered
-from enrichment.enrichers.base import JSON, OK, STALE, STATUS, Added, frame_of, join_lookup
+from enrichment.caches.entries import Answers
+from enrichment.enrichers.base import JSON, OK, STALE, STATUS, Added, ask, frame_of, join
 from enrichment.enrichers.risk import GEO_STATUS, USER_STATUS, Bools, Condition, Masks, RiskRules
 from enrichment.messages import (
     BUSINESS_COLUMNS,
@@ -54,13 +55,18 @@ class BusinessEnricher:
             REQUEST_ID, *(column for column in rules.columns if column in GEO_COLUMNS + USER_COLUMNS),
         )  # fmt: skip
 
-    def enrich(self, events: pd.DataFrame, added: Mapping[str, Added]) -> Added:
-        """See `Enricher`; what the geo and user enrichers added must be there, with its status."""
-        return self.score(self.look_up(events), added[Source.GEO], added[Source.USER])
+    def look_up(self, events: pd.DataFrame) -> Answers:
+        """See `Enricher`."""
+        return ask(self._contexts, events[REQUEST_ID])
 
-    def look_up(self, events: pd.DataFrame) -> Added:
+    def enrich(self, events: pd.DataFrame, answers: Answers, added: Mapping[str, Added]) -> Added:
+        """See `Enricher`; what the geo and user enrichers added must be there, with its status."""
+        context = join(events[REQUEST_ID], answers, Context)
+        return self.score(context, added[Source.GEO], added[Source.USER])
+
+    def contexts(self, events: pd.DataFrame) -> Added:
         """The contexts alone."""
-        return join_lookup(events[REQUEST_ID], self._contexts, Context)
+        return join(events[REQUEST_ID], self.look_up(events), Context)
 
     def score(self, context: Added, geo: Added, user: Added) -> Added:
         """Contexts with the risk that follows from them, from places and profiles."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import pandas as pd
 
 from enrichment.caches.base import Tiered
-from enrichment.enrichers.base import Added, join_lookup
+from enrichment.caches.entries import Answers
+from enrichment.enrichers.base import Added, ask, join
 from enrichment.messages import GEO_COLUMNS, SOURCE_IP, Place, Source
 
 
@@ -21,6 +22,10 @@ class GeoEnricher:
     def __init__(self, lookup: Tiered) -> None:
         self._places = lookup
 
-    def enrich(self, events: pd.DataFrame, added: Mapping[str, Added]) -> Added:  # noqa: ARG002 - the protocol's
+    def look_up(self, events: pd.DataFrame) -> Answers:
+        """See `Enricher`."""
+        return ask(self._places, events[SOURCE_IP])
+
+    def enrich(self, events: pd.DataFrame, answers: Answers, added: Mapping[str, Added]) -> Added:  # noqa: ARG002 - the protocol's
         """See `Enricher`; needs nothing of earlier enrichers."""
-        return join_lookup(events[SOURCE_IP], self._places, Place)
+        return join(events[SOURCE_IP], answers, Place)

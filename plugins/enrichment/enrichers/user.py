@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import pandas as pd
 
 from enrichment.caches.base import Tiered
-from enrichment.enrichers.base import Added, join_lookup
+from enrichment.caches.entries import Answers
+from enrichment.enrichers.base import Added, ask, join
 from enrichment.messages import USER_COLUMNS, USER_ID, Profile, Source
 
 
@@ -21,6 +22,10 @@ class UserEnricher:
     def __init__(self, lookup: Tiered) -> None:
         self._profiles = lookup
 
-    def enrich(self, events: pd.DataFrame, added: Mapping[str, Added]) -> Added:  # noqa: ARG002 - the protocol's
+    def look_up(self, events: pd.DataFrame) -> Answers:
+        """See `Enricher`."""
+        return ask(self._profiles, events[USER_ID])
+
+    def enrich(self, events: pd.DataFrame, answers: Answers, added: Mapping[str, Added]) -> Added:  # noqa: ARG002 - the protocol's
         """See `Enricher`; needs nothing of earlier enrichers."""
-        return join_lookup(events[USER_ID], self._profiles, Profile)
+        return join(events[USER_ID], answers, Profile)

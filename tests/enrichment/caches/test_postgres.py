@@ -213,6 +213,18 @@ def test_layer_answers_again_when_its_connection_was_killed(
     assert layer.get_many(["user-123"]) == {"user-123": found(clock)}
 
 
+def test_layer_is_unavailable_when_its_table_was_changed(
+    make_layer: MakeLayer, postgres_connection: Connection, clock: FixedClock
+) -> None:
+    """A column of a type that nobody expects is named; the caller goes on without the table."""
+    layer = make_layer("geo_ip_cache")
+    layer.put_many({"8.8.8.8": found(clock, Place("United States"))})
+    postgres_connection.execute("DROP VIEW v_active_geo_cache CASCADE")
+    postgres_connection.execute("ALTER TABLE geo_ip_cache ALTER timezone TYPE varchar(64)")
+    with pytest.raises(LayerUnavailable, match=r"geo_ip_cache: .* type 1043"):
+        layer.get_many(["8.8.8.8"])
+
+
 def test_layer_answers_again_when_a_write_was_refused(make_layer: MakeLayer, clock: FixedClock) -> None:
     """A refused write is rolled back, and the same connection serves the next call."""
     layer = make_layer()

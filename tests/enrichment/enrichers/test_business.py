@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrichment.caches.base import Entry, State
-from enrichment.enrichers.base import JSON, STATUS, Added
+from enrichment.enrichers.base import JSON, STATUS, Added, look_up_and_enrich
 from enrichment.enrichers.business import BusinessEnricher, RequestRisks
 from enrichment.enrichers.geo import GeoEnricher
 from enrichment.enrichers.known_addresses import KnownAddresses
@@ -37,12 +37,15 @@ CONTEXTS: dict[str, Any] = {
 def enrich(events: pd.DataFrame, lookup: FixedLookup | None = None) -> Added:
     """Geo and user first, then business, on the same chunk."""
     added = {
-        "geo-ip": GeoEnricher(KnownAddresses(FixedLookup(PLACES, absent=Reason.GEO_NOT_FOUND))).enrich(events, {}),
-        "user-profile": UserEnricher(FixedLookup(PROFILES, absent=Reason.USER_NOT_FOUND)).enrich(events, {}),
+        "geo-ip": look_up_and_enrich(
+            GeoEnricher(KnownAddresses(FixedLookup(PLACES, absent=Reason.GEO_NOT_FOUND))), events, {}
+        ),
+        "user-profile": look_up_and_enrich(
+            UserEnricher(FixedLookup(PROFILES, absent=Reason.USER_NOT_FOUND)), events, {}
+        ),
     }
-    return BusinessEnricher(lookup or FixedLookup(CONTEXTS, absent=Reason.BUSINESS_NOT_FOUND), RULES).enrich(
-        events, added
-    )
+    enricher = BusinessEnricher(lookup or FixedLookup(CONTEXTS, absent=Reason.BUSINESS_NOT_FOUND), RULES)
+    return look_up_and_enrich(enricher, events, added)
 
 
 def chunk(*rows: tuple[str | None, str | None, str | None]) -> pd.DataFrame:
@@ -129,8 +132,8 @@ def test_outage_of_an_earlier_lookup_is_no_fraud() -> None:
     events = chunk(("req-calm", "8.8.8.8", "user-123"))
     down = FixedLookup({"8.8.8.8": Entry(State.FAILED, reason=Reason.GEO_LOOKUP_FAILED),
                         "user-123": Entry(State.FAILED, reason=Reason.USER_TIMEOUT)})  # fmt: skip
-    added = {"geo-ip": GeoEnricher(down).enrich(events, {}), "user-profile": UserEnricher(down).enrich(events, {})}
-    business = BusinessEnricher(FixedLookup(CONTEXTS), RULES).enrich(events, added)
+    added = {e.name: look_up_and_enrich(e, events, {}) for e in (GeoEnricher(down), UserEnricher(down))}
+    business = look_up_and_enrich(BusinessEnricher(FixedLookup(CONTEXTS), RULES), events, added)
     assert business.take("business_risk_score").tolist() == [0.05]
 
 
@@ -165,7 +168,7 @@ def test_there_are_no_risks_to_record_when_no_request_has_context() -> None:
 def test_missing_earlier_enricher_is_an_error() -> None:
     """Business without geo and user before it is a mistake of the wiring, not a score without them."""
     with pytest.raises(KeyError, match="geo-ip"):
-        BusinessEnricher(FixedLookup(CONTEXTS), RULES).enrich(chunk(("req-789", None, None)), {})
+        look_up_and_enrich(BusinessEnricher(FixedLookup(CONTEXTS), RULES), chunk(("req-789", None, None)), {})
 
 
 ROWS = st.lists(

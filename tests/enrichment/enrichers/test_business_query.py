@@ -11,7 +11,7 @@ from psycopg.pq import TransactionStatus
 
 from enrichment import sql
 from enrichment.caches.base import Entry, State
-from enrichment.enrichers.base import JSON
+from enrichment.enrichers.base import JSON, look_up_and_enrich
 from enrichment.enrichers.business import BusinessEnricher
 from enrichment.enrichers.business_query import BusinessQuery, can_be_text
 from enrichment.enrichers.geo import GeoEnricher
@@ -56,12 +56,13 @@ def test_documented_message_has_risk_0_15_with_the_demonstration_data(demo: Conn
     events = make_events(source_ip=["8.8.8.8"], user_id=["user-123"], request_id=["req-789"])
     place = Place(country="United States", country_code="US", network_type="public")
     added = {
-        "geo-ip": GeoEnricher(FixedLookup({"8.8.8.8": place})).enrich(events, {}),
-        "user-profile": UserEnricher(FixedLookup({"user-123": Profile("premium", 365, "Acme Corp")})).enrich(
-            events, {}
+        "geo-ip": look_up_and_enrich(GeoEnricher(FixedLookup({"8.8.8.8": place})), events, {}),
+        "user-profile": look_up_and_enrich(
+            UserEnricher(FixedLookup({"user-123": Profile("premium", 365, "Acme Corp")})), events, {}
         ),
     }
-    business = BusinessEnricher(FixedLookup(fetch(demo, "req-789")), RiskRules.load()).enrich(events, added)
+    enricher = BusinessEnricher(FixedLookup(fetch(demo, "req-789")), RiskRules.load())
+    business = look_up_and_enrich(enricher, events, added)
     written = json.loads(b"{%s}" % business.take(JSON)[0])
     assert (written["business_unit"], written["business_risk_score"]) == ("payments", 0.15)
 

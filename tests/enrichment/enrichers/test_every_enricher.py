@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrichment.caches.base import Entry, State, Tiered
-from enrichment.enrichers.base import JSON, NO_KEY, OK, STALE, STATUS, Added, Enricher
+from enrichment.enrichers.base import JSON, NO_KEY, OK, STALE, STATUS, Added, Enricher, look_up_and_enrich
 from enrichment.enrichers.business import BusinessEnricher
 from enrichment.enrichers.geo import GeoEnricher
 from enrichment.enrichers.risk import RiskRules
@@ -72,14 +72,14 @@ def run(case: Case, keys: list[str | None], lookup: Tiered) -> Added:
     """Enrich with nothing at hand but what the enricher says that it reads."""
     enricher = case.build(lookup)
     events = make_events(**{case.key: keys})[[column for column in enricher.reads if column == case.key]]
-    return enricher.enrich(events, earlier(len(keys), enricher.reads))
+    return look_up_and_enrich(enricher, events, earlier(len(keys), enricher.reads))
 
 
 def earlier(rows: int, columns: tuple[str, ...]) -> Mapping[str, Added]:
     """What geo and user add to a chunk without addresses and users, cut down to `columns` and the status."""
     events = make_events(source_ip=[None] * rows, user_id=[None] * rows)
     added = {
-        enricher.name: enricher.enrich(events, {})
+        enricher.name: look_up_and_enrich(enricher, events, {})
         for enricher in (GeoEnricher(FixedLookup({})), UserEnricher(FixedLookup({})))
     }
     return {
@@ -200,7 +200,7 @@ def test_input_is_left_untouched(case: Case) -> None:
     events = make_events(**{case.key: KEYS})
     before, added = events.copy(deep=True), earlier(len(KEYS), enricher.reads)
     values_before = {name: a.values.copy(deep=True) for name, a in added.items()}
-    enricher.enrich(events, added)
+    look_up_and_enrich(enricher, events, added)
     pd.testing.assert_frame_equal(events, before)
     for name, values in values_before.items():
         pd.testing.assert_frame_equal(added[name].values, values)

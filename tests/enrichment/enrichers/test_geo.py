@@ -11,7 +11,7 @@ import maxminddb
 import pytest
 
 from enrichment.caches.base import Answer, Entry, State, Tier
-from enrichment.enrichers.base import JSON, STATUS
+from enrichment.enrichers.base import JSON, STATUS, look_up_and_enrich
 from enrichment.enrichers.geo import GeoEnricher
 from enrichment.enrichers.geo_database import GeoDatabase
 from enrichment.enrichers.known_addresses import KnownAddresses, network_type
@@ -247,7 +247,8 @@ def test_nothing_is_looked_up_when_no_address_is_public() -> None:
 def test_columns_of_a_chunk_when_addresses_are_public_private_invalid_and_missing() -> None:
     """A private address has its network type and nothing else; an invalid one is an error; none at all is neither."""
     lookup = KnownAddresses(FixedLookup({"8.8.8.8": PLACE}))
-    added = GeoEnricher(lookup).enrich(make_events(source_ip=["192.168.0.1", None, "8.8.8.8", "not-an-ip"]), {})
+    events = make_events(source_ip=["192.168.0.1", None, "8.8.8.8", "not-an-ip"])
+    added = look_up_and_enrich(GeoEnricher(lookup), events, {})
     assert added.take(STATUS).tolist() == ["ok", "", "ok", "invalid-ip"]
     assert added.take("geo_network_type").astype(object).where(lambda s: s.notna(), None).tolist() == [
         "private", None, "public", None,

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from filelock import FileLock
 
-from enrichment.enrichers.base import JSON
+from enrichment.enrichers.base import JSON, look_up_and_enrich
 from enrichment.enrichers.geo_database import GeoDatabase, default_database_path, present_database_path
 from enrichment.errors import DatabaseRefused, EnrichmentError, RefreshFailed, SettingsError
 from enrichment.geoip.refresh import Outcome, Refreshed, age, refresh
@@ -286,7 +286,7 @@ def test_cached_places_of_the_older_build_give_way(
             load(), kafka_config=dict, connect_postgres=lambda: psycopg.connect(postgres_uri),
             user_service=lambda: ("", None), staging_root=tmp_path,
         ) as r:  # fmt: skip
-            added = r.geo_enricher().enrich(make_events(source_ip=list(addresses)), {})
+            added = look_up_and_enrich(r.geo_enricher(), make_events(source_ip=list(addresses)), {})
             return added.take(JSON)[0], added.counts.misses
 
     def rows() -> dict[str, tuple[str, str]]:
