@@ -1,4 +1,5 @@
-"""Who works: the thread that a measurement runs in, the Kafka client's own threads beside it, the broker.
+"""Who works: the thread that a measurement runs in, the other threads of its process (the Kafka client's own, and what
+the pipeline does ahead), the broker.
 
 Two cores have two seconds for each second that passes: what a message needs of both bounds how fast a pass can become,
 whatever it does side by side.
@@ -16,7 +17,7 @@ class Used(NamedTuple):
     """Processor time in seconds."""
 
     thread: float = 0.0
-    client: float = 0.0
+    others: float = 0.0
     broker: float = 0.0
 
     def plus(self, more: Used) -> Used:

@@ -186,7 +186,7 @@ def _stages(found: Mapping[str, Any]) -> Table:
 
 
 def _processor_time(found: Mapping[str, Any]) -> Table:
-    table = Table("us of processor time per message", "its thread", "the client's", "the broker", title="Who works")
+    table = Table("us of processor time per message", "its thread", "other threads", "the broker", title="Who works")
     rows: dict[str, dict[str, float]] = found["processor_us_per_message"]
     for name, parts in rows.items():
         table.add_row(name, *(f"{part:.2f}" for part in parts.values()))

@@ -231,7 +231,8 @@ def enrich(
 ) -> LookupCounts:  # fmt: skip
     """Run one enricher over the staged keys, after those enrichers whose columns it reads, and stage what it adds.
 
-    `on_chunk` sees each chunk's keys and what was added to it.
+    The keys of the next chunk are looked up in a thread meanwhile. `on_chunk` sees each chunk's keys and what was added
+    to it.
     """
     source = Source(enricher.name)
     schema = pa.schema(
