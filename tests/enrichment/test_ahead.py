@@ -49,17 +49,18 @@ def test_error_stands_where_the_item_would_have_come() -> None:
 
 def test_who_ends_early_does_not_wait() -> None:
     """An item that hangs holds nobody up who does not want it any more."""
-    begun, released = Event(), Event()
+    begun, released, made = Event(), Event(), Event()
 
     def items() -> Iterator[int]:
         yield 0
         begun.set()
         released.wait(SECONDS)
+        made.set()
         yield 1
 
     ahead = one_ahead(items())
     next(ahead)
     assert begun.wait(SECONDS)
     ahead.close()
-    assert not released.is_set()
+    assert not made.is_set()
     released.set()
