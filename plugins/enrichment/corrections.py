@@ -151,7 +151,7 @@ class Corrector:
         business = self._score(added[Source.BUSINESS], added[Source.GEO], added[Source.USER])
         final = {**added, Source.BUSINESS: business}
         additions = [
-            Addition(source, a.codes, a.values[STATUS].tolist(), pa.array(a.values[JSON].array))
+            Addition(source, a.codes, pa.array(a.values[STATUS].tolist(), pa.string()), pa.array(a.values[JSON].array))
             for source, a in final.items()
         ]
         failing = {s: a.values[STATUS].isin(OUTAGES).to_numpy(dtype=bool)[a.codes] for s, a in final.items()}

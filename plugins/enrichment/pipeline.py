@@ -333,7 +333,7 @@ def _additions(staging: Staging, batch: Batch, source: Source, drain_id: str) ->
     codes = staging.read(batch.batch_id, _codes(source), drain=drain_id)
     values = staging.read(batch.batch_id, _values(source), [STATUS, JSON], drain_id)
     for code, value in zip(codes, values, strict=True):
-        yield Addition(source, code["code"].to_numpy(), value[STATUS].to_pylist(), value[JSON])
+        yield Addition(source, code["code"].to_numpy(), value[STATUS], value[JSON])
 
 
 def record(ledger: Ledger, drained: Drained, published: Published, **details: Any) -> None:

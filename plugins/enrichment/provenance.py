@@ -52,7 +52,7 @@ class Addition(NamedTuple):
 
     source: Source
     codes: np.ndarray[Any, np.dtype[np.int32]]
-    status: list[str]
+    status: pa.Array
     json: pa.Array
 
 
@@ -73,10 +73,9 @@ class Statuses:
         codes = np.zeros(count, dtype=np.int64)
         vocabularies: list[list[str]] = []
         for addition in additions:
-            vocabulary = sorted(set(addition.status))
-            number = {word: n for n, word in enumerate(vocabulary)}
-            by_row = np.array([number[word] for word in addition.status], dtype=np.int64)[addition.codes]
-            codes = codes * len(vocabulary) + by_row
+            words = addition.status.dictionary_encode()
+            vocabulary = words.dictionary.to_pylist()
+            codes = codes * len(vocabulary) + words.indices.to_numpy()[addition.codes]
             vocabularies.append(vocabulary)
         rows = np.bincount(codes, minlength=int(np.prod([len(v) for v in vocabularies])))
         tails: list[bytes | None] = [None] * len(rows)

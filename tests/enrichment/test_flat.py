@@ -126,6 +126,13 @@ def test_other_values_are_not_flat(value: bytes | None) -> None:
     assert [flat for flat, _ in read(plain, value, plain)] == [True, False, True]
 
 
+def test_value_that_is_no_utf8_costs_its_neighbours_nothing() -> None:
+    """Others with letters beyond ASCII are flat as they are without it."""
+    odd = json.dumps(WHOLE).encode().replace(b"a level", b"a\xfflevel")
+    fine = json.dumps(WHOLE | {"level": "für"}, ensure_ascii=False).encode()
+    assert [flat for flat, _ in read(fine, odd, fine)] == [True, False, True]
+
+
 def test_part_of_a_column_is_read() -> None:
     """A slice of a column is its own rows."""
     values = [json.dumps(WHOLE | {"user_id": f"user-{n}"}).encode() for n in range(4)]

@@ -62,7 +62,7 @@ def addition(
     source: Source, structs: Sequence[msgspec.Struct], status: Sequence[str], codes: Sequence[int]
 ) -> Addition:
     """An enricher's work on a chunk."""
-    return Addition(source, np.array(codes, dtype=np.int32), list(status), json_of(structs))
+    return Addition(source, np.array(codes, dtype=np.int32), pa.array(status, pa.string()), json_of(structs))
 
 
 def additions(rows: int, **status: str) -> list[Addition]:
