@@ -123,6 +123,8 @@ CREATE TABLE IF NOT EXISTS enrichment_jobs (
     geo_database_build   text,
     settings_fingerprint text NOT NULL,
     error                text,
+    topic_id             text,
+    lanes                integer,
     claimed_at           timestamptz NOT NULL DEFAULT now(),
     drained_at           timestamptz,
     published_at         timestamptz,
@@ -152,6 +154,8 @@ COMMENT ON COLUMN enrichment_jobs.attempts IS 'How often the batch was drained.'
 COMMENT ON COLUMN enrichment_jobs.cache_counts IS 'Enricher (geo, user, business) to its LookupCounts, by message.';
 COMMENT ON COLUMN enrichment_jobs.durations IS 'Stage to seconds.';
 COMMENT ON COLUMN enrichment_jobs.error IS 'Why the last try failed; null once published.';
+COMMENT ON COLUMN enrichment_jobs.topic_id IS 'Kafka''s id of the topic when it was claimed: a topic that is made anew has another. Null: not known.';
+COMMENT ON COLUMN enrichment_jobs.lanes IS 'The number of lanes that it was claimed with; null: not known.';
 
 CREATE INDEX IF NOT EXISTS enrichment_jobs_run_idx ON enrichment_jobs (dag_id, run_id);
 CREATE INDEX IF NOT EXISTS enrichment_jobs_published_at_idx ON enrichment_jobs (published_at) WHERE state = 'published';
@@ -159,6 +163,51 @@ CREATE INDEX IF NOT EXISTS enrichment_jobs_state_idx ON enrichment_jobs (state, 
 COMMENT ON INDEX enrichment_jobs_run_idx IS 'find_run: what a retried claim has already claimed';
 COMMENT ON INDEX enrichment_jobs_published_at_idx IS 'get_cache_statistics; find_batches of a rollup';
 COMMENT ON INDEX enrichment_jobs_state_idx IS 'v_enrichment_job_stats asked for one state; count_failures_over';
+
+CREATE TABLE IF NOT EXISTS enrichment_positions (
+    topic       text NOT NULL,
+    group_id    text NOT NULL,
+    partition   integer NOT NULL,
+    next_offset bigint NOT NULL,
+    topic_id    text,
+    updated_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (topic, group_id, partition),
+    CONSTRAINT enrichment_positions_not_negative CHECK (partition >= 0 AND next_offset >= 0)
+);
+COMMENT ON TABLE enrichment_positions IS 'Where live draining goes on in each partition, by what was published or accepted. A claim compares the group with it.';
+COMMENT ON COLUMN enrichment_positions.topic_id IS 'Kafka''s id of the topic that the offset is of. Null: recorded before ids were.';
+
+CREATE TABLE IF NOT EXISTS enrichment_group_moves (
+    topic        text NOT NULL,
+    group_id     text NOT NULL,
+    partition    integer NOT NULL,
+    moved_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    topic_id     text,
+    group_offset bigint,
+    published_to bigint,
+    moved_to     bigint NOT NULL,
+    skipped      bigint NOT NULL,
+    reason       text NOT NULL,
+    moved_by     text NOT NULL DEFAULT current_user,
+    PRIMARY KEY (topic, group_id, partition, moved_at),
+    CONSTRAINT enrichment_group_moves_reason CHECK (reason IN ('accepted', 'lost')),
+    CONSTRAINT enrichment_group_moves_not_negative CHECK (skipped >= 0 AND moved_to >= 0)
+);
+COMMENT ON TABLE enrichment_group_moves IS 'Each time the group was moved other than by publishing, and how many offsets that left out.';
+COMMENT ON COLUMN enrichment_group_moves.group_offset IS 'Where the group was; null: it had no offset.';
+COMMENT ON COLUMN enrichment_group_moves.published_to IS 'Where live draining would have gone on; null: not known.';
+COMMENT ON COLUMN enrichment_group_moves.reason IS 'accepted: python -m enrichment.group accept-offsets. lost: KAFKA_OFFSETS_LOST_POLICY=earliest.';
+
+CREATE TABLE IF NOT EXISTS enrichment_lanes (
+    group_id    text PRIMARY KEY,
+    lanes       integer NOT NULL,
+    changing_to integer,
+    changed_by  text NOT NULL DEFAULT current_user,
+    changed_at  timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT enrichment_lanes_positive CHECK (lanes > 0 AND changing_to > 0)
+);
+COMMENT ON TABLE enrichment_lanes IS 'How many lanes publish for each group. Changed by python -m enrichment.group set-lanes, never by hand.';
+COMMENT ON COLUMN enrichment_lanes.changing_to IS 'A change that was begun: nothing is published until it is finished. Null: none.';
 
 CREATE TABLE IF NOT EXISTS enrichment_replays (
     replay_id    text NOT NULL,

@@ -23,6 +23,18 @@ class TopicRefused(EnrichmentError):
     """A broker did not create one of the pipeline's topics; the message names it and has what the broker said."""
 
 
+class RunRefused(EnrichmentError, ValueError):
+    """A parameter of the run makes no sense; nothing was claimed, and the message names it and what it takes."""
+
+
+class LanesChanged(EnrichmentError):
+    """The group's number of lanes is another one than the batch's, or is being changed; nothing was published."""
+
+
+class ChangeRefused(EnrichmentError):
+    """The group cannot be changed as it was asked for; it is as it was, and the message says what is in the way."""
+
+
 class OffsetsMoved(EnrichmentError):
     """Somebody else moved the group, or Kafka forgot it; nothing was published, and the message says what to do."""
 

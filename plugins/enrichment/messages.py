@@ -227,7 +227,9 @@ class Batch(msgspec.Struct, frozen=True):
     """A set of offset ranges of one lane: what every task after the claim is a function of.
 
     `max_bytes` of values end the drain early, which then shortens the ranges. A batch that is `set_aside` has failed
-    alone before, by what it holds: its messages become dead letters without a further look.
+    alone before, by what it holds: its messages become dead letters without a further look. In live draining,
+    `topic_id` is Kafka's id of the topic and `lanes` how many there were when it was claimed; None: by an earlier
+    release, which kept neither.
     """
 
     batch_id: str
@@ -239,6 +241,8 @@ class Batch(msgspec.Struct, frozen=True):
     max_bytes: int | None = None
     set_aside: bool = False
     purpose: Purpose = LIVE
+    topic_id: str | None = None
+    lanes: int | None = None
 
     @property
     def span(self) -> int:

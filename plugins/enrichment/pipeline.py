@@ -27,9 +27,11 @@ from enrichment.caches.entries import Answers
 from enrichment.columns import MESSAGE_FIELDS, Chunk, without
 from enrichment.decode import Decoded, decode, set_aside
 from enrichment.enrichers.base import JSON, STATUS, Added, Enricher
-from enrichment.errors import BatchUnbalanced
+from enrichment.errors import BatchUnbalanced, RunRefused
+from enrichment.group.lanes import check_claim
+from enrichment.group.progress import find_progress
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.offsets import check_progress, plan_ranges, read_settled_backlog
+from enrichment.kafka.offsets import plan_ranges
 from enrichment.kafka.sink import LanePublisher, Standing
 from enrichment.kafka.source import RangeReader
 from enrichment.markers import RedrivePublisher
@@ -99,15 +101,17 @@ def claim(
 
     Where batches failed by what they hold, the next ones over these offsets are smaller, and a message that fails alone
     is set aside as a dead letter: what breaks the pipeline is cornered, the rest of the topic goes on. Raises
-    `OffsetsLost` by the declared policy, `OffsetsMoved` when the group is not where it has published to.
+    `OffsetsLost` by the declared policy, `OffsetsMoved` when the group is not where it has published to,
+    `SettingsError` when its lanes are others, `RunRefused` for a parameter that makes no sense.
     """
     claimed = ledger.find_run(dag_id, run_id)
     if claimed:
         return claimed
+    if max_messages is not None and max_messages < 1:
+        raise RunRefused(f"max_messages={max_messages}: at least one, or none for KAFKA_BATCH_SIZE")
     kafka = clients.settings
-    backlog = read_settled_backlog(clients, partitions)
-    published = ledger.published_ends(kafka.input_topic, kafka.consumer_group, [b.partition for b in backlog])
-    check_progress(kafka.input_topic, kafka.consumer_group, backlog, published)
+    check_claim(clients, ledger.lanes, dry_run=dry_run)
+    backlog, topic_id = find_progress(clients, ledger.positions, partitions or None, dry_run=dry_run)
     size = min(max_messages or kafka.batch_size, kafka.batch_size)
     plan = plan_ranges(backlog, kafka.lanes, size, kafka.batches_per_run)
     failures = {lane: ledger.failures_over(kafka.input_topic, kafka.consumer_group, lane, plan[lane]) for lane in plan}
@@ -122,6 +126,8 @@ def claim(
             dry_run=dry_run,
             max_bytes=kafka.batch_bytes,
             set_aside=failures[lane] > 0 and size // SHRINK ** (failures[lane] - 1) <= 1,
+            topic_id=topic_id,
+            lanes=kafka.lanes,
         )
         for lane, ranges in plan_ranges(backlog, kafka.lanes, size, kafka.batches_per_run, limits).items()
     ]

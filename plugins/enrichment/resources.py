@@ -40,9 +40,10 @@ from enrichment.enrichers.risk import DEFAULT_RULES, RiskRules
 from enrichment.enrichers.user import UserEnricher
 from enrichment.enrichers.user_api import UserApi
 from enrichment.errors import BatchUnbalanced, OutageHeld
+from enrichment.group.lanes import check_publish
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import log_ends
-from enrichment.messages import Batch, Context, Place, Profile, Source
+from enrichment.messages import LIVE, Batch, Context, Place, Profile, Source
 from enrichment.outages import Outage, repairable
 from enrichment.rollup.histogram import Histogram
 from enrichment.settings import Settings
@@ -114,7 +115,7 @@ class Resources:
     @cached_property
     def clients(self) -> Clients:
         """Makers of Kafka clients."""
-        return Clients(self._kafka_config(), self.settings.kafka)
+        return Clients(self._kafka_config(), self.settings.kafka, self._check_lanes)
 
     @cached_property
     def postgres(self) -> psycopg.Connection[Any]:
@@ -265,6 +266,11 @@ class Resources:
             "stage.done stage=%s batch_id=%s messages=%d seconds=%.3f peak_rss_mb=%d %s",
             name, batch_id, stage.messages, stage.seconds, stage.peak_rss_bytes // 1024**2, stage.counts,
         )  # fmt: skip
+
+    def _check_lanes(self, batch: Batch) -> None:
+        """Only live draining has as many lanes as the settings say: a replay's were fixed by its plan."""
+        if batch.purpose.kind == LIVE.kind:
+            check_publish(self.ledger.lanes, batch, self.settings.kafka.lanes)
 
     def _connect(self) -> psycopg.Connection[Any]:
         return self._connect_postgres()

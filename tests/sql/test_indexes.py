@@ -48,6 +48,9 @@ QUERIES: dict[str, tuple[str, dict[str, Any]]] = {
     "enrichment_pending_due_idx": (sql.load("enrichment_pending/due"), {"batch_id": None, "source": None, "rows": 9}),
     "enrichment_pending_pkey": (sql.load("enrichment_pending/open"), {"batch_id": "batch-7"}),
     "enrichment_publications_pkey": (sql.load("enrichment_publications/list"), {"batch_id": "batch-7"}),
+    "enrichment_positions_pkey": (sql.load("enrichment_positions/get"), {"topic": "in", "group_id": "group-7"}),
+    "enrichment_group_moves_pkey": (sql.load("enrichment_group_moves/list"), {"topic": "in", "group_id": "group-7"}),
+    "enrichment_lanes_pkey": (sql.load("enrichment_lanes/get"), {"group_id": "group-7"}),
     "enrichment_audit_log_batch_idx": (sql.load("enrichment_audit_log/history"), {"batch_id": "batch-7"}),
 }
 
@@ -108,6 +111,17 @@ def filled(postgres_server: Callable[[], str]) -> str:
         )
         connection.execute(
             "INSERT INTO circuit_breakers (name) SELECT 'dependency-' || n FROM generate_series(1, 3000) AS n"
+        )
+        connection.execute(
+            """INSERT INTO enrichment_positions (topic, group_id, partition, next_offset)
+            SELECT 'in', 'group-' || n, 0, n FROM generate_series(1, 3000) AS n"""
+        )
+        connection.execute(
+            """INSERT INTO enrichment_group_moves (topic, group_id, partition, moved_to, skipped, reason)
+            SELECT 'in', 'group-' || n, 0, n, 0, 'accepted' FROM generate_series(1, 3000) AS n"""
+        )
+        connection.execute(
+            "INSERT INTO enrichment_lanes (group_id, lanes) SELECT 'group-' || n, 1 FROM generate_series(1, 3000) AS n"
         )
         connection.execute("VACUUM ANALYZE")
     return uri

@@ -12,6 +12,8 @@ INSERT INTO enrichment_jobs (
     set_aside,
     purpose,
     lag,
+    topic_id,
+    lanes,
     settings_fingerprint
 )
 VALUES (
@@ -27,6 +29,8 @@ VALUES (
     %(set_aside)s,
     %(purpose)s,
     %(lag)s,
+    %(topic_id)s,
+    %(lanes)s,
     %(settings_fingerprint)s
 )
 ON CONFLICT (batch_id) DO NOTHING

@@ -24,6 +24,8 @@ SELECT
     geo_database_build,
     settings_fingerprint,
     error,
+    topic_id,
+    lanes,
     claimed_at,
     drained_at,
     published_at,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,14 +45,32 @@ PUBLISHING = {
     "queue.buffering.max.kbytes": 32_768,
     "delivery.report.only.error": True,
 }
+SMALLEST_MAX_BYTES = 1_000  # librdkafka takes no less; a topic may
 
 
 class Clients:
-    """Makes clients. `config` is a connection's librdkafka configuration; what a purpose needs wins over it."""
+    """Makes clients. `config` is a connection's librdkafka configuration; what a purpose needs wins over it.
 
-    def __init__(self, config: Mapping[str, Any], settings: KafkaSettings) -> None:
+    `check_lanes` is called by each publisher of a batch that has fenced its lane's earlier ones: it raises when the
+    batch's lane is none of the group's any more.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], settings: KafkaSettings, check_lanes: Callable[[Batch], None] | None = None
+    ) -> None:
         self._config = {**CONNECTING, **config}
+        self._check_lanes = check_lanes
         self.settings = settings
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """Where the brokers are, as a person would name them on a command line."""
+        return str(self._config.get("bootstrap.servers") or self._config.get("metadata.broker.list") or "<brokers>")
+
+    def check_lanes(self, batch: Batch) -> None:
+        """Ask whether a batch may be published in its lane."""
+        if self._check_lanes is not None:
+            self._check_lanes(batch)
 
     def for_batch(self, batch: Batch) -> Clients:
         """The clients of a batch's own group and output topics: live, replayed and redriven ones never meet."""
@@ -61,7 +79,7 @@ class Clients:
             "output_topic": batch.purpose.output_topic or self.settings.output_topic,
             "dlq_topic": batch.purpose.dlq_topic or self.settings.dlq_topic,
         }
-        return Clients(self._config, self.settings.model_copy(update=own))
+        return Clients(self._config, self.settings.model_copy(update=own), self._check_lanes)
 
     def _consumer_config(self, purpose: Mapping[str, Any]) -> dict[str, Any]:
         return {**self._config, "group.id": self.settings.consumer_group, **READING, **purpose}
@@ -89,7 +107,7 @@ class Clients:
                 **PUBLISHING,
                 "transactional.id": transactional_id(self.settings.consumer_group, lane),
                 "transaction.timeout.ms": int(self.settings.transaction_timeout_sec * 1000),
-                "message.max.bytes": max_message_bytes,
+                "message.max.bytes": max(SMALLEST_MAX_BYTES, max_message_bytes),
                 # Two full sets never exceed what a topic takes in one.
                 "batch.size": min(1_000_000, max_message_bytes // 2),
             }

@@ -1,6 +1,7 @@
 """Claim: from the group's committed offsets to the last stable ones, cut into batches of one lane each.
 
-Progress is nothing but the group's committed offsets. What is read here is planned once and then fixed in the ledger.
+Progress is nothing but the group's committed offsets (`enrichment.group.progress` compares them with what was
+published). What is read here is planned once and then fixed in the ledger.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from enrichment.errors import OffsetsLost, OffsetsMoved
+from enrichment.errors import RunRefused, SettingsError
 from enrichment.kafka.clients import Clients
+from enrichment.kafka.stamps import Committed, Stamp
 from enrichment.messages import OffsetRange
 
 log = logging.getLogger(__name__)
@@ -25,12 +27,16 @@ SLICE_SECONDS = 1.0  # no longer inside a C call: signals (a stop from the UI, a
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits in one partition: `committed` (None: never), the log's `low` and its last stable offset `high`."""
+    """What waits in one partition: `committed` (None: never), the log's `low` and its last stable offset `high`.
+
+    `stamp` says which batch was published to `committed`; None where somebody else committed that.
+    """
 
     partition: int
     committed: int | None
     low: int
     high: int
+    stamp: Stamp | None = None
 
     @property
     def start(self) -> int:
@@ -87,27 +93,49 @@ def committed_offsets(
     consumer: Consumer, topic: str, partitions: Iterable[int], timeout: float
 ) -> dict[int, int | None]:
     """The group's committed offset of each partition, None where it has none."""
+    found = read_committed(consumer, topic, partitions, timeout)
+    return {partition: committed.offset for partition, committed in found.items()}
+
+
+def read_committed(consumer: Consumer, topic: str, partitions: Iterable[int], timeout: float) -> dict[int, Committed]:
+    """What the group has committed in each partition."""
     asked = [TopicPartition(topic, partition) for partition in partitions]
     answers = with_retries(lambda seconds: consumer.committed(asked, timeout=seconds), timeout)
     for answer in answers:
         if answer.error is not None:
             raise KafkaException(answer.error)
-    return {answer.partition: answer.offset if answer.offset >= 0 else None for answer in answers}
+    return {
+        answer.partition: Committed(answer.offset, Stamp.read(answer.metadata, answer.offset))
+        if answer.offset >= 0
+        else Committed(None)
+        for answer in answers
+    }
 
 
 def read_backlog(
     consumer: Consumer, topic: str, timeout: float, partitions: Sequence[int] | None = None
 ) -> list[Backlog]:
-    """What waits in the partitions (all of the topic's, or those named)."""
-    chosen = partitions_of(consumer, topic, timeout)
-    if partitions is not None:
+    """What waits in the partitions (all of the topic's, or those named). Raises `SettingsError` when there is no such
+    topic, `RunRefused` when it has no such partition."""
+    try:
+        chosen = partitions_of(consumer, topic, timeout)
+    except KafkaException as refused:
+        if refused.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise
+        raise SettingsError(
+            f"KAFKA_INPUT_TOPIC={topic!r}: the brokers have no such topic; `python -m enrichment.kafka` creates it"
+        ) from refused
+    if partitions:
         unknown = sorted(set(partitions) - set(chosen))
         if unknown:
-            raise ValueError(f"topic {topic} has no partitions {unknown}; it has {chosen[0]} to {chosen[-1]}")
+            raise RunRefused(f"topic {topic} has no partitions {unknown}; it has {chosen[0]} to {chosen[-1]}")
         chosen = sorted(set(partitions))
-    committed = committed_offsets(consumer, topic, chosen, timeout)
+    committed = read_committed(consumer, topic, chosen, timeout)
     ends = {partition: watermarks(consumer, topic, partition, timeout) for partition in chosen}
-    return [Backlog(partition, committed[partition], *ends[partition]) for partition in chosen]
+    return [
+        Backlog(partition, committed[partition].offset, *ends[partition], committed[partition].stamp)
+        for partition in chosen
+    ]
 
 
 def watermarks(consumer: Consumer, topic: str, partition: int, timeout: float) -> tuple[int, int]:
@@ -138,13 +166,18 @@ def read_settled_backlog(clients: Clients, partitions: Sequence[int] | None = No
             if refused.args[0].code() != KafkaError._TIMED_OUT:
                 raise
             log.warning("offsets.held_back group=%s taking_over_lanes=%d", settings.consumer_group, settings.lanes)
-            for lane in range(settings.lanes):
-                with clients.lane_producer(lane, settings.max_message_bytes) as producer:
-                    take_over(producer, settings.request_timeout_sec)
-            backlog = read_backlog(consumer, settings.input_topic, settings.request_timeout_sec, partitions)
-        if settle_lost(consumer, settings.input_topic, backlog, settings.offsets_lost_policy):
+            known = partitions_of(consumer, settings.input_topic, settings.request_timeout_sec)
+            fence_lanes(clients, range(min(settings.lanes, 1 + max(known))))
             backlog = read_backlog(consumer, settings.input_topic, settings.request_timeout_sec, partitions)
     return backlog
+
+
+def fence_lanes(clients: Clients, lanes: Iterable[int]) -> None:
+    """Fence whoever publishes in these lanes, and abort what it left open."""
+    settings = clients.settings
+    for lane in lanes:
+        with clients.lane_producer(lane, settings.max_message_bytes) as producer:
+            take_over(producer, settings.request_timeout_sec)
 
 
 def take_over(producer: Producer, timeout: float) -> None:
@@ -152,55 +185,6 @@ def take_over(producer: Producer, timeout: float) -> None:
     # Without a connection that is already up, `init_transactions` waits half a second for one.
     with_retries(lambda seconds: producer.list_topics(timeout=seconds), timeout)
     with_retries(producer.init_transactions, timeout)
-
-
-def settle_lost(consumer: Consumer, topic: str, backlog: Sequence[Backlog], policy: str) -> int:
-    """Deal with unread offsets that have left the log, by the declared policy; returns how many there are.
-
-    `fail` raises `OffsetsLost`. `earliest` moves the group to the log's start, so that what is claimed next is what
-    publishing will find the group at.
-    """
-    lost = [b for b in backlog if b.lost]
-    if not lost:
-        return 0
-    where = ", ".join(f"partition {b.partition}: committed {b.committed}, log starts at {b.low}" for b in lost)
-    count = sum(b.lost for b in lost)
-    if policy == "fail":
-        raise OffsetsLost(
-            f"{count} unread offsets of {topic} have left the log ({where}). Set KAFKA_OFFSETS_LOST_POLICY=earliest to "
-            "go on at the log's start and report the gap, or move the group yourself."
-        )
-    log.error("offsets.lost topic=%s offsets=%d going_on_at=earliest (%s)", topic, count, where)
-    consumer.commit(offsets=[TopicPartition(topic, b.partition, b.low) for b in lost], asynchronous=False)
-    return count
-
-
-def check_progress(topic: str, group_id: str, backlog: Sequence[Backlog], published: Mapping[int, int]) -> None:
-    """Refuse to publish again what `published` says that the group has: up to which offset, by partition.
-
-    Kafka forgets the offsets of a group that has not committed for long (`offsets.retention.minutes`), and people move
-    groups. A log that ends before what was published from it is another one: the topic was made anew. Raises
-    `OffsetsMoved`.
-    """
-    astray = [
-        (b, end)
-        for b in backlog
-        if (end := published.get(b.partition)) is not None
-        and end <= b.high
-        and (b.start < end or (b.committed is None and b.start != end))
-    ]
-    if astray:
-        where = ", ".join(f"partition {b.partition}: at {b.committed}, published to {end}" for b, end in astray)
-        commands = "\n".join(
-            f"kafka-consumer-groups.sh --bootstrap-server <brokers> --group {group_id} --topic {topic}:{b.partition} "
-            f"--reset-offsets --to-offset {end} --execute"
-            for b, end in astray
-        )
-        raise OffsetsMoved(
-            f"group {group_id} is not where it has published to ({where}): nobody committed for longer than the "
-            "brokers' offsets.retention.minutes, or somebody moved it. Nothing was claimed. To publish the past again, "
-            f"use stacklens_replay; to go on, set the offsets:\n{commands}"
-        )
 
 
 def plan_ranges(

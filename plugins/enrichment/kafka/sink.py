@@ -14,14 +14,15 @@ from enum import StrEnum
 from typing import Any, Self
 
 import numpy as np
-from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
 
 from enrichment.columns import Chunk
 from enrichment.errors import OffsetsMoved, PublishRefused
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.librdkafka import Outbox
-from enrichment.kafka.offsets import committed_offsets, take_over, with_retries
+from enrichment.kafka.offsets import read_committed, take_over, with_retries
+from enrichment.kafka.stamps import Committed, check_lanes, is_published, stamped
 from enrichment.messages import Batch, Reason
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class LanePublisher:
         with ExitStack() as opening:
             self._producer = opening.enter_context(self._clients.lane_producer(self._batch.lane, largest))
             take_over(self._producer, self._timeout)
+            self._clients.check_lanes(self._batch)
             metadata = self._producer.list_topics(timeout=self._timeout).topics
             self._partitions = {topic: len(found.partitions) for topic, found in metadata.items()}
             self._open = opening.pop_all()
@@ -68,15 +70,17 @@ class LanePublisher:
         self._open.close()
 
     def standing(self) -> Standing:
-        """Compare the group's committed offsets with the batch. Raises `OffsetsMoved` when they fit neither end."""
+        """Compare the group's committed offsets with the batch. Raises `OffsetsMoved` when they fit neither end, or
+        when nobody published to where they are, `LanesChanged` when it was in another number of lanes."""
         batch, committed = self._batch, self._committed()
-        if all(_past(committed[r.partition], r.end) for r in batch.ranges):
+        if is_published(batch, committed):
             return Standing.PAST_END
+        check_lanes(batch, committed)
         # A group without an offset starts at the log's start: that is where its first batch was claimed.
-        if all(committed[r.partition] in (r.start, None) for r in batch.ranges):
+        if all(committed[r.partition].offset in (r.start, None) for r in batch.ranges):
             return Standing.AT_START
         where = ", ".join(
-            f"partition {r.partition}: batch {r.start} to {r.end}, group at {committed[r.partition]}"
+            f"partition {r.partition}: batch {r.start} to {r.end}, group at {committed[r.partition].offset}"
             for r in batch.ranges
         )
         raise OffsetsMoved(
@@ -84,10 +88,10 @@ class LanePublisher:
             "Nothing was published. The next run goes on from the group's offsets; enrichment_jobs tells who moved it."
         )
 
-    def _committed(self) -> Mapping[int, int | None]:
+    def _committed(self) -> Mapping[int, Committed]:
         batch = self._batch
         with self._clients.offsets_reader() as reader:
-            return committed_offsets(reader, batch.topic, [r.partition for r in batch.ranges], self._timeout)
+            return read_committed(reader, batch.topic, [r.partition for r in batch.ranges], self._timeout)
 
     @contextmanager
     def transaction(self) -> Iterator[LaneTransaction]:
@@ -117,7 +121,7 @@ class LanePublisher:
         with_retries(producer.commit_transaction, self._clients.settings.transaction_timeout_sec)
 
     def _send_progress(self, producer: Producer) -> None:
-        offsets = [TopicPartition(self._batch.topic, r.partition, r.end) for r in self._batch.ranges]
+        offsets = stamped(self._batch)
         with self._clients.offsets_reader() as reader:
             group = reader.consumer_group_metadata()
             with_retries(lambda seconds: producer.send_offsets_to_transaction(offsets, group, seconds), self._timeout)
@@ -157,10 +161,6 @@ def describe_topics(clients: Clients, *topics: str) -> list[dict[str, Any]]:
     resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
     described = admin.describe_configs(resources, request_timeout=clients.settings.request_timeout_sec)
     return [described[resource].result() for resource in resources]
-
-
-def _past(committed: int | None, end: int) -> bool:
-    return committed is not None and committed >= end
 
 
 def _abort(producer: Producer) -> None:

@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from enrichment.errors import TopicRefused
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.offsets import with_retries
 from enrichment.settings import KafkaSettings, ReplaySettings
 
 PARTITIONS = 4
@@ -20,6 +22,7 @@ MESSAGE_BYTES = 4 * 1024**2
 DEAD_LETTER_BYTES = 2 * MESSAGE_BYTES
 BROKERS_DEFAULT = -1
 KNOWN_SECONDS = 30
+NO_ID = "A" * 22  # what brokers say that know no ids
 
 
 def topic_configs(topics: KafkaSettings, replay: ReplaySettings | None = None) -> dict[str, dict[str, str]]:
@@ -73,3 +76,15 @@ def await_topics(admin: AdminClient, names: Iterable[str]) -> None:
         raise TopicRefused(
             f"Kafka created {', '.join(sorted(wanted))}, but does not tell: {silent.args[0]}"
         ) from silent
+
+
+def read_topic_id(clients: Clients, topic: str) -> str | None:
+    """Kafka's id of a topic, as its tools print it; None where the brokers know none. Raises `KafkaException`."""
+    admin = clients.admin()  # kept until the answer is there: it dies with it
+    names = TopicCollection([topic])
+    described = with_retries(
+        lambda seconds: admin.describe_topics(names, request_timeout=seconds)[topic].result(),
+        clients.settings.request_timeout_sec,
+    )
+    topic_id = str(described.topic_id).replace("+", "-").replace("/", "_")
+    return None if topic_id == NO_ID else topic_id

@@ -30,6 +30,8 @@ RULES = [
     RetryRule(exception=f"enrichment.errors.{name}", action=RetryAction.FAIL, reason=reason)
     for name, reason in {
         "SettingsError": "a setting is wrong",
+        "RunRefused": "a parameter of the run is wrong",
+        "LanesChanged": "the group's number of lanes is another one",
         "OffsetsMoved": "the group is not where it should be",
         "OffsetsLost": "unread messages have left the log",
         "StagingMissing": "an earlier task must run again",

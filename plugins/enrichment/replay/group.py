@@ -8,14 +8,18 @@ from enrichment.errors import ReplayRefused
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import committed_offsets
 from enrichment.kafka.sink import LanePublisher
+from enrichment.kafka.stamps import Committed
 from enrichment.messages import Batch
 
 
 class WindowPublisher(LanePublisher):
     """Publishes the batches of a window. To it a group without an offset is no new one: it raises `ReplayRefused`."""
 
-    def _committed(self) -> Mapping[int, int | None]:
-        return check_group(self._clients, self._batch)
+    def _committed(self) -> Mapping[int, Committed]:
+        committed = super()._committed()
+        if any(each.offset is None for each in committed.values()):
+            raise expired(self._batch)
+        return committed
 
 
 def check_group(clients: Clients, batch: Batch) -> dict[int, int]:
@@ -25,7 +29,10 @@ def check_group(clients: Clients, batch: Batch) -> dict[int, int]:
         committed = committed_offsets(reader, batch.topic, partitions, clients.settings.request_timeout_sec)
     known = {partition: offset for partition, offset in committed.items() if offset is not None}
     if len(known) < len(committed):
-        raise ReplayRefused(
-            f"the group {batch.group_id} has expired: clear the run's `plan` with everything downstream"
-        )
+        raise expired(batch)
     return known
+
+
+def expired(batch: Batch) -> ReplayRefused:
+    """What to do about a window's group that has no offset any more."""
+    return ReplayRefused(f"the group {batch.group_id} has expired: clear the run's `plan` with everything downstream")

@@ -14,6 +14,8 @@ from psycopg.types.json import Jsonb
 
 from enrichment import sql
 from enrichment.messages import Batch, OffsetRange, Purpose
+from enrichment.store.lanes import LaneCounts
+from enrichment.store.positions import Positions
 
 Row = TypeVar("Row")
 
@@ -72,6 +74,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     geo_database_build: str | None
     settings_fingerprint: str
     error: str | None
+    topic_id: str | None
+    lanes: int | None
     claimed_at: datetime
     drained_at: datetime | None
     published_at: datetime | None
@@ -86,13 +90,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def batch(self) -> Batch:
         """The batch that the row is about, with the ranges that the ledger has."""
         return msgspec.convert(self, Batch, from_attributes=True)
-
-
-class PublishedEnd(msgspec.Struct, frozen=True):
-    """Up to which offset a partition was published."""
-
-    partition: int
-    end: int
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +114,8 @@ class Ledger:
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
+        self.positions = Positions(connection)
+        self.lanes = LaneCounts(connection)
 
     def claim(
         self, batch: Batch, dag_id: str, run_id: str, settings_fingerprint: str, lag: Mapping[int, int] | None = None
@@ -137,15 +136,6 @@ class Ledger:
         )
         return self._rows("enrichment_jobs/get", Job, {"batch_id": batch.batch_id})[0].batch
 
-    def published_ends(self, topic: str, group_id: str, partitions: Iterable[int]) -> dict[int, int]:
-        """Up to which offset a group has published each partition, as far as the ledger goes."""
-        found = self._rows(
-            "enrichment_jobs/find_published_ends",
-            PublishedEnd,
-            {"topic": topic, "group_id": group_id, "partitions": list(partitions)},
-        )
-        return {each.partition: each.end for each in found}
-
     def find_run(self, dag_id: str, run_id: str) -> list[Batch]:
         """The batches that a run has claimed, in the order of their lanes: what its retried claim goes on with."""
         jobs = self._rows("enrichment_jobs/find_run", Job, {"dag_id": dag_id, "run_id": run_id})
@@ -162,7 +152,10 @@ class Ledger:
         )
 
     def published(self, batch_id: str, outcome: Outcome) -> None:
-        """A batch is visible in the output topics. Raises `psycopg.errors.CheckViolation` when it does not add up."""
+        """A batch is visible in the output topics, and live draining goes on after it (`positions`).
+
+        Raises `psycopg.errors.CheckViolation` when it does not add up.
+        """
         self._execute(
             "enrichment_jobs/record_published",
             {

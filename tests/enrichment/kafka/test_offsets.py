@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enrichment.errors import OffsetsMoved
-from enrichment.kafka.offsets import Backlog, check_progress, plan_ranges
+from enrichment.kafka.offsets import Backlog, plan_ranges
 from enrichment.messages import OffsetRange
 
 backlogs = st.lists(
@@ -63,31 +62,3 @@ def test_backlog_starts_at_the_group_or_at_the_log(committed: int | None, low: i
     """A group without offsets starts at the log's start; one behind it has lost what lies between."""
     backlog = Backlog(0, committed, low, 20)
     assert (backlog.start, backlog.lost, backlog.span) == (start, lost, 20 - start)
-
-
-@pytest.mark.parametrize(
-    ("backlog", "end"),
-    [(Backlog(0, 60, 0, 300), 200), (Backlog(0, None, 0, 300), 200), (Backlog(0, None, 250, 300), 200)],
-    ids=["moved back", "forgotten", "forgotten, and unread messages have left the log"],
-)
-def test_group_that_is_not_where_it_published_to_is_refused(backlog: Backlog, end: int) -> None:
-    """It would publish again, or leave messages out without a word; the refusal has the command that mends it."""
-    command = f"--group us --topic in:0 --reset-offsets --to-offset {end} --execute"
-    with pytest.raises(OffsetsMoved, match=command):
-        check_progress("in", "us", [backlog, Backlog(1, 5, 0, 9)], {0: end, 1: 5})
-
-
-@pytest.mark.parametrize(
-    ("backlog", "published"),
-    [
-        (Backlog(0, 200, 0, 300), {0: 200}),
-        (Backlog(0, 250, 0, 300), {0: 200}),
-        (Backlog(0, None, 0, 300), {}),
-        (Backlog(0, None, 200, 300), {0: 200}),
-        (Backlog(0, None, 0, 199), {0: 200}),
-    ],
-    ids=["there", "not recorded", "new", "all read has left the log", "a topic that was made anew"],
-)
-def test_group_that_goes_on_is_not_refused(backlog: Backlog, published: dict[int, int]) -> None:
-    """The ledger may lag behind the group, and says nothing about a log that it does not know."""
-    check_progress("in", "us", [backlog], published)

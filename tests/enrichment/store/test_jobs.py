@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from enrichment.caches.base import LookupCounts
-from enrichment.messages import Batch, OffsetRange
+from enrichment.messages import Batch, OffsetRange, Purpose
 from enrichment.store.jobs import JobState, Ledger, Outcome
 
 Connection = psycopg.Connection[Any]
@@ -75,19 +75,47 @@ def test_get_is_none_when_the_batch_is_unknown(ledger: Ledger) -> None:
     assert ledger.get("nothing") is None
 
 
-def test_published_ends_are_those_of_the_groups_latest_batches(ledger: Ledger) -> None:
-    """By partition, of this topic and group only; a batch that is not published says nothing."""
+def positions(ledger: Ledger) -> dict[int, tuple[int, str | None]]:
+    """Where the group goes on in the topic."""
+    found = ledger.positions.get(BATCH.topic, BATCH.group_id)
+    return {partition: (position.next_offset, position.topic_id) for partition, position in found.items()}
+
+
+def test_draining_goes_on_behind_what_was_published(ledger: Ledger) -> None:
+    """By partition, of this topic and group only; batches that are not published, dry ones and replays say nothing."""
+    latest = other("latest", ranges=(OffsetRange(0, 200, 300),), topic_id="id-1")
+    dry = other("dry", ranges=(OffsetRange(0, 300, 900),), dry_run=True)
+    replayed = other("replayed", ranges=(OffsetRange(0, 300, 900),), purpose=Purpose(kind="replay"))
     for batch in (
         BATCH,
-        other("latest", ranges=(OffsetRange(0, 200, 300),)),
+        latest,
         other("elsewhere", topic="elsewhere", ranges=(OffsetRange(0, 0, 900),)),
         other("another", group_id="another", ranges=(OffsetRange(0, 0, 900),)),
+        dry,
+        replayed,
     ):
         claim(ledger, batch)
         ledger.published(batch.batch_id, OUTCOME)
     claim(ledger, other("open", ranges=(OffsetRange(0, 300, 900), OffsetRange(7, 0, 9))))
-    ends = {r.partition: r.end for r in BATCH.ranges}
-    assert ledger.published_ends(BATCH.topic, BATCH.group_id, [*ends, 7]) == ends | {0: 300}
+    assert positions(ledger) == {0: (300, "id-1"), 2: (60, None)}
+
+
+@pytest.mark.parametrize("topic_id", ["id-1", None], ids=["same-topic", "earlier-release"])
+def test_draining_does_not_go_back_when_a_batch_is_recorded_late(ledger: Ledger, topic_id: str | None) -> None:
+    """A batch whose publisher died before its record is completed by a retry, after later ones."""
+    claim(ledger, other("late", topic_id=topic_id))
+    claim(ledger, other("next", ranges=(OffsetRange(0, 200, 300),), topic_id="id-1"))
+    ledger.published("next", OUTCOME)
+    ledger.published("late", OUTCOME)
+    assert positions(ledger) == {0: (300, "id-1"), 2: (60, topic_id)}
+
+
+def test_batch_of_a_topic_that_is_gone_says_nothing_about_the_new_one(ledger: Ledger) -> None:
+    """Offsets of a topic that was deleted and made anew are others."""
+    claim(ledger, other("old", topic_id="id-1"))
+    ledger.positions.put(BATCH.topic, BATCH.group_id, "id-2", {0: 5})
+    ledger.published("old", OUTCOME)
+    assert positions(ledger)[0] == (5, "id-2")
 
 
 def test_claim_returns_the_first_ranges_when_claimed_again(ledger: Ledger) -> None:

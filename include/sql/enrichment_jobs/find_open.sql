@@ -1,0 +1,11 @@
+-- Batches of live draining that a group has claimed and that may still be published.
+SELECT
+    batch_id,
+    topic,
+    ranges
+FROM enrichment_jobs
+WHERE state IN ('claimed', 'drained')
+  AND group_id = %(group_id)s
+  AND purpose = '{}'
+  AND NOT dry_run
+ORDER BY claimed_at, batch_id

@@ -1,0 +1,132 @@
+"""See and change the group of live draining, from a shell: `python -m enrichment.group --help`.
+
+Topic, group and lanes are those of the settings unless they are named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+
+import psycopg
+from confluent_kafka import KafkaException
+
+from enrichment.errors import EnrichmentError
+from enrichment.group.accept import accept_offsets
+from enrichment.group.lanes import change
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.offsets import read_backlog
+from enrichment.kafka.topics import read_topic_id
+from enrichment.settings import load
+from enrichment.store.jobs import Ledger
+
+
+def option(text: str) -> tuple[str, str]:
+    """`name=value`. Raises `ValueError`."""
+    name, value = text.split("=", 1)
+    return name, value
+
+
+def placed(text: str) -> tuple[int, int]:
+    """`partition=offset`. Raises `ValueError`."""
+    partition, offset = text.split("=")
+    return int(partition), int(offset)
+
+
+def status(clients: Clients, ledger: Ledger, _chosen: argparse.Namespace) -> None:
+    """Say where the group is, where it should be, and how it was moved other than by publishing."""
+    settings = clients.settings
+    topic, group_id = settings.input_topic, settings.consumer_group
+    lanes, known = ledger.lanes.get(group_id), ledger.positions.get(topic, group_id)
+    say(f"topic {topic} (id {read_topic_id(clients, topic)}), group {group_id}, lanes: {lanes or 'none recorded'}")
+    # Not held back by an open transaction, and taking no lane over for it.
+    with clients.offsets_reader("read_uncommitted") as reader:
+        backlog = read_backlog(reader, topic, settings.request_timeout_sec)
+    for b in backlog:
+        by = f", published by {b.stamp.batch_id}" if b.stamp is not None else ""
+        position = known.get(b.partition)
+        recorded = f"{position.next_offset} (topic id {position.topic_id})" if position is not None else "nothing"
+        say(f"partition {b.partition}: log {b.low} to {b.high}, group at {b.committed}{by}, recorded {recorded}")
+    for move in ledger.positions.moves(topic, group_id):
+        say(
+            f"{move.moved_at:%Y-%m-%d %H:%M:%S%z} {move.reason} by {move.moved_by}: partition {move.partition} from "
+            f"{move.group_offset} to {move.moved_to}, {move.skipped} offsets left out"
+        )
+
+
+def accept(clients: Clients, ledger: Ledger, chosen: argparse.Namespace) -> None:
+    """Move the group."""
+    for move in accept_offsets(clients, ledger.positions, dict(chosen.offsets)):
+        say(f"partition {move.partition}: from {move.group_offset} to {move.moved_to}, {move.skipped} offsets left out")
+
+
+def set_lanes(clients: Clients, ledger: Ledger, chosen: argparse.Namespace) -> None:
+    """Change the number of lanes."""
+    before = change(clients, ledger.lanes, chosen.lanes, despite_open=chosen.despite_open_batches)
+    group_id = clients.settings.consumer_group
+    say(
+        f"group {group_id} is published in {chosen.lanes} lanes (before: {before.lanes if before else 'not recorded'})."
+        f" Set KAFKA_LANES={chosen.lanes} on the DAG processor, the scheduler and all workers"
+    )
+
+
+def say(line: str) -> None:
+    """To whoever ran the command."""
+    sys.stdout.write(f"{line}\n")
+
+
+def parse() -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m enrichment.group", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    described: dict[str, tuple[Callable[..., None], str]] = {
+        "status": (status, "say where the group is, where it should be, and how it was moved"),
+        "accept-offsets": (accept, "have live draining go on at these offsets; what that leaves out is recorded"),
+        "set-lanes": (set_lanes, "change the number of lanes of the group, while none of its batches is open"),
+    }
+    made = {}
+    for name, (run, text) in described.items():
+        made[name] = command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        command.add_argument("--bootstrap-servers", required=True)
+        command.add_argument(
+            "--database", default="", help="of StackLens: postgresql://user@host:port/database; libpq's variables count"
+        )
+        command.add_argument("--topic", help="(default: KAFKA_INPUT_TOPIC)")
+        command.add_argument("--group", help="(default: KAFKA_CONSUMER_GROUP)")
+        command.add_argument(
+            "--client", metavar="NAME=VALUE", type=option, action="append", default=[],
+            help="an option of librdkafka, such as security.protocol=SSL; may be repeated",
+        )  # fmt: skip
+    made["accept-offsets"].add_argument("offsets", metavar="PARTITION=OFFSET", type=placed, nargs="+")
+    made["set-lanes"].add_argument("lanes", type=int, choices=range(1, 10_001), metavar="LANES")
+    made["set-lanes"].add_argument(
+        "--despite-open-batches", action="store_true", help="give up batches that are open; they are claimed anew"
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Says in one line what was wrong, and exits with 1 then."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    chosen = parse()
+    try:
+        kafka = load().kafka
+        named = {"input_topic": chosen.topic, "consumer_group": chosen.group}
+        kafka = kafka.model_copy(update={name: value for name, value in named.items() if value})
+        clients = Clients(dict(chosen.client) | {"bootstrap.servers": chosen.bootstrap_servers}, kafka)
+        with psycopg.connect(chosen.database) as connection:
+            chosen.run(clients, Ledger(connection), chosen)
+    except KafkaException as failed:
+        sys.stderr.write(f"Kafka: {failed.args[0].str()}\n")
+        return 1
+    except (EnrichmentError, psycopg.Error) as failed:
+        sys.stderr.write(f"{failed}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

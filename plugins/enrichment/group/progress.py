@@ -1,0 +1,160 @@
+"""Where live draining goes on: the group's offsets in, checked against the log and what was published, or refused.
+
+Kafka forgets the offsets of a group that has not committed for long (`offsets.retention.minutes`), people and tools
+move groups, logs are truncated, topics are deleted and made anew. In each of these cases, going on from the group's
+offset would leave messages out or publish them twice, so a claim says what it found and which ways there are to go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from confluent_kafka import TopicPartition
+
+from enrichment.errors import OffsetsLost, OffsetsMoved
+from enrichment.group.choices import Astray, Why, explain
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.offsets import Backlog, read_settled_backlog
+from enrichment.kafka.topics import read_topic_id
+from enrichment.store.positions import Move, MoveReason, Position, Positions
+
+log = logging.getLogger(__name__)
+
+
+class Progress(NamedTuple):
+    """What waits in each partition, from where draining goes on, and Kafka's id of the topic."""
+
+    backlog: list[Backlog]
+    topic_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What is known of a group in a topic: its positions by partition, and the id that the topic has now."""
+
+    positions: Mapping[int, Position]
+    topic_id: str | None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a partition without a position is one of which nothing was published yet. A database that was
+        upgraded knows of the others only what its batches said."""
+        return any(position.topic_id is not None for position in self.positions.values())
+
+
+def find_progress(
+    clients: Clients, positions: Positions, partitions: Sequence[int] | None = None, *, dry_run: bool = False
+) -> Progress:
+    """Where draining goes on in these partitions (all, if none is named), as it is recorded from now on.
+
+    Raises `OffsetsMoved` when the group is not where it should be, `OffsetsLost` by the declared policy. A dry run
+    records and moves nothing.
+    """
+    settings = clients.settings
+    topic, group_id = settings.input_topic, settings.consumer_group
+    backlog = read_settled_backlog(clients, partitions)
+    topic_id = read_topic_id(clients, topic)
+    group = Group(positions.get(topic, group_id), topic_id)
+    check_progress(clients, backlog, group)
+    if any(b.lost for b in backlog):
+        backlog = settle_lost(clients, positions, backlog, group, dry_run=dry_run)
+    if not dry_run:
+        adopt(clients, positions, backlog, group, every_partition=partitions is None)
+    return Progress(backlog, topic_id)
+
+
+def check_progress(clients: Clients, backlog: Sequence[Backlog], group: Group) -> None:
+    """Raise `OffsetsMoved`, with all ways to go on, when the group is astray in one of the partitions."""
+    astray = [found for b in backlog if (found := find_astray(b, group)) is not None]
+    if astray:
+        settings = clients.settings
+        raise OffsetsMoved(explain(astray, settings.input_topic, settings.consumer_group, clients.bootstrap_servers))
+
+
+def find_astray(b: Backlog, group: Group) -> Astray | None:
+    """What is wrong with the group's offset in a partition; None when draining may go on there."""
+    position = group.positions.get(b.partition)
+    known = position.next_offset if position is not None else None
+    why = _why(b, position, group)
+    return Astray(b, known, why) if why is not None else None
+
+
+def _why(b: Backlog, position: Position | None, group: Group) -> Why | None:
+    at, known = b.committed, position.next_offset if position is not None else None
+    # Of a partition without a position nothing was published yet: to set the group there leaves out what is before.
+    meant = known if known is not None else b.low if group.is_known else at
+    found = {
+        Why.ANEW: _is_anew(b, position, group),
+        Why.PAST_END: (at if at is not None else known or 0) > b.high,
+        Why.FORGOTTEN: at is None and known not in (None, b.low),
+        Why.BEHIND: None not in (at, known) and at < known,  # type: ignore[operator]
+        # A publisher that died between its commit and the ledger has left its stamp.
+        Why.AHEAD: at is not None and b.stamp is None and at > meant,  # type: ignore[operator]
+    }
+    return next((why for why, so in found.items() if so), None)
+
+
+def _is_anew(b: Backlog, position: Position | None, group: Group) -> bool:
+    """Whether offsets are of another topic of the same name. The group's own stamp is later than what was recorded."""
+    stamped = b.stamp.topic_id if b.stamp is not None else None
+    topic_id = stamped or (position.topic_id if position is not None else None)
+    return None not in (topic_id, group.topic_id) and topic_id != group.topic_id
+
+
+def settle_lost(
+    clients: Clients, positions: Positions, backlog: Sequence[Backlog], group: Group, *, dry_run: bool
+) -> list[Backlog]:
+    """Deal with unread offsets that have left the log, by the declared policy; returns where draining goes on.
+
+    `fail` raises `OffsetsLost`. `earliest` moves the group to the log's start, so that what is claimed next is what
+    publishing will find the group at, and keeps that in `enrichment_group_moves`.
+    """
+    settings = clients.settings
+    topic, lost = settings.input_topic, [b for b in backlog if b.lost]
+    where = ", ".join(f"partition {b.partition}: committed {b.committed}, log starts at {b.low}" for b in lost)
+    count = sum(b.lost for b in lost)
+    if settings.offsets_lost_policy == "fail":
+        raise OffsetsLost(
+            f"{count} unread offsets of {topic} have left the log ({where}). To go on at the log's start, which leaves "
+            "them out, run `python -m enrichment.group accept-offsets` (docs/operate.md, Offsets) with "
+            f"{' '.join(f'{b.partition}={b.low}' for b in lost)}, or set KAFKA_OFFSETS_LOST_POLICY=earliest"
+        )
+    log.error("offsets.lost topic=%s offsets=%d going_on_at=earliest (%s)", topic, count, where)
+    if not dry_run:
+        moves = [
+            Move(partition=b.partition, group_offset=b.committed, published_to=b.committed, moved_to=b.low,
+                 skipped=b.lost)
+            for b in lost
+        ]  # fmt: skip
+        # Recorded first: a claim that dies before it has moved the group finds the same offsets lost again.
+        positions.move(topic, settings.consumer_group, group.topic_id, moves, MoveReason.LOST)
+        move_group(clients, {b.partition: b.low for b in lost})
+    return [replace(b, committed=b.start, stamp=None) if b.lost else b for b in backlog]
+
+
+def move_group(clients: Clients, offsets: Mapping[int, int]) -> None:
+    """Commit these offsets of the input topic for the group, by partition. Nothing stamps them: nobody published to
+    there."""
+    topic = clients.settings.input_topic
+    with clients.offsets_reader() as consumer:
+        consumer.commit(offsets=[TopicPartition(topic, p, o) for p, o in offsets.items()], asynchronous=False)
+
+
+def adopt(
+    clients: Clients, positions: Positions, backlog: Sequence[Backlog], group: Group, *, every_partition: bool
+) -> None:
+    """Record where draining goes on, where that is news: on first use, and after what nobody could record.
+
+    The first claim of a group in a topic does so for all partitions, also where it takes but a few: what was set before
+    it is meant, what is set afterwards is not.
+    """
+    if not every_partition and not group.is_known:
+        backlog = [b for b in read_settled_backlog(clients) if find_astray(b, group) is None]
+    found = {b.partition: Position(b.partition, b.start, group.topic_id) for b in backlog}
+    news = {p: position.next_offset for p, position in found.items() if group.positions.get(p) != position}
+    if news:
+        settings = clients.settings
+        positions.put(settings.input_topic, settings.consumer_group, group.topic_id, news)

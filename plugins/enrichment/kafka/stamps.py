@@ -1,0 +1,78 @@
+"""What a group has committed, and whether publishing did that: each offset that is published to is stamped.
+
+The stamp is the metadata of the committed offset, so it moves in the transaction with the offset and can never be
+behind it. A tool that moves a group leaves none, or one that names another offset or another topic's id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgspec
+from confluent_kafka import TopicPartition
+
+from enrichment.errors import LanesChanged
+from enrichment.messages import Batch
+
+
+class Stamp(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which batch committed an offset, of the topic with which id, and in how many lanes the group is published."""
+
+    end: int
+    batch_id: str
+    topic_id: str | None = None
+    lanes: int | None = None
+
+    @classmethod
+    def read(cls, metadata: str | None, offset: int) -> Stamp | None:
+        """The stamp of a committed offset; None where it has none, or one that was made for another offset."""
+        try:
+            stamp = msgspec.json.decode(metadata or "", type=cls)
+        except msgspec.DecodeError:
+            return None
+        return stamp if stamp.end == offset else None
+
+    def to_metadata(self) -> str:
+        """As Kafka keeps it."""
+        return msgspec.json.encode(self).decode()
+
+
+class Committed(NamedTuple):
+    """A group's offset in a partition; None: it has none."""
+
+    offset: int | None
+    stamp: Stamp | None = None
+
+
+def stamped(batch: Batch) -> list[TopicPartition]:
+    """The offsets that publishing a batch commits."""
+    return [
+        TopicPartition(
+            batch.topic, r.partition, r.end, Stamp(r.end, batch.batch_id, batch.topic_id, batch.lanes).to_metadata()
+        )
+        for r in batch.ranges
+    ]
+
+
+def is_published(batch: Batch, committed: Mapping[int, Committed]) -> bool:
+    """Whether publishing brought the group to or past the end of each range, and not somebody else.
+
+    Of a batch that was claimed by an earlier release, which stamped nothing, the offsets alone say so.
+    """
+    for r in batch.ranges:
+        offset, stamp = committed[r.partition]
+        if offset is None or offset < r.end or (batch.topic_id is not None and stamp is None):
+            return False
+    return True
+
+
+def check_lanes(batch: Batch, committed: Mapping[int, Committed]) -> None:
+    """Raise `LanesChanged` when the group's offsets were published in another number of lanes than the batch's."""
+    for partition, (_, stamp) in committed.items():
+        if stamp is not None and None not in (stamp.lanes, batch.lanes) and stamp.lanes != batch.lanes:
+            raise LanesChanged(
+                f"batch {batch.batch_id} was claimed with {batch.lanes} lanes, but {stamp.batch_id} was published to "
+                f"partition {partition} with {stamp.lanes}: another installation, or an earlier run, publishes for "
+                f"group {batch.group_id} with another number. Nothing was published; the next run claims these messages"
+            )

@@ -1,0 +1,65 @@
+"""Keeps how many lanes publish for a group: one row of `enrichment_lanes` a group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg.rows import dict_row
+
+from enrichment import sql
+from enrichment.messages import OffsetRange
+
+
+class LaneCount(msgspec.Struct, frozen=True):
+    """How many lanes publish for a group. While it is `changing_to` another number, nothing may be published."""
+
+    lanes: int
+    changing_to: int | None = None
+
+
+class OpenBatch(msgspec.Struct, frozen=True):
+    """A batch that was claimed and, as far as the ledger knows, not published."""
+
+    batch_id: str
+    topic: str
+    ranges: tuple[OffsetRange, ...]
+
+
+class LaneCounts:
+    """Every method is a transaction of its own, may be repeated, and raises `psycopg.Error` when the database
+    refuses."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+
+    def get(self, group_id: str) -> LaneCount | None:
+        """What is recorded of a group."""
+        with self._connection.transaction(), self._connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(sql.load("enrichment_lanes/get"), {"group_id": group_id})
+            row = cursor.fetchone()
+        return None if row is None else msgspec.convert(row, LaneCount)
+
+    def record(self, group_id: str, lanes: int) -> LaneCount:
+        """Record the number of a group that has none; returns what is recorded then, whoever was first."""
+        self._execute("enrichment_lanes/record", group_id, lanes)
+        return self.get(group_id) or LaneCount(lanes)
+
+    def begin_change(self, group_id: str, lanes: int) -> None:
+        """From now on nothing is published for the group."""
+        self._execute("enrichment_lanes/begin_change", group_id, lanes)
+
+    def finish_change(self, group_id: str, lanes: int) -> None:
+        """The change that was begun is done."""
+        self._execute("enrichment_lanes/finish_change", group_id, lanes)
+
+    def open_batches(self, group_id: str) -> list[OpenBatch]:
+        """Batches of live draining that may still be published."""
+        with self._connection.transaction(), self._connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(sql.load("enrichment_jobs/find_open"), {"group_id": group_id})
+            return [msgspec.convert(row, OpenBatch) for row in cursor]
+
+    def _execute(self, statement: str, group_id: str, lanes: int) -> None:
+        with self._connection.transaction():
+            self._connection.execute(sql.load(statement), {"group_id": group_id, "lanes": lanes})

@@ -1,0 +1,94 @@
+"""Keeps where live draining goes on in each partition (`enrichment_positions`), and each time that a group was moved
+other than by publishing (`enrichment_group_moves`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from enrichment import sql
+
+
+class Position(msgspec.Struct, frozen=True):
+    """Where draining goes on in a partition. `topic_id` is Kafka's id of the topic; None: recorded before ids were."""
+
+    partition: int
+    next_offset: int
+    topic_id: str | None
+
+
+class MoveReason(StrEnum):
+    """Why a group was moved other than by publishing."""
+
+    ACCEPTED = "accepted"  # by a person
+    LOST = "lost"  # over offsets that had left the log, by the declared policy
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True):
+    """A group was moved from `group_offset`, where draining would have gone on at `published_to`: so many offsets are
+    `skipped`."""
+
+    partition: int
+    group_offset: int | None
+    published_to: int | None
+    moved_to: int
+    skipped: int
+
+
+class RecordedMove(Move, frozen=True, kw_only=True):
+    """A move as it was recorded."""
+
+    reason: MoveReason
+    moved_by: str
+    moved_at: datetime
+
+
+class Positions:
+    """Every method is a transaction of its own and raises `psycopg.Error` when the database refuses."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+
+    def get(self, topic: str, group_id: str) -> dict[int, Position]:
+        """The positions that are known, by partition."""
+        key = {"topic": topic, "group_id": group_id}
+        with self._connection.transaction(), self._connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(sql.load("enrichment_positions/get"), key)
+            return {row["partition"]: msgspec.convert(row, Position) for row in cursor}
+
+    def put(self, topic: str, group_id: str, topic_id: str | None, offsets: Mapping[int, int]) -> None:
+        """Live draining goes on at these offsets, by partition."""
+        with self._connection.transaction():
+            self._put(topic, group_id, topic_id, offsets)
+
+    def move(self, topic: str, group_id: str, topic_id: str | None, moves: Sequence[Move], reason: MoveReason) -> None:
+        """The group is moved: live draining goes on there, and the move is kept for good."""
+        with self._connection.transaction():
+            self._put(topic, group_id, topic_id, {move.partition: move.moved_to for move in moves})
+            parameters = {
+                "topic": topic, "group_id": group_id, "topic_id": topic_id, "reason": reason, "moves": _jsonb(moves),
+            }  # fmt: skip
+            self._connection.execute(sql.load("enrichment_group_moves/add"), parameters)
+
+    def moves(self, topic: str, group_id: str) -> list[RecordedMove]:
+        """How the group was moved other than by publishing, oldest first."""
+        key = {"topic": topic, "group_id": group_id}
+        with self._connection.transaction(), self._connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(sql.load("enrichment_group_moves/list"), key)
+            return [msgspec.convert(row, RecordedMove) for row in cursor]
+
+    def _put(self, topic: str, group_id: str, topic_id: str | None, offsets: Mapping[int, int]) -> None:
+        placed = [{"partition": partition, "offset": offset} for partition, offset in offsets.items()]
+        parameters = {"topic": topic, "group_id": group_id, "topic_id": topic_id, "offsets": _jsonb(placed)}
+        self._connection.execute(sql.load("enrichment_positions/put"), parameters)
+
+
+def _jsonb(value: Any) -> Jsonb:
+    return Jsonb(value, dumps=msgspec.json.encode)
