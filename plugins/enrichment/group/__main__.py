@@ -40,7 +40,12 @@ def status(clients: Clients, ledger: Ledger, _chosen: argparse.Namespace) -> Non
     settings = clients.settings
     topic, group_id = settings.input_topic, settings.consumer_group
     lanes, known = ledger.lanes.get(group_id), ledger.positions.get(topic, group_id)
-    say(f"topic {topic} (id {read_topic_id(clients, topic)}), group {group_id}, lanes: {lanes or 'none recorded'}")
+    in_force = (
+        f"{lanes.lanes}{f', being changed to {lanes.changing_to}' * bool(lanes.changing_to)}"
+        if lanes
+        else "not recorded"
+    )
+    say(f"topic {topic} (id {read_topic_id(clients, topic)}), group {group_id}, lanes: {in_force}")
     # Not held back by an open transaction, and taking no lane over for it.
     with clients.offsets_reader("read_uncommitted") as reader:
         backlog = read_backlog(reader, topic, settings.request_timeout_sec)

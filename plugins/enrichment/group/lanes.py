@@ -14,7 +14,7 @@ from confluent_kafka import TopicPartition
 
 from enrichment.errors import ChangeRefused, LanesChanged, SettingsError
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.offsets import committed_offsets, fence_lanes, partitions_of, read_committed
+from enrichment.kafka.offsets import committed_offsets, fence_lanes, input_partitions, read_committed
 from enrichment.kafka.stamps import Stamp
 from enrichment.messages import Batch
 from enrichment.store.lanes import LaneCount, LaneCounts, OpenBatch
@@ -113,7 +113,7 @@ def restamp(clients: Clients, lanes: int) -> None:
     settings = clients.settings
     topic, timeout = settings.input_topic, settings.request_timeout_sec
     with clients.offsets_reader() as reader:
-        committed = read_committed(reader, topic, partitions_of(reader, topic, timeout), timeout)
+        committed = read_committed(reader, topic, input_partitions(reader, topic, timeout), timeout)
         offsets = [
             TopicPartition(
                 topic, partition, stamp.end, Stamp(stamp.end, stamp.batch_id, stamp.topic_id, lanes).to_metadata()
@@ -130,7 +130,7 @@ def _is_in_use(clients: Clients) -> bool:
     topic, timeout = settings.input_topic, settings.request_timeout_sec
     # Not held back by an open transaction.
     with clients.offsets_reader("read_uncommitted") as reader:
-        committed = committed_offsets(reader, topic, partitions_of(reader, topic, timeout), timeout)
+        committed = committed_offsets(reader, topic, input_partitions(reader, topic, timeout), timeout)
     return any(offset is not None for offset in committed.values())
 
 
@@ -139,5 +139,5 @@ def fence_all(clients: Clients) -> None:
     the lane `p % n` of a partition is `p` at most."""
     settings = clients.settings
     with clients.offsets_reader() as reader:
-        partitions = partitions_of(reader, settings.input_topic, settings.request_timeout_sec)
+        partitions = input_partitions(reader, settings.input_topic, settings.request_timeout_sec)
     fence_lanes(clients, range(1 + max(partitions)))

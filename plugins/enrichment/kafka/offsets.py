@@ -89,6 +89,18 @@ def partitions_of(consumer: Consumer, topic: str, timeout: float) -> list[int]:
     return sorted(metadata.partitions)
 
 
+def input_partitions(consumer: Consumer, topic: str, timeout: float) -> list[int]:
+    """The partitions of the topic that is drained. Raises `SettingsError` when there is no such topic."""
+    try:
+        return partitions_of(consumer, topic, timeout)
+    except KafkaException as refused:
+        if refused.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise
+        raise SettingsError(
+            f"KAFKA_INPUT_TOPIC={topic!r}: the brokers have no such topic; `python -m enrichment.kafka` creates it"
+        ) from refused
+
+
 def committed_offsets(
     consumer: Consumer, topic: str, partitions: Iterable[int], timeout: float
 ) -> dict[int, int | None]:
@@ -117,14 +129,7 @@ def read_backlog(
 ) -> list[Backlog]:
     """What waits in the partitions (all of the topic's, or those named). Raises `SettingsError` when there is no such
     topic, `RunRefused` when it has no such partition."""
-    try:
-        chosen = partitions_of(consumer, topic, timeout)
-    except KafkaException as refused:
-        if refused.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-            raise
-        raise SettingsError(
-            f"KAFKA_INPUT_TOPIC={topic!r}: the brokers have no such topic; `python -m enrichment.kafka` creates it"
-        ) from refused
+    chosen = input_partitions(consumer, topic, timeout)
     if partitions:
         unknown = sorted(set(partitions) - set(chosen))
         if unknown:
@@ -166,7 +171,7 @@ def read_settled_backlog(clients: Clients, partitions: Sequence[int] | None = No
             if refused.args[0].code() != KafkaError._TIMED_OUT:
                 raise
             log.warning("offsets.held_back group=%s taking_over_lanes=%d", settings.consumer_group, settings.lanes)
-            known = partitions_of(consumer, settings.input_topic, settings.request_timeout_sec)
+            known = input_partitions(consumer, settings.input_topic, settings.request_timeout_sec)
             fence_lanes(clients, range(min(settings.lanes, 1 + max(known))))
             backlog = read_backlog(consumer, settings.input_topic, settings.request_timeout_sec, partitions)
     return backlog

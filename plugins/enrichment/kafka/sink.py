@@ -60,7 +60,6 @@ class LanePublisher:
         with ExitStack() as opening:
             self._producer = opening.enter_context(self._clients.lane_producer(self._batch.lane, largest))
             take_over(self._producer, self._timeout)
-            self._clients.check_lanes(self._batch)
             metadata = self._producer.list_topics(timeout=self._timeout).topics
             self._partitions = {topic: len(found.partitions) for topic, found in metadata.items()}
             self._open = opening.pop_all()
@@ -71,10 +70,12 @@ class LanePublisher:
 
     def standing(self) -> Standing:
         """Compare the group's committed offsets with the batch. Raises `OffsetsMoved` when they fit neither end, or
-        when nobody published to where they are, `LanesChanged` when it was in another number of lanes."""
+        when nobody published to where they are, `LanesChanged` or `SettingsError` when the group's lanes are others."""
         batch, committed = self._batch, self._committed()
         if is_published(batch, committed):
             return Standing.PAST_END
+        # Only now: whoever changes the number of lanes fences this publisher, or has said so before.
+        self._clients.check_lanes(batch)
         check_lanes(batch, committed)
         # A group without an offset starts at the log's start: that is where its first batch was claimed.
         if all(committed[r.partition].offset in (r.start, None) for r in batch.ranges):
