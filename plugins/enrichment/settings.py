@@ -17,9 +17,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from enrichment.errors import SettingsError
 from enrichment.messages import Source
+from enrichment.names import GroupName, TopicName, find_equal
 
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0, lt=2**63)]  # what the ledger can hold
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -32,22 +33,25 @@ class KafkaSettings(BaseSettings):
 
     model_config = _config("KAFKA_")
 
-    conn_id: str = Field("kafka_stacklens", description="Airflow connection of the brokers")
-    input_topic: str = Field("stacklens-enriched", description="topic that is drained")
-    output_topic: str = Field("stacklens-analytics", description="topic that enriched messages go to")
-    dlq_topic: str = Field("analytics-dlq", description="topic that dead letters go to")
-    consumer_group: str = Field(
+    conn_id: str = Field("kafka_stacklens", min_length=1, description="Airflow connection of the brokers")
+    input_topic: TopicName = Field("stacklens-enriched", description="topic that is drained")
+    output_topic: TopicName = Field("stacklens-analytics", description="topic that enriched messages go to")
+    # The topic of its markers has a longer name.
+    dlq_topic: TopicName = Field("analytics-dlq", max_length=240, description="topic that dead letters go to")
+    consumer_group: GroupName = Field(
         "stacklens-enrichment", description="group whose committed offsets are the progress; nothing else may join it"
     )
     batch_size: PositiveInt = Field(500_000, description="messages at most in a batch")
     batch_bytes: PositiveInt = Field(512 * 1024**2, description="bytes of message values at most in a batch")
     batches_per_run: PositiveInt = Field(4, description="batches at most in a run, one per lane")
-    lanes: PositiveInt = Field(
-        1, description="lanes: partition p belongs to lane p % lanes; change it only while no run is active"
+    lanes: Annotated[int, Field(gt=0, le=10_000)] = Field(
+        1,
+        description="lanes: partition p belongs to lane p % lanes; the group's number, the same for all workers:"
+        " `python -m enrichment.group set-lanes` changes it",
     )
     chunk_size: PositiveInt = Field(50_000, description="messages at most whose keys and answers a task holds")
     chunk_bytes: PositiveInt = Field(16 * 1024**2, description="bytes of messages at most that a task holds")
-    max_message_bytes: PositiveInt = Field(
+    max_message_bytes: Annotated[int, Field(ge=1_000, le=1_000_000_000)] = Field(
         2 * 1024**2, description="largest message that is published; the topics must allow it (max.message.bytes)"
     )
     offsets_lost_policy: str = Field(
@@ -55,9 +59,13 @@ class KafkaSettings(BaseSettings):
         pattern="^(fail|earliest)$",
         description="when unread messages have left the log: `fail` the run, or go on at the `earliest` and report",
     )
-    request_timeout_sec: PositiveFloat = Field(30, description="time for a broker to answer a request")
-    transaction_timeout_sec: PositiveFloat = Field(
-        300, description="time after which the broker aborts a publisher's transaction"
+    request_timeout_sec: Annotated[float, Field(gt=0, le=3_600)] = Field(
+        30, description="time for a broker to answer a request"
+    )
+    transaction_timeout_sec: Annotated[float, Field(ge=1, le=2_147_483)] = Field(
+        300,
+        description="time after which the broker aborts a publisher's transaction; at most its"
+        " transaction.max.timeout.ms",
     )
 
     @property
@@ -228,10 +236,10 @@ class ReplaySettings(BaseSettings):
 
     model_config = _config("REPLAY_")
 
-    output_topic: str = Field(
+    output_topic: TopicName = Field(
         "stacklens-analytics-replay", description="topic that replayed messages go to unless a run names another"
     )
-    dlq_topic: str = Field(
+    dlq_topic: TopicName = Field(
         "analytics-dlq-replay", description="topic of the dead letters of replays, which are never redriven"
     )
     window_cron: str = Field(
@@ -308,9 +316,27 @@ def load() -> Settings:
             rooms[name] = room()
         except ValidationError as invalid:
             faults += [f"{variable(room, str(e['loc'][0]))}={e['input']!r}: {e['msg']}" for e in invalid.errors()]
+    if not faults:
+        faults += find_equal(_topics(rooms["kafka"], rooms["replay"]), MAY_BE_EQUAL)
     if faults:
         raise SettingsError("; ".join(faults))
     return Settings(**rooms)
+
+
+# A replay may go to where the messages went at first, told apart by its header.
+MAY_BE_EQUAL = frozenset({"KAFKA_OUTPUT_TOPIC", "REPLAY_OUTPUT_TOPIC"})
+
+
+def _topics(kafka: KafkaSettings, replay: ReplaySettings) -> dict[str, str]:
+    """All topics of the pipeline, by what names them."""
+    return {
+        "KAFKA_INPUT_TOPIC": kafka.input_topic,
+        "KAFKA_OUTPUT_TOPIC": kafka.output_topic,
+        "KAFKA_DLQ_TOPIC": kafka.dlq_topic,
+        "the topic of the markers, KAFKA_DLQ_TOPIC with -redriven,": kafka.redriven_topic,
+        "REPLAY_OUTPUT_TOPIC": replay.output_topic,
+        "REPLAY_DLQ_TOPIC": replay.dlq_topic,
+    }
 
 
 def variable(room: type[BaseSettings], field: str) -> str:

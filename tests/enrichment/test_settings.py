@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 
 from enrichment.errors import SettingsError
@@ -85,3 +87,92 @@ def test_settings_do_not_change() -> None:
     """Settings are frozen: a task cannot change them for another."""
     with pytest.raises(ValueError, match="frozen"):
         load().kafka.lanes = 2
+
+
+TOPICS = ("KAFKA_INPUT_TOPIC", "KAFKA_OUTPUT_TOPIC", "KAFKA_DLQ_TOPIC", "REPLAY_OUTPUT_TOPIC", "REPLAY_DLQ_TOPIC")
+PAIRS = [pair for pair in combinations(TOPICS, 2) if pair != ("KAFKA_OUTPUT_TOPIC", "REPLAY_OUTPUT_TOPIC")]
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS, ids=map(" ".join, PAIRS))
+def test_topics_that_are_the_same_are_refused_by_both_names(
+    monkeypatch: pytest.MonkeyPatch, one: str, other: str
+) -> None:
+    """An output that is an input loops, two outputs in one topic are told apart by nobody."""
+    monkeypatch.setenv(one, "same")
+    monkeypatch.setenv(other, "same")
+    with pytest.raises(SettingsError, match=f"{one} and {other} are the same topic, same"):
+        load()
+
+
+@pytest.mark.parametrize("variable", [topic for topic in TOPICS if topic != "KAFKA_DLQ_TOPIC"])
+def test_topic_that_is_the_one_of_the_markers_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """Its name follows from that of the dead letters."""
+    monkeypatch.setenv(variable, "analytics-dlq-redriven")
+    with pytest.raises(SettingsError, match=rf"(?=.*{variable})(?=.*KAFKA_DLQ_TOPIC with -redriven)"):
+        load()
+
+
+def test_topics_that_kafka_takes_for_one_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka makes no second topic whose name differs in '.' and '_' only."""
+    monkeypatch.setenv("KAFKA_INPUT_TOPIC", "logs.in_1")
+    monkeypatch.setenv("KAFKA_OUTPUT_TOPIC", "logs_in.1")
+    with pytest.raises(SettingsError, match=r"KAFKA_INPUT_TOPIC='logs.in_1' and KAFKA_OUTPUT_TOPIC='logs_in.1'"):
+        load()
+
+
+def test_replays_may_go_to_the_topic_of_the_live_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their header tells them apart."""
+    monkeypatch.setenv("REPLAY_OUTPUT_TOPIC", "stacklens-analytics")
+    assert load().replay.output_topic == load().kafka.output_topic
+
+
+@pytest.mark.parametrize("variable", TOPICS)
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "a b", "a/b", "ä", "a\n", "x" * 250, "__consumer_offsets"])
+def test_name_that_kafka_refuses_for_a_topic_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, name: str
+) -> None:
+    """By the variable, before anything is asked."""
+    monkeypatch.setenv(variable, name)
+    with pytest.raises(SettingsError, match=f"{variable}="):
+        load()
+
+
+@pytest.mark.parametrize("name", ["", " ", "\t", " group", "group ", "a\nb", "x" * 201])
+def test_name_that_is_none_for_a_group_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """An empty one aborts the process in the client's library, without a word."""
+    monkeypatch.setenv("KAFKA_CONSUMER_GROUP", name)
+    with pytest.raises(SettingsError, match="KAFKA_CONSUMER_GROUP="):
+        load()
+
+
+@pytest.mark.parametrize("name", ["team a/stacklens", "größe", "a.b:c"])
+def test_name_that_kafka_takes_for_a_group_is_taken(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Groups have fewer rules than topics."""
+    monkeypatch.setenv("KAFKA_CONSUMER_GROUP", name)
+    assert load().kafka.consumer_group == name
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("KAFKA_CONN_ID", ""),
+        ("KAFKA_LANES", "1000000000"),
+        ("KAFKA_BATCH_BYTES", str(2**63)),
+        ("KAFKA_MAX_MESSAGE_BYTES", "999"),
+        ("KAFKA_MAX_MESSAGE_BYTES", "2000000000"),
+        ("KAFKA_REQUEST_TIMEOUT_SEC", "inf"),
+        ("KAFKA_REQUEST_TIMEOUT_SEC", "3601"),
+        ("KAFKA_REQUEST_TIMEOUT_SEC", "nan"),
+        ("KAFKA_TRANSACTION_TIMEOUT_SEC", "0.5"),
+        ("KAFKA_TRANSACTION_TIMEOUT_SEC", "inf"),
+        ("USER_SERVICE_TIMEOUT_SEC", "inf"),
+        ("KAFKA_DLQ_TOPIC", "x" * 241),
+    ],
+)
+def test_value_that_a_client_or_the_ledger_would_refuse_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """Here, by the variable, and not in the middle of a task."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"{name}="):
+        load()

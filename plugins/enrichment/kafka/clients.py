@@ -51,8 +51,8 @@ SMALLEST_MAX_BYTES = 1_000  # librdkafka takes no less; a topic may
 class Clients:
     """Makes clients. `config` is a connection's librdkafka configuration; what a purpose needs wins over it.
 
-    `check_lanes` is called by each publisher of a batch once it has fenced its lane's earlier ones, before it publishes:
-    it raises when the batch's lane is none of the group's any more.
+    `check_lanes` is called by each publisher of a batch between fencing its lane's earlier ones and publishing: it
+    raises when the batch's lane is none of the group's any more.
     """
 
     def __init__(

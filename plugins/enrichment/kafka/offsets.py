@@ -186,10 +186,19 @@ def fence_lanes(clients: Clients, lanes: Iterable[int]) -> None:
 
 
 def take_over(producer: Producer, timeout: float) -> None:
-    """Become the lane's only publisher: whoever was is fenced, and what it left open is aborted."""
+    """Become the lane's only publisher: whoever was is fenced, and what it left open is aborted. Raises
+    `SettingsError` when the brokers allow no transaction that is as long."""
     # Without a connection that is already up, `init_transactions` waits half a second for one.
     with_retries(lambda seconds: producer.list_topics(timeout=seconds), timeout)
-    with_retries(producer.init_transactions, timeout)
+    try:
+        with_retries(producer.init_transactions, timeout)
+    except KafkaException as refused:
+        if refused.args[0].code() != KafkaError.INVALID_TRANSACTION_TIMEOUT:
+            raise
+        raise SettingsError(
+            "KAFKA_TRANSACTION_TIMEOUT_SEC is longer than the brokers' transaction.max.timeout.ms: lower the one or "
+            "raise the other"
+        ) from refused
 
 
 def plan_ranges(

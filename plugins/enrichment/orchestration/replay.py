@@ -67,6 +67,7 @@ REPLAY_PARAMS = {
     "output_topic": Param(
         None,
         type=["null", "string"],
+        pattern="^[a-zA-Z0-9._-]{0,249}$",
         title="Output topic",
         description_md="Takes the enriched messages; it must exist. Empty: the setting `REPLAY_OUTPUT_TOPIC`. Dead "
         "letters go to `REPLAY_DLQ_TOPIC`.",

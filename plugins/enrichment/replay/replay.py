@@ -120,10 +120,17 @@ def _refuse_overlap(replays: Replays, topic: str, window: Window) -> None:
 
 
 def check_topics(clients: Clients, purpose: Purpose) -> None:
-    """Raises `ReplayRefused` when the replay's topics are not there, or when it would read what it writes."""
+    """Raises `ReplayRefused` when the replay's topics are not there, or when it would read or mix what it writes."""
     settings = clients.settings
-    if settings.input_topic in (purpose.output_topic, purpose.dlq_topic):
-        raise ReplayRefused(f"the output of a replay may not go to its input, {settings.input_topic}")
+    others = {
+        "its input, KAFKA_INPUT_TOPIC": settings.input_topic,
+        "the dead letters, KAFKA_DLQ_TOPIC": settings.dlq_topic,
+        "the markers of redriven dead letters": settings.redriven_topic,
+        "its own dead letters, REPLAY_DLQ_TOPIC": purpose.dlq_topic,
+    }
+    for what, topic in others.items():
+        if topic == purpose.output_topic:
+            raise ReplayRefused(f"the output of a replay may not go to {what} ({topic}): name another topic")
     with clients.offsets_reader() as reader:
         topics = with_retries(lambda seconds: reader.list_topics(timeout=seconds), settings.request_timeout_sec).topics
     missing = sorted({purpose.output_topic, purpose.dlq_topic} - {n for n, t in topics.items() if t.error is None})
