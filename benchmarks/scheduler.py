@@ -51,8 +51,13 @@ JOIN enrichment_jobs USING (batch_id)
 WHERE dag_id = %(dag_id)s AND claimed_at >= %(since)s
 GROUP BY stage
 """
-# A group that is behind what the ledger says it has published claims nothing: earlier passes were another group's.
-FORGET = "UPDATE enrichment_jobs SET group_id = 'earlier-passes' WHERE dag_id = %(dag_id)s"
+# A group that is not where the ledger has it claims nothing, nor does one in another number of lanes: earlier passes
+# were another group's.
+FORGET = (
+    "UPDATE enrichment_jobs SET group_id = 'earlier-passes' WHERE group_id = %(group_id)s",
+    "DELETE FROM enrichment_positions WHERE group_id = %(group_id)s",
+    "DELETE FROM enrichment_lanes WHERE group_id = %(group_id)s",
+)
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ def drain_through_scheduler(
         with psycopg.connect(stack.stacklens_dsn) as connection:
             peaks = connection.execute(PEAKS, {"dag_id": DAG_ID, "since": since}).fetchall()
             took = connection.execute(SECONDS, {"dag_id": DAG_ID, "since": since_warm, "passes": repeat}).fetchall()
+        forget_passes(stand, stack)  # the next stack has another number of lanes
     return Drained(own, runs, seconds, dict(took), dict(peaks), max(largest, default=0))
 
 
@@ -120,8 +126,7 @@ def _drain(stand: Stand, airflow: AirflowApi, stack: Stack, runs: int, what: str
     """Seconds from the trigger of the first of `runs` runs until the group has committed the whole backlog."""
     kafka, since = stand.settings.kafka, datetime.now(UTC)
     _await_start()
-    with psycopg.connect(stack.stacklens_dsn) as connection:
-        connection.execute(FORGET, {"dag_id": DAG_ID})
+    forget_passes(stand, stack)
     move_group(stand, [OffsetRange(r.partition, r.start, r.start) for r in stand.backlog])
     clients = Clients({"bootstrap.servers": stand.bootstrap_servers}, kafka)
     with clients.offsets_reader() as consumer, progress(what, stand.messages) as advance:
@@ -146,6 +151,13 @@ def _drain(stand: Stand, airflow: AirflowApi, stack: Stack, runs: int, what: str
         seconds = time.monotonic() - start
         advance(stand.messages)
     return seconds
+
+
+def forget_passes(stand: Stand, stack: Stack) -> None:
+    """Have the ledger forget what it knows of the group."""
+    with psycopg.connect(stack.stacklens_dsn) as connection:
+        for statement in FORGET:
+            connection.execute(statement, {"group_id": stand.settings.kafka.consumer_group})
 
 
 def _await_start() -> None:

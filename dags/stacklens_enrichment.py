@@ -2,7 +2,8 @@
 
 **Reads** topic `stacklens-enriched` (from the committed offsets of the group `stacklens-enrichment`), the geo database,
 the user-profile API, the business tables. **Writes** topics `stacklens-analytics` and `analytics-dlq`, the cache
-tables, a row of `enrichment_jobs` per batch and one of `enrichment_metrics` per stage of it, `circuit_breakers`, and,
+tables, a row of `enrichment_jobs` per batch and one of `enrichment_metrics` per stage of it, `enrichment_positions`,
+`enrichment_lanes`, `circuit_breakers`, and,
 where a source failed, `enrichment_pending` and `enrichment_publications` for `stacklens_repair`.
 
 `claim` fixes offset ranges, one batch per lane; the batches then stand side by side: `drain` reads and decodes, `geo`
@@ -12,8 +13,9 @@ one Kafka transaction. `clean` removes the staged files. No backlog: everything 
 **When it fails** before `publish` has committed, the group's offsets have not moved, and the next run reads the same
 messages again; after that, another try only completes the ledger. Any task may be cleared: what is published already is
 never published twice. `StagingMissing` in a cleared task of a batch that was not published means: clear `drain` of the
-same batch with everything downstream. `OffsetsMoved` in `claim`: Kafka has forgotten the group's offsets, or somebody
-moved them; the text says where to set them.
+same batch with everything downstream. `OffsetsMoved` in `claim`: Kafka has forgotten the group's offsets, somebody moved
+them, the log was truncated, or the topic was made anew; the text has a command for each way to go on. `LanesChanged`, or
+a `SettingsError` that names `KAFKA_LANES`: the number of lanes is the group's, the same for all workers.
 
 **By hand** trigger it with parameters: fewer messages, some partitions, or a dry run that publishes and commits
 nothing.

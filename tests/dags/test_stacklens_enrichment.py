@@ -57,6 +57,7 @@ GOOD: list[dict[str, Any]] = [
     {},
     {"max_messages": 1},
     {"partitions": [0, 3]},
+    {"partitions": []},
     {"dry_run": True, "max_messages": 500, "partitions": [1]},
 ]
 BAD: list[dict[str, Any]] = [

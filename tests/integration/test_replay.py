@@ -250,6 +250,10 @@ def test_what_cannot_be_replayed_is_refused(replayer: Replayer) -> None:
         replayer.plan(output="nowhere")
     with pytest.raises(ReplayRefused, match="may not go to its input"):
         replayer.plan(output=replayer.pipeline.input_topic)
+    kafka, own = load().kafka, load().replay.dlq_topic
+    for mixed, what in {kafka.dlq_topic: "KAFKA_DLQ_TOPIC", kafka.redriven_topic: "markers", own: "REPLAY_DLQ"}.items():
+        with pytest.raises(ReplayRefused, match=f"may not go to .*{what}"):
+            replayer.plan(output=mixed)
     replayer.replay(0)
     with pytest.raises(ReplayRefused, match="with other parameters"):
         replayer.plan(levels=("error",))
