@@ -14,6 +14,7 @@ import msgspec
 
 from enrichment.columns import Chunk
 from enrichment.kafka.clients import Clients
+from enrichment.kafka.settled import await_stable
 from enrichment.kafka.sink import size_limits
 from enrichment.kafka.source import RangeReader
 from enrichment.letters import Judged, Position, Verdict, judge, normalised
@@ -156,8 +157,10 @@ def max_letter_bytes(clients: Clients) -> int:
 
 
 def look_through(clients: Clients, wanted: Wanted, redriven: Redriven, max_letters: int) -> Surveyor:
-    """Judge every letter that the topic holds, chunk by chunk."""
+    """Judge every letter that the topic holds, chunk by chunk. Those that an open transaction hides are for the next
+    redrive."""
     kafka = clients.settings
+    await_stable(clients, kafka.dlq_topic)
     surveyor = Surveyor(max_letters)
     with quiet_gc(), clients.drain_reader() as consumer:
         held = held_ranges(consumer, kafka.dlq_topic, kafka.request_timeout_sec)

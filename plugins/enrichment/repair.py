@@ -22,6 +22,7 @@ from enrichment.columns import Chunk, unpack_headers
 from enrichment.corrections import Corrector, Tally, missing_of
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import watermarks
+from enrichment.kafka.settled import require_stable
 from enrichment.kafka.sink import LanePublisher, Standing, size_limits
 from enrichment.kafka.source import RangeReader
 from enrichment.messages import (
@@ -191,11 +192,15 @@ def publish(
 
 
 def run(r: Resources, repair: Pass, now: Callable[[], datetime]) -> tuple[Prepared, bool, dict[str, PendingState]]:
-    """A whole pass: what it staged, whether this call published it, and what became of each missing source."""
+    """A whole pass: what it staged, whether this call published it, and what became of each missing source.
+
+    Raises `TransactionOpen` when part of what was published is hidden: corrections among it would be made again.
+    """
     batch, produced = repair.batch, False
     begun = next((p for p in r.pending.publications(repair.repaired_id) if p.number == repair.number), None)
     prepared, published_before = Prepared(Tally()), begun is not None and begun.complete
     if not published_before:
+        require_stable(r.clients, batch.topic)
         prepared = prepare(r.clients, r.staging, with_begun(r.clients, repair, begun), r.corrector(repair.sources), now)
         if prepared.tally.messages and not batch.dry_run:
             placed = r.placing(repair.repaired_id, repair.number, batch.topic)

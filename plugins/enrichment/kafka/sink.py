@@ -19,9 +19,10 @@ from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[a
 
 from enrichment.columns import Chunk
 from enrichment.errors import OffsetsMoved, PublishRefused
+from enrichment.kafka.asking import with_retries
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.librdkafka import Outbox
-from enrichment.kafka.offsets import committed_offsets, take_over, with_retries
+from enrichment.kafka.offsets import committed_offsets, take_over
 from enrichment.messages import Batch, Reason
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,10 @@ import msgspec
 from confluent_kafka import TopicPartition
 
 from enrichment.errors import OffsetsLost, ReplayRefused, WindowLost
+from enrichment.kafka.asking import with_retries
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.offsets import committed_offsets, with_retries
+from enrichment.kafka.offsets import committed_offsets
+from enrichment.kafka.settled import await_stable, require_stable
 from enrichment.kafka.source import read_ranges
 from enrichment.kafka.times import Bound, find_bounds, find_losses, to_text
 from enrichment.kafka.topics import DEAD_LETTER_BYTES, MESSAGE_BYTES
@@ -168,11 +170,17 @@ def count(
 
 def freeze(clients: Clients, purpose: Purpose) -> tuple[list[Bound], dict[str, tuple[OffsetRange, ...]]]:
     """Where messages of the window can be in the input, and in each topic that outputs of them were or will be
-    published to."""
+    published to.
+
+    Of the input, what an open transaction hides is not there yet, as for live draining. Of the outputs it would later
+    be missed: raises `TransactionOpen`.
+    """
     settings, start = clients.settings, window_of(purpose).start
+    topics = {settings.output_topic, settings.dlq_topic, purpose.output_topic, purpose.dlq_topic}
+    await_stable(clients, settings.input_topic)
+    require_stable(clients, *topics)
     with clients.offsets_reader() as reader:
         bounds = find_bounds(reader, settings.input_topic, start, settings.request_timeout_sec)
-        topics = {settings.output_topic, settings.dlq_topic, purpose.output_topic, purpose.dlq_topic}
         marks = {
             topic: tuple(b.range for b in find_bounds(reader, topic, start, settings.request_timeout_sec))
             for topic in sorted(topics)
@@ -315,8 +323,12 @@ def _published_counts(ledger: Ledger, replay: Replay) -> Mapping[str, Any]:
 
 
 def _sides(clients: Clients, replay: Replay) -> tuple[Side, Side]:
-    """What the replay has published since it was claimed, and what was published of the window until then."""
+    """What the replay has published since it was claimed, and what was published of the window until then.
+
+    Raises `TransactionOpen` when some of it is hidden.
+    """
     settings, purpose, marks = clients.settings, replay.purpose, replay.marks
+    require_stable(clients, purpose.output_topic, purpose.dlq_topic)
 
     def since(topic: str) -> tuple[str, list[OffsetRange]]:
         ends = {r.partition: r.end for r in marks[topic]}
