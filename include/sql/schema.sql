@@ -123,6 +123,7 @@ CREATE TABLE IF NOT EXISTS enrichment_jobs (
     geo_database_build   text,
     settings_fingerprint text NOT NULL,
     error                text,
+    warnings             jsonb NOT NULL DEFAULT '[]',
     claimed_at           timestamptz NOT NULL DEFAULT now(),
     drained_at           timestamptz,
     published_at         timestamptz,
@@ -139,6 +140,7 @@ CREATE TABLE IF NOT EXISTS enrichment_jobs (
         OR coalesce(messages_read = messages_enriched + messages_partial + messages_dead, false)
     ),
     CONSTRAINT enrichment_jobs_dry_run CHECK (state <> 'dry-run' OR dry_run),
+    CONSTRAINT enrichment_jobs_warnings CHECK (jsonb_typeof(warnings) = 'array'),
     CONSTRAINT enrichment_jobs_published_at CHECK ((state = 'published') = (published_at IS NOT NULL)),
     CONSTRAINT enrichment_jobs_times CHECK (drained_at >= claimed_at AND published_at >= claimed_at)
 );
@@ -152,6 +154,7 @@ COMMENT ON COLUMN enrichment_jobs.attempts IS 'How often the batch was drained.'
 COMMENT ON COLUMN enrichment_jobs.cache_counts IS 'Enricher (geo, user, business) to its LookupCounts, by message.';
 COMMENT ON COLUMN enrichment_jobs.durations IS 'Stage to seconds.';
 COMMENT ON COLUMN enrichment_jobs.error IS 'Why the last try failed; null once published.';
+COMMENT ON COLUMN enrichment_jobs.warnings IS 'Texts of claim and publish: what somebody should look at, although the batch goes on.';
 
 CREATE INDEX IF NOT EXISTS enrichment_jobs_run_idx ON enrichment_jobs (dag_id, run_id);
 CREATE INDEX IF NOT EXISTS enrichment_jobs_published_at_idx ON enrichment_jobs (published_at) WHERE state = 'published';

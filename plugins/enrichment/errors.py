@@ -43,6 +43,10 @@ class ReplayRefused(EnrichmentError):
     """The replay cannot be made as it was asked for; the message says what to change."""
 
 
+class RedriveRefused(EnrichmentError):
+    """The letters cannot be sent in again as things are; the message says what to change first."""
+
+
 class BatchUnbalanced(EnrichmentError):
     """Read does not equal enriched + partial + dead; nothing was committed, the code is at fault."""
 

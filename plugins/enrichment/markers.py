@@ -18,8 +18,9 @@ from enrichment.kafka.asking import partitions_of
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import watermarks
 from enrichment.kafka.settled import advice, await_stable
-from enrichment.kafka.sink import LanePublisher, LaneTransaction, Standing, describe_topics
+from enrichment.kafka.sink import LanePublisher, LaneTransaction, Standing
 from enrichment.kafka.source import RangeReader
+from enrichment.kafka.topics import describe_topics
 from enrichment.letters import Position
 from enrichment.messages import HEADER_LETTER_OFFSET, HEADER_LETTER_PARTITION, Batch, OffsetRange
 

@@ -22,6 +22,7 @@ from enrichment.columns import Chunk, unpack_headers
 from enrichment.corrections import Corrector, Tally, missing_of
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import watermarks
+from enrichment.kafka.retention import OldMessages, now_in_milliseconds
 from enrichment.kafka.settled import require_stable
 from enrichment.kafka.sink import LanePublisher, Standing, size_limits
 from enrichment.kafka.source import RangeReader
@@ -184,10 +185,14 @@ def publish(
     clients = clients.for_batch(repair.batch)
     with quiet_gc(), LanePublisher(clients, repair.batch) as publisher:
         produce = publisher.standing() is Standing.AT_START
+        old = OldMessages(publisher.kept, now_in_milliseconds(), clients.settings.retention_bytes)
         with noted or nullcontext(), publisher.transaction() if produce else nullcontext() as transaction:
             if transaction is not None:
                 for frame in staging.read(repair.batch.batch_id, CORRECTIONS):
                     transaction.send(repair.batch.topic, Chunk(frame))
+                    old.see(repair.batch.topic, frame["timestamp"].to_numpy())
+    for text in old.warnings():
+        log.warning("repair.warning batch_id=%s %s", repair.repaired_id, text)
     return produce
 
 

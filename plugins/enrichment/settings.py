@@ -50,6 +50,11 @@ class KafkaSettings(BaseSettings):
     max_message_bytes: PositiveInt = Field(
         2 * 1024**2, description="largest message that is published; the topics must allow it (max.message.bytes)"
     )
+    retention_bytes: Annotated[int, Field(ge=-1)] = Field(
+        10 * 1024**3,
+        description="what each partition of a topic keeps that `python -m enrichment.kafka` creates"
+        " (`retention.bytes`), whatever its messages' times; -1: all",
+    )
     offsets_lost_policy: str = Field(
         "fail",
         pattern="^(fail|earliest)$",
@@ -59,6 +64,13 @@ class KafkaSettings(BaseSettings):
     transaction_timeout_sec: PositiveFloat = Field(
         300, description="time after which the broker aborts a publisher's transaction"
     )
+
+    @field_validator("retention_bytes")
+    @classmethod
+    def _keeps_something(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError("it would keep nothing; -1 keeps all")
+        return value
 
     @property
     def redriven_topic(self) -> str:

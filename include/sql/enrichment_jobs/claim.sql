@@ -12,6 +12,7 @@ INSERT INTO enrichment_jobs (
     set_aside,
     purpose,
     lag,
+    warnings,
     settings_fingerprint
 )
 VALUES (
@@ -27,6 +28,7 @@ VALUES (
     %(set_aside)s,
     %(purpose)s,
     %(lag)s,
+    %(warnings)s,
     %(settings_fingerprint)s
 )
 ON CONFLICT (batch_id) DO NOTHING

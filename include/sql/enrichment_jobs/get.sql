@@ -24,6 +24,7 @@ SELECT
     geo_database_build,
     settings_fingerprint,
     error,
+    warnings,
     claimed_at,
     drained_at,
     published_at,
