@@ -175,6 +175,10 @@ class PipelineSettings(BaseSettings):
     model_config = _config("ENRICHMENT_")
 
     postgres_conn_id: str = Field("postgres_stacklens", description="Airflow connection of the StackLens database")
+    airflow_api_conn_id: str = Field(
+        "airflow_api",
+        description="Airflow connection of Airflow's own API, for notes on runs; without it runs get none",
+    )
     staging_url: str = Field(
         "file:///tmp/stacklens-staging", description="object storage path for frames between tasks"
     )
