@@ -127,7 +127,7 @@ def _send(kafka: str, topics: KafkaSettings, input_path: str | None, count: int)
 
 def _lines(path: Path) -> Iterator[Record]:
     try:
-        # Their own times may be older than what the topic keeps: the broker would delete them before they are read.
+        # Their own times may be older than what a topic of yours keeps: it would lose them before they are read.
         yield from play_file(path, keep_times=False)
     except (OSError, EOFError) as unreadable:
         raise StackError(f"INPUT={path} cannot be read: {unreadable}") from unreadable

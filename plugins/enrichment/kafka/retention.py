@@ -201,9 +201,10 @@ def claim_warnings(clients: Clients, batches: Sequence[Batch], now: int) -> dict
                 old = [r for r in batch.ranges if young.get(r.partition, r.end) > r.start]
                 if old:
                     where = ", ".join(f"partition {r.partition} from offset {r.start}" for r in old)
+                    what = "to be published" if retention.topic == settings.output_topic else "that may be set aside"
                     text = (
-                        f"{retention.deletes()}. Messages to be published there are older, those of {where}: they will "
-                        f"soon be gone, unless you change that: {retention.command(settings.retention_bytes)}"
+                        f"{retention.deletes()}. Messages {what} there are older, those of {where}: they would soon be "
+                        f"gone. To keep them: {retention.command(settings.retention_bytes)}"
                     )
                     found[batch.batch_id] = (*found.get(batch.batch_id, ()), text)
     except KafkaException as untold:

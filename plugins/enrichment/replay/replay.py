@@ -137,6 +137,7 @@ def check_topics(clients: Clients, purpose: Purpose) -> None:
         raise ReplayRefused(
             f"there is no topic {' and no topic '.join(missing)}. Create it as the live ones are: "
             f"kafka-topics.sh --create --topic {missing[0]} --partitions {partitions} "
+            f"--config retention.ms=-1 --config retention.bytes={settings.retention_bytes} "
             f"--config max.message.bytes={MESSAGE_BYTES} ({DEAD_LETTER_BYTES} for dead letters)"
         )
 
