@@ -47,7 +47,7 @@ def _outputs(stand: Stand, settings: Settings) -> Outputs:
     """What was published, by origin: of dead letters only that they are."""
     found: Outputs = {}
     for topic in (settings.kafka.output_topic, settings.kafka.dlq_topic):
-        ranges = log_ranges(stand.bootstrap_servers, topic, settle_seconds=10)
+        ranges = log_ranges(stand.bootstrap_servers, topic)
         with closing(read(stand.bootstrap_servers, topic, ranges)) as messages:
             for message in messages:
                 headers = [header for header in message.headers() or () if header[0] != HEADER_BATCH]

@@ -53,7 +53,7 @@ class Stand:
 
     def with_backlog(self) -> Stand:
         """The same stand, once the input topic is filled."""
-        held = log_ranges(self.bootstrap_servers, self.settings.kafka.input_topic, settle_seconds=10)
+        held = log_ranges(self.bootstrap_servers, self.settings.kafka.input_topic)
         return replace(self, backlog=tuple(held))
 
     def with_topic(self, topic: str) -> Stand:

@@ -11,7 +11,8 @@ live one; `report` says what came of the window and how the replayed output diff
 
 **When it fails** clear the whole run: each window is published once under a replay id, and goes on where it stopped.
 `WindowLost`: the log no longer holds the window, or not all of it; its text says where the log begins. `ReplayRefused`:
-its text says what to change. Runs that stay queued: the pool `stacklens_replay` is missing.
+its text says what to change, such as a topic that would not keep messages of that time. Runs that stay queued: the pool
+`stacklens_replay` is missing.
 
 **By hand** create a backfill over the past you want, first as it is (a dry run counts), then with *Dry run* off and the
 existing runs reprocessed. A single run by hand replays the last whole window before its logical date.

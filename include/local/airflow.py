@@ -77,6 +77,7 @@ def environment(
     ours = {
         **_settings(credentials),
         **connections(addresses, environ.get("USER_SERVICE_TOKEN")),
+        **api_connection(config, credentials),
         "ENRICHMENT_STAGING_URL": environ.get("ENRICHMENT_STAGING_URL") or f"file://{config.directory / 'staging'}",
         "GEO_IP_INSTALL_PATH": environ.get("GEO_IP_INSTALL_PATH") or str(config.directory / "geoip" / "City.mmdb"),
         "OMP_NUM_THREADS": "1",  # a thread pool would not survive the scheduler's forks
@@ -104,6 +105,12 @@ def connections(addresses: Addresses, token: str | None) -> dict[str, str]:
         **own,
     }
     return {f"AIRFLOW_CONN_{name}": json.dumps(connection) for name, connection in found.items()}
+
+
+def api_connection(config: Config, credentials: Credentials) -> dict[str, str]:
+    """The connection of Airflow's own API, by which tasks write warnings into the notes of their runs."""
+    login = {"conn_type": "http", "host": url(config), "login": USER, "password": credentials.airflow_password}
+    return {"AIRFLOW_CONN_AIRFLOW_API": json.dumps(login)}
 
 
 def _postgres(address: str) -> dict[str, Any]:

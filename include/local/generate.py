@@ -68,8 +68,8 @@ class Options:
     """What to generate. `skew` is the exponent of the distribution of users and addresses (0: all alike).
 
     `requests` ids from `req-000000` on, which the demonstration business data holds, are used in turn. `start_ms` is
-    the time of the first message in milliseconds since the epoch, None: so that the last one is about now. (A broker
-    soon deletes what is older than its retention.) `spacing_ms` is the mean time between two messages.
+    the time of the first message in milliseconds since the epoch, None: so that the last one is about now. (A topic
+    that deletes by time soon deletes what is older.) `spacing_ms` is the mean time between two messages.
     """
 
     count: int = 10_000

@@ -19,6 +19,8 @@ from confluent_kafka.admin import AdminClient
 
 from enrichment.errors import TopicRefused
 from enrichment.kafka import topics
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.retention import unfit
 from enrichment.settings import KafkaSettings, ReplaySettings
 from include.local.config import HOST, Config
 from include.local.errors import StackError, root_cause
@@ -122,12 +124,19 @@ def ready(bootstrap_servers: str) -> bool:
         return False
 
 
-def create_topics(bootstrap_servers: str, kafka: KafkaSettings, replay: ReplaySettings | None = None) -> None:
-    """Create the pipeline's topics and those of replays, those that there are excepted."""
+def create_topics(bootstrap_servers: str, kafka: KafkaSettings, replay: ReplaySettings | None = None) -> list[str]:
+    """Create the pipeline's topics and those of replays, those that there are excepted; returns what is wrong with the
+    retention of these."""
+    client = _client(bootstrap_servers)
     try:
-        topics.create_topics(_client(bootstrap_servers), kafka, replay)
+        there = topics.create_topics(client, kafka, replay)
+        return unfit(Clients(client, kafka), there)
     except TopicRefused as refused:
         raise StackError(str(refused)) from refused
+    except KafkaException as silent:
+        raise StackError(
+            f"Kafka at {bootstrap_servers} does not tell what its topics keep: {silent.args[0]}"
+        ) from silent
 
 
 def _client(bootstrap_servers: str) -> dict[str, Any]:

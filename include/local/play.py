@@ -22,6 +22,7 @@ from enrichment.conservation.check import check
 from enrichment.conservation.committed import log_ranges, read
 from enrichment.conservation.fingerprint import Origin, origin_of
 from enrichment.enrichers.geo_database import GeoDatabase
+from enrichment.errors import TransactionOpen
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import committed_offsets
 from enrichment.messages import OffsetRange, Source
@@ -85,6 +86,8 @@ def play(stack: Stack, input_path: str | None, count: int) -> int:
         )
     except KafkaException as refused:
         raise StackError(f"Kafka at {stack.bootstrap_servers}: {refused.args[0].str()}") from refused
+    except TransactionOpen as hidden:
+        raise StackError(str(hidden)) from hidden
     show(report, console)
     return 0 if report.ok else 1
 
@@ -117,14 +120,14 @@ def _send(kafka: str, topics: KafkaSettings, input_path: str | None, count: int)
         sent = produce(records, kafka, topics.input_topic, advance=advance)
     if not sent:
         raise StackError(f"there is nothing to play in {input_path or 'zero messages'}")
-    after = log_ranges(kafka, topics.input_topic, settle_seconds=10)
+    after = log_ranges(kafka, topics.input_topic)
     ranges = tuple(OffsetRange(r.partition, before.get(r.partition, 0), r.end) for r in after)
     return Played(sent, started_at, tuple(r for r in ranges if r.span), outputs)
 
 
 def _lines(path: Path) -> Iterator[Record]:
     try:
-        # Their own times may be older than what the topic keeps: the broker would delete them before they are read.
+        # Their own times may be older than what a topic of yours keeps: it would lose them before they are read.
         yield from play_file(path, keep_times=False)
     except (OSError, EOFError) as unreadable:
         raise StackError(f"INPUT={path} cannot be read: {unreadable}") from unreadable

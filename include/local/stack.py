@@ -215,7 +215,9 @@ class LocalStack:
         elif not kafka.ready(addresses.bootstrap_servers):
             raise StackError(f"KAFKA_BOOTSTRAP_SERVERS={addresses.bootstrap_servers}: no broker answers there")
         with self._steps.step("topics"):
-            kafka.create_topics(addresses.bootstrap_servers, settings.kafka, settings.replay)
+            unfit = kafka.create_topics(addresses.bootstrap_servers, settings.kafka, settings.replay)
+        for text in unfit:
+            self._steps.warn(text)
 
     def _profiles(self, server: Program | None, addresses: airflow.Addresses) -> None:
         if server is not None:

@@ -44,6 +44,10 @@ class Steps(AbstractContextManager["Steps"]):
         finally:
             self._change(lambda steps: steps.remove(what))
 
+    def warn(self, text: str) -> None:
+        """Say what somebody should know about, though all goes on."""
+        self._console.print(f"  warning: {escape(text)}", style="yellow", highlight=False)
+
     def _change(self, change: Callable[[list[str]], None]) -> None:
         with self._lock:
             change(self._open)

@@ -125,6 +125,7 @@ CREATE TABLE IF NOT EXISTS enrichment_jobs (
     error                text,
     topic_id             text,
     lanes                integer,
+    warnings             jsonb NOT NULL DEFAULT '[]',
     claimed_at           timestamptz NOT NULL DEFAULT now(),
     drained_at           timestamptz,
     published_at         timestamptz,
@@ -141,6 +142,7 @@ CREATE TABLE IF NOT EXISTS enrichment_jobs (
         OR coalesce(messages_read = messages_enriched + messages_partial + messages_dead, false)
     ),
     CONSTRAINT enrichment_jobs_dry_run CHECK (state <> 'dry-run' OR dry_run),
+    CONSTRAINT enrichment_jobs_warnings CHECK (jsonb_typeof(warnings) = 'array'),
     CONSTRAINT enrichment_jobs_published_at CHECK ((state = 'published') = (published_at IS NOT NULL)),
     CONSTRAINT enrichment_jobs_times CHECK (drained_at >= claimed_at AND published_at >= claimed_at)
 );
@@ -156,6 +158,7 @@ COMMENT ON COLUMN enrichment_jobs.durations IS 'Stage to seconds.';
 COMMENT ON COLUMN enrichment_jobs.error IS 'Why the last try failed; null once published.';
 COMMENT ON COLUMN enrichment_jobs.topic_id IS 'Kafka''s id of the topic when it was claimed: a topic that is made anew has another. Null: not known.';
 COMMENT ON COLUMN enrichment_jobs.lanes IS 'The number of lanes that it was claimed with; null: not known.';
+COMMENT ON COLUMN enrichment_jobs.warnings IS 'Texts of claim and publish: what somebody should look at, although the batch goes on.';
 
 CREATE INDEX IF NOT EXISTS enrichment_jobs_run_idx ON enrichment_jobs (dag_id, run_id);
 CREATE INDEX IF NOT EXISTS enrichment_jobs_published_at_idx ON enrichment_jobs (published_at) WHERE state = 'published';

@@ -43,12 +43,20 @@ class OffsetsLost(EnrichmentError):
     """Messages that were never read have left the log: retention is shorter than the pipeline's delay."""
 
 
+class TransactionOpen(EnrichmentError):
+    """Somebody's open transaction hides what is published behind it; the next try looks again."""
+
+
 class WindowLost(EnrichmentError):
     """Messages of the window to be replayed have left the log; replay a later window, or allow what is left."""
 
 
 class ReplayRefused(EnrichmentError):
     """The replay cannot be made as it was asked for; the message says what to change."""
+
+
+class RedriveRefused(EnrichmentError):
+    """The letters cannot be sent in again as things are; the message says what to change first."""
 
 
 class BatchUnbalanced(EnrichmentError):

@@ -14,10 +14,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from enrichment.columns import NO_HEADERS, Chunk, Header, unpack_headers
 from enrichment.errors import OffsetsMoved, PublishRefused, SettingsError
+from enrichment.kafka.asking import partitions_of
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.offsets import partitions_of, watermarks
-from enrichment.kafka.sink import LanePublisher, LaneTransaction, Standing, describe_topics
+from enrichment.kafka.offsets import watermarks
+from enrichment.kafka.settled import advice, await_stable
+from enrichment.kafka.sink import LanePublisher, LaneTransaction, Standing
 from enrichment.kafka.source import RangeReader
+from enrichment.kafka.topics import describe_topics
 from enrichment.letters import Position
 from enrichment.messages import HEADER_LETTER_OFFSET, HEADER_LETTER_PARTITION, Batch, OffsetRange
 
@@ -32,10 +35,14 @@ def held_ranges(consumer: Consumer, topic: str, timeout: float) -> tuple[OffsetR
 
 def read_markers(clients: Clients) -> dict[Position, str]:
     """The letters that have been sent in again, each with the batch that did it. Raises `SettingsError` when the topic
-    of the markers is not there or forgets some."""
+    of the markers is not there or forgets some.
+
+    What an open transaction hides is passed over: whoever publishes asks `check_settled` first.
+    """
     check_topic(clients)
     settings = clients.settings
     topic, timeout = settings.redriven_topic, settings.request_timeout_sec
+    await_stable(clients, topic)
     redriven = {}
     with clients.drain_reader() as consumer:
         held = held_ranges(consumer, topic, timeout)
@@ -50,14 +57,12 @@ def read_markers(clients: Clients) -> dict[Position, str]:
 def check_settled(clients: Clients) -> None:
     """Raise `PublishRefused` when markers are hidden behind an open transaction: whoever has fenced all other redrives
     must see every marker, so it is none of theirs."""
-    settings = clients.settings
-    topic, timeout = settings.redriven_topic, settings.request_timeout_sec
-    with clients.offsets_reader("read_uncommitted") as written, clients.offsets_reader() as stable:
-        if held_ranges(written, topic, timeout) != held_ranges(stable, topic, timeout):
-            raise PublishRefused(
-                f"a transaction of somebody else is open on {topic} and hides markers: nothing but a redrive may write "
-                "there. It is tried again; kafka-transactions.sh finds one that hangs"
-            )
+    topic = clients.settings.redriven_topic
+    for hidden in await_stable(clients, topic).get(topic, ()):
+        raise PublishRefused(
+            f"a transaction of somebody else is open on {topic} and hides markers: nothing but a redrive may write "
+            f"there. It is tried again. {advice(topic, hidden.partition)}"
+        )
 
 
 def check_topic(clients: Clients) -> None:

@@ -32,6 +32,7 @@ from enrichment.group.lanes import check_claim
 from enrichment.group.progress import find_progress
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import plan_ranges
+from enrichment.kafka.retention import OldMessages, claim_warnings, now_in_milliseconds
 from enrichment.kafka.sink import LanePublisher, Standing
 from enrichment.kafka.source import RangeReader
 from enrichment.markers import RedrivePublisher
@@ -84,12 +85,14 @@ class Published(msgspec.Struct, frozen=True):
     """What became of a batch. `produced` is false when the group's offsets said that it had been published before.
 
     `freshness` is the time from each enriched message's timestamp to its publication; of one that had been published
-    before, to when that was found out. Nothing where nothing became visible, or had no timestamp.
+    before, to when that was found out. Nothing where nothing became visible, or had no timestamp. `warnings` are for
+    the ledger: what somebody should look at, although the batch is published.
     """
 
     counts: Counts
     produced: bool
     freshness: Histogram = Histogram()
+    warnings: tuple[str, ...] = ()
 
 
 def claim(
@@ -133,8 +136,9 @@ def claim(
     ]
     ends = {r.partition: r.end for batch in batches for r in batch.ranges}
     lag = {b.partition: max(0, b.high - ends.get(b.partition, b.start)) for b in backlog}
+    warnings = claim_warnings(clients, batches, now_in_milliseconds())
     for batch in batches:
-        ledger.claim(batch, dag_id, run_id, settings.fingerprint, lag)
+        ledger.claim(batch, dag_id, run_id, settings.fingerprint, lag, warnings.get(batch.batch_id, ()))
     return batches
 
 
@@ -301,19 +305,22 @@ def publish(
         produce = not batch.dry_run and publisher.standing() is Standing.AT_START
         counts = Counts()
         times: list[Milliseconds] = []
+        old = OldMessages(publisher.kept, now_in_milliseconds(), kafka.retention_bytes)
         required = without_down(settings.pipeline.required_sources, outages)
         with noted or nullcontext(), publisher.transaction() if produce else nullcontext() as transaction:
             for routed in route(staging, batch, publisher, required, now):
                 counts = counts + routed.counts
                 # A copy: a view of the column would keep all of the slice in memory.
                 times.append(routed.analytics.columns["timestamp"].to_numpy().copy())
+                old.see(kafka.output_topic, times[-1])
+                old.see(kafka.dlq_topic, routed.dead_letters.columns["timestamp"].to_numpy())
                 if transaction is not None:
                     transaction.send(kafka.output_topic, routed.analytics)
                     transaction.send(kafka.dlq_topic, routed.dead_letters)
             check_balance(drained, counts)
             check_dead_letters(drained, counts, settings.pipeline)
         freshness = Histogram() if batch.dry_run else ages(times, now())
-    return Published(counts, produce, freshness)
+    return Published(counts, produce, freshness, old.warnings())
 
 
 def ages(times: Sequence[Milliseconds], moment: datetime) -> Histogram:
@@ -356,6 +363,7 @@ def record(ledger: Ledger, drained: Drained, published: Published, **details: An
             partial=counts.partial,
             dead=counts.dead,
             errors_by_reason=counts.by_reason,
+            warnings=published.warnings,
             **details,
         ),
     )

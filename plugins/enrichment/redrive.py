@@ -13,7 +13,10 @@ from typing import Any
 import msgspec
 
 from enrichment.columns import Chunk
+from enrichment.errors import RedriveRefused
 from enrichment.kafka.clients import Clients
+from enrichment.kafka.retention import Load, check_kept, now_in_milliseconds
+from enrichment.kafka.settled import await_stable
 from enrichment.kafka.sink import size_limits
 from enrichment.kafka.source import RangeReader
 from enrichment.letters import Judged, Position, Verdict, judge, normalised
@@ -70,6 +73,7 @@ class Surveyor:
 
     def __init__(self, max_letters: int) -> None:
         self.positions: list[Position] = []
+        self.load = Load()  # of the letters at these positions
         self._max_letters = max_letters
         self._verdicts: Counter[Verdict] = Counter()
         self._groups: dict[tuple[str, ...], Group] = {}
@@ -81,6 +85,9 @@ class Surveyor:
             position = chunk.partitions[one.row], chunk.offsets[one.row]
             if one.verdict is Verdict.REDRIVE and len(self.positions) < self._max_letters:
                 self.positions.append(position)
+                if one.letter is not None:
+                    home, size = one.letter.source_partition, one.letter.original_size_bytes
+                    self.load.add(home, size, one.letter.source_timestamp)
             if one.verdict not in (Verdict.FILTERED, Verdict.DONE):
                 self._group(position, one)
 
@@ -121,7 +128,8 @@ def claim(
     """Count the dead letters and fix a batch of those that are wanted, at most `max_letters`; none when there are none.
 
     A run that claimed before gets its batch back. Letters that are set aside from now on are behind its ranges: a
-    redrive never meets its own.
+    redrive never meets its own. Raises `RedriveRefused` when a topic to which messages would be published, or set aside
+    again, does not keep messages of their time; a dry run only says so.
     """
     kafka = settings.kafka
     surveyor = look_through(clients, wanted, read_markers(clients), min(max_letters, kafka.batch_size))
@@ -129,6 +137,8 @@ def claim(
     claimed = ledger.find_run(dag_id, run_id)
     if claimed or not surveyor.positions:
         return claimed, survey
+    topics = kafka.output_topic, kafka.dlq_topic
+    check_kept(clients, surveyor.load, topics, now_in_milliseconds(), None if dry_run else RedriveRefused)
     partition, offset = min(surveyor.positions)
     batch = Batch(
         # Named by one of its letters, which no batch that was published before can have held: should the ledger forget
@@ -156,8 +166,10 @@ def max_letter_bytes(clients: Clients) -> int:
 
 
 def look_through(clients: Clients, wanted: Wanted, redriven: Redriven, max_letters: int) -> Surveyor:
-    """Judge every letter that the topic holds, chunk by chunk."""
+    """Judge every letter that the topic holds, chunk by chunk. Those that an open transaction hides are for the next
+    redrive."""
     kafka = clients.settings
+    await_stable(clients, kafka.dlq_topic)
     surveyor = Surveyor(max_letters)
     with quiet_gc(), clients.drain_reader() as consumer:
         held = held_ranges(consumer, kafka.dlq_topic, kafka.request_timeout_sec)

@@ -22,6 +22,8 @@ from enrichment.columns import Chunk, unpack_headers
 from enrichment.corrections import Corrector, Tally, missing_of
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import watermarks
+from enrichment.kafka.retention import OldMessages, now_in_milliseconds
+from enrichment.kafka.settled import require_stable
 from enrichment.kafka.sink import LanePublisher, Standing, size_limits
 from enrichment.kafka.source import RangeReader
 from enrichment.messages import (
@@ -183,19 +185,27 @@ def publish(
     clients = clients.for_batch(repair.batch)
     with quiet_gc(), LanePublisher(clients, repair.batch) as publisher:
         produce = publisher.standing() is Standing.AT_START
+        old = OldMessages(publisher.kept, now_in_milliseconds(), clients.settings.retention_bytes)
         with noted or nullcontext(), publisher.transaction() if produce else nullcontext() as transaction:
             if transaction is not None:
                 for frame in staging.read(repair.batch.batch_id, CORRECTIONS):
                     transaction.send(repair.batch.topic, Chunk(frame))
+                    old.see(repair.batch.topic, frame["timestamp"].to_numpy())
+    for text in old.warnings():
+        log.warning("repair.warning batch_id=%s %s", repair.repaired_id, text)
     return produce
 
 
 def run(r: Resources, repair: Pass, now: Callable[[], datetime]) -> tuple[Prepared, bool, dict[str, PendingState]]:
-    """A whole pass: what it staged, whether this call published it, and what became of each missing source."""
+    """A whole pass: what it staged, whether this call published it, and what became of each missing source.
+
+    Raises `TransactionOpen` when part of what was published is hidden: corrections among it would be made again.
+    """
     batch, produced = repair.batch, False
     begun = next((p for p in r.pending.publications(repair.repaired_id) if p.number == repair.number), None)
     prepared, published_before = Prepared(Tally()), begun is not None and begun.complete
     if not published_before:
+        require_stable(r.clients, batch.topic)
         prepared = prepare(r.clients, r.staging, with_begun(r.clients, repair, begun), r.corrector(repair.sources), now)
         if prepared.tally.messages and not batch.dry_run:
             placed = r.placing(repair.repaired_id, repair.number, batch.topic)

@@ -54,6 +54,11 @@ class KafkaSettings(BaseSettings):
     max_message_bytes: Annotated[int, Field(ge=1_000, le=1_000_000_000)] = Field(
         2 * 1024**2, description="largest message that is published; the topics must allow it (max.message.bytes)"
     )
+    retention_bytes: Annotated[int, Field(ge=-1)] = Field(
+        10 * 1024**3,
+        description="what each partition of a topic keeps that `python -m enrichment.kafka` creates"
+        " (`retention.bytes`), whatever its messages' times; -1: all",
+    )
     offsets_lost_policy: str = Field(
         "fail",
         pattern="^(fail|earliest)$",
@@ -67,6 +72,13 @@ class KafkaSettings(BaseSettings):
         description="time after which the broker aborts a publisher's transaction; at most its"
         " transaction.max.timeout.ms",
     )
+
+    @field_validator("retention_bytes")
+    @classmethod
+    def _keeps_something(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError("it would keep nothing; -1 keeps all")
+        return value
 
     @property
     def redriven_topic(self) -> str:
@@ -171,6 +183,10 @@ class PipelineSettings(BaseSettings):
     model_config = _config("ENRICHMENT_")
 
     postgres_conn_id: str = Field("postgres_stacklens", description="Airflow connection of the StackLens database")
+    airflow_api_conn_id: str = Field(
+        "airflow_api",
+        description="Airflow connection of Airflow's own API, for notes on runs; without it runs get none",
+    )
     staging_url: str = Field(
         "file:///tmp/stacklens-staging", description="object storage path for frames between tasks"
     )

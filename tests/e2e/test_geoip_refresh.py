@@ -35,7 +35,7 @@ def installed(stack: Stack) -> Iterator[Path]:
 def published_city(stream: Stream, text: str) -> str:
     """Where the message with this text was placed."""
     servers, topic = stream.stack.bootstrap_servers, load().kafka.output_topic
-    with closing(read(servers, topic, log_ranges(servers, topic, settle_seconds=10))) as outputs:
+    with closing(read(servers, topic, log_ranges(servers, topic))) as outputs:
         [found] = [m for m in (json.loads(o.value() or b"") for o in outputs) if m["message"] == text]
     return str(found["geo_city"])
 

@@ -10,13 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from confluent_kafka import KafkaException, Producer
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from enrichment.conservation.check import Expected, check
@@ -33,17 +27,6 @@ HOUR = 3_600_000
 START = 1_705_312_800_000  # 2024-01-15T10:00:00Z
 DATES = {"from_date": "2024-01-15T10:00:00Z", "to_date": "2024-01-15T12:00:00Z"}
 REPLAY = {"dry_run": False, "replay_id": "e2e", "max_messages": 150}
-
-
-def keep_forever(stream: Stream) -> None:
-    """Retention would take messages of long ago away at once."""
-    settings = load()
-    topics = (settings.kafka.input_topic, settings.kafka.output_topic, settings.replay.output_topic)
-    entry = ConfigEntry("retention.ms", "-1", incremental_operation=AlterConfigOpType.SET)
-    wanted = [ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry]) for topic in topics]
-    admin = AdminClient({"bootstrap.servers": stream.stack.bootstrap_servers})
-    for changed in admin.incremental_alter_configs(wanted).values():
-        changed.result()
 
 
 def produce(stream: Stream, count: int, start: int = START) -> None:
@@ -111,7 +94,6 @@ def test_backfill_replays_each_window_once(airflow: Airflow, stream: Stream) -> 
     live group stays where it is, and the scheduler makes no run by itself."""
     settings = load()
     servers = stream.stack.bootstrap_servers
-    keep_forever(stream)
     produce(stream, 1500)
     airflow.run()
     eventually(lambda: stream.lag() == 0 or None, "the end of the backlog")
@@ -165,7 +147,6 @@ def test_failed_batch_ends_the_run_which_goes_on_when_cleared(airflow: Airflow, 
     start, topic = START + 24 * HOUR, "replay-e2e"
     servers, settings = stream.stack.bootstrap_servers, load()
     admin = AdminClient({"bootstrap.servers": servers})
-    keep_forever(stream)
     produce(stream, 1000, start)
     make_topic(admin, topic)
     conf = REPLAY | {"replay_id": "cut", "max_messages": 100, "output_topic": topic}

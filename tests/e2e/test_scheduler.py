@@ -6,9 +6,20 @@ The DAG's own schedule goes on meanwhile, as it does for users: a scheduled run 
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
+import psycopg
 import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
+from enrichment.settings import load
 from enrichment.store.jobs import Job, JobState
 from include.local.generate import Options, messages
 from tests.fixtures.pipeline import message
@@ -128,3 +139,32 @@ def test_ledger_tells_every_run(airflow: Airflow, stream: Stream) -> None:
         assert job.state is JobState.PUBLISHED
         assert set(job.cache_counts) == {"geo", "user", "business"}
         assert {"geo", "user", "business", "publish"} <= set(job.durations)
+
+
+def test_warnings_stand_in_the_note_of_the_run(airflow: Airflow, stream: Stream) -> None:
+    """A backlog that is older than what the dead letters' topic keeps: whichever run claims it says so where people
+    look."""
+    kafka, years = load().kafka, 365 * 86_400_000
+    admin = AdminClient({"bootstrap.servers": stream.stack.bootstrap_servers})
+
+    def keep(milliseconds: int) -> None:
+        entry = ConfigEntry("retention.ms", str(milliseconds), incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, kafka.dlq_topic, incremental_configs=[entry])
+        admin.incremental_alter_configs([resource])[resource].result()
+
+    keep(20 * years)  # longer ago than any message of the other tests
+    try:
+        producer = Producer({"bootstrap.servers": stream.stack.bootstrap_servers})
+        producer.produce(kafka.input_topic, message(1), b"k", 0, timestamp=25 * years)
+        assert producer.flush(20) == 0
+        producer.close()
+        drained(airflow, stream)
+        with psycopg.connect(stream.stack.stacklens_dsn) as connection:
+            [(run_id, warnings)] = connection.execute(
+                "SELECT run_id, warnings FROM enrichment_jobs WHERE jsonb_array_length(warnings) > 0"
+            ).fetchall()
+    finally:
+        keep(-1)
+    [text] = warnings
+    assert text.startswith(f"topic {kafka.dlq_topic} deletes what is older than 7300 days")
+    assert airflow.call("GET", f"/api/v2/dags/{airflow.dag_id}/dagRuns/{quote(run_id)}")["note"] == text

@@ -50,6 +50,8 @@ def test_variable_of_the_old_service_is_read(
     [
         ("KAFKA_BATCH_SIZE", "many"),
         ("KAFKA_BATCH_SIZE", "0"),
+        ("KAFKA_RETENTION_BYTES", "0"),
+        ("KAFKA_RETENTION_BYTES", "-2"),
         ("KAFKA_OFFSETS_LOST_POLICY", "ignore"),
         ("GEO_IP_CACHE_TTL_HOURS", "-1"),
         ("USER_SERVICE_CONCURRENCY", "1.5"),

@@ -56,7 +56,7 @@ def test_batch_is_of_one_build_when_a_newer_one_is_installed(
     def cities() -> list[str]:
         topic = load().kafka.output_topic
         servers = pipeline.bootstrap_servers
-        with closing(read(servers, topic, log_ranges(servers, topic, settle_seconds=10))) as outputs:
+        with closing(read(servers, topic, log_ranges(servers, topic))) as outputs:
             return [json.loads(output.value() or b"")["geo_city"] for output in outputs]
 
     assert run("first", meanwhile=True) == f"Test-City-{BUILT_AT}"

@@ -135,7 +135,7 @@ def test_letters_between_the_wanted_ones_stay_for_later(letters: Redriven) -> No
 def attempts(pipeline: Pipeline) -> Counter[int]:
     """How many enriched messages say that they were tried so often before."""
     topic = load().kafka.output_topic
-    outputs = read(pipeline.bootstrap_servers, topic, log_ranges(pipeline.bootstrap_servers, topic, settle_seconds=10))
+    outputs = read(pipeline.bootstrap_servers, topic, log_ranges(pipeline.bootstrap_servers, topic))
     return Counter(int(dict(m.headers() or [])[HEADER_ATTEMPTS] or b"0") for m in outputs)
 
 

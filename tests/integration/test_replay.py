@@ -183,7 +183,7 @@ def test_filter_of_stored_errors_takes_the_last_word(replayer: Replayer) -> None
 def correct(replayer: Replayer, number: int) -> None:
     """Publish another output of a message, without an error."""
     servers, topic = replayer.pipeline.bootstrap_servers, load().kafka.output_topic
-    with closing(read(servers, topic, log_ranges(servers, topic, settle_seconds=10))) as outputs:
+    with closing(read(servers, topic, log_ranges(servers, topic))) as outputs:
         [first] = [m for m in outputs if m.key() == b"k%d" % number]
     value = json.loads(first.value() or b"") | {"enrichment_errors": None}
     producer = Producer({"bootstrap.servers": servers})

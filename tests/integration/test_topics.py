@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
+from confluent_kafka.cimpl import NewTopic
 
 from enrichment.errors import TopicRefused
 from enrichment.kafka import topics
@@ -64,6 +65,37 @@ def test_topics_are_made_as_the_pipeline_needs_them(kafka: str, names: dict[str,
         redriven: (3, str(MESSAGE_BYTES), "compact"),  # the broker's own size
         names["REPLAY_OUTPUT_TOPIC"]: (3, str(MESSAGE_BYTES), "delete"),
         names["REPLAY_DLQ_TOPIC"]: (3, str(DEAD_LETTER_BYTES), "delete"),
+    }
+
+
+def test_topics_from_before_that_do_not_keep_what_goes_into_them(kafka: str, names: dict[str, str]) -> None:
+    """Topics that there were stay as they are, and a line for each says what is wrong and which command mends it."""
+    admin = AdminClient({"bootstrap.servers": kafka})
+    redriven = f"{names['KAFKA_DLQ_TOPIC']}-redriven"
+    before = {
+        names["KAFKA_INPUT_TOPIC"]: {"message.timestamp.type": "LogAppendTime"},  # its messages' times do not count
+        names["KAFKA_OUTPUT_TOPIC"]: {},  # the brokers' default: a week
+        names["KAFKA_DLQ_TOPIC"]: {"retention.ms": "-1", "cleanup.policy": "compact"},
+        redriven: {"cleanup.policy": "compact,delete"},
+        names["REPLAY_OUTPUT_TOPIC"]: {"retention.ms": "-1"},
+    }
+    made = admin.create_topics([NewTopic(n, 1, config=config) for n, config in before.items()], operation_timeout=30)
+    for creation in made.values():
+        creation.result()
+    topics.await_topics(admin, before)
+    ended = create(names, "--bootstrap-servers", kafka)
+    assert ended.returncode == 0
+    altered = "kafka-configs.sh --bootstrap-server <brokers> --alter --entity-type topics --entity-name"
+    assert {
+        line.split(f" {altered} ")[1]: line.split(":")[1].split("(")[0].strip() for line in ended.stderr.splitlines()
+    } == {
+        f"{names['KAFKA_OUTPUT_TOPIC']} --add-config retention.ms=-1,retention.bytes=10737418240": (
+            f"topic {names['KAFKA_OUTPUT_TOPIC']} deletes what is older than 7 days"
+        ),
+        f"{names['KAFKA_DLQ_TOPIC']} --add-config cleanup.policy=delete": (
+            f"topic {names['KAFKA_DLQ_TOPIC']} is compacted"
+        ),
+        f"{redriven} --add-config cleanup.policy=compact": f"topic {redriven} deletes",
     }
 
 

@@ -112,6 +112,7 @@ def test_every_variable_has_a_reader(airflow_options: set[str]) -> None:
     connections = (
         settings.kafka.conn_id,
         settings.pipeline.postgres_conn_id,
+        settings.pipeline.airflow_api_conn_id,
         settings.user.conn_id,
         settings.retention.metadata_conn_id,
     )

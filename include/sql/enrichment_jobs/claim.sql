@@ -14,6 +14,7 @@ INSERT INTO enrichment_jobs (
     lag,
     topic_id,
     lanes,
+    warnings,
     settings_fingerprint
 )
 VALUES (
@@ -31,6 +32,7 @@ VALUES (
     %(lag)s,
     %(topic_id)s,
     %(lanes)s,
+    %(warnings)s,
     %(settings_fingerprint)s
 )
 ON CONFLICT (batch_id) DO NOTHING

@@ -26,6 +26,7 @@ SELECT
     error,
     topic_id,
     lanes,
+    warnings,
     claimed_at,
     drained_at,
     published_at,

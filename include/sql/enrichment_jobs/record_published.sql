@@ -13,6 +13,7 @@ WITH recorded AS (
         durations = durations || %(durations)s,
         geo_database_build = %(geo_database_build)s,
         error = NULL,
+        warnings = warnings || %(warnings)s,
         published_at = CASE WHEN dry_run THEN NULL ELSE now() END,
         updated_at = now()
     WHERE batch_id = %(batch_id)s

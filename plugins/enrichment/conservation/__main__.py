@@ -12,6 +12,7 @@ from confluent_kafka import Message
 
 from enrichment.conservation.check import Expected, check
 from enrichment.conservation.committed import committed_ranges, log_ranges
+from enrichment.errors import OffsetsLost, TransactionOpen
 from enrichment.messages import OffsetRange
 from enrichment.settings import load
 
@@ -90,4 +91,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (OffsetsLost, TransactionOpen) as untold:
+        sys.exit(str(untold))

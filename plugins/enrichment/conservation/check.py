@@ -35,7 +35,7 @@ from typing import cast
 import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Message
 
-from enrichment.conservation.committed import Kafka, log_ranges, position, read
+from enrichment.conservation.committed import Kafka, position, read, whole_log_ranges
 from enrichment.conservation.fingerprint import (
     Broken,
     Fingerprint,
@@ -319,15 +319,16 @@ def check(
     stable offset; transactions that are open at the start are waited for, `settle_seconds` at most. The content of
     every `content_every`th offset is compared, existence and order of all. `examples` is how many of each defect are
     described. `redriven_topic` has the markers of the dead letters that were sent in again; without one, none was.
-    `replay` says what a replay was to take, to check that instead. Raises `OffsetsLost` when part of a range has left
-    the log, `KafkaException` when the broker delivers nothing for `timeout` seconds.
+    `replay` says what a replay was to take, to check that instead. Raises `TransactionOpen` when one is open for
+    longer, since what it hides would look lost, `OffsetsLost` when part of a range has left the log, `KafkaException`
+    when the broker delivers nothing for `timeout` seconds.
     """
     merged = merge(ranges)
     run = _Check(input_topic, merged, content_every, examples, replay)
     starts = output_starts or {}
 
     def outputs(topic: str) -> Iterator[Message]:
-        held = log_ranges(kafka, topic, timeout, settle_seconds)
+        held = whole_log_ranges(kafka, topic, timeout, settle_seconds)
         from_start = [OffsetRange(r.partition, max(r.start, starts.get((topic, r.partition), 0)), r.end) for r in held]
         return read(kafka, topic, from_start, timeout)
 
@@ -344,7 +345,7 @@ def check(
 def _redriven(kafka: Kafka, topic: str, timeout: float, settle_seconds: float) -> Collection[tuple[int, int]]:
     """Partition and offset of each dead letter that is marked as sent in again; none where there is no such topic."""
     try:
-        held = log_ranges(kafka, topic, timeout, settle_seconds)
+        held = whole_log_ranges(kafka, topic, timeout, settle_seconds)
     except KafkaException as refused:
         if refused.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             return frozenset()

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from enrichment.errors import OffsetsLost
+from enrichment.errors import OffsetsLost, TransactionOpen
 from enrichment.messages import OffsetRange
 
 Kafka = str | Mapping[str, Any]  # bootstrap servers, or a whole librdkafka configuration
@@ -33,13 +33,35 @@ POLL_MESSAGES, POLL_SECONDS = 1_000, 0.1
 SETTLE_POLL_SECONDS = 0.02
 
 
-def log_ranges(kafka: Kafka, topic: str, timeout: float = 30, settle_seconds: float = 0) -> list[OffsetRange]:
+def log_ranges(kafka: Kafka, topic: str, timeout: float = 30, settle_seconds: float = 10) -> list[OffsetRange]:
     """What each partition of the topic holds: from the log's start to its last stable offset.
 
-    A transaction becomes visible a moment after its commit: with `settle_seconds`, those that are open now are waited
-    for, that long at most. Raises `KafkaException` when the topic is not there or the broker does not answer within
-    `timeout` seconds.
+    A transaction becomes visible a moment after its commit: those that are open now are waited for, `settle_seconds`
+    at most; what then is still open is not in the ranges. Raises `KafkaException` when the topic is not there or the
+    broker does not answer within `timeout` seconds.
     """
+    return _settled(kafka, topic, timeout, settle_seconds)[0]
+
+
+def whole_log_ranges(kafka: Kafka, topic: str, timeout: float = 30, settle_seconds: float = 10) -> list[OffsetRange]:
+    """As `log_ranges`, for who would take what is hidden for lost: raises `TransactionOpen` when a transaction is open
+    for longer."""
+    stable, written = _settled(kafka, topic, timeout, settle_seconds)
+    for s, w in zip(stable, written, strict=True):
+        if s.end < w.end:
+            raise TransactionOpen(
+                f"a transaction is open on partition {s.partition} of {topic} since offset {s.end} and hides what is "
+                "published behind it: nothing can be said of that before it has ended. `kafka-transactions.sh "
+                f"--bootstrap-server <brokers> describe-producers --topic {topic} --partition {s.partition}` says "
+                "whose it is"
+            )
+    return stable
+
+
+def _settled(
+    kafka: Kafka, topic: str, timeout: float, settle_seconds: float
+) -> tuple[list[OffsetRange], list[OffsetRange]]:
+    """What is stable, once it is all that had been written when this began, and what that was."""
     with closing(_consumer(kafka, **{"isolation.level": "read_uncommitted"})) as consumer:
         written = _watermarks(consumer, topic, timeout)
     deadline = time.monotonic() + settle_seconds
@@ -48,7 +70,7 @@ def log_ranges(kafka: Kafka, topic: str, timeout: float = 30, settle_seconds: fl
             stable = _watermarks(consumer, topic, timeout)
             settled = all(s.end >= w.end for s, w in zip(stable, written, strict=True))
             if settled or time.monotonic() >= deadline:
-                return stable
+                return stable, written
             time.sleep(SETTLE_POLL_SECONDS)
 
 

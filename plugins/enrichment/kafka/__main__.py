@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
+from confluent_kafka import KafkaException
+
 from enrichment.errors import SettingsError, TopicRefused
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.retention import unfit
 from enrichment.kafka.topics import BROKERS_DEFAULT, PARTITIONS, create_topics
 from enrichment.settings import load
 
@@ -20,7 +24,8 @@ def main() -> int:
     """Says in one line what was wrong, and exits with 1 then."""
     parser = argparse.ArgumentParser(
         prog="python -m enrichment.kafka",
-        description="Create the topics that the settings name, with the sizes that they need; existing ones stay.",
+        description="Create the topics that the settings name, with the sizes and the retention that "
+        "they need; existing ones stay as they are, and a warning says which do not keep what goes into them.",
     )
     parser.add_argument("--bootstrap-servers", required=True)
     parser.add_argument(
@@ -37,15 +42,20 @@ def main() -> int:
     client = dict(chosen.client) | {"bootstrap.servers": chosen.bootstrap_servers}
     try:
         settings = load()
-        create_topics(
+        there = create_topics(
             client,
             settings.kafka,
             settings.replay,
             partitions=chosen.partitions,
             replication_factor=chosen.replication_factor,
         )
+        for text in unfit(Clients(client, settings.kafka), there):
+            sys.stderr.write(f"warning: {text}\n")
     except (SettingsError, TopicRefused) as failed:
         sys.stderr.write(f"{failed}\n")
+        return 1
+    except KafkaException as silent:
+        sys.stderr.write(f"Kafka does not tell what its topics keep: {silent.args[0]}\n")
         return 1
     return 0
 

@@ -7,22 +7,22 @@ published). What is read here is planned once and then fixed in the ledger.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from enrichment.errors import RunRefused, SettingsError
+from enrichment.kafka.asking import partitions_of, with_retries
 from enrichment.kafka.clients import Clients
+from enrichment.kafka.settled import await_stable
 from enrichment.kafka.stamps import Committed, Stamp
 from enrichment.messages import OffsetRange
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 PATIENCE_SECONDS = 3.0  # a transaction in good health commits well within it
-SLICE_SECONDS = 1.0  # no longer inside a C call: signals (a stop from the UI, a timeout) are only seen between calls
+# How long a claim waits for what is committed to be visible. What a longer transaction hides is for a later run.
+VISIBLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,41 +52,6 @@ class Backlog:
     def span(self) -> int:
         """Offsets that wait: an upper bound of the messages."""
         return max(0, self.high - self.start)
-
-
-def with_retries(call: Callable[[float], T], timeout: float) -> T:
-    """Repeat `call(seconds)` in short slices while the broker answers with a retriable error, `timeout` seconds at
-    most.
-
-    A new broker's first `committed()` can answer NOT_COORDINATOR; a `read_committed` one waits while a transaction on
-    the offsets is open. Both are over soon or not at all.
-    """
-    deadline = time.monotonic() + timeout
-    while True:
-        left = deadline - time.monotonic()
-        try:
-            return call(max(0.1, min(SLICE_SECONDS, left)))
-        except KafkaException as refused:
-            error = refused.args[0]
-            transient = error.retriable() or error.code() in (
-                KafkaError._TIMED_OUT,
-                KafkaError._TRANSPORT,
-                KafkaError._WAIT_COORD,
-                KafkaError.NOT_COORDINATOR,
-                KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-                KafkaError.COORDINATOR_NOT_AVAILABLE,
-            )
-            if not transient or left <= 0:
-                raise
-            time.sleep(0.05)
-
-
-def partitions_of(consumer: Consumer, topic: str, timeout: float) -> list[int]:
-    """The topic's partitions in order. Raises `KafkaException` when there is no such topic."""
-    metadata = with_retries(lambda seconds: consumer.list_topics(topic, timeout=seconds), timeout).topics[topic]
-    if metadata.error is not None:
-        raise KafkaException(metadata.error)
-    return sorted(metadata.partitions)
 
 
 def input_partitions(consumer: Consumer, topic: str, timeout: float) -> list[int]:
@@ -161,10 +126,15 @@ def read_settled_backlog(clients: Clients, partitions: Sequence[int] | None = No
     """What waits in the input topic, once nothing is in between any more.
 
     While a transaction on the group's offsets is open, the broker holds the answer back. A publisher that died leaves
-    one behind until its timeout: taking over its lane ends it.
+    one behind until its timeout: taking over its lane ends it. Messages that were sent in a transaction which was
+    committed before are in the backlog; those hidden by one that stays open are not.
     """
     settings = clients.settings
     with clients.offsets_reader() as consumer:
+        input_partitions(
+            consumer, settings.input_topic, settings.request_timeout_sec
+        )  # which names a topic that is none
+        await_stable(clients, settings.input_topic, seconds=VISIBLE_SECONDS, partitions=partitions)
         try:
             backlog = read_backlog(consumer, settings.input_topic, PATIENCE_SECONDS, partitions)
         except KafkaException as refused:

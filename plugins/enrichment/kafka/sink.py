@@ -15,14 +15,16 @@ from typing import Any, Self
 
 import numpy as np
 from confluent_kafka import KafkaException, Producer
-from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
 
 from enrichment.columns import Chunk
 from enrichment.errors import OffsetsMoved, PublishRefused
+from enrichment.kafka.asking import with_retries
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.librdkafka import Outbox
-from enrichment.kafka.offsets import read_committed, take_over, with_retries
+from enrichment.kafka.offsets import read_committed, take_over
+from enrichment.kafka.retention import Retention
 from enrichment.kafka.stamps import Committed, check_lanes, is_published, stamped
+from enrichment.kafka.topics import describe_topics
 from enrichment.messages import Batch, Reason
 
 log = logging.getLogger(__name__)
@@ -55,7 +57,9 @@ class LanePublisher:
     def __enter__(self) -> Self:
         settings = self._clients.settings
         topics = (settings.output_topic, settings.dlq_topic)
-        self.max_output_bytes, self.max_dlq_bytes = size_limits(self._clients, *topics)
+        configs = describe_topics(self._clients, *topics)
+        self.max_output_bytes, self.max_dlq_bytes = (size_limit(self._clients, config) for config in configs)
+        self.kept = [Retention.of(topic, config) for topic, config in zip(topics, configs, strict=True)]
         largest = max(self.max_output_bytes, self.max_dlq_bytes)
         with ExitStack() as opening:
             self._producer = opening.enter_context(self._clients.lane_producer(self._batch.lane, largest))
@@ -149,19 +153,12 @@ class LaneTransaction:
 
 def size_limits(clients: Clients, *topics: str) -> list[int]:
     """The largest message that both the settings and each topic take."""
-    settings = clients.settings
-    return [
-        min(settings.max_message_bytes, int(config["max.message.bytes"].value))
-        for config in describe_topics(clients, *topics)
-    ]
+    return [size_limit(clients, config) for config in describe_topics(clients, *topics)]
 
 
-def describe_topics(clients: Clients, *topics: str) -> list[dict[str, Any]]:
-    """The configuration of each topic. Raises `KafkaException` where there is none."""
-    admin = clients.admin()  # kept until the answers are there: they die with it
-    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
-    described = admin.describe_configs(resources, request_timeout=clients.settings.request_timeout_sec)
-    return [described[resource].result() for resource in resources]
+def size_limit(clients: Clients, config: Mapping[str, Any]) -> int:
+    """The largest message that both the settings and a topic of this configuration take."""
+    return min(clients.settings.max_message_bytes, int(config["max.message.bytes"].value))
 
 
 def _abort(producer: Producer) -> None:

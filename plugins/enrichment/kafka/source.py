@@ -15,9 +15,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from enrichment.columns import Chunk
 from enrichment.errors import OffsetsLost
+from enrichment.kafka.asking import SLICE_SECONDS
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.librdkafka import Event, FetchQueue
-from enrichment.kafka.offsets import SLICE_SECONDS
+from enrichment.kafka.settled import advice
 from enrichment.messages import Batch, OffsetRange
 
 
@@ -38,6 +39,7 @@ class RangeReader:
         # A range that an earlier drain ended before its first message is empty: nothing of it will ever come.
         self._open = {r.partition: r for r in batch.ranges if r.span}
         self._positions = {r.partition: r.start for r in batch.ranges}
+        self._stable_ends: dict[int, int] = {}  # where the client came to the end of what it may see
         self._closing = ExitStack()
         self._ahead: Future[tuple[pa.RecordBatch, list[Event]]] | None = None
         self.value_bytes = 0
@@ -127,6 +129,7 @@ class RangeReader:
             # The log's end was at or past the range's end when it was claimed: what is left of the range is a gap.
             if event.offset >= wanted.end:
                 self._finish(wanted)
+            self._stable_ends[event.partition] = event.offset
             return
         if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             raise OffsetsLost(
@@ -143,7 +146,9 @@ class RangeReader:
 
     def _stalled(self) -> str:
         where = ", ".join(f"{p} at {self._positions[p]} of {r.end}" for p, r in self._open.items())
-        return f"no message of {self._batch.topic} within {self._timeout:g} s; partitions waited for: {where}"
+        text = f"no message of {self._batch.topic} within {self._timeout:g} s; partitions waited for: {where}"
+        hidden = next((p for p, r in self._open.items() if self._stable_ends.get(p, r.end) < r.end), None)
+        return text if hidden is None else f"{text}. Is a transaction open? {advice(self._batch.topic, hidden)}"
 
 
 def read_ranges(clients: Clients, topic: str, ranges: Sequence[OffsetRange]) -> Iterator[Chunk]:

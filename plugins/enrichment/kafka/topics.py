@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewTopic
 
 from enrichment.errors import TopicRefused
+from enrichment.kafka.asking import with_retries
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.offsets import with_retries
 from enrichment.settings import KafkaSettings, ReplaySettings
 
 PARTITIONS = 4
@@ -27,7 +27,15 @@ NO_ID = "A" * 22  # what brokers say that know no ids
 
 def topic_configs(topics: KafkaSettings, replay: ReplaySettings | None = None) -> dict[str, dict[str, str]]:
     """The pipeline's topics and those of replays, each with what its broker must be told."""
-    messages, letters = ({"max.message.bytes": str(size)} for size in (MESSAGE_BYTES, DEAD_LETTER_BYTES))
+    # Messages keep the time of their event, so nothing is deleted by time: a backlog, a replay or a dead letter of last
+    # month would be gone as soon as it was published. What came in first goes first.
+    kept = {
+        "cleanup.policy": "delete",
+        "message.timestamp.type": "CreateTime",
+        "retention.ms": "-1",
+        "retention.bytes": str(topics.retention_bytes),
+    }
+    messages, letters = ({**kept, "max.message.bytes": str(size)} for size in (MESSAGE_BYTES, DEAD_LETTER_BYTES))
     configs = {
         topics.input_topic: messages,
         topics.output_topic: messages,
@@ -46,21 +54,32 @@ def create_topics(
     *,
     partitions: int = PARTITIONS,
     replication_factor: int = BROKERS_DEFAULT,
-) -> None:
+) -> list[str]:
     """Create them by a client of this configuration, and wait until a broker knows them; those that there are stay as
-    they are. Raises `TopicRefused`."""
+    they are. Returns the names of these. Raises `TopicRefused`."""
     configs, admin = topic_configs(topics, replay), AdminClient(dict(client))
     wanted = [
         NewTopic(name, num_partitions=partitions, replication_factor=replication_factor, config=config)
         for name, config in configs.items()
     ]
+    there = []
     for name, creation in admin.create_topics(wanted, operation_timeout=30).items():
         try:
             creation.result()
         except KafkaException as refused:
             if refused.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise TopicRefused(f"Kafka did not create the topic {name}: {refused.args[0].str()}") from refused
+            there.append(name)
     await_topics(admin, configs)
+    return there
+
+
+def describe_topics(clients: Clients, *topics: str) -> list[dict[str, Any]]:
+    """The configuration of each topic. Raises `KafkaException` where there is none."""
+    admin = clients.admin()  # kept until the answers are there: they die with it
+    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+    described = admin.describe_configs(resources, request_timeout=clients.settings.request_timeout_sec)
+    return [described[resource].result() for resource in resources]
 
 
 def await_topics(admin: AdminClient, names: Iterable[str]) -> None:

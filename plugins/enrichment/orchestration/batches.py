@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import get_current_context, task, task_group
 
 from enrichment.orchestration.common import ANALYTICS, DEAD_LETTERS, LOOKUP_ARGS, Manifest, resources
+from enrichment.orchestration.notes import note_warnings
 
 if TYPE_CHECKING:
     from enrichment.enrichers.base import Enricher
@@ -133,6 +134,8 @@ def publish(
             durations={"publish": stage.seconds} | {name: done["seconds"] for name, done in lookups.items()},
             geo_database_build=placed["build"],
         )  # fmt: skip
+        if published.warnings:
+            note_warnings(r, [batch.batch_id])
     summary = {"batch_id": batch.batch_id, "kind": batch.purpose.kind, "dry_run": batch.dry_run, **stage.counts}
     for asset in (ANALYTICS, DEAD_LETTERS):
         outlet_events[asset].extra = summary

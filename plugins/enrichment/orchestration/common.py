@@ -39,6 +39,7 @@ RULES = [
         "ServiceLevelMissed": "an hour missed a service level",
         "WindowLost": "messages of the window have left the log",
         "ReplayRefused": "the replay cannot be made as it was asked for",
+        "RedriveRefused": "what would be sent in again would not stay",
         "DatabaseRefused": "the file that was offered is no good",
         "RepairIncomplete": "partial messages stay as they are",
     }.items()

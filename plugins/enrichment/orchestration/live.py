@@ -7,6 +7,7 @@ from typing import Any
 from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task
 
 from enrichment.orchestration.common import resources
+from enrichment.orchestration.notes import note_warnings
 
 # An event-driven wake-up takes its place here (`AssetOrTimeSchedule` over this timetable).
 EVERY_MINUTE = CronTriggerTimetable("* * * * *", timezone="UTC")
@@ -50,4 +51,5 @@ def claim() -> list[dict[str, Any]]:
             r.clients, r.ledger, r.settings,
             dag_id=context["dag"].dag_id, run_id=context["run_id"], **context["params"],
         )  # fmt: skip
+        note_warnings(r, [batch.batch_id for batch in batches])
     return [batch.to_manifest() for batch in batches]

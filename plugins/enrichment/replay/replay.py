@@ -18,8 +18,11 @@ import msgspec
 from confluent_kafka import TopicPartition
 
 from enrichment.errors import OffsetsLost, ReplayRefused, WindowLost
+from enrichment.kafka.asking import with_retries
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.offsets import committed_offsets, with_retries
+from enrichment.kafka.offsets import committed_offsets
+from enrichment.kafka.retention import Load, check_kept, now_in_milliseconds
+from enrichment.kafka.settled import await_stable, require_stable
 from enrichment.kafka.source import read_ranges
 from enrichment.kafka.times import Bound, find_bounds, find_losses, to_text
 from enrichment.kafka.topics import DEAD_LETTER_BYTES, MESSAGE_BYTES
@@ -71,7 +74,9 @@ def plan(
     else:
         _refuse_overlap(replays, topic, window)
         check_topics(clients, purpose)
-        counted = count(clients, purpose, max_messages, allow_lost=allow_lost, dry_run=dry_run)
+        counted, load = count(clients, purpose, max_messages, allow_lost=allow_lost, dry_run=dry_run)
+        outputs_go_to = purpose.output_topic, purpose.dlq_topic
+        check_kept(clients, load, outputs_go_to, now_in_milliseconds(), None if dry_run else ReplayRefused)
         written = replays.put(topic, window, counted, dag_id, run_id)
         log.info(
             "replay.counted replay_id=%s start=%s end=%s messages=%d selected=%d batches=%d lost=%s",
@@ -139,15 +144,16 @@ def check_topics(clients: Clients, purpose: Purpose) -> None:
         raise ReplayRefused(
             f"there is no topic {' and no topic '.join(missing)}. Create it as the live ones are: "
             f"kafka-topics.sh --create --topic {missing[0]} --partitions {partitions} "
+            f"--config retention.ms=-1 --config retention.bytes={settings.retention_bytes} "
             f"--config max.message.bytes={MESSAGE_BYTES} ({DEAD_LETTER_BYTES} for dead letters)"
         )
 
 
 def count(
     clients: Clients, purpose: Purpose, max_messages: int | None = None, *, allow_lost: bool, dry_run: bool
-) -> Replay:
+) -> tuple[Replay, Load]:
     """Read the window once, from the first message at or after its start to the log's end as it is now, and cut what
-    belongs to it into batches."""
+    belongs to it into batches; with how much that is, and how old."""
     window, topic = window_of(purpose), clients.settings.input_topic
     bounds, marks = freeze(clients, purpose)
     lost = _lost(clients, bounds, window, allow_lost=allow_lost)
@@ -155,7 +161,7 @@ def count(
     window = msgspec.structs.replace(
         window, published_topic=published_topic, published=marks[published_topic] if published_topic else ()
     )
-    messages = 0
+    messages, load = 0, Load()
     kafka = clients.settings
     size = min(max_messages or kafka.batch_size, kafka.batch_size)
     cuts = Cuts([b.partition for b in bounds if b.range.span], kafka.lanes, size, kafka.batch_bytes)
@@ -163,23 +169,32 @@ def count(
     for chunk in read_ranges(clients, topic, [b.range for b in bounds]):
         messages += len(in_window(chunk, window))
         for row in pick(chunk).tolist():
-            cuts.add(chunk.partitions[row], chunk.offsets[row], len(chunk.values[row] or b""))
+            partition, size = chunk.partitions[row], len(chunk.values[row] or b"")
+            cuts.add(partition, chunk.offsets[row], size)
+            load.add(partition, size, chunk.timestamps[row])
     group_id = group_of(clients.settings.consumer_group, window)
     purpose = msgspec.structs.replace(purpose, window=window)
     batches = () if dry_run else tuple(_batches(cuts, topic, group_id, window, purpose))
-    return Replay(
+    counted = Replay(
         state=COUNTED if dry_run else CLAIMED, purpose=purpose, group_id=group_id, batches=batches, marks=marks,
         messages=messages, selected=cuts.selected, lost=lost,
     )  # fmt: skip
+    return counted, load
 
 
 def freeze(clients: Clients, purpose: Purpose) -> tuple[list[Bound], dict[str, tuple[OffsetRange, ...]]]:
     """Where messages of the window can be in the input, and in each topic that outputs of them were or will be
-    published to."""
+    published to.
+
+    Of the input, what an open transaction hides is not there yet, as for live draining. Of the outputs it would later
+    be missed: raises `TransactionOpen`.
+    """
     settings, start = clients.settings, window_of(purpose).start
+    topics = {settings.output_topic, settings.dlq_topic, purpose.output_topic, purpose.dlq_topic}
+    await_stable(clients, settings.input_topic)
+    require_stable(clients, *topics)
     with clients.offsets_reader() as reader:
         bounds = find_bounds(reader, settings.input_topic, start, settings.request_timeout_sec)
-        topics = {settings.output_topic, settings.dlq_topic, purpose.output_topic, purpose.dlq_topic}
         marks = {
             topic: tuple(b.range for b in find_bounds(reader, topic, start, settings.request_timeout_sec))
             for topic in sorted(topics)
@@ -322,8 +337,12 @@ def _published_counts(ledger: Ledger, replay: Replay) -> Mapping[str, Any]:
 
 
 def _sides(clients: Clients, replay: Replay) -> tuple[Side, Side]:
-    """What the replay has published since it was claimed, and what was published of the window until then."""
+    """What the replay has published since it was claimed, and what was published of the window until then.
+
+    Raises `TransactionOpen` when some of it is hidden.
+    """
     settings, purpose, marks = clients.settings, replay.purpose, replay.marks
+    require_stable(clients, purpose.output_topic, purpose.dlq_topic)
 
     def since(topic: str) -> tuple[str, list[OffsetRange]]:
         ends = {r.partition: r.end for r in marks[topic]}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from enrichment.messages import Batch, OffsetRange, Purpose
 from enrichment.store.lanes import LaneCounts
 from enrichment.store.positions import Positions
 
+log = logging.getLogger(__name__)
 Row = TypeVar("Row")
 
 
@@ -34,7 +36,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What publishing a batch came to. `read` equals `enriched + partial + dead`, or the ledger refuses it.
 
     `cache_counts` has the `LookupCounts` of each enricher by its name (geo, user, business), `durations` the seconds of
-    each stage.
+    each stage. `warnings` are added to those of the claim.
     """
 
     read: int
@@ -45,6 +47,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     errors_by_reason: Mapping[str, int] = {}
     durations: Mapping[str, float] = {}
     geo_database_build: str | None = None
+    warnings: Sequence[str] = ()
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +79,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None
     topic_id: str | None
     lanes: int | None
+    warnings: tuple[str, ...]
     claimed_at: datetime
     drained_at: datetime | None
     published_at: datetime | None
@@ -118,17 +122,21 @@ class Ledger:
         self.lanes = LaneCounts(connection)
 
     def claim(
-        self, batch: Batch, dag_id: str, run_id: str, settings_fingerprint: str, lag: Mapping[int, int] | None = None
-    ) -> Batch:
+        self, batch: Batch, dag_id: str, run_id: str, settings_fingerprint: str,
+        lag: Mapping[int, int] | None = None, warnings: Sequence[str] = (),
+    ) -> Batch:  # fmt: skip
         """Write a batch down; if its id is there already, the batch as it was written, whatever the new ranges.
 
-        `lag` is what its run leaves behind in each partition, as far as that is known.
+        `lag` is what its run leaves behind in each partition, as far as that is known; `warnings` are what somebody
+        should look at, although the batch goes on.
         """
+        _warn(batch.batch_id, warnings)
         self._execute(
             "enrichment_jobs/claim",
             {
                 **_columns(batch),
                 "lag": _jsonb(lag or {}),
+                "warnings": _jsonb(warnings),
                 "dag_id": dag_id,
                 "run_id": run_id,
                 "settings_fingerprint": settings_fingerprint,
@@ -156,6 +164,7 @@ class Ledger:
 
         Raises `psycopg.errors.CheckViolation` when it does not add up.
         """
+        _warn(batch_id, outcome.warnings)
         self._execute(
             "enrichment_jobs/record_published",
             {
@@ -168,6 +177,7 @@ class Ledger:
                 "errors_by_reason": _jsonb(outcome.errors_by_reason),
                 "durations": _jsonb(outcome.durations),
                 "geo_database_build": outcome.geo_database_build,
+                "warnings": _jsonb(outcome.warnings),
             },
         )
 
@@ -201,6 +211,11 @@ class Ledger:
         with self._connection.transaction(), self._connection.cursor(row_factory=dict_row) as cursor:
             cursor.execute(sql.load(statement), parameters)
             return [msgspec.convert(record, row) for record in cursor]
+
+
+def _warn(batch_id: str, warnings: Sequence[str]) -> None:
+    for text in warnings:
+        log.warning("batch.warning batch_id=%s %s", batch_id, text)
 
 
 def _columns(batch: Batch) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""Ask a broker: again while it answers with a retriable error, and never for long inside one call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+T = TypeVar("T")
+SLICE_SECONDS = 1.0  # no longer inside a C call: signals (a stop from the UI, a timeout) are only seen between calls
+
+
+def with_retries(call: Callable[[float], T], timeout: float) -> T:
+    """Repeat `call(seconds)` in short slices while the broker answers with a retriable error, `timeout` seconds at
+    most.
+
+    A new broker's first `committed()` can answer NOT_COORDINATOR; a `read_committed` one waits while a transaction on
+    the offsets is open. Both are over soon or not at all.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            return call(max(0.1, min(SLICE_SECONDS, left)))
+        except KafkaException as refused:
+            error = refused.args[0]
+            transient = error.retriable() or error.code() in (
+                KafkaError._TIMED_OUT,
+                KafkaError._TRANSPORT,
+                KafkaError._WAIT_COORD,
+                KafkaError.NOT_COORDINATOR,
+                KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+                KafkaError.COORDINATOR_NOT_AVAILABLE,
+            )
+            if not transient or left <= 0:
+                raise
+            time.sleep(0.05)
+
+
+def partitions_of(client: Consumer | AdminClient, topic: str, timeout: float) -> list[int]:
+    """The topic's partitions in order. Raises `KafkaException` when there is no such topic."""
+    metadata = with_retries(lambda seconds: client.list_topics(topic, timeout=seconds), timeout).topics[topic]
+    if metadata.error is not None:
+        raise KafkaException(metadata.error)
+    return sorted(metadata.partitions)

@@ -1,0 +1,251 @@
+"""What a topic does with old messages: its configuration in; out, what would not outlive its own publication there.
+
+All that is published keeps the time of its input message, and a topic with time-based retention deletes by that time,
+not by when a message was appended: an output of last month is gone at the broker's next check. Each finding is a text
+that names the topic, what is wrong, and the command that mends it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from confluent_kafka import KafkaException, TopicPartition
+
+from enrichment.errors import EnrichmentError
+from enrichment.kafka.asking import with_retries
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.times import to_text
+from enrichment.kafka.topics import describe_topics
+from enrichment.messages import Batch, OffsetRange
+
+log = logging.getLogger(__name__)
+DELETE, COMPACT = "delete", "compact"
+Times = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def now_in_milliseconds() -> int:
+    """Now, as Kafka has it in messages."""
+    return round(1000 * time.time())
+
+
+class Retention(NamedTuple):
+    """A topic's retention, as it is in force: its own settings, or its brokers'. -1 is no limit."""
+
+    topic: str
+    policies: frozenset[str]
+    milliseconds: int
+    partition_bytes: int
+    append_time: bool
+
+    @classmethod
+    def of(cls, topic: str, config: Mapping[str, Any]) -> Self:
+        """From what a broker tells of a topic's configuration."""
+        return cls(
+            topic,
+            frozenset(config["cleanup.policy"].value.replace(" ", "").split(",")),
+            int(config["retention.ms"].value),
+            int(config["retention.bytes"].value),
+            config["message.timestamp.type"].value == "LogAppendTime",
+        )
+
+    def oldest_kept(self, now: int) -> int | None:
+        """Messages from before this time (milliseconds) are deleted at the brokers' next check, however late they were
+        published. None: no time is too old, since nothing is deleted by time, or the time of appending counts."""
+        by_time = DELETE in self.policies and self.milliseconds >= 0 and not self.append_time
+        return now - self.milliseconds if by_time else None
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """What a partition keeps at least; None: all."""
+        return self.partition_bytes if DELETE in self.policies and self.partition_bytes >= 0 else None
+
+    def deletes(self) -> str:
+        """What it does to old messages, in words."""
+        age = str(timedelta(milliseconds=self.milliseconds)).removesuffix(", 0:00:00")
+        return (
+            f"topic {self.topic} deletes what is older than {age} (retention.ms={self.milliseconds}) by the messages' "
+            "own times"
+        )
+
+    def compacts(self) -> str:
+        """What compaction does, and the command that ends it."""
+        return (
+            f"topic {self.topic} is compacted: of messages with the same key only the last one stays. To keep all: "
+            f"{alter(self.topic, {'cleanup.policy': DELETE})}"
+        )
+
+    def command(self, keep_bytes: int) -> str:
+        """The command that lets it keep messages of any time; `keep_bytes` bound it where nothing else would."""
+        changes = {"retention.ms": -1}
+        if self.partition_bytes < 0 <= keep_bytes:
+            changes["retention.bytes"] = keep_bytes
+        return alter(self.topic, changes)
+
+
+def alter(topic: str, changes: Mapping[str, object]) -> str:
+    """The command that changes a topic's configuration."""
+    added = ",".join(f"{name}={value}" for name, value in changes.items())
+    return (
+        f"kafka-configs.sh --bootstrap-server <brokers> --alter --entity-type topics --entity-name {topic} "
+        f"--add-config {added}"
+    )
+
+
+def retentions(clients: Clients, *topics: str) -> list[Retention]:
+    """The retention of each topic, each topic once. Raises `KafkaException` where there is none."""
+    names = list(dict.fromkeys(topics))
+    if not names:  # which the client does not take
+        return []
+    return [Retention.of(name, config) for name, config in zip(names, describe_topics(clients, *names), strict=True)]
+
+
+def unfit(clients: Clients, topics: Iterable[str]) -> list[str]:
+    """What is wrong with the retention of topics that there were before, a text for each, by what the pipeline puts
+    into them. Raises `KafkaException` when the brokers do not tell."""
+    texts = []
+    for r in retentions(clients, *topics):
+        if r.topic == clients.settings.redriven_topic:
+            if DELETE in r.policies:
+                texts.append(
+                    f"topic {r.topic} deletes (cleanup.policy), so a letter could be sent in again whose marker is "
+                    f"gone. Change that: {alter(r.topic, {'cleanup.policy': COMPACT})}"
+                )
+            continue
+        if r.oldest_kept(0) is not None:
+            texts.append(
+                f"{r.deletes()}, however late they come in or are published. Where backlogs, replays or dead letters "
+                f"may be older than that, change it: {r.command(clients.settings.retention_bytes)}"
+            )
+        if COMPACT in r.policies:
+            texts.append(r.compacts())
+    return texts
+
+
+@dataclass
+class Load:
+    """What is going to be published: how much for each partition, and the time of the oldest message, if it has
+    any."""
+
+    oldest: int | None = None
+    sizes: dict[int, int] = field(default_factory=dict)
+
+    def add(self, partition: int, size: int, timestamp: int | None) -> None:
+        """Count a message in; 0 and less is no time."""
+        self.sizes[partition] = self.sizes.get(partition, 0) + size
+        if timestamp is not None and timestamp > 0:
+            self.oldest = timestamp if self.oldest is None else min(self.oldest, timestamp)
+
+    def lost_by_time(self, kept: Iterable[Retention], now: int, keep_bytes: int) -> list[str]:
+        """Of which topics it would be gone at once: a text for each."""
+        return [
+            f"{r.deletes()}, and the oldest message to be published there is of {to_text(self.oldest)}. Change that "
+            f"first: {r.command(keep_bytes)}"
+            for r in kept
+            if self.oldest is not None and (limit := r.oldest_kept(now)) is not None and self.oldest < limit
+        ]
+
+    def doubtful(self, kept: Iterable[Retention]) -> list[str]:
+        """Which topics may not keep it for other reasons than time: a text for each."""
+        most, texts = max(self.sizes.values(), default=0), []
+        for r in kept:
+            if r.limit_bytes is not None and most > r.limit_bytes:
+                texts.append(
+                    f"topic {r.topic} keeps {r.limit_bytes} bytes of a partition (retention.bytes), and {most} bytes "
+                    "and more are to be published to one: the first may be gone before the last are read. "
+                    + alter(r.topic, {"retention.bytes": 4 * most})
+                )
+            if self.sizes and COMPACT in r.policies:
+                texts.append(r.compacts())
+        return texts
+
+
+def check_kept(
+    clients: Clients, load: Load, topics: Iterable[str], now: int, refusal: type[EnrichmentError] | None
+) -> list[str]:
+    """Whether topics will keep what is going to be published to them; returns, and logs, what speaks against it.
+
+    Raises `refusal` where it would be gone at once; without one, as in a dry run, that is only said.
+    """
+    if not load.sizes:
+        return []
+    kept = retentions(clients, *topics)
+    lost = load.lost_by_time(kept, now, clients.settings.retention_bytes)
+    if lost and refusal is not None:
+        raise refusal("; ".join(lost))
+    texts = [*lost, *load.doubtful(kept)]
+    for text in texts:
+        log.warning("retention.doubtful %s", text)
+    return texts
+
+
+def claim_warnings(clients: Clients, batches: Sequence[Batch], now: int) -> dict[str, tuple[str, ...]]:
+    """By batch, that messages at its beginning are too old for the topics that they will be published to.
+
+    Cheap, and never a false alarm: the broker is only asked for the first message that is young enough. Old ones behind
+    a younger one are found when they are published (`OldMessages`). Brokers that do not tell cost no more than this.
+    """
+    settings = clients.settings
+    try:
+        kept = retentions(clients, settings.output_topic, settings.dlq_topic) if batches else []
+        limits = [(r, limit) for r in kept if (limit := r.oldest_kept(now)) is not None]
+        found: dict[str, tuple[str, ...]] = {}
+        for retention, limit in limits:
+            young = _first_since(clients, settings.input_topic, [r for b in batches for r in b.ranges], limit)
+            for batch in batches:
+                old = [r for r in batch.ranges if young.get(r.partition, r.end) > r.start]
+                if old:
+                    where = ", ".join(f"partition {r.partition} from offset {r.start}" for r in old)
+                    what = "to be published" if retention.topic == settings.output_topic else "that may be set aside"
+                    text = (
+                        f"{retention.deletes()}. Messages {what} there are older, those of {where}: they would soon be "
+                        f"gone. To keep them: {retention.command(settings.retention_bytes)}"
+                    )
+                    found[batch.batch_id] = (*found.get(batch.batch_id, ()), text)
+    except KafkaException as untold:
+        log.warning("retention.unknown topics=%s,%s error=%s", settings.output_topic, settings.dlq_topic, untold)
+        return {}
+    return found
+
+
+def _first_since(clients: Clients, topic: str, ranges: Iterable[OffsetRange], at: int) -> dict[int, int]:
+    """The offset of each partition's first message of that time or later, where there is one."""
+    asked = [TopicPartition(topic, partition, max(0, at)) for partition in sorted({r.partition for r in ranges})]
+    timeout = clients.settings.request_timeout_sec
+    with clients.offsets_reader() as reader:
+        answers = with_retries(lambda seconds: reader.offsets_for_times(asked, timeout=seconds), timeout)
+    return {answer.partition: answer.offset for answer in answers if answer.offset >= 0}
+
+
+class OldMessages:
+    """Counts, chunk by chunk, what is published to topics that will not keep it."""
+
+    def __init__(self, kept: Iterable[Retention], now: int, keep_bytes: int) -> None:
+        self._kept = [(r, limit) for r in kept if (limit := r.oldest_kept(now)) is not None]
+        self._keep_bytes = keep_bytes
+        self._count: dict[str, int] = {}
+        self._oldest: dict[str, int] = {}
+
+    def see(self, topic: str, times: Times) -> None:
+        """Take the times of some messages that go to a topic; 0 and less is no time."""
+        for retention, limit in self._kept:
+            if retention.topic == topic:
+                old = times[(times > 0) & (times < limit)]
+                if len(old):
+                    self._count[topic] = self._count.get(topic, 0) + len(old)
+                    self._oldest[topic] = min(self._oldest.get(topic, limit), int(old.min()))
+
+    def warnings(self) -> tuple[str, ...]:
+        """A text for each topic that will not keep all it got."""
+        return tuple(
+            f"{r.deletes()}: {self._count[r.topic]} of the messages published there are older, the oldest of "
+            f"{to_text(self._oldest[r.topic])}, and will soon be gone. To keep them, at once: "
+            f"{r.command(self._keep_bytes)}"
+            for r, _ in self._kept
+            if r.topic in self._count
+        )

@@ -1,0 +1,93 @@
+"""Wait for what is published by now: a commit returns before the markers of its transaction are in all partitions.
+
+Until a partition has its marker, its last stable offset, which is all that `read_committed` shows, stays before the
+transaction: for some milliseconds, whatever the publisher knows by then. So whoever asks for "all that is published by
+now" waits until the last stable offset has come to where the log ended when it asked. It waits for transactions of
+others, too, since nobody can tell them apart, and these may last: the wait is bounded. Who may go on without what an
+open transaction hides calls `await_stable`, everybody else `require_stable`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from confluent_kafka import IsolationLevel, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+from enrichment.errors import TransactionOpen
+from enrichment.kafka.asking import partitions_of, with_retries
+from enrichment.kafka.clients import Clients
+from enrichment.messages import OffsetRange
+
+log = logging.getLogger(__name__)
+SETTLE_SECONDS = 10.0  # a publication in good health is over well within it
+POLL_SECONDS = 0.01
+
+
+def await_stable(
+    clients: Clients, *topics: str, seconds: float | None = None, partitions: Sequence[int] | None = None
+) -> dict[str, tuple[OffsetRange, ...]]:
+    """Return when all that the topics hold now is stable, or after these seconds: then with the offsets, by topic, that
+    are hidden by transactions which are still open, and a warning in the log.
+
+    What was committed before the call is visible after it, unless it stands behind such a transaction.
+    """
+    timeout, admin = clients.settings.request_timeout_sec, clients.admin()
+    seconds = SETTLE_SECONDS if seconds is None else seconds
+    homes = [TopicPartition(t, p) for t in topics for p in _chosen(partitions_of(admin, t, timeout), partitions)]
+    written = _ends(admin, homes, IsolationLevel.READ_UNCOMMITTED, timeout)
+    deadline = time.monotonic() + seconds
+    while True:
+        stable = _ends(admin, homes, IsolationLevel.READ_COMMITTED, timeout)
+        hidden = {home: end for home, end in written.items() if stable[home] < end}
+        if not hidden or time.monotonic() >= deadline:
+            break
+        time.sleep(POLL_SECONDS)
+    found: dict[str, tuple[OffsetRange, ...]] = {}
+    for (topic, partition), end in sorted(hidden.items()):
+        found[topic] = (*found.get(topic, ()), OffsetRange(partition, stable[topic, partition], end))
+    for topic, ranges in found.items():
+        log.warning("transaction.open topic=%s waited_seconds=%g hidden=%s", topic, seconds, _text(ranges))
+    return found
+
+
+def require_stable(
+    clients: Clients, *topics: str, seconds: float | None = None, partitions: Sequence[int] | None = None
+) -> None:
+    """As `await_stable`, but raises `TransactionOpen` where something stays hidden."""
+    for topic, ranges in await_stable(clients, *topics, seconds=seconds, partitions=partitions).items():
+        raise TransactionOpen(
+            f"a transaction on {topic} stays open and hides what is published behind it ({_text(ranges)}). Run this "
+            f"again when it has ended. {advice(topic, ranges[0].partition)}"
+        )
+
+
+def advice(topic: str, partition: int) -> str:
+    """How to find out whose transaction is open there."""
+    return (
+        f"`kafka-transactions.sh --bootstrap-server <brokers> describe-producers --topic {topic} --partition "
+        f"{partition}` says whose it is; its `abort` ends one that hangs"
+    )
+
+
+def _chosen(there: list[int], partitions: Sequence[int] | None) -> list[int]:
+    return there if partitions is None else sorted(set(there) & set(partitions))
+
+
+def _ends(
+    admin: AdminClient, homes: Sequence[TopicPartition], isolation: IsolationLevel, timeout: float
+) -> dict[tuple[str, int], int]:
+    """Where each partition's log ends, as a reader of this isolation sees it."""
+    asked = {home: OffsetSpec.latest() for home in homes}  # type: ignore[no-untyped-call]
+
+    def ask(seconds: float) -> dict[tuple[str, int], int]:
+        answers = admin.list_offsets(asked, isolation_level=isolation, request_timeout=seconds) if asked else {}
+        return {(home.topic, home.partition): answer.result().offset for home, answer in answers.items()}
+
+    return with_retries(ask, timeout)
+
+
+def _text(ranges: Sequence[OffsetRange]) -> str:
+    return ", ".join(f"partition {r.partition}: offsets {r.start} to {r.end}" for r in ranges)

@@ -1,0 +1,87 @@
+"""Warnings on a run, where people look: its note in the UI.
+
+A task has no way of its own to write a note: Airflow's execution API, all that a task can reach, sets one only when a
+run is triggered. So it is written by the public REST API, as a person would, with the login in the connection
+`ENRICHMENT_AIRFLOW_API_CONN_ID`. Without that connection, and when the API does not answer, the warnings stand in the
+log and in the ledger alone: a note is worth no failed task.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from airflow.sdk import get_current_context
+
+if TYPE_CHECKING:
+    import requests
+
+    from enrichment.resources import Resources
+
+log = logging.getLogger(__name__)
+NOTE_LENGTH = 1000  # the API's own limit
+MORE = "\n\n… More in the column `warnings` of `enrichment_jobs`."
+TIMEOUT_SECONDS = 10
+
+
+def note_warnings(r: Resources, batch_ids: Iterable[str]) -> None:
+    """Put what the ledger warns of in these batches into the note of the run that this task is of."""
+    jobs = [r.ledger.get(batch_id) for batch_id in batch_ids]
+    texts = [text for job in jobs if job is not None for text in job.warnings]
+    if texts:
+        context = get_current_context()
+        add_note(r.settings.pipeline.airflow_api_conn_id, context["dag"].dag_id, context["run_id"], texts)
+
+
+def add_note(conn_id: str, dag_id: str, run_id: str, texts: Iterable[str]) -> None:
+    """Add texts to a run's note, behind what stands there; those that it has already are not repeated."""
+    import requests
+    from airflow.providers.http.hooks.http import HttpHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    hook = HttpHook(http_conn_id=conn_id)
+    try:
+        hook.get_conn()
+        connection = hook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        log.info("note.skipped: there is no connection %s to write notes on runs with", conn_id)
+        return
+    run = f"{hook.base_url.rstrip('/')}/api/v2/dags/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"
+    try:
+        with requests.Session() as session:
+            token = _token(session, hook.base_url, connection)
+            session.headers["Authorization"] = f"Bearer {token}"
+            before = _answer(session, "GET", run)["note"] or ""
+            after = joined(before, texts)
+            if after != before:
+                _answer(session, "PATCH", run, params={"update_mask": "note"}, json={"note": after})
+    except (requests.RequestException, KeyError, ValueError) as failed:
+        log.warning("note.failed conn_id=%s dag_id=%s run_id=%s error=%r", conn_id, dag_id, run_id, failed)
+
+
+def joined(before: str, texts: Iterable[str]) -> str:
+    """A note with these texts behind what it says, as far as there is room for it."""
+    parts = [before] if before else []
+    for text in texts:
+        if text not in before and text not in parts:
+            parts.append(text)
+    note = "\n\n".join(parts)
+    if len(note) <= NOTE_LENGTH:
+        return note
+    return note.removesuffix(MORE)[: NOTE_LENGTH - len(MORE)] + MORE
+
+
+def _token(session: requests.Session, base_url: str, connection: Any) -> str:
+    """A bearer token: the password itself where there is no login, or the one that Airflow gives for both."""
+    if not connection.login:
+        return str(connection.password)
+    credentials = {"username": connection.login, "password": connection.password}
+    return str(_answer(session, "POST", f"{base_url.rstrip('/')}/auth/token", json=credentials)["access_token"])
+
+
+def _answer(session: requests.Session, method: str, url: str, **content: Any) -> dict[str, Any]:
+    answer = session.request(method, url, timeout=TIMEOUT_SECONDS, **content)
+    answer.raise_for_status()
+    return dict(answer.json())
