@@ -15,8 +15,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from enrichment.columns import NO_HEADERS, Chunk, Header, unpack_headers
 from enrichment.errors import OffsetsMoved, PublishRefused, SettingsError
 from enrichment.kafka.clients import Clients
+from enrichment.kafka.limits import describe_topics
 from enrichment.kafka.offsets import partitions_of, watermarks
-from enrichment.kafka.sink import LanePublisher, LaneTransaction, Standing, describe_topics
+from enrichment.kafka.sink import LanePublisher, LaneTransaction, Standing
 from enrichment.kafka.source import RangeReader
 from enrichment.letters import Position
 from enrichment.messages import HEADER_LETTER_OFFSET, HEADER_LETTER_PARTITION, Batch, OffsetRange

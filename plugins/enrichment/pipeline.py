@@ -325,7 +325,7 @@ def route(
     events = staging.read(batch.batch_id, EVENTS, drain=drain_id)
     for refusals in staging.read(batch.batch_id, REFUSED, drain=drain_id):
         moment = now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        router = Router(batch, moment, limits.max_output_bytes, limits.max_dlq_bytes, required)
+        router = Router(batch, moment, limits.output, limits.dead_letters, required)
         yield from router.route(events, [next(additions[source]) for source in PUBLISH_ORDER], refusals)
 
 

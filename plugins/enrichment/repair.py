@@ -21,8 +21,9 @@ from confluent_kafka import Consumer
 from enrichment.columns import Chunk, unpack_headers
 from enrichment.corrections import Corrector, Tally, missing_of
 from enrichment.kafka.clients import Clients
+from enrichment.kafka.limits import topic_limits
 from enrichment.kafka.offsets import watermarks
-from enrichment.kafka.sink import LanePublisher, Standing, size_limits
+from enrichment.kafka.sink import LanePublisher, Standing
 from enrichment.kafka.source import RangeReader
 from enrichment.messages import (
     HEADER_BATCH,
@@ -106,12 +107,12 @@ def prepare(
     down = {missing.source for missing in repair.missing if missing.down}
     clients = clients.for_batch(repair.batch)
     tally, is_down = Tally(), False
-    [max_bytes] = size_limits(clients, repair.batch.topic)
+    [limits] = topic_limits(clients, repair.batch.topic)
     with quiet_gc(), staging.write(repair.batch.batch_id, CORRECTIONS) as file:
         reader = PlaceReader(clients, repair)
         for chunk in reader.chunks():
             moment = now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            corrected, counted = corrector.correct(chunk, moment, max_bytes)
+            corrected, counted = corrector.correct(chunk, moment, limits)
             tally += counted
             file.write(corrected.columns)
             if not tally.is_answered and any(tally.failed.get(source) for source in down):
@@ -230,7 +231,7 @@ def close(
     states = {}
     for missing in repair.missing:
         source, failed = missing.source, prepared.tally.failed.get(missing.source, 0)
-        too_large = prepared.tally.too_large.get(source, 0)
+        too_large, refused = prepared.tally.too_large.get(source, 0), prepared.tally.refused.get(source, 0)
         corrected = 0 if published_before else prepared.tally.corrected.get(source, 0)
         state, detail, fails = PendingState.REPAIRED, f"{corrected} corrected in pass {repair.number}", False
         if published_before:
@@ -242,11 +243,13 @@ def close(
             detail = f"{failed} failed again in pass {repair.number}" + (", the rest was not tried" * prepared.is_down)
         elif prepared.lost:
             state, detail = PendingState.LOST, f"{prepared.lost} offsets have left {repair.batch.topic}"
-        elif too_large:
+        elif too_large or refused:
             state = PendingState.UNREPAIRABLE
             detail = f"{corrected} corrected in pass {repair.number}"
         if too_large:
             detail += f"; {too_large} corrections are larger than {repair.batch.topic} takes (max.message.bytes)"
+        if refused:
+            detail += f"; {refused} corrections are refused by {repair.batch.topic} ({prepared.tally.why})"
         states[source.value] = state
         if not repair.batch.dry_run:
             pending.attempted(

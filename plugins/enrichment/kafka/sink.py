@@ -11,16 +11,16 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from confluent_kafka import KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
 
 from enrichment.columns import Chunk
 from enrichment.errors import OffsetsMoved, PublishRefused
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.librdkafka import Outbox
+from enrichment.kafka.limits import topic_limits
 from enrichment.kafka.offsets import committed_offsets, take_over, with_retries
 from enrichment.messages import Batch, Reason
 
@@ -53,9 +53,8 @@ class LanePublisher:
 
     def __enter__(self) -> Self:
         settings = self._clients.settings
-        topics = (settings.output_topic, settings.dlq_topic)
-        self.max_output_bytes, self.max_dlq_bytes = size_limits(self._clients, *topics)
-        largest = max(self.max_output_bytes, self.max_dlq_bytes)
+        self.output, self.dead_letters = topic_limits(self._clients, settings.output_topic, settings.dlq_topic)
+        largest = max(self.output.max_bytes, self.dead_letters.max_bytes)
         with ExitStack() as opening:
             self._producer = opening.enter_context(self._clients.lane_producer(self._batch.lane, largest))
             take_over(self._producer, self._timeout)
@@ -140,23 +139,6 @@ class LaneTransaction:
             stop = min(row + SERVE_EVERY, len(messages))
             row = outbox.produce(row, stop)
             self._producer.poll(QUEUE_SECONDS if row < stop else 0)
-
-
-def size_limits(clients: Clients, *topics: str) -> list[int]:
-    """The largest message that both the settings and each topic take."""
-    settings = clients.settings
-    return [
-        min(settings.max_message_bytes, int(config["max.message.bytes"].value))
-        for config in describe_topics(clients, *topics)
-    ]
-
-
-def describe_topics(clients: Clients, *topics: str) -> list[dict[str, Any]]:
-    """The configuration of each topic. Raises `KafkaException` where there is none."""
-    admin = clients.admin()  # kept until the answers are there: they die with it
-    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
-    described = admin.describe_configs(resources, request_timeout=clients.settings.request_timeout_sec)
-    return [described[resource].result() for resource in resources]
 
 
 def _past(committed: int | None, end: int) -> bool:
