@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -30,7 +30,8 @@ from enrichment.enrichers.base import JSON, STATUS, Added, Enricher
 from enrichment.errors import BatchUnbalanced
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import check_progress, plan_ranges, read_settled_backlog
-from enrichment.kafka.sink import LanePublisher, Standing
+from enrichment.kafka.refusals import Refusals, publish_around
+from enrichment.kafka.sink import LanePublisher, Standing, Transaction
 from enrichment.kafka.source import RangeReader
 from enrichment.markers import RedrivePublisher
 from enrichment.messages import KEY_COLUMNS, LIVE, REDRIVE, REPLAY, Batch, Context, Place, Profile, Risk, Source
@@ -285,29 +286,45 @@ def publish(
     """Publish a batch once, whoever else tries: produce and commit, or only count when the group is past its end.
 
     A source that is down (`outages`) is missed by no message, even if it is required; `noted` is entered before the
-    transaction and left after it. Raises `OffsetsMoved`, `PublishRefused`, `StagingMissing`, and `BatchUnbalanced`
-    before anything is committed.
+    transaction and left after it. Messages that a broker refuses become dead letters. Raises `OffsetsMoved`,
+    `PublishRefused`, `StagingMissing`, and `BatchUnbalanced` before anything is committed.
     """
     batch = drained.batch
     clients = clients.for_batch(batch)
-    kafka = clients.settings
-    with quiet_gc(), PUBLISHERS.get(batch.purpose.kind, LanePublisher)(clients, batch) as publisher:
-        produce = not batch.dry_run and publisher.standing() is Standing.AT_START
-        counts = Counts()
-        times: list[Milliseconds] = []
-        required = without_down(settings.pipeline.required_sources, outages)
-        with noted or nullcontext(), publisher.transaction() if produce else nullcontext() as transaction:
-            for routed in route(staging, batch, publisher, required, now):
-                counts = counts + routed.counts
-                # A copy: a view of the column would keep all of the slice in memory.
-                times.append(routed.analytics.columns["timestamp"].to_numpy().copy())
-                if transaction is not None:
-                    transaction.send(kafka.output_topic, routed.analytics)
-                    transaction.send(kafka.dlq_topic, routed.dead_letters)
-            check_balance(drained, counts)
-            check_dead_letters(drained, counts, settings.pipeline)
-        freshness = Histogram() if batch.dry_run else ages(times, now())
-    return Published(counts, produce, freshness)
+    required = without_down(settings.pipeline.required_sources, outages)
+    with quiet_gc(), ExitStack() as around:
+        # Once, however often what brokers refuse has it begin anew.
+        note = cache(lambda: around.enter_context(noted or nullcontext()))
+
+        def attempt(refusals: Refusals) -> Published:
+            with PUBLISHERS.get(batch.purpose.kind, LanePublisher)(clients, batch, refusals) as publisher:
+                produce = not batch.dry_run and publisher.standing() is Standing.AT_START
+                note()
+                with publisher.transaction() if produce else nullcontext() as transaction:
+                    counts, times = _send(clients, staging, drained, publisher, transaction, required, now)
+                    check_balance(drained, counts)
+                    check_dead_letters(drained, counts, settings.pipeline)
+            return Published(counts, produce, Histogram() if batch.dry_run else ages(times, now()))
+
+        return publish_around(attempt, clients.settings.transaction_timeout_sec)
+
+
+def _send(
+    clients: Clients, staging: Staging, drained: Drained, publisher: LanePublisher, transaction: Transaction | None,
+    required: frozenset[Source], now: Callable[[], datetime],
+) -> tuple[Counts, list[Milliseconds]]:  # fmt: skip
+    """Route the batch and send it, if there is a transaction; what became of its messages, and the times of those that
+    are enriched."""
+    kafka, counts = clients.settings, Counts()
+    times: list[Milliseconds] = []
+    for routed in route(staging, drained.batch, publisher, required, now):
+        counts = counts + routed.counts
+        # A copy: a view of the column would keep all of the slice in memory.
+        times.append(routed.analytics.columns["timestamp"].to_numpy().copy())
+        if transaction is not None:
+            transaction.send(kafka.output_topic, routed.analytics)
+            transaction.send(kafka.dlq_topic, routed.dead_letters)
+    return counts, times
 
 
 def ages(times: Sequence[Milliseconds], moment: datetime) -> Histogram:

@@ -23,6 +23,7 @@ from enrichment.corrections import Corrector, Tally, missing_of
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.limits import topic_limits
 from enrichment.kafka.offsets import watermarks
+from enrichment.kafka.refusals import Refusals, publish_around
 from enrichment.kafka.sink import LanePublisher, Standing
 from enrichment.kafka.source import RangeReader
 from enrichment.messages import (
@@ -98,16 +99,17 @@ def plan(missing: Sequence[Missing], places: Sequence[Publication], group_id: st
 
 
 def prepare(
-    clients: Clients, staging: Staging, repair: Pass, corrector: Corrector, now: Callable[[], datetime]
-) -> Prepared:
-    """Read what the batch goes without, look it up, and stage the corrections.
+    clients: Clients, staging: Staging, repair: Pass, corrector: Corrector, now: Callable[[], datetime],
+    refusals: Refusals | None = None,
+) -> Prepared:  # fmt: skip
+    """Read what the batch goes without, look it up, and stage the corrections, but those that a broker has refused.
 
     Ends early while nothing of it is answered by a source that was down: it still is, and the rest can wait.
     """
     down = {missing.source for missing in repair.missing if missing.down}
     clients = clients.for_batch(repair.batch)
     tally, is_down = Tally(), False
-    [limits] = topic_limits(clients, repair.batch.topic)
+    [limits] = map((refusals or Refusals()).known_to, topic_limits(clients, repair.batch.topic))
     with quiet_gc(), staging.write(repair.batch.batch_id, CORRECTIONS) as file:
         reader = PlaceReader(clients, repair)
         for chunk in reader.chunks():
@@ -174,15 +176,16 @@ class PlaceReader:
 
 
 def publish(
-    clients: Clients, staging: Staging, repair: Pass, noted: AbstractContextManager[None] | None = None
-) -> bool:
+    clients: Clients, staging: Staging, repair: Pass, noted: AbstractContextManager[None] | None = None,
+    refusals: Refusals | None = None,
+) -> bool:  # fmt: skip
     """Publish the staged corrections once, whoever else tries; whether it was this call that did.
 
     `noted` is entered before the transaction and left after it. Raises `OffsetsMoved`, `PublishRefused`,
     `StagingMissing`.
     """
     clients = clients.for_batch(repair.batch)
-    with quiet_gc(), LanePublisher(clients, repair.batch) as publisher:
+    with quiet_gc(), LanePublisher(clients, repair.batch, refusals) as publisher:
         produce = publisher.standing() is Standing.AT_START
         with noted or nullcontext(), publisher.transaction() if produce else nullcontext() as transaction:
             if transaction is not None:
@@ -197,11 +200,17 @@ def run(r: Resources, repair: Pass, now: Callable[[], datetime]) -> tuple[Prepar
     begun = next((p for p in r.pending.publications(repair.repaired_id) if p.number == repair.number), None)
     prepared, published_before = Prepared(Tally()), begun is not None and begun.complete
     if not published_before:
-        prepared = prepare(r.clients, r.staging, with_begun(r.clients, repair, begun), r.corrector(repair.sources), now)
-        if prepared.tally.messages and not batch.dry_run:
+        known, corrector = with_begun(r.clients, repair, begun), r.corrector(repair.sources)
+
+        def attempt(refusals: Refusals) -> tuple[Prepared, bool | None]:
+            made = prepare(r.clients, r.staging, known, corrector, now, refusals)
+            if batch.dry_run or not made.tally.messages:
+                return made, None
             placed = r.placing(repair.repaired_id, repair.number, batch.topic)
-            produced = publish(r.clients, r.staging, repair, placed)
-            published_before = not produced
+            return made, publish(r.clients, r.staging, repair, placed, refusals)
+
+        prepared, published = publish_around(attempt, r.settings.kafka.transaction_timeout_sec)
+        produced, published_before = bool(published), published is False
     attempts = r.settings.pipeline.repair_attempts
     states = close(r.pending, repair, prepared, published_before=published_before, max_attempts=attempts)
     return prepared, produced, states

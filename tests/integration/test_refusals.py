@@ -6,13 +6,25 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from random import Random
 from typing import Any, NamedTuple
 
 import pytest
 from confluent_kafka import Message, Producer
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 from enrichment.columns import Header
 from enrichment.conservation.committed import log_ranges, read
+from enrichment.errors import BatchRefused
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.limits import topic_limits
+from enrichment.limits import TopicLimits
 from enrichment.messages import HEADER_ATTEMPTS, HEADER_BATCH, HEADER_LETTER_TOPIC, HEADER_OFFSET, Reason
 from tests.fixtures.kafka import MakeTopic
 from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message
@@ -136,3 +148,118 @@ def test_small_messages_of_a_small_topic_never_exceed_it_together(make_limited: 
     [published] = pipeline.run()
     assert published.counts.dead == 0
     conserved(pipeline, 60, {})
+
+
+Limits = Callable[..., list[TopicLimits]]
+
+
+def unpredicted(clients: Clients, *topics: str) -> list[TopicLimits]:
+    """What is known of topics that tell nothing of themselves."""
+    return [TopicLimits(topic, clients.settings.max_message_bytes) for topic in topics]
+
+
+@pytest.fixture
+def unforeseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What topics refuse is not told by their settings."""
+    monkeypatch.setattr("enrichment.kafka.sink.topic_limits", unpredicted)
+
+
+SMALL = {"max_message_bytes": "5000", "compression_type": "uncompressed"}
+LARGE = Sent(value=message(1, message=Random(1).randbytes(9_000).hex()))
+UNFORESEEN: dict[str, tuple[dict[str, str], Sent, str]] = {
+    "microseconds": ({}, Sent(NOW * 1000), "INVALID_TIMESTAMP: {} refuses it, Broker: Invalid timestamp"),
+    "old": (OLD, Sent(NOW - 48 * HOUR), "INVALID_TIMESTAMP: {} refuses it, Broker: Invalid timestamp"),
+    "no key": (
+        {"cleanup_policy": "compact"},
+        Sent(key=None),
+        "INVALID_RECORD: {} refuses it, Broker: Broker failed to validate record",
+    ),
+    "large": (SMALL, LARGE, "MSG_SIZE_TOO_LARGE: {} refuses it, Broker: Message size too large"),
+}
+
+
+@pytest.mark.usefixtures("unforeseen")
+@pytest.mark.parametrize("faulty", [1, 2, 30], ids=["one", "two", "many"])
+@pytest.mark.parametrize("case", UNFORESEEN)
+def test_message_that_the_broker_refuses_is_found(make_limited: MakeLimited, case: str, faulty: int) -> None:
+    """What nobody foresaw: in the same run each message at fault becomes a dead letter with the broker's words, in
+    its place, and every other message is published."""
+    settings, sent, detail = UNFORESEEN[case]
+    pipeline = make_limited(settings)
+    rounds = 3 if case == "large" and faulty == 30 else faulty  # found one by one: the broker names none
+    at_fault = {10 * n + 5 for n in range(rounds)}
+    send(pipeline, [(sent if n in at_fault else Sent())._replace(partition=n % PARTITIONS) for n in range(400)])
+    [published] = pipeline.run()
+    assert published.produced
+    conserved(pipeline, 400, {Reason.MESSAGE_REFUSED: rounds})
+    output = pipeline.environment["KAFKA_OUTPUT_TOPIC"]
+    assert {said["error_detail"] for _, said in letters(pipeline)} == {detail.format(output)}
+
+
+def test_headers_that_are_no_text_do_not_hide_who_is_at_fault(make_limited: MakeLimited, unforeseen: None) -> None:
+    """Messages are told apart by their headers, whatever is in them."""
+    pipeline = make_limited()
+    odd: list[Header] = [("", None), ("é", b"\xff\x00"), (HEADER_OFFSET, b"3"), (HEADER_OFFSET, None)]
+    send(pipeline, [Sent(NOW * (1000 if n == 7 else 1), headers=odd) for n in range(20)])
+    pipeline.run()
+    conserved(pipeline, 20, {Reason.MESSAGE_REFUSED: 1})
+    assert [said["source_offset"] for _, said in letters(pipeline)] == [7]
+
+
+def test_letter_that_the_broker_refuses_is_written_otherwise(make_limited: MakeLimited, unforeseen: None) -> None:
+    """A time that the dead letters' topic refuses, too, gives way to that of now."""
+    pipeline = make_limited({}, {"cleanup_policy": "compact"})
+    send(pipeline, [Sent(), Sent(NOW * 1000, None), Sent(value=b"no JSON", key=None), Sent()])
+    pipeline.run()
+    conserved(pipeline, 4, {Reason.MESSAGE_REFUSED: 1, Reason.INVALID_JSON: 1})
+
+
+def alter(pipeline: Pipeline, topic: str, name: str, value: str) -> None:
+    """Change a topic's setting."""
+    admin = AdminClient({"bootstrap.servers": pipeline.bootstrap_servers})
+    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    admin.incremental_alter_configs([resource])[resource].result()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("max.message.bytes", "5000", Reason.MESSAGE_TOO_LARGE),
+        ("message.timestamp.before.max.ms", str(24 * HOUR), Reason.MESSAGE_REFUSED),
+    ],
+)
+def test_topic_that_is_changed_meanwhile(
+    make_limited: MakeLimited, monkeypatch: pytest.MonkeyPatch, name: str, value: str, reason: Reason
+) -> None:
+    """A limit that is lowered between the look at it and the sending is known to the next try, which is the same
+    task's."""
+    pipeline = make_limited()
+    asked: list[tuple[str, ...]] = []
+
+    def lowered(clients: Clients, *topics: str) -> list[TopicLimits]:
+        found = topic_limits(clients, *topics)
+        if not asked:
+            alter(pipeline, topics[0], name, value)
+        asked.append(topics)
+        return found
+
+    monkeypatch.setattr("enrichment.kafka.sink.topic_limits", lowered)
+    send(pipeline, [Sent(), LARGE._replace(timestamp=NOW - 48 * HOUR), Sent(), Sent(partition=1)])
+    pipeline.run()
+    conserved(pipeline, 4, {reason: 1})
+    assert len(asked) == 2
+
+
+def test_refusal_that_leads_nowhere_says_what_and_where(make_limited: MakeLimited, unforeseen: None) -> None:
+    """A letter that its topic refuses in every form fails the batch: error, topic, partition and offset are named."""
+    pipeline = make_limited({}, {"max_message_bytes": "300"})
+    send(pipeline, [*(Sent(partition=n % PARTITIONS) for n in range(40)), Sent(value=b"no JSON", partition=2)])
+    [batch] = pipeline.claim()
+    drained = pipeline.stage(batch)
+    letters_topic = pipeline.environment["KAFKA_DLQ_TOPIC"]
+    where = rf"{letters_topic} \[2\] refuses {pipeline.input_topic} partition 2 offset 10"
+    with pytest.raises(BatchRefused, match=rf"MSG_SIZE_TOO_LARGE: .*{where}$") as refused:
+        pipeline.publish(drained)
+    assert refused.value.partitions == (2,)
+    assert pipeline.check().analytics == 0
