@@ -123,6 +123,7 @@ CREATE TABLE IF NOT EXISTS enrichment_jobs (
     geo_database_build   text,
     settings_fingerprint text NOT NULL,
     error                text,
+    suspects             integer [] NOT NULL DEFAULT '{}',
     claimed_at           timestamptz NOT NULL DEFAULT now(),
     drained_at           timestamptz,
     published_at         timestamptz,
@@ -152,13 +153,14 @@ COMMENT ON COLUMN enrichment_jobs.attempts IS 'How often the batch was drained.'
 COMMENT ON COLUMN enrichment_jobs.cache_counts IS 'Enricher (geo, user, business) to its LookupCounts, by message.';
 COMMENT ON COLUMN enrichment_jobs.durations IS 'Stage to seconds.';
 COMMENT ON COLUMN enrichment_jobs.error IS 'Why the last try failed; null once published.';
+COMMENT ON COLUMN enrichment_jobs.suspects IS 'Where it failed by what it holds: the partitions that may hold it; empty: any of its.';
 
 CREATE INDEX IF NOT EXISTS enrichment_jobs_run_idx ON enrichment_jobs (dag_id, run_id);
 CREATE INDEX IF NOT EXISTS enrichment_jobs_published_at_idx ON enrichment_jobs (published_at) WHERE state = 'published';
 CREATE INDEX IF NOT EXISTS enrichment_jobs_state_idx ON enrichment_jobs (state, claimed_at);
 COMMENT ON INDEX enrichment_jobs_run_idx IS 'find_run: what a retried claim has already claimed';
 COMMENT ON INDEX enrichment_jobs_published_at_idx IS 'get_cache_statistics; find_batches of a rollup';
-COMMENT ON INDEX enrichment_jobs_state_idx IS 'v_enrichment_job_stats asked for one state; count_failures_over';
+COMMENT ON INDEX enrichment_jobs_state_idx IS 'v_enrichment_job_stats asked for one state; find_suspicions';
 
 CREATE TABLE IF NOT EXISTS enrichment_replays (
     replay_id    text NOT NULL,

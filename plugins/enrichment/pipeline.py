@@ -25,6 +25,7 @@ from enrichment.ahead import one_ahead
 from enrichment.caches.base import LookupCounts
 from enrichment.caches.entries import Answers
 from enrichment.columns import MESSAGE_FIELDS, Chunk, without
+from enrichment.cornering import shares_of
 from enrichment.decode import Decoded, decode, set_aside
 from enrichment.enrichers.base import JSON, STATUS, Added, Enricher
 from enrichment.errors import BatchUnbalanced
@@ -47,8 +48,6 @@ from enrichment.store.staging import ChunkWriter, Staging
 from enrichment.structs import arrow_types
 
 EVENTS, KEYS, REFUSED = "events", "keys", "refused"
-# How much smaller the next batch is where one failed: half a million messages are cornered in four steps.
-SHRINK = 32
 # Messages that are read and decoded, and later put together, at once: their bytes fit into a processor's cache, those
 # of a chunk do not.
 SLICE = 2_000
@@ -99,7 +98,7 @@ def claim(
     ones.
 
     Where batches failed by what they hold, the next ones over these offsets are smaller, and a message that fails alone
-    is set aside as a dead letter: what breaks the pipeline is cornered, the rest of the topic goes on. Raises
+    is set aside as a dead letter: what breaks the pipeline is cornered, the other partitions go on in between. Raises
     `OffsetsLost` by the declared policy, `OffsetsMoved` when the group is not where it has published to.
     """
     claimed = ledger.find_run(dag_id, run_id)
@@ -111,20 +110,19 @@ def claim(
     check_progress(kafka.input_topic, kafka.consumer_group, backlog, published)
     size = min(max_messages or kafka.batch_size, kafka.batch_size)
     plan = plan_ranges(backlog, kafka.lanes, size, kafka.batches_per_run)
-    failures = {lane: ledger.failures_over(kafka.input_topic, kafka.consumer_group, lane, plan[lane]) for lane in plan}
-    limits = {lane: max(1, size // SHRINK**count) for lane, count in failures.items()}
+    shares = shares_of(plan, backlog, ledger, kafka, size)
     batches = [
         Batch(
             batch_id=f"{dag_id}/{run_id}/{lane}",
             topic=kafka.input_topic,
             group_id=kafka.consumer_group,
             lane=lane,
-            ranges=ranges,
+            ranges=share.ranges,
             dry_run=dry_run,
             max_bytes=kafka.batch_bytes,
-            set_aside=failures[lane] > 0 and size // SHRINK ** (failures[lane] - 1) <= 1,
+            set_aside=share.set_aside,
         )
-        for lane, ranges in plan_ranges(backlog, kafka.lanes, size, kafka.batches_per_run, limits).items()
+        for lane, share in shares.items()
     ]
     ends = {r.partition: r.end for batch in batches for r in batch.ranges}
     lag = {b.partition: max(0, b.high - ends.get(b.partition, b.start)) for b in backlog}

@@ -9,6 +9,7 @@ from contextlib import closing
 from random import Random
 from typing import Any, NamedTuple
 
+import psycopg
 import pytest
 from confluent_kafka import Message, Producer
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
@@ -19,15 +20,31 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from enrichment import redrive
 from enrichment.columns import Header
 from enrichment.conservation.committed import log_ranges, read
-from enrichment.errors import BatchRefused
+from enrichment.errors import BatchRefused, PublishRefused
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.limits import topic_limits
+from enrichment.kafka.offsets import read_settled_backlog
+from enrichment.kafka.sink import LanePublisher
 from enrichment.limits import TopicLimits
-from enrichment.messages import HEADER_ATTEMPTS, HEADER_BATCH, HEADER_LETTER_TOPIC, HEADER_OFFSET, Reason
+from enrichment.messages import (
+    HEADER_ATTEMPTS,
+    HEADER_BATCH,
+    HEADER_LETTER_TOPIC,
+    HEADER_OFFSET,
+    Reason,
+    Source,
+    Wanted,
+)
+from enrichment.store.jobs import JobState
+from enrichment.store.pending import PendingState
+from tests.fixtures import partials
 from tests.fixtures.kafka import MakeTopic
 from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message
+from tests.fixtures.replayer import START, Replayer
+from tests.fixtures.user_service import UserService
 
 FOREVER = str(2**63 - 1)
 NOW = int(time.time() * 1000)
@@ -263,3 +280,150 @@ def test_refusal_that_leads_nowhere_says_what_and_where(make_limited: MakeLimite
         pipeline.publish(drained)
     assert refused.value.partitions == (2,)
     assert pipeline.check().analytics == 0
+
+
+def try_run(pipeline: Pipeline, run_id: str) -> list[bool]:
+    """A run as its tasks do it; which of its batches were published."""
+    published = []
+    for batch in pipeline.claim(run_id):
+        drained = pipeline.stage(batch)
+        try:
+            with pipeline.resources() as r, r.stage(batch.batch_id, "publish"):
+                pipeline.finish(drained)
+        except BatchRefused:
+            published.append(False)
+        else:
+            published.append(True)
+    return published
+
+
+def waits(pipeline: Pipeline) -> list[int]:
+    """How many messages wait in each partition."""
+    with pipeline.resources() as r:
+        return [b.span for b in read_settled_backlog(r.clients)]
+
+
+def test_partitions_without_fault_go_on(make_limited: MakeLimited, unforeseen: None) -> None:
+    """Where one message cannot be published at all, the other partitions wait for one run; the ledger says why, and the
+    next batches over it are smaller, until it stands alone. Once its topic takes it, nothing was lost."""
+    pipeline = make_limited({}, {"max_message_bytes": "300"})
+    sent = [Sent(value=b"no JSON" if n == 2 else None, partition=n % PARTITIONS) for n in range(160)]
+    send(pipeline, sent)
+    assert try_run(pipeline, "0") == [False]
+    with pipeline.resources() as r:
+        job = r.ledger.get("dag/0/0")
+    assert job is not None
+    assert job.state is JobState.FAILED
+    letters_topic = pipeline.environment["KAFKA_DLQ_TOPIC"]
+    assert job.error is not None
+    assert job.error.startswith("publish: BatchRefused: kafka-producer-error: batch dag/0/0: MSG_SIZE_TOO_LARGE: ")
+    assert job.error.endswith(f"; {letters_topic} [2] refuses {pipeline.input_topic} partition 2 offset 0")
+    assert try_run(pipeline, "1") == [True]
+    assert waits(pipeline) == [0, 0, 40, 0]
+    sizes = []
+    for run in range(2, 8):
+        send(pipeline, [Sent(partition=1)])
+        [batch] = pipeline.claim(str(run))
+        sizes.append(batch.span)
+        try_run(pipeline, str(run))
+    assert sizes == [20, 2, 10, 2, 1, 2]
+    assert waits(pipeline) == [0, 0, 40, 0]
+    alter(pipeline, letters_topic, "max.message.bytes", "100000")
+    for run in range(8, 60):
+        try_run(pipeline, str(run))
+    conserved(pipeline, 166, {Reason.PROCESSING_FAILED: 1})
+
+
+def test_refusal_that_is_nobodys_fault_is_noted_and_shrinks_nothing(
+    make_limited: MakeLimited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A publisher that is fenced: the ledger says so, and the next claim takes as much."""
+    pipeline = make_limited()
+    send(pipeline, [Sent()] * 40)
+    [batch] = pipeline.claim("first")
+    drained = pipeline.stage(batch)
+    enter = LanePublisher.standing
+
+    def fenced(publisher: LanePublisher) -> Any:
+        found = enter(publisher)
+        monkeypatch.setattr(LanePublisher, "standing", enter)
+        with pipeline.resources() as r, LanePublisher(r.clients, batch):
+            return found
+
+    monkeypatch.setattr(LanePublisher, "standing", fenced)
+    with pipeline.resources() as r, pytest.raises(PublishRefused), r.stage(batch.batch_id, "publish"):
+        pipeline.publish(drained)
+    with pipeline.resources() as r:
+        job = r.ledger.get(batch.batch_id)
+    assert job is not None
+    assert job.state is not JobState.FAILED
+    assert job.error is not None
+    assert "publish: PublishRefused: kafka-producer-error: batch dag/first/0: _FENCED" in job.error
+    assert [again.span for again in pipeline.claim("second")] == [40]
+    pipeline.finish(drained)
+    conserved(pipeline, 40, {})
+
+
+@pytest.mark.parametrize("foreseen", [True, False], ids=["foreseen", "unforeseen"])
+def test_replay_of_refused_messages_comes_to_its_end(
+    make_replayer: Callable[..., Replayer], monkeypatch: pytest.MonkeyPatch, topic: MakeTopic, foreseen: bool
+) -> None:
+    """Its batches are fixed and never shrink: what their topic refuses becomes dead letters all the same."""
+    compacted = topic("replay", PARTITIONS, cleanup_policy="compact")
+    replayer = make_replayer(REPLAY_OUTPUT_TOPIC=compacted)
+    producer = Producer({"bootstrap.servers": replayer.pipeline.bootstrap_servers})
+    for n in range(40):
+        key = None if n % 8 == 3 else b"k"
+        producer.produce(replayer.pipeline.input_topic, message(n), key, n % PARTITIONS, timestamp=START + n)
+    assert producer.flush(30) == 0
+    producer.close()
+    if not foreseen:
+        monkeypatch.setattr("enrichment.kafka.sink.topic_limits", unpredicted)
+    replayer.replay(0)
+    report = replayer.check()
+    assert report.ok, report.summary()
+    assert (report.read, report.dead_reasons) == (40, {Reason.MESSAGE_REFUSED: 5})
+
+
+def test_redriven_message_that_is_refused_is_another_letter(make_limited: MakeLimited) -> None:
+    """It is tried, counted, and set aside again; once its topic takes it, it is published."""
+    pipeline = make_limited({"cleanup_policy": "compact"}, {"cleanup_policy": "compact"})
+    send(pipeline, [Sent(), Sent(key=None), Sent()])
+    pipeline.run("live")
+    for run, (analytics, dead, redriven) in enumerate([(2, 1, 1), (3, 0, 2)]):
+        if run == 1:
+            alter(pipeline, pipeline.environment["KAFKA_OUTPUT_TOPIC"], "cleanup.policy", "delete")
+        with pipeline.resources() as r:
+            wanted = Wanted(pipeline.input_topic, (Reason.MESSAGE_REFUSED,), 9, redrive.max_letter_bytes(r.clients))
+            [batch], _ = redrive.claim(
+                r.clients, r.ledger, r.settings, wanted, dag_id="redrive", run_id=str(run), max_letters=9, dry_run=False
+            )
+        pipeline.finish(pipeline.stage(batch))
+        report = pipeline.check()
+        assert report.ok, report.summary()
+        assert (report.analytics, report.dead, report.redriven) == (analytics, dead, redriven)
+
+
+@pytest.mark.parametrize("foreseen", [True, False], ids=["foreseen", "unforeseen"])
+def test_correction_that_is_refused_holds_up_no_other(
+    quick: Pipeline, user_service: UserService, monkeypatch: pytest.MonkeyPatch, foreseen: bool
+) -> None:
+    """Its message stays partial, all others are corrected, and the batch ends in a state that says why."""
+    user_service.set_fault(status=503)
+    send(quick, [Sent(partition=n % PARTITIONS, key=None if n == 5 else b"k") for n in range(20)])
+    [batch] = partials.publish_all(quick, "down")
+    user_service.end_fault()
+    alter(quick, quick.environment["KAFKA_OUTPUT_TOPIC"], "cleanup.policy", "compact")
+    if not foreseen:
+        monkeypatch.setattr("enrichment.kafka.sink.topic_limits", unpredicted)
+        monkeypatch.setattr("enrichment.repair.topic_limits", unpredicted)
+    one = partials.planned(quick, batch)
+    assert one is not None
+    assert partials.run(quick, one) == (True, {Source.USER: PendingState.UNREPAIRABLE})
+    assert sorted(len(v) for v in partials.versions(quick, batch).values()) == [1] + [2] * 19
+    assert partials.planned(quick, batch) is None
+    with psycopg.connect(quick.dsn) as connection:
+        [(detail, corrected)] = connection.execute("SELECT detail, corrected FROM enrichment_pending").fetchall()
+    assert corrected == 19
+    assert "; 1 corrections are refused by analytics-" in detail
+    assert "(INVALID_RECORD: " in detail
