@@ -115,7 +115,7 @@ def pass_through_in_bulk(stand: Stand, settings: Settings) -> float:
     with quiet_gc(), clients.lane_producer(0, kafka.max_message_bytes) as producer:
         take_over(producer, kafka.request_timeout_sec)
         partitions = len(producer.list_topics(kafka.output_topic).topics[kafka.output_topic].partitions)
-        transaction = LaneTransaction(producer, {kafka.output_topic: partitions})
+        transaction = LaneTransaction(producer, {kafka.output_topic: partitions}, producer.poll, [])
         with (
             clients.drain_reader() as consumer,
             RangeReader(consumer, whole, SLICE, kafka.chunk_bytes, kafka.request_timeout_sec) as reader,

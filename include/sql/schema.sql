@@ -126,6 +126,7 @@ CREATE TABLE IF NOT EXISTS enrichment_jobs (
     topic_id             text,
     lanes                integer,
     warnings             jsonb NOT NULL DEFAULT '[]',
+    suspects             integer [] NOT NULL DEFAULT '{}',
     claimed_at           timestamptz NOT NULL DEFAULT now(),
     drained_at           timestamptz,
     published_at         timestamptz,
@@ -159,13 +160,14 @@ COMMENT ON COLUMN enrichment_jobs.error IS 'Why the last try failed; null once p
 COMMENT ON COLUMN enrichment_jobs.topic_id IS 'Kafka''s id of the topic when it was claimed: a topic that is made anew has another. Null: not known.';
 COMMENT ON COLUMN enrichment_jobs.lanes IS 'The number of lanes that it was claimed with; null: not known.';
 COMMENT ON COLUMN enrichment_jobs.warnings IS 'Texts of claim and publish: what somebody should look at, although the batch goes on.';
+COMMENT ON COLUMN enrichment_jobs.suspects IS 'Where it failed by what it holds: the partitions that may hold it; empty: any of its.';
 
 CREATE INDEX IF NOT EXISTS enrichment_jobs_run_idx ON enrichment_jobs (dag_id, run_id);
 CREATE INDEX IF NOT EXISTS enrichment_jobs_published_at_idx ON enrichment_jobs (published_at) WHERE state = 'published';
 CREATE INDEX IF NOT EXISTS enrichment_jobs_state_idx ON enrichment_jobs (state, claimed_at);
 COMMENT ON INDEX enrichment_jobs_run_idx IS 'find_run: what a retried claim has already claimed';
 COMMENT ON INDEX enrichment_jobs_published_at_idx IS 'get_cache_statistics; find_batches of a rollup';
-COMMENT ON INDEX enrichment_jobs_state_idx IS 'v_enrichment_job_stats asked for one state; count_failures_over';
+COMMENT ON INDEX enrichment_jobs_state_idx IS 'v_enrichment_job_stats asked for one state; find_suspicions';
 
 CREATE TABLE IF NOT EXISTS enrichment_positions (
     topic       text NOT NULL,

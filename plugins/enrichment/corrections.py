@@ -4,7 +4,7 @@ Only the missing stages are run again: the keys of messages that name an outage 
 in any batch; all other columns are taken from the message. The risk is computed anew wherever there is a context, with
 the rules of now, since it reads place and profile. A permanent answer (`user-not-found`) is a correction too: the
 message says then what is so, not what was in the way. A message for which the source fails again has no correction,
-and neither has one that would be larger than its topic takes.
+and neither has one that its topic would not take.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import pandas as pd
 import pyarrow as pa
 
 from enrichment.caches.base import LookupCounts
-from enrichment.columns import Chunk, Header, message_size, pack_headers, unpack_headers
+from enrichment.columns import Chunk, Header, pack_headers, unpack_headers
+from enrichment.dead_letters import milliseconds
 from enrichment.enrichers.base import (
     JSON,
     NO_KEY,
@@ -29,6 +30,7 @@ from enrichment.enrichers.base import (
     Added,
     frame_of,
 )
+from enrichment.limits import Refusal, TopicLimits
 from enrichment.messages import (
     HEADER_REVISION,
     KEY_COLUMNS,
@@ -99,18 +101,21 @@ Score = Callable[[Added, Added, Added], Added]
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """What became of messages that miss a source: by source, those corrected, those for which it failed again, and
-    those whose correction is too large to be published. `messages` is how many corrections there are."""
+    """What became of messages that miss a source: by source, those corrected, those for which it failed again, those
+    whose correction is too large to be published, and those whose correction is refused otherwise, for `why`.
+    `messages` is how many corrections there are."""
 
     corrected: dict[Source, int] = {}
     failed: dict[Source, int] = {}
     too_large: dict[Source, int] = {}
     messages: int = 0
+    refused: dict[Source, int] = {}
+    why: str = ""
 
     @property
     def is_answered(self) -> bool:
         """Whether a source had an answer for any message."""
-        return bool(self.messages or any(self.too_large.values()))
+        return bool(self.messages or any(self.too_large.values()) or any(self.refused.values()))
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(
@@ -118,6 +123,8 @@ class Tally(msgspec.Struct, frozen=True):
             _sum(self.failed, other.failed),
             _sum(self.too_large, other.too_large),
             self.messages + other.messages,
+            _sum(self.refused, other.refused),
+            self.why or other.why,
         )
 
 
@@ -140,10 +147,10 @@ class Corrector:
         self._lookups = lookups
         self._score = score
 
-    def correct(self, chunk: Chunk, now: str, max_bytes: int) -> tuple[Chunk, Tally]:
+    def correct(self, chunk: Chunk, now: str, limits: TopicLimits) -> tuple[Chunk, Tally]:
         """The corrections of a chunk, each message of which misses one of the sources, and what became of all.
 
-        What is larger than `max_bytes` is logged, by the place of its message.
+        What their topic does not take is logged, by the place of its message.
         """
         messages = [_decode(value or b"") for value in chunk.values]
         missing = [message.missing & self._lookups.keys() for message in messages]
@@ -160,13 +167,17 @@ class Corrector:
         ]
         rows = [row for row, sources in enumerate(repaired) if sources]
         written = self._written(chunk, rows, additions, now)
-        large = _larger(written, max_bytes)
-        fitting = [n for n in range(len(rows)) if n not in large]
+        refusals = _refusals(written, now, limits)
+        fitting = [n for n in range(len(rows)) if n not in refusals]
+        large = [n for n, refusal in refusals.items() if refusal.reason is Reason.MESSAGE_TOO_LARGE]
+        refused = [n for n in refusals if n not in large]
         tally = Tally(
             self._count(repaired[rows[n]] for n in fitting),
             self._count(m - r for m, r in zip(missing, repaired, strict=True)),
             self._count(repaired[rows[n]] for n in large),
             len(fitting),
+            self._count(repaired[rows[n]] for n in refused) if refused else {},
+            refusals[refused[0]].detail if refused else "",
         )
         return written.take(fitting), tally
 
@@ -216,16 +227,13 @@ class Corrector:
         return Chunk.of(chosen.partitions, chosen.offsets, chosen.timestamps, chosen.keys, headers, values)
 
 
-def _larger(chunk: Chunk, max_bytes: int) -> set[int]:
-    """Which messages are larger than that, logged by the place of the version that they would have corrected."""
-    large = set()
-    for n, (value, key, packed) in enumerate(zip(chunk.values, chunk.keys, chunk.headers, strict=True)):
-        size = message_size(value or b"", key, packed)
-        if size > max_bytes:
-            large.add(n)
-            where = chunk.partitions[n], chunk.offsets[n]
-            log.error("repair.too_large partition=%d offset=%d bytes=%d max_bytes=%d", *where, size, max_bytes)
-    return large
+def _refusals(corrections: Chunk, now: str, limits: TopicLimits) -> dict[int, Refusal]:
+    """Which corrections their topic does not take, logged by the place of the version that each would correct."""
+    refusals = limits.refusals(corrections, milliseconds(now))
+    for row, refusal in refusals.items():
+        where = corrections.partitions[row], corrections.offsets[row]
+        log.error("repair.refused partition=%d offset=%d reason=%s %s", *where, *refusal)
+    return refusals
 
 
 def revised(headers: Sequence[Header]) -> list[Header]:

@@ -6,6 +6,8 @@ A bad message is never one of these: it becomes a dead letter or a partially enr
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 
 class EnrichmentError(Exception):
     """Something about a whole batch or the configuration is wrong; the task fails and Airflow retries it."""
@@ -73,6 +75,21 @@ class ServiceLevelMissed(EnrichmentError):
 
 class PublishRefused(EnrichmentError):
     """The broker refused the transaction; nothing of it is visible, and the next try publishes it again."""
+
+
+class BatchRefused(PublishRefused):
+    """A broker refuses messages of the batch for what they are; the next batch over them is smaller.
+
+    `blamed` are those that are known to be at fault, by topic and packed headers, with the broker's words. `partitions`
+    are those of the source that may hold one: none, when nobody can tell.
+    """
+
+    def __init__(
+        self, text: str, blamed: Mapping[tuple[str, bytes], str] | None = None, partitions: Iterable[int] = ()
+    ) -> None:
+        super().__init__(text)
+        self.blamed = dict(blamed or {})
+        self.partitions = tuple(sorted(partitions))
 
 
 class RefreshFailed(EnrichmentError):

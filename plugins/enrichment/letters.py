@@ -134,7 +134,8 @@ def unwrap(chunk: Chunk, wanted: Wanted, redriven: Collection[Position], topic: 
         [letter.source_partition for _, letter in letters],
         [letter.source_offset for _, letter in letters],
         [letter.source_timestamp or 0 for _, letter in letters],
-        [chunk.keys[row] for row, _ in letters],
+        # In a topic that takes no letter without a key, one whose message had none has another.
+        [None if letter.source_key_encoding == "null" else chunk.keys[row] for row, letter in letters],
         [
             pack_headers(
                 [

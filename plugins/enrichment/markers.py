@@ -17,8 +17,9 @@ from enrichment.errors import OffsetsMoved, PublishRefused, SettingsError
 from enrichment.kafka.asking import partitions_of
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import watermarks
+from enrichment.kafka.refusals import Refusals
 from enrichment.kafka.settled import advice, await_stable
-from enrichment.kafka.sink import LanePublisher, LaneTransaction, Standing
+from enrichment.kafka.sink import LanePublisher, Standing, Transaction
 from enrichment.kafka.source import RangeReader
 from enrichment.kafka.topics import describe_topics
 from enrichment.letters import Position
@@ -93,8 +94,8 @@ def position_of(key: bytes) -> Position:
 class RedrivePublisher(LanePublisher):
     """Publishes what became of dead letters. Their markers take the place of the group's offsets."""
 
-    def __init__(self, clients: Clients, batch: Batch) -> None:
-        super().__init__(clients, batch)
+    def __init__(self, clients: Clients, batch: Batch, refusals: Refusals | None = None) -> None:
+        super().__init__(clients, batch, refusals)
         self._redriven: Redriven = {}
 
     def standing(self) -> Standing:
@@ -104,22 +105,20 @@ class RedrivePublisher(LanePublisher):
         done = self._batch.batch_id in self._redriven.values()
         return Standing.PAST_END if done else Standing.AT_START
 
-    def _begun(self, producer: Producer) -> LaneTransaction:
+    def _begun(self, producer: Producer) -> Transaction:
         return RedriveTransaction(
-            producer, self._partitions, self._batch.batch_id, self._clients.settings.redriven_topic, self._redriven
+            super()._begun(producer), self._batch.batch_id, self._clients.settings.redriven_topic, self._redriven
         )
 
     def _send_progress(self, producer: Producer) -> None:
         """Nothing: each message was sent with the marker of its letter."""
 
 
-class RedriveTransaction(LaneTransaction):
+class RedriveTransaction:
     """Sends with each message the marker of the letter that it was."""
 
-    def __init__(
-        self, producer: Producer, partitions: dict[str, int], batch_id: str, topic: str, redriven: Redriven
-    ) -> None:
-        super().__init__(producer, partitions)
+    def __init__(self, transaction: Transaction, batch_id: str, topic: str, redriven: Redriven) -> None:
+        self._transaction = transaction
         self._batch_id = batch_id
         self._topic = topic
         self._redriven = redriven
@@ -134,7 +133,7 @@ class RedriveTransaction(LaneTransaction):
                     f"{self._batch_id} was on its way. Nothing was published. Clear the batch's `drain` and all "
                     "behind it: it takes the letters that are left."
                 )
-        super().send(topic, messages)
+        self._transaction.send(topic, messages)
         markers = Chunk.of(
             [partition for partition, _ in letters],
             [offset for _, offset in letters],
@@ -143,7 +142,7 @@ class RedriveTransaction(LaneTransaction):
             [NO_HEADERS] * len(letters),
             [self._batch_id.encode()] * len(letters),
         )
-        super().send(self._topic, markers)
+        self._transaction.send(self._topic, markers)
 
 
 def letter_of(headers: list[Header]) -> Position:

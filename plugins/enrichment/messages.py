@@ -47,6 +47,7 @@ class Reason(StrEnum):
     EMPTY_MESSAGE = "empty-message"
     NESTED_TOO_DEEP = "nested-too-deep"
     MESSAGE_TOO_LARGE = "message-too-large"
+    MESSAGE_REFUSED = "message-refused"
     PROCESSING_FAILED = "processing-failed"
     # A lookup that costs its own columns.
     INVALID_IP = "invalid-ip"

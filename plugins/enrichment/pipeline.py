@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -25,6 +25,7 @@ from enrichment.ahead import one_ahead
 from enrichment.caches.base import LookupCounts
 from enrichment.caches.entries import Answers
 from enrichment.columns import MESSAGE_FIELDS, Chunk, without
+from enrichment.cornering import shares_of
 from enrichment.decode import Decoded, decode, set_aside
 from enrichment.enrichers.base import JSON, STATUS, Added, Enricher
 from enrichment.errors import BatchUnbalanced, RunRefused
@@ -32,8 +33,9 @@ from enrichment.group.lanes import check_claim
 from enrichment.group.progress import find_progress
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import plan_ranges
+from enrichment.kafka.refusals import Refusals, publish_around
 from enrichment.kafka.retention import OldMessages, claim_warnings, now_in_milliseconds
-from enrichment.kafka.sink import LanePublisher, Standing
+from enrichment.kafka.sink import LanePublisher, Standing, Transaction
 from enrichment.kafka.source import RangeReader
 from enrichment.markers import RedrivePublisher
 from enrichment.messages import KEY_COLUMNS, LIVE, REDRIVE, REPLAY, Batch, Context, Place, Profile, Risk, Source
@@ -49,8 +51,6 @@ from enrichment.store.staging import ChunkWriter, Staging
 from enrichment.structs import arrow_types
 
 EVENTS, KEYS, REFUSED = "events", "keys", "refused"
-# How much smaller the next batch is where one failed: half a million messages are cornered in four steps.
-SHRINK = 32
 # Messages that are read and decoded, and later put together, at once: their bytes fit into a processor's cache, those
 # of a chunk do not.
 SLICE = 2_000
@@ -103,7 +103,7 @@ def claim(
     ones.
 
     Where batches failed by what they hold, the next ones over these offsets are smaller, and a message that fails alone
-    is set aside as a dead letter: what breaks the pipeline is cornered, the rest of the topic goes on. Raises
+    is set aside as a dead letter: what breaks the pipeline is cornered, the other partitions go on in between. Raises
     `OffsetsLost` by the declared policy, `OffsetsMoved` when the group is not where it has published to,
     `SettingsError` when its lanes are others, `RunRefused` for a parameter that makes no sense.
     """
@@ -117,22 +117,21 @@ def claim(
     backlog, topic_id = find_progress(clients, ledger.positions, partitions or None, dry_run=dry_run)
     size = min(max_messages or kafka.batch_size, kafka.batch_size)
     plan = plan_ranges(backlog, kafka.lanes, size, kafka.batches_per_run)
-    failures = {lane: ledger.failures_over(kafka.input_topic, kafka.consumer_group, lane, plan[lane]) for lane in plan}
-    limits = {lane: max(1, size // SHRINK**count) for lane, count in failures.items()}
+    shares = shares_of(plan, backlog, ledger, kafka, size)
     batches = [
         Batch(
             batch_id=f"{dag_id}/{run_id}/{lane}",
             topic=kafka.input_topic,
             group_id=kafka.consumer_group,
             lane=lane,
-            ranges=ranges,
+            ranges=share.ranges,
             dry_run=dry_run,
             max_bytes=kafka.batch_bytes,
-            set_aside=failures[lane] > 0 and size // SHRINK ** (failures[lane] - 1) <= 1,
+            set_aside=share.set_aside,
             topic_id=topic_id,
             lanes=kafka.lanes,
         )
-        for lane, ranges in plan_ranges(backlog, kafka.lanes, size, kafka.batches_per_run, limits).items()
+        for lane, share in shares.items()
     ]
     ends = {r.partition: r.end for batch in batches for r in batch.ranges}
     lag = {b.partition: max(0, b.high - ends.get(b.partition, b.start)) for b in backlog}
@@ -295,32 +294,49 @@ def publish(
     """Publish a batch once, whoever else tries: produce and commit, or only count when the group is past its end.
 
     A source that is down (`outages`) is missed by no message, even if it is required; `noted` is entered before the
-    transaction and left after it. Raises `OffsetsMoved`, `PublishRefused`, `StagingMissing`, and `BatchUnbalanced`
-    before anything is committed.
+    transaction and left after it. Messages that a broker refuses become dead letters. Raises `OffsetsMoved`,
+    `PublishRefused`, `StagingMissing`, and `BatchUnbalanced` before anything is committed.
     """
     batch = drained.batch
     clients = clients.for_batch(batch)
-    kafka = clients.settings
-    with quiet_gc(), PUBLISHERS.get(batch.purpose.kind, LanePublisher)(clients, batch) as publisher:
-        produce = not batch.dry_run and publisher.standing() is Standing.AT_START
-        counts = Counts()
-        times: list[Milliseconds] = []
-        old = OldMessages(publisher.kept, now_in_milliseconds(), kafka.retention_bytes)
-        required = without_down(settings.pipeline.required_sources, outages)
-        with noted or nullcontext(), publisher.transaction() if produce else nullcontext() as transaction:
-            for routed in route(staging, batch, publisher, required, now):
-                counts = counts + routed.counts
-                # A copy: a view of the column would keep all of the slice in memory.
-                times.append(routed.analytics.columns["timestamp"].to_numpy().copy())
-                old.see(kafka.output_topic, times[-1])
-                old.see(kafka.dlq_topic, routed.dead_letters.columns["timestamp"].to_numpy())
-                if transaction is not None:
-                    transaction.send(kafka.output_topic, routed.analytics)
-                    transaction.send(kafka.dlq_topic, routed.dead_letters)
-            check_balance(drained, counts)
-            check_dead_letters(drained, counts, settings.pipeline)
-        freshness = Histogram() if batch.dry_run else ages(times, now())
-    return Published(counts, produce, freshness, old.warnings())
+    required = without_down(settings.pipeline.required_sources, outages)
+    with quiet_gc(), ExitStack() as around:
+        # Once, however often what brokers refuse has it begin anew.
+        note = cache(lambda: around.enter_context(noted or nullcontext()))
+
+        def attempt(refusals: Refusals) -> Published:
+            with PUBLISHERS.get(batch.purpose.kind, LanePublisher)(clients, batch, refusals) as publisher:
+                produce = not batch.dry_run and publisher.standing() is Standing.AT_START
+                old = OldMessages(publisher.kept, now_in_milliseconds(), clients.settings.retention_bytes)
+                note()
+                with publisher.transaction() if produce else nullcontext() as transaction:
+                    counts, times = _send(clients, staging, drained, publisher, transaction, required, now, old)
+                    check_balance(drained, counts)
+                    check_dead_letters(drained, counts, settings.pipeline)
+            freshness = Histogram() if batch.dry_run else ages(times, now())
+            return Published(counts, produce, freshness, old.warnings())
+
+        return publish_around(attempt, clients.settings.transaction_timeout_sec)
+
+
+def _send(
+    clients: Clients, staging: Staging, drained: Drained, publisher: LanePublisher, transaction: Transaction | None,
+    required: frozenset[Source], now: Callable[[], datetime], old: OldMessages,
+) -> tuple[Counts, list[Milliseconds]]:  # fmt: skip
+    """Route the batch and send it, if there is a transaction; what became of its messages, and the times of those that
+    are enriched. `old` sees the times of all."""
+    kafka, counts = clients.settings, Counts()
+    times: list[Milliseconds] = []
+    for routed in route(staging, drained.batch, publisher, required, now):
+        counts = counts + routed.counts
+        # A copy: a view of the column would keep all of the slice in memory.
+        times.append(routed.analytics.columns["timestamp"].to_numpy().copy())
+        old.see(kafka.output_topic, times[-1])
+        old.see(kafka.dlq_topic, routed.dead_letters.columns["timestamp"].to_numpy())
+        if transaction is not None:
+            transaction.send(kafka.output_topic, routed.analytics)
+            transaction.send(kafka.dlq_topic, routed.dead_letters)
+    return counts, times
 
 
 def ages(times: Sequence[Milliseconds], moment: datetime) -> Histogram:
@@ -338,7 +354,7 @@ def route(
     events = staging.read(batch.batch_id, EVENTS, drain=drain_id)
     for refusals in staging.read(batch.batch_id, REFUSED, drain=drain_id):
         moment = now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        router = Router(batch, moment, limits.max_output_bytes, limits.max_dlq_bytes, required)
+        router = Router(batch, moment, limits.output, limits.dead_letters, required)
         yield from router.route(events, [next(additions[source]) for source in PUBLISH_ORDER], refusals)
 
 

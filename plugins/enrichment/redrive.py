@@ -15,9 +15,9 @@ import msgspec
 from enrichment.columns import Chunk
 from enrichment.errors import RedriveRefused
 from enrichment.kafka.clients import Clients
+from enrichment.kafka.limits import topic_limits
 from enrichment.kafka.retention import Load, check_kept, now_in_milliseconds
 from enrichment.kafka.settled import await_stable
-from enrichment.kafka.sink import size_limits
 from enrichment.kafka.source import RangeReader
 from enrichment.letters import Judged, Position, Verdict, judge, normalised
 from enrichment.markers import Redriven, held_ranges, read_markers
@@ -162,7 +162,8 @@ def group_of(kafka: KafkaSettings) -> str:
 
 def max_letter_bytes(clients: Clients) -> int:
     """The largest dead letter that is written at present."""
-    return size_limits(clients, clients.settings.dlq_topic)[0]
+    [limits] = topic_limits(clients, clients.settings.dlq_topic)
+    return limits.max_bytes
 
 
 def look_through(clients: Clients, wanted: Wanted, redriven: Redriven, max_letters: int) -> Surveyor:

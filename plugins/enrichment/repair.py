@@ -21,10 +21,12 @@ from confluent_kafka import Consumer
 from enrichment.columns import Chunk, unpack_headers
 from enrichment.corrections import Corrector, Tally, missing_of
 from enrichment.kafka.clients import Clients
+from enrichment.kafka.limits import topic_limits
 from enrichment.kafka.offsets import watermarks
+from enrichment.kafka.refusals import Refusals, publish_around
 from enrichment.kafka.retention import OldMessages, now_in_milliseconds
 from enrichment.kafka.settled import require_stable
-from enrichment.kafka.sink import LanePublisher, Standing, size_limits
+from enrichment.kafka.sink import LanePublisher, Standing
 from enrichment.kafka.source import RangeReader
 from enrichment.messages import (
     HEADER_BATCH,
@@ -99,21 +101,22 @@ def plan(missing: Sequence[Missing], places: Sequence[Publication], group_id: st
 
 
 def prepare(
-    clients: Clients, staging: Staging, repair: Pass, corrector: Corrector, now: Callable[[], datetime]
-) -> Prepared:
-    """Read what the batch goes without, look it up, and stage the corrections.
+    clients: Clients, staging: Staging, repair: Pass, corrector: Corrector, now: Callable[[], datetime],
+    refusals: Refusals | None = None,
+) -> Prepared:  # fmt: skip
+    """Read what the batch goes without, look it up, and stage the corrections, but those that a broker has refused.
 
     Ends early while nothing of it is answered by a source that was down: it still is, and the rest can wait.
     """
     down = {missing.source for missing in repair.missing if missing.down}
     clients = clients.for_batch(repair.batch)
     tally, is_down = Tally(), False
-    [max_bytes] = size_limits(clients, repair.batch.topic)
+    [limits] = map((refusals or Refusals()).known_to, topic_limits(clients, repair.batch.topic))
     with quiet_gc(), staging.write(repair.batch.batch_id, CORRECTIONS) as file:
         reader = PlaceReader(clients, repair)
         for chunk in reader.chunks():
             moment = now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            corrected, counted = corrector.correct(chunk, moment, max_bytes)
+            corrected, counted = corrector.correct(chunk, moment, limits)
             tally += counted
             file.write(corrected.columns)
             if not tally.is_answered and any(tally.failed.get(source) for source in down):
@@ -175,15 +178,16 @@ class PlaceReader:
 
 
 def publish(
-    clients: Clients, staging: Staging, repair: Pass, noted: AbstractContextManager[None] | None = None
-) -> bool:
+    clients: Clients, staging: Staging, repair: Pass, noted: AbstractContextManager[None] | None = None,
+    refusals: Refusals | None = None,
+) -> bool:  # fmt: skip
     """Publish the staged corrections once, whoever else tries; whether it was this call that did.
 
     `noted` is entered before the transaction and left after it. Raises `OffsetsMoved`, `PublishRefused`,
     `StagingMissing`.
     """
     clients = clients.for_batch(repair.batch)
-    with quiet_gc(), LanePublisher(clients, repair.batch) as publisher:
+    with quiet_gc(), LanePublisher(clients, repair.batch, refusals) as publisher:
         produce = publisher.standing() is Standing.AT_START
         old = OldMessages(publisher.kept, now_in_milliseconds(), clients.settings.retention_bytes)
         with noted or nullcontext(), publisher.transaction() if produce else nullcontext() as transaction:
@@ -206,11 +210,17 @@ def run(r: Resources, repair: Pass, now: Callable[[], datetime]) -> tuple[Prepar
     prepared, published_before = Prepared(Tally()), begun is not None and begun.complete
     if not published_before:
         require_stable(r.clients, batch.topic)
-        prepared = prepare(r.clients, r.staging, with_begun(r.clients, repair, begun), r.corrector(repair.sources), now)
-        if prepared.tally.messages and not batch.dry_run:
+        known, corrector = with_begun(r.clients, repair, begun), r.corrector(repair.sources)
+
+        def attempt(refusals: Refusals) -> tuple[Prepared, bool | None]:
+            made = prepare(r.clients, r.staging, known, corrector, now, refusals)
+            if batch.dry_run or not made.tally.messages:
+                return made, None
             placed = r.placing(repair.repaired_id, repair.number, batch.topic)
-            produced = publish(r.clients, r.staging, repair, placed)
-            published_before = not produced
+            return made, publish(r.clients, r.staging, repair, placed, refusals)
+
+        prepared, published = publish_around(attempt, r.settings.kafka.transaction_timeout_sec)
+        produced, published_before = bool(published), published is False
     attempts = r.settings.pipeline.repair_attempts
     states = close(r.pending, repair, prepared, published_before=published_before, max_attempts=attempts)
     return prepared, produced, states
@@ -240,7 +250,7 @@ def close(
     states = {}
     for missing in repair.missing:
         source, failed = missing.source, prepared.tally.failed.get(missing.source, 0)
-        too_large = prepared.tally.too_large.get(source, 0)
+        too_large, refused = prepared.tally.too_large.get(source, 0), prepared.tally.refused.get(source, 0)
         corrected = 0 if published_before else prepared.tally.corrected.get(source, 0)
         state, detail, fails = PendingState.REPAIRED, f"{corrected} corrected in pass {repair.number}", False
         if published_before:
@@ -252,11 +262,13 @@ def close(
             detail = f"{failed} failed again in pass {repair.number}" + (", the rest was not tried" * prepared.is_down)
         elif prepared.lost:
             state, detail = PendingState.LOST, f"{prepared.lost} offsets have left {repair.batch.topic}"
-        elif too_large:
+        elif too_large or refused:
             state = PendingState.UNREPAIRABLE
             detail = f"{corrected} corrected in pass {repair.number}"
         if too_large:
             detail += f"; {too_large} corrections are larger than {repair.batch.topic} takes (max.message.bytes)"
+        if refused:
+            detail += f"; {refused} corrections are refused by {repair.batch.topic} ({prepared.tally.why})"
         states[source.value] = state
         if not repair.batch.dry_run:
             pending.attempted(

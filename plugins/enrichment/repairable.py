@@ -26,6 +26,7 @@ REPAIRS: dict[str, Repair] = {
     Reason.EMPTY_MESSAGE: _SAME_AGAIN,
     Reason.NESTED_TOO_DEEP: _SAME_AGAIN,
     Reason.MESSAGE_TOO_LARGE: Repair(True, "the limit may have been raised"),
+    Reason.MESSAGE_REFUSED: Repair(False, "its topic refuses it: choose it once the topic's settings are changed"),
     Reason.PROCESSING_FAILED: Repair(False, "it broke every batch that it was in: choose it once the code is mended"),
     Reason.INVALID_IP: _SAME_AGAIN,
     Reason.GEO_LOOKUP_FAILED: _MAY_ANSWER,
@@ -35,7 +36,7 @@ REPAIRS: dict[str, Repair] = {
     Reason.USER_NOT_FOUND: _MAY_KNOW,
     Reason.BUSINESS_NOT_FOUND: _MAY_KNOW,
     Reason.DATABASE_ERROR: _MAY_ANSWER,
-    Reason.PRODUCER_ERROR: Repair(False, "no letter has it: nothing is set aside when the broker refuses"),
+    Reason.PRODUCER_ERROR: Repair(False, "no letter has it: it is a whole batch that was not published"),
 }
 UNKNOWN = Repair(False, "not a reason of this pipeline")
 DEFAULT_REASONS = tuple(str(reason) for reason, repair in REPAIRS.items() if repair.by_default)

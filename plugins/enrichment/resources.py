@@ -39,7 +39,7 @@ from enrichment.enrichers.known_addresses import KnownAddresses
 from enrichment.enrichers.risk import DEFAULT_RULES, RiskRules
 from enrichment.enrichers.user import UserEnricher
 from enrichment.enrichers.user_api import UserApi
-from enrichment.errors import BatchUnbalanced, OutageHeld
+from enrichment.errors import BatchRefused, BatchUnbalanced, OutageHeld, PublishRefused
 from enrichment.group.lanes import check_publish
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import log_ends
@@ -248,13 +248,20 @@ class Resources:
     def stage(self, batch_id: str, name: str) -> Iterator[Stage]:
         """Time a stage of a batch and record what it did, once it has ended well.
 
-        A failure that is nobody's fault but the batch's is noted in the ledger: the next claim there takes less.
+        A failure that is nobody's fault but the batch's is noted in the ledger: the next claim there takes less. Why
+        the broker did not take a batch is noted, too, and shrinks nothing.
         """
         stage, start = Stage(), time.perf_counter()
         try:
             yield stage
+        except BatchRefused as fault:
+            self.ledger.failed(batch_id, _said(name, fault), fault.partitions)
+            raise
         except (BatchUnbalanced, *BATCH_FAULTS) as fault:
-            self.ledger.failed(batch_id, f"{name}: {type(fault).__name__}: {fault}")
+            self.ledger.failed(batch_id, _said(name, fault))
+            raise
+        except PublishRefused as refused:
+            self.ledger.noted(batch_id, _said(name, refused))
             raise
         stage.seconds = time.perf_counter() - start
         stage.peak_rss_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -310,3 +317,7 @@ class Resources:
     def _ttl(self, cached: Cached) -> TimeToLive:
         shared = self.settings.cache
         return TimeToLive(cached.found_seconds, 60 * shared.negative_ttl_minutes, shared.error_ttl_sec)
+
+
+def _said(stage: str, error: Exception) -> str:
+    return f"{stage}: {type(error).__name__}: {error}"

@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from enrichment.buffers import Flags
-from enrichment.columns import MESSAGE_SCHEMA, Chunk, message_sizes
-from enrichment.dead_letters import DeadLetters
-from enrichment.messages import Batch, Reason, Source
+from enrichment.columns import MESSAGE_SCHEMA, Chunk
+from enrichment.dead_letters import DeadLetters, milliseconds
+from enrichment.limits import TopicLimits
+from enrichment.messages import Batch, Source
 from enrichment.outgoing import in_order, origin_headers
 from enrichment.provenance import Addition, Counts, Statuses
 from enrichment.splicing import Splicer
@@ -39,12 +40,12 @@ class Routed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """Routes the chunks of one batch. `max_bytes` are the largest messages that the two topics take."""
+    """Routes the chunks of one batch, each message to the topic that takes it."""
 
     batch: Batch
     now: str  # processing time, RFC 3339 with milliseconds
-    max_output_bytes: int
-    max_dlq_bytes: int
+    output: TopicLimits
+    dead_letters: TopicLimits
     required: frozenset[Source] = field(default_factory=frozenset)
 
     def route(
@@ -59,7 +60,7 @@ class Router:
         words = Statuses.of(additions, self.required, self.now)
         tails = words.codes, pa.array(words.tails, pa.binary())
         splicer = Splicer([*((addition.codes, addition.json) for addition in additions), tails])
-        letters = DeadLetters(self.batch, self.now, self.max_dlq_bytes)
+        letters = DeadLetters(self.batch, self.now, self.dead_letters)
         refusals = dict(enumerate(zip(refused["reason"].to_pylist(), refused["detail"].to_pylist(), strict=True)))
         dead_letters = [letters.write(refused, origin_headers(refused, self.batch), "decode", refusals)]
         dead: dict[int, Death] = {}
@@ -97,14 +98,10 @@ class Router:
         parts = [events[name] for name in ("partition", "offset", "timestamp", "key")]
         headers = origin_headers(events, self.batch)
         messages = Chunk(pa.record_batch([*parts, headers, values], schema=MESSAGE_SCHEMA))
-        sizes = message_sizes(messages)
-        large = {
-            row: (Reason.MESSAGE_TOO_LARGE, f"{sizes[row]} bytes enriched; {self.max_output_bytes} at most")
-            for row in np.flatnonzero(sizes > self.max_output_bytes).tolist()
-        }
+        refused = self.output.refusals(messages, milliseconds(self.now))
         rows = slice(first, first + events.num_rows)
         fatal = {row: (reason, "the source is required") for row, reason in words.fatal_rows(rows)}
-        return messages, large | fatal
+        return messages, {**refused, **fatal}
 
 
 def plain_road(value: bytes, fragments: Sequence[bytes], tail: bytes | None) -> bytes:

@@ -16,6 +16,7 @@ from enrichment.enrichers.business import BusinessEnricher
 from enrichment.enrichers.geo import GeoEnricher
 from enrichment.enrichers.risk import Condition, Levels, Op, RiskRules, Rule
 from enrichment.enrichers.user import UserEnricher
+from enrichment.limits import TopicLimits
 from enrichment.messages import (
     HEADER_REVISION,
     ORIGIN_HEADERS,
@@ -66,7 +67,7 @@ def correct(*values: bytes, users: dict[str, Any] | None = None, contexts: dict[
         lookups[Source.USER] = partial(look_up_and_enrich, enricher, added={})
     if contexts is not None:
         lookups[Source.BUSINESS] = business.contexts
-    return Corrector(lookups, business.score).correct(chunk, NOW, max_bytes)
+    return Corrector(lookups, business.score).correct(chunk, NOW, TopicLimits("out", max_bytes))
 
 
 def test_missing_columns_are_filled_and_all_others_kept() -> None:
@@ -200,6 +201,6 @@ def test_place_is_looked_up_by_its_address() -> None:
     values: list[bytes | None] = [down, published(source_ip="1.1.1.1")]
     chunk = Chunk.of([0, 0], [0, 1], [7, 7], [b"k", b"k"], [pack_headers(ORIGIN)] * 2, values)
     corrector = Corrector({Source.GEO: partial(look_up_and_enrich, GeoEnricher(lookup), added={})}, business.score)
-    corrected, tally = corrector.correct(chunk, NOW, 1_000_000)
+    corrected, tally = corrector.correct(chunk, NOW, TopicLimits("out", 1_000_000))
     assert (lookup.asked, tally.messages) == ([["8.8.8.8"]], 1)
     assert msgspec.json.decode(corrected.values[0] or b"")["geo_timezone"] == "Europe/Oslo"

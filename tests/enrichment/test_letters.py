@@ -17,6 +17,7 @@ from enrichment.columns import Chunk, Header, pack_headers, unpack_headers
 from enrichment.dead_letters import DeadLetters
 from enrichment.decode import decode
 from enrichment.letters import Verdict, judge, normalised, unwrap
+from enrichment.limits import TopicLimits
 from enrichment.messages import HEADER_ATTEMPTS, REDRIVE, REDRIVE_HEADERS, Batch, OffsetRange, Purpose, Reason, Wanted
 from enrichment.outgoing import origin_headers
 from enrichment.repairable import DEFAULT_REASONS, REPAIRS
@@ -57,7 +58,7 @@ def set_aside(
     frame = chunk.columns
     refused = decode(frame["value"]).refused
     death = (refused[0].reason, refused[0].detail) if refused else (Reason.USER_SERVICE_ERROR, detail)
-    written = DeadLetters(batch, at, max_bytes).write(
+    written = DeadLetters(batch, at, TopicLimits("letters", max_bytes)).write(
         frame, origin_headers(frame, batch), "enrich", {0: (reason or death[0], death[1])}
     )
     return Chunk.of([1], [50], written.timestamps, written.keys, written.headers, written.values)

@@ -14,13 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enrichment.columns import Chunk, Header, pack_headers, unpack_headers
+from enrichment.columns import Chunk, Header, message_size, pack_headers, unpack_headers
 from enrichment.decode import decode
 from enrichment.enrichers.base import NO_KEY, OK, STALE
+from enrichment.limits import TopicLimits
 from enrichment.messages import (
     HEADER_ATTEMPTS,
     ORIGIN_HEADERS,
     OUTPUT_COLUMNS,
+    REDRIVE_HEADERS,
     Batch,
     Context,
     OffsetRange,
@@ -96,7 +98,9 @@ def route(values: Sequence[bytes | None], status: Mapping[str, str] | None = Non
     """Route a chunk with the same answers for all rows."""
     headers, key = options.pop("headers", ()), options.pop("key", b"k")
     events, refused = chunk(values, headers, key)
-    router = Router(BATCH, NOW, options.pop("max_output_bytes", 2**20), options.pop("max_dlq_bytes", 2**20), **options)
+    output = TopicLimits("out", options.pop("max_output_bytes", 2**20), **options.pop("output", {}))
+    letters = TopicLimits("letters", options.pop("max_dlq_bytes", 2**20), **options.pop("letters", {}))
+    router = Router(BATCH, NOW, output, letters, **options)
     # In slices of two, as drain stages them in slices of more.
     slices = (events.slice(start, 2) for start in range(0, events.num_rows, 2))
     routed = list(router.route(slices, additions(events.num_rows, **(status or {})), refused))
@@ -318,3 +322,55 @@ def test_risk_follows_the_context() -> None:
         0.15,
         [],
     )
+
+
+def test_message_that_its_topic_refuses_is_set_aside_alone() -> None:
+    """A time that the output topic does not take makes a dead letter, whose time is that of its message."""
+    routed = route([value_of()], output={"max_age_ms": 3_600_000})
+    [letter] = [json.loads(v or b"") for v in routed.dead_letters.values]
+    assert letter["error_reason"] == Reason.MESSAGE_REFUSED
+    assert letter["error_detail"].startswith("INVALID_TIMESTAMP: 1700000000000 is ")
+    assert (letter["source_timestamp"], routed.dead_letters.timestamps) == (1_700_000_000_000, [1_700_000_000_000])
+    assert (len(routed.analytics), routed.counts.dead_by_reason) == (0, {Reason.MESSAGE_REFUSED: 1})
+
+
+@pytest.mark.parametrize("value", [value_of(), b"x"], ids=["refused", "no JSON"])
+def test_dead_letter_has_the_time_of_now_where_its_topic_refuses_that_of_its_message(value: bytes) -> None:
+    """Also close to the limit: the letter says what the message had."""
+    now = 1_705_312_800_123
+    age = now - 1_700_000_000_000
+    limited = {"max_age_ms": age + 30_000}
+    routed = route([value], output={"max_age_ms": 1}, letters=limited)
+    assert routed.dead_letters.timestamps == [now]
+    assert json.loads(routed.dead_letters.values[0] or b"")["source_timestamp"] == 1_700_000_000_000
+    routed = route([value], output={"max_age_ms": 1}, letters={"max_age_ms": age + 90_000})
+    assert routed.dead_letters.timestamps == [1_700_000_000_000]
+
+
+def test_dead_letter_has_a_key_where_its_topic_must_have_one() -> None:
+    """The place of its message stands in for no key, and the letter says that there was none."""
+    routed = route([value_of()], key=None, output={"compacted": True}, letters={"compacted": True})
+    assert routed.dead_letters.keys == [b"stacklens-enriched:3:100"]
+    letter = json.loads(routed.dead_letters.values[0] or b"")
+    assert (letter["source_key"], letter["source_key_encoding"]) == (None, "null")
+    assert route([b"x"], key=None).dead_letters.keys == [None]
+
+
+def test_dead_letter_that_was_refused_is_written_otherwise() -> None:
+    """Whatever the broker had against it: it has the time of now and a key."""
+    [headers] = route([b"x"], key=None).dead_letters.headers
+    routed = route([b"x"], key=None, letters={"known": {headers: "INVALID_RECORD: no"}})
+    assert (routed.dead_letters.timestamps, routed.dead_letters.keys) == (
+        [1_705_312_800_123],
+        [b"stacklens-enriched:3:100"],
+    )
+
+
+@pytest.mark.parametrize("name", [*ORIGIN_HEADERS, HEADER_ATTEMPTS, *REDRIVE_HEADERS, "own"])
+def test_dead_letter_of_an_enormous_header_fits_whatever_its_name(name: str) -> None:
+    """A header of the message's own that has one of the pipeline's names is not kept for that."""
+    routed = route([value_of()], max_output_bytes=4000, max_dlq_bytes=4000, headers=[(name, b"v" * 9000)])
+    [headers], [value] = routed.dead_letters.headers, routed.dead_letters.values
+    assert message_size(value or b"", routed.dead_letters.keys[0], headers) <= 4000
+    assert [header for header, _ in unpack_headers(headers)] == list(ORIGIN_HEADERS)
+    assert json.loads(value or b"")["error_reason"] == Reason.MESSAGE_TOO_LARGE

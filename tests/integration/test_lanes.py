@@ -18,7 +18,7 @@ from enrichment.errors import ChangeRefused, LanesChanged, PublishRefused, Setti
 from enrichment.group import lanes as group_lanes
 from enrichment.group.lanes import change
 from enrichment.kafka.offsets import read_committed
-from enrichment.kafka.sink import LanePublisher, LaneTransaction, Standing
+from enrichment.kafka.sink import LanePublisher, Standing, Transaction
 from enrichment.messages import REPLAY, Batch, OffsetRange, Purpose
 from enrichment.pipeline import Drained
 from enrichment.resources import Resources
@@ -80,7 +80,7 @@ def send_all(r: Resources, drained: Drained, publisher: LanePublisher) -> None:
         send(r, drained, publisher, transaction)
 
 
-def send(r: Resources, drained: Drained, publisher: LanePublisher, transaction: LaneTransaction) -> None:
+def send(r: Resources, drained: Drained, publisher: LanePublisher, transaction: Transaction) -> None:
     """Send what became of a batch's messages."""
     for routed in stages.route(r.staging, drained.batch, publisher, frozenset(), stages.utc_now):
         transaction.send(r.settings.kafka.output_topic, routed.analytics)

@@ -3,6 +3,7 @@ UPDATE enrichment_jobs
 SET
     state = 'failed',
     error = %(error)s,
+    suspects = %(suspects)s,
     updated_at = now()
 WHERE batch_id = %(batch_id)s
   AND state IN ('claimed', 'drained', 'failed')

@@ -11,7 +11,9 @@ then the input is read and compared.
 The declared rules: an output has the input's key, timestamp and headers, with the four origin headers behind them.
 Every field of the input is in the enriched message with the same JSON text, white space apart, but for keys of the
 output, which the output overwrites. A dead letter gives the original back: an equal object, the same text, the same
-bytes. The outputs of one input partition are in one partition of each output topic, in the order of their offsets.
+bytes; it may have the time at which it was set aside, and in place of no key the place of its input, since its fields
+say what these were. The outputs of one input partition are in one partition of each output topic, in the order of their
+offsets.
 
 A dead letter that was sent in again is marked in a topic of its own and is no output any more: what it became is, an
 enriched message or another letter. Such an output comes when it comes, so its place in the order is not asked for, and
@@ -49,6 +51,7 @@ from enrichment.conservation.fingerprint import (
     origin_of,
     replay_of,
     revision_of,
+    said_timestamp,
     sequence_of,
 )
 from enrichment.messages import OffsetRange
@@ -111,15 +114,17 @@ class Expected:
     wanted: Callable[[Message], bool] | None = None
 
     def made(self, output: Message) -> bool:
-        """Whether an output is the replay's, and of this time: an output has the time of its input."""
-        return replay_of(output) == self.replay_id and self._in_time(output)
+        """Whether an output is the replay's, and of this time: an output has the time of its input, or says it."""
+        return replay_of(output) == self.replay_id and (
+            self._in_time(output.timestamp()[1]) or self._in_time(said_timestamp(output))
+        )
 
     def takes(self, message: Message) -> bool:
         """Whether an input message is to have an output."""
-        return self._in_time(message) and (self.wanted is None or self.wanted(message))
+        return self._in_time(message.timestamp()[1]) and (self.wanted is None or self.wanted(message))
 
-    def _in_time(self, message: Message) -> bool:
-        return bool(self.start <= message.timestamp()[1] < self.end)
+    def _in_time(self, timestamp: int) -> bool:
+        return self.start <= timestamp < self.end
 
 
 class Ledger:

@@ -7,6 +7,7 @@ Hashes are Python's own of 64 bits, keyed anew in each process: good for compari
 from __future__ import annotations
 
 import base64
+from datetime import datetime
 from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple, cast
@@ -128,7 +129,7 @@ def of_input(message: Message, form: Form, size: int) -> Fingerprint:
             content = hash((form, value[:size], len(value), size < len(value)))
     except _UNREADABLE as why:
         raise Broken(f"form: the input is no JSON object, {why}") from why
-    return _fingerprint(message, _bare(_headers(message)), content)
+    return _fingerprint(message.key(), message.timestamp()[1], _bare(_headers(message)), content)
 
 
 def of_analytics(message: Message) -> Output:
@@ -146,7 +147,17 @@ def of_analytics(message: Message) -> Output:
     except _UNREADABLE as why:
         raise Broken(f"no enriched message: {why}") from why
     headers = _own_headers(_uncorrected(message), redriven=True)
-    return Output(Form.ENRICHED, 0, _fingerprint(message, headers, content), sources or (), errors or ())
+    fingerprint = _fingerprint(message.key(), message.timestamp()[1], headers, content)
+    return Output(Form.ENRICHED, 0, fingerprint, sources or (), errors or ())
+
+
+def said_timestamp(message: Message) -> int:
+    """The timestamp that the input of an output had: a dead letter says it, and may have another itself."""
+    try:
+        said = _decode_letter(message.value() or b"").source_timestamp
+    except _UNREADABLE:
+        said = None
+    return message.timestamp()[1] if said is None else said
 
 
 def of_letter(message: Message, origin: Origin) -> Output:
@@ -156,17 +167,24 @@ def of_letter(message: Message, origin: Origin) -> Output:
         reason = Reason(letter.error_reason)
         key = _decode(letter.source_key, letter.source_key_encoding)
         form, size, content = _original(letter)
+        set_aside_at = round(datetime.fromisoformat(letter.sent_to_dlq_at).timestamp() * 1000)
     except _UNREADABLE as why:
         raise Broken(f"no dead letter: {why}") from why
     said = Origin(letter.source_topic, letter.source_partition, letter.source_offset)
     if said != origin:
         raise Broken(f"its fields name {said}, its headers {origin}")
-    if key != message.key():
+    if message.key() not in (key, _stand_in(origin) if key is None else key):
         raise Broken(f"source_key {letter.source_key!r} is not the key {message.key()!r}")
-    if letter.source_timestamp != message.timestamp()[1]:
-        raise Broken(f"source_timestamp {letter.source_timestamp} is not the timestamp {message.timestamp()[1]}")
+    timestamp = letter.source_timestamp
+    if message.timestamp()[1] not in (timestamp, set_aside_at):
+        raise Broken(f"source_timestamp {timestamp} is not the timestamp {message.timestamp()[1]}")
     headers = _own_headers(_headers(message)[: -len(ORIGIN_HEADERS)], redriven=letter.purpose == REDRIVE)
-    return Output(form, size, _fingerprint(message, headers, content), errors=(reason,))
+    return Output(form, size, _fingerprint(key, timestamp, headers, content), errors=(reason,))
+
+
+def _stand_in(origin: Origin) -> bytes:
+    """The key of a letter whose message has none, where the topic takes no letter without one."""
+    return f"{origin.topic}:{origin.partition}:{origin.offset}".encode()
 
 
 def _headers(message: Message) -> list[Header]:
@@ -196,8 +214,8 @@ def _bare(headers: list[Header]) -> list[Header]:
     return headers
 
 
-def _fingerprint(message: Message, headers: list[Header], content: int) -> Fingerprint:
-    return Fingerprint(hash(message.key()), message.timestamp()[1], hash(tuple(headers)), content)
+def _fingerprint(key: bytes | None, timestamp: int | None, headers: list[Header], content: int) -> Fingerprint:
+    return Fingerprint(hash(key), timestamp or 0, hash(tuple(headers)), content)
 
 
 def _enriched(value: bytes) -> int:

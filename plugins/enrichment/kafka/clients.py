@@ -46,6 +46,8 @@ PUBLISHING = {
     "delivery.report.only.error": True,
 }
 SMALLEST_MAX_BYTES = 1_000  # librdkafka takes no less; a topic may
+ALONE = {"linger.ms": 0, "batch.num.messages": 1}
+SET_BYTES = 1_000_000
 
 
 class Clients:
@@ -99,17 +101,22 @@ class Clients:
         yield from closing(consumer)
 
     @contextmanager
-    def lane_producer(self, lane: int, max_message_bytes: int) -> Iterator[Producer]:
-        """The transactional producer of a lane: a second one of the same lane fences it."""
+    def lane_producer(
+        self, lane: int, max_message_bytes: int, max_set_bytes: int = SET_BYTES, *, alone: bool = False
+    ) -> Iterator[Producer]:
+        """The transactional producer of a lane: a second one of the same lane fences it.
+
+        No set of messages has much more than `max_set_bytes`; `alone` sends each message in a set of its own.
+        """
         producer = Producer(
             {
                 **self._without_consumer_options(),
                 **PUBLISHING,
+                **(ALONE if alone else {}),
                 "transactional.id": transactional_id(self.settings.consumer_group, lane),
                 "transaction.timeout.ms": int(self.settings.transaction_timeout_sec * 1000),
                 "message.max.bytes": max(SMALLEST_MAX_BYTES, max_message_bytes),
-                # Two full sets never exceed what a topic takes in one.
-                "batch.size": min(1_000_000, max_message_bytes // 2),
+                "batch.size": min(SET_BYTES, max_set_bytes),
             }
         )
         try:

@@ -27,14 +27,14 @@ from enrichment.columns import LENGTHS, MESSAGE_SCHEMA, Chunk
 
 # confluent-kafka's extension module is linked with librdkafka: its symbols are found through it, wherever its wheel has
 # put the library.
-_library = ctypes.CDLL(cimpl.__file__)
+library = ctypes.CDLL(cimpl.__file__)
 llvmlite.binding.load_library_permanently(cimpl.__file__)
 
 INT, LONG = types.int32, types.int64  # pointers and sizes are 64-bit numbers here
 
 
 def _external(name: str, returns: Any, *takes: Any) -> Any:
-    if not hasattr(_library, name):  # Numba would end the process
+    if not hasattr(library, name):  # Numba would end the process
         raise ImportError(f"{cimpl.__file__} does not lead to {name}: install the confluent-kafka of requirements.txt")
     return types.ExternalFunction(name, returns(*takes))
 
@@ -42,7 +42,7 @@ def _external(name: str, returns: Any, *takes: Any) -> Any:
 _strlen = _external("strlen", LONG, LONG)
 _consume_batch_queue = _external("rd_kafka_consume_batch_queue", LONG, LONG, INT, LONG, LONG)
 _message_timestamp = _external("rd_kafka_message_timestamp", LONG, LONG, LONG)
-_message_headers = _external("rd_kafka_message_headers", INT, LONG, LONG)
+message_headers = _external("rd_kafka_message_headers", INT, LONG, LONG)
 _message_destroy = _external("rd_kafka_message_destroy", types.void, LONG)
 _header_get_all = _external("rd_kafka_header_get_all", INT, LONG, LONG, LONG, LONG, LONG)
 _headers_new = _external("rd_kafka_headers_new", LONG, LONG)
@@ -73,7 +73,7 @@ def _find_header(headers: int, number: int, header: Numbers) -> bool:
 
 
 @register_jitable
-def _headers_size(headers: int) -> int:
+def headers_size(headers: int) -> int:
     """How many bytes headers have, packed."""
     size, number, header = 0, 0, np.zeros(3, np.int64)
     while _find_header(headers, number, header):
@@ -83,7 +83,7 @@ def _headers_size(headers: int) -> int:
 
 
 @register_jitable
-def _pack(headers: int, at: int) -> None:
+def pack(headers: int, at: int) -> None:
     """Write headers to an address, as `pack_headers` does."""
     header, lengths = np.zeros(3, np.int64), np.empty(2, np.int32)
     number = 0
@@ -111,8 +111,8 @@ def _take(queue: int, max_bytes: int, timeout_ms: int, pointers: Numbers, lists:
         got = _consume_batch_queue(queue, wait, pointers.ctypes.data + taken * _WORD, wanted)
         for row in range(taken, taken + got):
             memcpy(message.ctypes.data, pointers[row], _MESSAGE_WORDS * _WORD)
-            if _message_headers(pointers[row], lists.ctypes.data + row * _WORD) == 0:
-                header_sizes[row] = _headers_size(lists[row])
+            if message_headers(pointers[row], lists.ctypes.data + row * _WORD) == 0:
+                header_sizes[row] = headers_size(lists[row])
             else:
                 lists[row] = 0
             size += message[_PAYLOAD_SIZE] + message[_KEY_SIZE] + header_sizes[row]
@@ -163,7 +163,7 @@ def _poll(queue: int, count: int, max_bytes: int, timeout_ms: int) -> tuple[Any,
         if keyed[row]:
             memcpy(keys.ctypes.data + key_ends[row], message[_KEY], message[_KEY_SIZE])
         if lists[row]:
-            _pack(lists[row], headers.ctypes.data + header_ends[row])
+            pack(lists[row], headers.ctypes.data + header_ends[row])
         _message_destroy(pointers[row])
     return places, keys, key_ends, keyed, headers, header_ends, values, value_ends, valued
 
@@ -220,7 +220,7 @@ def _produce(
     return row, code
 
 
-def _handle(client: Consumer | Producer) -> int:
+def handle(client: Consumer | Producer) -> int:
     """The `rd_kafka_t *` of an open client: what stands first in its object, after Python's own head."""
     pointer = ctypes.c_void_p.from_address(id(client) + object.__basicsize__).value
     if pointer is None:
@@ -228,16 +228,17 @@ def _handle(client: Consumer | Producer) -> int:
     return pointer
 
 
-def _function(name: str, returns: Any, *takes: Any) -> Any:
-    function = getattr(_library, name)
+def c_function(name: str, returns: Any, *takes: Any) -> Any:
+    """A function of the client's library."""
+    function = getattr(library, name)
     function.restype, function.argtypes = returns, takes
     return function
 
 
-_queue_new = _function("rd_kafka_queue_new", ctypes.c_void_p, ctypes.c_void_p)
-_queue_destroy = _function("rd_kafka_queue_destroy", None, ctypes.c_void_p)
-_queue_forward = _function("rd_kafka_queue_forward", None, ctypes.c_void_p, ctypes.c_void_p)
-_queue_get_partition = _function(
+_queue_new = c_function("rd_kafka_queue_new", ctypes.c_void_p, ctypes.c_void_p)
+_queue_destroy = c_function("rd_kafka_queue_destroy", None, ctypes.c_void_p)
+_queue_forward = c_function("rd_kafka_queue_forward", None, ctypes.c_void_p, ctypes.c_void_p)
+_queue_get_partition = c_function(
     "rd_kafka_queue_get_partition", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32
 )
 
@@ -254,7 +255,7 @@ class FetchQueue:
     """A queue of its own for what a consumer fetches. Close it before the consumer."""
 
     def __init__(self, consumer: Consumer) -> None:
-        self._client = _handle(consumer)
+        self._client = handle(consumer)
         self._queue: int | None = _queue_new(self._client)
 
     def close(self) -> None:
@@ -301,6 +302,14 @@ class FetchQueue:
         return messages.take(pa.array(np.flatnonzero(errors == 0))), events
 
 
+class NotTaken(KafkaException):
+    """The client itself has refused a message: the one at this row."""
+
+    def __init__(self, error: KafkaError, row: int) -> None:
+        super().__init__(error)
+        self.row = row
+
+
 class Outbox:
     """Messages on their way to a topic, to these partitions of it."""
 
@@ -318,8 +327,8 @@ class Outbox:
 
     def produce(self, start: int, stop: int) -> int:
         """Hand the rows from `start` to before `stop` to the producer, in order; returns the first that it had no room
-        for. Raises `KafkaException` for what the client refuses."""
-        row, code = _produce(_handle(self._producer), *self._columns, start, stop)
+        for. Raises `NotTaken` for what the client refuses."""
+        row, code = _produce(handle(self._producer), *self._columns, start, stop)
         if code not in (0, KafkaError._QUEUE_FULL):
-            raise KafkaException(KafkaError(code))
+            raise NotTaken(KafkaError(code), int(row))
         return int(row)

@@ -7,7 +7,7 @@ published). What is read here is planned once and then fixed in the ledger.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -172,20 +172,19 @@ def take_over(producer: Producer, timeout: float) -> None:
 
 
 def plan_ranges(
-    backlog: Sequence[Backlog], lanes: int, batch_size: int, batches: int, limits: Mapping[int, int] | None = None
+    backlog: Sequence[Backlog], lanes: int, batch_size: int, batches: int
 ) -> dict[int, tuple[OffsetRange, ...]]:
     """Ranges by lane: those `batches` lanes that have most to read, each `batch_size` offsets at most.
 
-    `limits` gives a smaller size for some lanes. A batch is shared out so that no partition is left to wait: each gets
-    an equal part, and what one does not need goes to the others.
+    A batch is shared out so that no partition is left to wait: each gets an equal part, and what one does not need goes
+    to the others.
     """
     waiting: dict[int, list[Backlog]] = {}
     for b in backlog:
         if b.span:
             waiting.setdefault(b.partition % lanes, []).append(b)
     fullest = sorted(waiting, key=lambda lane: (-sum(b.span for b in waiting[lane]), lane))[:batches]
-    sizes = {lane: min(batch_size, (limits or {}).get(lane, batch_size)) for lane in fullest}
-    return {lane: share_out(waiting[lane], sizes[lane]) for lane in sorted(fullest)}
+    return {lane: share_out(waiting[lane], batch_size) for lane in sorted(fullest)}
 
 
 def share_out(backlog: Sequence[Backlog], size: int) -> tuple[OffsetRange, ...]:

@@ -45,13 +45,15 @@ class Retention(NamedTuple):
 
     @classmethod
     def of(cls, topic: str, config: Mapping[str, Any]) -> Self:
-        """From what a broker tells of a topic's configuration."""
+        """From what a broker tells of a topic's configuration. Brokers of other makes leave settings out: these limit
+        nothing."""
+        told = {name: entry.value for name, entry in config.items() if entry.value}
         return cls(
             topic,
-            frozenset(config["cleanup.policy"].value.replace(" ", "").split(",")),
-            int(config["retention.ms"].value),
-            int(config["retention.bytes"].value),
-            config["message.timestamp.type"].value == "LogAppendTime",
+            frozenset(told.get("cleanup.policy", "").replace(" ", "").split(",")),
+            int(told.get("retention.ms", -1)),
+            int(told.get("retention.bytes", -1)),
+            told.get("message.timestamp.type") == "LogAppendTime",
         )
 
     def oldest_kept(self, now: int) -> int | None:

@@ -8,24 +8,28 @@ overtaken.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from enum import StrEnum
-from typing import Any, Self
+from typing import Protocol, Self
 
 import numpy as np
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from enrichment.columns import Chunk
-from enrichment.errors import OffsetsMoved, PublishRefused
-from enrichment.kafka.asking import with_retries
+from enrichment.errors import OffsetsMoved
+from enrichment.kafka.asking import SLICE_SECONDS, with_retries
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.librdkafka import Outbox
+from enrichment.kafka.deliveries import Deliveries, Failure
+from enrichment.kafka.librdkafka import NotTaken, Outbox
+from enrichment.kafka.limits import limits_of
 from enrichment.kafka.offsets import read_committed, take_over
+from enrichment.kafka.refusals import Refusals, cause_of, refusal_of
 from enrichment.kafka.retention import Retention
 from enrichment.kafka.stamps import Committed, check_lanes, is_published, stamped
 from enrichment.kafka.topics import describe_topics
-from enrichment.messages import Batch, Reason
+from enrichment.messages import Batch
 
 log = logging.getLogger(__name__)
 QUEUE_SECONDS = 0.02  # between two looks whether a full queue has room again
@@ -46,24 +50,33 @@ class LanePublisher:
     """The one publisher of a lane, while its `with` block lasts: entering it fences every earlier one.
 
     What a fenced or dying publisher left open has been ended by then, so the offsets read afterwards are final.
+    `refusals` says what brokers have refused of the batch before, and how closely to watch what they say now.
     """
 
-    def __init__(self, clients: Clients, batch: Batch) -> None:
+    def __init__(self, clients: Clients, batch: Batch, refusals: Refusals | None = None) -> None:
         self._clients = clients
         self._batch = batch
+        self._refusals = refusals or Refusals()
+        self._failures: list[Failure] = []
+        self._deliveries: Deliveries | None = None
         self._timeout = clients.settings.request_timeout_sec
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        settings = self._clients.settings
+        settings, refusals = self._clients.settings, self._refusals
         topics = (settings.output_topic, settings.dlq_topic)
-        configs = describe_topics(self._clients, *topics)
-        self.max_output_bytes, self.max_dlq_bytes = (size_limit(self._clients, config) for config in configs)
-        self.kept = [Retention.of(topic, config) for topic, config in zip(topics, configs, strict=True)]
-        largest = max(self.max_output_bytes, self.max_dlq_bytes)
+        configs = list(zip(topics, describe_topics(self._clients, *topics), strict=True))
+        limits = [limits_of(topic, config, settings.max_message_bytes) for topic, config in configs]
+        self.kept = [Retention.of(topic, config) for topic, config in configs]
+        self.output, self.dead_letters = map(refusals.known_to, limits)
+        sizes = [each.max_bytes for each in limits]
         with ExitStack() as opening:
-            self._producer = opening.enter_context(self._clients.lane_producer(self._batch.lane, largest))
+            # Two full sets never exceed what a topic takes in one.
+            producer = self._clients.lane_producer(self._batch.lane, max(sizes), min(sizes) // 2, alone=refusals.alone)
+            self._producer = opening.enter_context(producer)
             take_over(self._producer, self._timeout)
+            if refusals.watched:
+                self._deliveries = opening.enter_context(closing(Deliveries(self._producer, self._failures)))
             metadata = self._producer.list_topics(timeout=self._timeout).topics
             self._partitions = {topic: len(found.partitions) for topic, found in metadata.items()}
             self._open = opening.pop_all()
@@ -99,10 +112,11 @@ class LanePublisher:
             return read_committed(reader, batch.topic, [r.partition for r in batch.ranges], self._timeout)
 
     @contextmanager
-    def transaction(self) -> Iterator[LaneTransaction]:
+    def transaction(self) -> Iterator[Transaction]:
         """Publish within the block: it commits with the group's offsets at the end, and aborts whatever goes wrong.
 
-        Raises `PublishRefused` when the broker does not take it (fenced, timed out, a message undeliverable).
+        Raises `BatchRefused` when the broker refuses messages for what they are, `PublishRefused` when it does not take
+        them for another reason (fenced, timed out, not authorized).
         """
         producer = self._producer
         producer.begin_transaction()
@@ -110,20 +124,40 @@ class LanePublisher:
             yield self._begun(producer)
             self._commit(producer)
         except KafkaException as refused:
+            error = cause_of(producer, refused)
+            if self._deliveries is not None:
+                self._deliveries.await_sent()
             _abort(producer)
-            raise PublishRefused(
-                f"{Reason.PRODUCER_ERROR}: batch {self._batch.batch_id}: {refused.args[0]}"
-            ) from refused
+            raise refusal_of(self._batch, error, self._failures) from refused
         except BaseException:
             _abort(producer)
             raise
 
-    def _begun(self, producer: Producer) -> LaneTransaction:
-        return LaneTransaction(producer, self._partitions)
+    def _begun(self, producer: Producer) -> Transaction:
+        return LaneTransaction(producer, self._partitions, self._serve, self._failures)
+
+    def _serve(self, seconds: float) -> None:
+        """Let the client call back, or hear what became of messages."""
+        if self._deliveries is None:
+            self._producer.poll(seconds)
+        else:
+            self._deliveries.poll(seconds)
 
     def _commit(self, producer: Producer) -> None:
+        if self._deliveries is not None:
+            self._await_deliveries(producer)
         self._send_progress(producer)
         with_retries(producer.commit_transaction, self._clients.settings.transaction_timeout_sec)
+
+    def _await_deliveries(self, producer: Producer) -> None:
+        """Wait until it is known of all messages that they have arrived. The commit would hear it, and tell nobody."""
+        deadline = time.monotonic() + self._clients.settings.transaction_timeout_sec
+        while len(producer) and not self._failures:
+            if time.monotonic() > deadline:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"{len(producer)} messages have not arrived"))
+            self._serve(SLICE_SECONDS)
+        if self._failures:
+            raise KafkaException(KafkaError(KafkaError._STATE))  # as the client says of everything after an error
 
     def _send_progress(self, producer: Producer) -> None:
         offsets = stamped(self._batch)
@@ -132,12 +166,24 @@ class LanePublisher:
             with_retries(lambda seconds: producer.send_offsets_to_transaction(offsets, group, seconds), self._timeout)
 
 
-class LaneTransaction:
+class Transaction(Protocol):
     """An open transaction: takes messages, in order."""
 
-    def __init__(self, producer: Producer, partitions: dict[str, int]) -> None:
+    def send(self, topic: str, messages: Chunk) -> None:
+        """Hand messages over. Raises `KafkaException` for what is not taken."""
+
+
+class LaneTransaction:
+    """The transaction of a lane."""
+
+    def __init__(
+        self, producer: Producer, partitions: Mapping[str, int], serve: Callable[[float], object],
+        failures: list[Failure],
+    ) -> None:  # fmt: skip
         self._producer = producer
         self._partitions = partitions
+        self._serve = serve
+        self._failures = failures
 
     def send(self, topic: str, messages: Chunk) -> None:
         """Hand messages to the client, in order; waits while its queue is full. An input partition has one output
@@ -147,18 +193,14 @@ class LaneTransaction:
         outbox, row = Outbox(self._producer, topic, partitions, messages), 0
         while row < len(messages):
             stop = min(row + SERVE_EVERY, len(messages))
-            row = outbox.produce(row, stop)
-            self._producer.poll(QUEUE_SECONDS if row < stop else 0)
-
-
-def size_limits(clients: Clients, *topics: str) -> list[int]:
-    """The largest message that both the settings and each topic take."""
-    return [size_limit(clients, config) for config in describe_topics(clients, *topics)]
-
-
-def size_limit(clients: Clients, config: Mapping[str, Any]) -> int:
-    """The largest message that both the settings and a topic of this configuration take."""
-    return min(clients.settings.max_message_bytes, int(config["max.message.bytes"].value))
+            try:
+                row = outbox.produce(row, stop)
+            except NotTaken as refused:
+                headers = messages.columns["headers"][refused.row].as_py()
+                where = topic, int(partitions[refused.row])
+                self._failures.append(Failure(*where, refused.args[0].code(), headers, is_blamed=True))
+                raise
+            self._serve(QUEUE_SECONDS if row < stop else 0)
 
 
 def _abort(producer: Producer) -> None:

@@ -36,6 +36,7 @@ RULES = [
         "OffsetsLost": "unread messages have left the log",
         "StagingMissing": "an earlier task must run again",
         "BatchUnbalanced": "the numbers do not add up",
+        "BatchRefused": "the broker refuses messages of the batch",
         "ServiceLevelMissed": "an hour missed a service level",
         "WindowLost": "messages of the window have left the log",
         "ReplayRefused": "the replay cannot be made as it was asked for",

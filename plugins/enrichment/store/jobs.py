@@ -96,6 +96,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.convert(self, Batch, from_attributes=True)
 
 
+class Suspicion(msgspec.Struct, frozen=True):
+    """How many failed batches reached over the next offset of a partition, and how few offsets the smallest of them
+    had, as far as they may be at fault."""
+
+    partition: int
+    failures: int
+    span: int
+
+
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """A row of the audit log: who changed what of a job. `action` is INSERT, UPDATE or DELETE."""
 
@@ -181,16 +190,30 @@ class Ledger:
             },
         )
 
-    def failed(self, batch_id: str, error: str) -> None:
-        """The batch has failed by what it holds, and why; a later try may still publish it."""
-        self._execute("enrichment_jobs/record_failed", {"batch_id": batch_id, "error": error})
+    def failed(self, batch_id: str, error: str, suspects: Iterable[int] = ()) -> None:
+        """The batch has failed by what it holds, and why; a later try may still publish it.
 
-    def failures_over(self, topic: str, group_id: str, lane: int, starts: Iterable[OffsetRange]) -> int:
-        """How many batches of the lane that reached over one of these ranges' starts failed and were never
-        published."""
-        first = [{"partition": r.partition, "start": r.start} for r in starts]
-        parameters = {"topic": topic, "group_id": group_id, "lane": lane, "starts": _jsonb(first)}
-        return self._rows("enrichment_jobs/count_failures_over", dict[str, int], parameters)[0]["count"]
+        `suspects` are the partitions that may hold it; none: any of the batch's.
+        """
+        parameters = {"batch_id": batch_id, "error": error, "suspects": list(suspects)}
+        self._execute("enrichment_jobs/record_failed", parameters)
+
+    def noted(self, batch_id: str, error: str) -> None:
+        """A try of the batch has failed, by nothing that it holds."""
+        self._execute("enrichment_jobs/record_error", {"batch_id": batch_id, "error": error})
+
+    def suspicions(self, topic: str, group_id: str, starts: Mapping[int, int]) -> dict[int, Suspicion]:
+        """Of those partitions whose next offset, as `starts` has it, failed batches reached over: how many did."""
+        first = [{"partition": partition, "start": start} for partition, start in starts.items()]
+        parameters = {"topic": topic, "group_id": group_id, "starts": _jsonb(first)}
+        found = self._rows("enrichment_jobs/find_suspicions", Suspicion, parameters)
+        return {each.partition: each for each in found}
+
+    def latest_partitions(self, topic: str, group_id: str, lane: int) -> frozenset[int]:
+        """The partitions of the batch that the lane claimed last."""
+        parameters = {"topic": topic, "group_id": group_id, "lane": lane}
+        found = self._rows("enrichment_jobs/find_latest", dict[str, tuple[OffsetRange, ...]], parameters)
+        return frozenset(r.partition for row in found for r in row["ranges"] if r.span)
 
     def held_seconds(self, batch: Batch) -> float:
         """For how long the offsets at which the batch starts have been claimed, by it or one before it, and not

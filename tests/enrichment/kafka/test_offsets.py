@@ -48,13 +48,6 @@ def test_fullest_lanes_go_first_when_a_run_takes_few_batches() -> None:
     assert list(plan_ranges(backlog, 2, 100, 1)) == [1]
 
 
-def test_limits_make_a_lane_smaller() -> None:
-    """A lane with its own limit takes no more, the others are as before."""
-    backlog = [Backlog(0, 0, 0, 100), Backlog(1, 0, 0, 100)]
-    plan = plan_ranges(backlog, 2, 50, 2, {1: 1})
-    assert [sum(r.span for r in plan[lane]) for lane in (0, 1)] == [50, 1]
-
-
 @pytest.mark.parametrize(
     ("committed", "low", "start", "lost"), [(None, 7, 7, 0), (3, 7, 7, 4), (7, 7, 7, 0), (9, 7, 9, 0)]
 )

@@ -10,7 +10,7 @@ import pytest
 
 from enrichment.caches.base import LookupCounts
 from enrichment.messages import Batch, OffsetRange, Purpose
-from enrichment.store.jobs import JobState, Ledger, Outcome
+from enrichment.store.jobs import JobState, Ledger, Outcome, Suspicion
 
 Connection = psycopg.Connection[Any]
 
@@ -201,8 +201,8 @@ def test_failed_names_the_error_when_a_task_gave_up(ledger: Ledger) -> None:
     assert ledger.get(BATCH.batch_id).state == JobState.DRAINED  # type: ignore[union-attr]
 
 
-def test_failures_over_counts_failed_batches_that_reached_over_an_offset(ledger: Ledger) -> None:
-    """Failed batches of the lane whose ranges hold one of the offsets count; no others do."""
+def test_suspicions_are_failed_batches_that_reached_over_an_offset(ledger: Ledger) -> None:
+    """Failed batches of the topic and group whose ranges hold an offset count; no others do."""
     others: dict[str, dict[str, Any]] = {
         "whole": {},
         "small": {"ranges": (OffsetRange(0, 100, 110),)},
@@ -218,11 +218,51 @@ def test_failures_over_counts_failed_batches_that_reached_over_an_offset(ledger:
     claim(ledger, other("claimed"))
     ledger.published("published", OUTCOME)
 
-    assert ledger.failures_over("in", "group", 0, [OffsetRange(0, 100, 105)]) == 3
-    assert ledger.failures_over("in", "group", 0, [OffsetRange(0, 109, 300), OffsetRange(3, 0, 5)]) == 3
-    assert ledger.failures_over("in", "group", 0, [OffsetRange(0, 110, 300)]) == 2
-    assert ledger.failures_over("in", "group", 0, [OffsetRange(0, 99, 300)]) == 0
-    assert ledger.failures_over("in", "group", 0, []) == 0
+    def found(**starts: int) -> list[tuple[int, int, int]]:
+        partitions = {int(name[1:]): start for name, start in starts.items()}
+        suspicions = ledger.suspicions("in", "group", partitions)
+        return sorted((s.partition, s.failures, s.span) for s in suspicions.values())
+
+    span = BATCH.span
+    assert found(p0=100) == [(0, 4, 10)]
+    assert found(p0=109, p3=0) == [(0, 4, 10)]
+    assert found(p0=110) == [(0, 3, span)]
+    assert found(p0=99) == []
+    assert found() == []
+
+
+def test_suspects_of_a_failed_batch_are_the_partitions_that_it_names(ledger: Ledger) -> None:
+    """The others are free of suspicion, and their offsets do not count for how small the batch was."""
+    claim(ledger, other("both", ranges=(OffsetRange(0, 0, 50), OffsetRange(1, 0, 30), OffsetRange(2, 0, 4))))
+    ledger.failed("both", "why", suspects=[1, 2])
+    assert ledger.suspicions("in", "group", {0: 0, 1: 0, 2: 4}) == {1: Suspicion(1, 1, 34)}
+
+
+def test_noted_error_suspects_nobody(ledger: Ledger) -> None:
+    """Why the broker did not take a batch is kept, its state is not touched; published, it is forgotten."""
+    claim(ledger)
+    ledger.noted(BATCH.batch_id, "publish: PublishRefused: fenced")
+    job = ledger.get(BATCH.batch_id)
+    assert job is not None
+    assert (job.state, job.error) == (JobState.CLAIMED, "publish: PublishRefused: fenced")
+    assert ledger.suspicions("in", "group", {r.partition: r.start for r in BATCH.ranges}) == {}
+    ledger.published(BATCH.batch_id, OUTCOME)
+    ledger.noted(BATCH.batch_id, "too late")
+    assert ledger.get(BATCH.batch_id).error is None  # type: ignore[union-attr]
+
+
+def test_latest_partitions_are_those_of_the_last_claim(ledger: Ledger) -> None:
+    """Of the lane, dry runs and ranges without a message left aside."""
+    assert ledger.latest_partitions("in", "group", 0) == set()
+    others: dict[str, dict[str, Any]] = {
+        "first": {},
+        "last": {"ranges": (OffsetRange(4, 1, 2), OffsetRange(5, 1, 1))},
+        "dry": {"dry_run": True},
+        "lane": {"lane": 1},
+    }
+    for batch_id, changes in others.items():
+        claim(ledger, other(batch_id, **changes))
+    assert ledger.latest_partitions("in", "group", 0) == {4}
 
 
 def test_set_aside_is_kept(ledger: Ledger) -> None:

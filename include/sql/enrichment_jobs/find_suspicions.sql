@@ -1,0 +1,25 @@
+-- How many batches that reached over one of these offsets failed by what they hold, and how few offsets the smallest of them had.
+-- Only the partitions that may be at fault count. `starts` is [{"partition", "start"}]; whoever claims there takes less each time.
+WITH failed AS (
+    SELECT
+        held.partition,
+        held.start,
+        held."end",
+        sum(held."end" - held.start) OVER (PARTITION BY job.batch_id) AS span
+    FROM enrichment_jobs AS job
+    CROSS JOIN LATERAL jsonb_to_recordset(job.ranges) AS held (partition integer, start bigint, "end" bigint)
+    WHERE job.topic = %(topic)s
+      AND job.group_id = %(group_id)s
+      AND job.state = 'failed'
+      AND (job.suspects = '{}' OR held.partition = ANY (job.suspects))
+)
+SELECT
+    claimed.partition,
+    count(*) AS failures,
+    min(failed.span)::bigint AS span
+FROM jsonb_to_recordset(%(starts)s) AS claimed (partition integer, start bigint)
+INNER JOIN failed
+    ON failed.partition = claimed.partition
+   AND claimed.start >= failed.start
+   AND claimed.start < failed."end"
+GROUP BY claimed.partition

@@ -1,0 +1,140 @@
+"""What brokers refuse: whose fault an error is, and how a batch is published without the messages that are at fault.
+
+A broker that refuses one message refuses the set that it was sent in, and with it the transaction. The batch is then
+published again, without those that the broker has named; where it named none, in sets of one message each. Nothing else
+than the message itself makes a dead letter of it: what ails topic, broker, lane or rights is never its fault.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from enrichment.columns import unpack_headers
+from enrichment.errors import BatchRefused, PublishRefused
+from enrichment.kafka.deliveries import Failure
+from enrichment.limits import TopicLimits
+from enrichment.messages import HEADER_OFFSET, HEADER_PARTITION, Batch, Reason
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# What a broker says when it does not take a message for what it is. Everything else is not the message's fault.
+MESSAGE_FAULTS = frozenset(
+    {
+        KafkaError.INVALID_MSG,  # corrupt; some brokers say so of a message without a key
+        KafkaError.INVALID_MSG_SIZE,
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.INVALID_RECORD,
+        KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
+        KafkaError.POLICY_VIOLATION,
+    }
+)
+
+
+@dataclass
+class Refusals:
+    """What has been refused of a batch so far, and how the next try finds out more.
+
+    `watched` tries hear what becomes of each set of messages; `alone` sends each message in a set of its own.
+    """
+
+    watched: bool = False
+    alone: bool = False
+    _known: dict[str, dict[bytes, str]] = field(default_factory=dict)
+
+    def known_to(self, limits: TopicLimits) -> TopicLimits:
+        """The limits of a topic, with what it has refused."""
+        return replace(limits, known=self._known.get(limits.topic, {}))
+
+    def learn(self, failure: BatchRefused) -> bool:
+        """Take in how a try failed; whether another one may come further."""
+        if not self.watched:
+            self.watched = True
+            return True
+        news = [name for name in failure.blamed if name[1] not in self._known.get(name[0], {})]
+        for topic, headers in news:
+            self._known.setdefault(topic, {})[headers] = failure.blamed[topic, headers]
+        if not news and not self.alone:
+            self.alone = True
+            return True
+        return bool(news)
+
+
+def publish_around(publish: Callable[[Refusals], T], seconds: float) -> T:
+    """Publish a batch, and again without what brokers refuse of it, for so many seconds.
+
+    `publish` begins anew each time: it asks what the topics take now, and fences whoever has published meanwhile.
+    Raises what it raises, `BatchRefused` only when that leads no further.
+    """
+    refusals, deadline = Refusals(), time.monotonic() + seconds
+    while True:
+        try:
+            return publish(refusals)
+        except BatchRefused as failure:
+            if time.monotonic() > deadline or not refusals.learn(failure):
+                raise
+            log.warning("publish.refused blamed=%d alone=%s %s", len(failure.blamed), refusals.alone, failure)
+
+
+def cause_of(producer: Producer, refused: KafkaException) -> KafkaError:
+    """Why a transaction failed. After the first error the client answers everything with "Erroneous state"; only what
+    begins a transaction is told the reason."""
+    error: KafkaError = refused.args[0]
+    if error.code() != KafkaError._STATE:
+        return error
+    try:
+        producer.begin_transaction()
+    except KafkaException as why:
+        cause: KafkaError = why.args[0]
+        return cause if cause.code() not in (KafkaError._STATE, KafkaError._CONFLICT) else error
+    return error
+
+
+def refusal_of(batch: Batch, error: KafkaError, failures: Sequence[Failure]) -> PublishRefused:
+    """The exception for a transaction that failed with this error and these messages."""
+    text = f"{Reason.PRODUCER_ERROR}: batch {batch.batch_id}: {error.name()}: {error.str()}"
+    if error.code() not in MESSAGE_FAULTS:
+        return PublishRefused(text)
+    own = [failure for failure in failures if failure.code in MESSAGE_FAULTS]
+    blamed = [failure for failure in own if failure.is_blamed]
+    suspects = blamed or own
+    return BatchRefused(
+        f"{text}{_places(batch, suspects)}",
+        {(failure.topic, failure.headers): _words(failure.code, failure.topic) for failure in blamed},
+        {origin[0] for failure in suspects if (origin := _origin(failure.headers)) is not None},
+    )
+
+
+def _words(code: int, topic: str) -> str:
+    error = KafkaError(code)
+    return f"{error.name()}: {topic} refuses it, {error.str()}"
+
+
+def _places(batch: Batch, failures: Iterable[Failure]) -> str:
+    """Where the messages that failed came from and should have gone to."""
+    spans: dict[tuple[str, int, int], list[int]] = {}
+    for failure in failures:
+        origin = _origin(failure.headers)
+        if origin is not None:
+            spans.setdefault((failure.topic, failure.partition, origin[0]), []).append(origin[1])
+    places = [
+        f"{topic} [{partition}] refuses {batch.source_topic} partition {source} offset"
+        + (f" {min(offsets)}" if len(offsets) == 1 else f"s {min(offsets)} to {max(offsets)}")
+        for (topic, partition, source), offsets in sorted(spans.items())
+    ]
+    return "".join(f"; {place}" for place in places)
+
+
+def _origin(packed: bytes) -> tuple[int, int] | None:
+    """Partition and offset of the source, by the last headers of these names: those that the pipeline has added."""
+    said = dict(unpack_headers(packed))
+    partition, offset = said.get(HEADER_PARTITION) or b"", said.get(HEADER_OFFSET) or b""
+    return (int(partition), int(offset)) if partition.isdigit() and offset.isdigit() else None
