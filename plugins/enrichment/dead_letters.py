@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from enrichment.columns import Chunk, Header, message_size, pack_headers, unpack_headers
-from enrichment.messages import HEADER_ATTEMPTS, ORIGIN_HEADERS, REDRIVE_HEADERS, Batch, DeadLetter, Reason
+from enrichment.columns import NO_TIMESTAMP, Chunk, Header, message_size, pack_headers, unpack_headers
+from enrichment.headers import pipelines_own
+from enrichment.json_text import is_strict
+from enrichment.messages import HEADER_ATTEMPTS, Batch, DeadLetter, Reason
 
 _encode = msgspec.json.Encoder().encode
-_WHERE = frozenset({*ORIGIN_HEADERS, *REDRIVE_HEADERS})
+HEADERS, KEY = "headers", "key"  # what may be omitted of a message beside its value
 # With these reasons the value need not be a JSON object: its dead letter carries it as text.
 AS_TEXT = frozenset(
     {
@@ -58,20 +60,38 @@ class DeadLetters:
     def _fit(
         self, message: dict[str, Any], headers: bytes, stage: str, reason: str, detail: str
     ) -> tuple[bytes | None, bytes, bytes]:
-        """Key, headers and value of a letter; of what is too large here as well, as much as fits."""
-        key, value = message["key"], message["value"] or b""
+        """Key, headers and value of a letter; of what is too large here as well, as much as fits.
+
+        The value is cut before key and headers go. Where these alone are too large, they are omitted whole, and the
+        value stays as it is if it can. What is missing is named: the letter is either all of the message, or says so.
+        """
         letter = self._letter(message, unpack_headers(headers), stage, reason, detail)
-        encoded = _encode(letter)
-        if message_size(encoded, key, headers) <= self.max_bytes:
-            return key, headers, encoded
-        cut = msgspec.structs.replace(letter, original_message="", original_encoding="base64", original_truncated=True)
-        if message_size(_encode(cut), key, headers) > self.max_bytes:
-            # Not the value is what is too large: then only where the message stands is kept of the rest.
-            cut = msgspec.structs.replace(cut, source_key=None, source_key_encoding="omitted")
-            key, headers = None, pack_headers(header for header in unpack_headers(headers) if header[0] in _WHERE)
-        room = self.max_bytes - message_size(_encode(cut), key, headers)
-        head = base64.b64encode(value[: room // 4 * 3]).decode()
-        return key, headers, _encode(msgspec.structs.replace(cut, original_message=head))
+        choices = [(), (HEADERS,), (KEY,), (HEADERS, KEY)]
+        for omitted in choices if message["headers"] is not None else choices[1::2]:
+            key = None if KEY in omitted else message["key"]
+            kept = self._pipelines_own(headers) if HEADERS in omitted else headers
+            said = _without(letter, omitted)
+            whole = _encode(said)
+            if message_size(whole, key, kept) <= self.max_bytes:
+                return key, kept, whole
+            cut = msgspec.structs.replace(said, original_message="", original_encoding="base64")
+            room = self.max_bytes - message_size(_encode(cut), key, kept)
+            if room >= 0 or omitted == choices[-1]:
+                break
+        value = message["value"] or b""
+        head = value[: max(0, room) // 4 * 3]
+        return (
+            key,
+            kept,
+            _encode(
+                msgspec.structs.replace(
+                    cut, original_message=base64.b64encode(head).decode(), original_truncated=len(head) < len(value)
+                )
+            ),
+        )
+
+    def _pipelines_own(self, headers: bytes) -> bytes:
+        return pack_headers(pipelines_own(unpack_headers(headers), redriven=self.batch.purpose.letters is not None))
 
     def _letter(
         self, message: dict[str, Any], headers: Sequence[Header], stage: str, reason: str, detail: str
@@ -90,7 +110,7 @@ class DeadLetters:
             source_topic=self.batch.source_topic,
             source_partition=message["partition"],
             source_offset=message["offset"],
-            source_timestamp=message["timestamp"] or None,
+            source_timestamp=None if message["timestamp"] == NO_TIMESTAMP else message["timestamp"],
             source_key=key,
             source_key_encoding=key_encoding,
             batch_id=self.batch.batch_id,
@@ -100,11 +120,19 @@ class DeadLetters:
         )
 
 
+def _without(letter: DeadLetter, omitted: tuple[str, ...]) -> DeadLetter:
+    if not omitted:
+        return letter
+    keyless = {"source_key": None, "source_key_encoding": "omitted"} if KEY in omitted else {}
+    return msgspec.structs.replace(letter, omitted=omitted, **keyless)
+
+
 def original_of(value: bytes | None, reason: str) -> tuple[Any, str]:
-    """What a letter carries of a value, and how it is encoded."""
+    """What a letter carries of a value, and how it is encoded: the object as it came where every reader of the letter
+    can take it, else its text."""
     if value is None:
         return None, "null"
-    return as_text(value) if reason in AS_TEXT else (msgspec.Raw(value), "json")
+    return as_text(value) if reason in AS_TEXT or not is_strict(value) else (msgspec.Raw(value), "json")
 
 
 def attempts_of(headers: Sequence[Header]) -> int:

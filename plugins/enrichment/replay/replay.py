@@ -20,6 +20,7 @@ from confluent_kafka import TopicPartition
 from enrichment.errors import OffsetsLost, ReplayRefused, WindowLost
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import committed_offsets, with_retries
+from enrichment.kafka.sink import describe_topics
 from enrichment.kafka.source import read_ranges
 from enrichment.kafka.times import Bound, find_bounds, find_losses, to_text
 from enrichment.kafka.topics import DEAD_LETTER_BYTES, MESSAGE_BYTES
@@ -172,10 +173,13 @@ def freeze(clients: Clients, purpose: Purpose) -> tuple[list[Bound], dict[str, t
     settings, start = clients.settings, window_of(purpose).start
     with clients.offsets_reader() as reader:
         bounds = find_bounds(reader, settings.input_topic, start, settings.request_timeout_sec)
-        topics = {settings.output_topic, settings.dlq_topic, purpose.output_topic, purpose.dlq_topic}
+        topics = sorted({settings.output_topic, settings.dlq_topic, purpose.output_topic, purpose.dlq_topic})
+        appending = (config["message.timestamp.type"].value for config in describe_topics(clients, *topics))
+        # A topic with the broker's times says nothing of the window's: any message of it can be of the window.
+        starts = {topic: start if kind == "CreateTime" else 0 for topic, kind in zip(topics, appending, strict=True)}
         marks = {
-            topic: tuple(b.range for b in find_bounds(reader, topic, start, settings.request_timeout_sec))
-            for topic in sorted(topics)
+            topic: tuple(b.range for b in find_bounds(reader, topic, starts[topic], settings.request_timeout_sec))
+            for topic in topics
         }
     return bounds, marks
 
