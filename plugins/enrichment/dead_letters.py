@@ -11,12 +11,16 @@ import msgspec
 import pyarrow as pa
 
 from enrichment.columns import NO_TIMESTAMP, Chunk, Header, message_size, pack_headers, unpack_headers
-from enrichment.headers import pipelines_own
+from enrichment.headers import pipelines_own, unreadable
 from enrichment.json_text import is_strict
 from enrichment.messages import HEADER_ATTEMPTS, Batch, DeadLetter, Reason
 
 _encode = msgspec.json.Encoder().encode
 HEADERS, KEY = "headers", "key"  # what may be omitted of a message beside its value
+Omitted = tuple[str, ...]
+# What a letter goes without, from the least on; headers that no reader would get are no choice.
+_CHOICES: tuple[Omitted, ...] = ((), (HEADERS,), (KEY,), (HEADERS, KEY))
+_WITHOUT_HEADERS = tuple(omitted for omitted in _CHOICES if HEADERS in omitted)
 # With these reasons the value need not be a JSON object: its dead letter carries it as text.
 AS_TEXT = frozenset(
     {
@@ -46,8 +50,12 @@ class DeadLetters:
         `headers` are those that they are published with, packed.
         """
         rows = sorted(dead)
-        chosen = messages.take(pa.array(rows, pa.int64())).to_pylist()
-        letters = [self._fit(m, headers[row].as_py(), stage, *dead[row]) for row, m in zip(rows, chosen, strict=True)]
+        taken = messages.take(pa.array(rows, pa.int64()))
+        chosen, beyond = taken.to_pylist(), unreadable(taken["headers"])
+        letters = [
+            self._fit(m, headers[row].as_py(), _WITHOUT_HEADERS if n in beyond else _CHOICES, stage, *dead[row])
+            for n, (row, m) in enumerate(zip(rows, chosen, strict=True))
+        ]
         return Chunk.of(
             [m["partition"] for m in chosen],
             [m["offset"] for m in chosen],
@@ -58,7 +66,7 @@ class DeadLetters:
         )
 
     def _fit(
-        self, message: dict[str, Any], headers: bytes, stage: str, reason: str, detail: str
+        self, message: dict[str, Any], headers: bytes, choices: Sequence[Omitted], stage: str, reason: str, detail: str
     ) -> tuple[bytes | None, bytes, bytes]:
         """Key, headers and value of a letter; of what is too large here as well, as much as fits.
 
@@ -66,8 +74,7 @@ class DeadLetters:
         value stays as it is if it can. What is missing is named: the letter is either all of the message, or says so.
         """
         letter = self._letter(message, unpack_headers(headers), stage, reason, detail)
-        choices = [(), (HEADERS,), (KEY,), (HEADERS, KEY)]
-        for omitted in choices if message["headers"] is not None else choices[1::2]:
+        for omitted in choices:
             key = None if KEY in omitted else message["key"]
             kept = self._pipelines_own(headers) if HEADERS in omitted else headers
             said = _without(letter, omitted)
@@ -80,15 +87,8 @@ class DeadLetters:
                 break
         value = message["value"] or b""
         head = value[: max(0, room) // 4 * 3]
-        return (
-            key,
-            kept,
-            _encode(
-                msgspec.structs.replace(
-                    cut, original_message=base64.b64encode(head).decode(), original_truncated=len(head) < len(value)
-                )
-            ),
-        )
+        text, truncated = base64.b64encode(head).decode(), len(head) < len(value)
+        return key, kept, _encode(msgspec.structs.replace(cut, original_message=text, original_truncated=truncated))
 
     def _pipelines_own(self, headers: bytes) -> bytes:
         return pack_headers(pipelines_own(unpack_headers(headers), redriven=self.batch.purpose.letters is not None))
@@ -120,7 +120,7 @@ class DeadLetters:
         )
 
 
-def _without(letter: DeadLetter, omitted: tuple[str, ...]) -> DeadLetter:
+def _without(letter: DeadLetter, omitted: Omitted) -> DeadLetter:
     if not omitted:
         return letter
     keyless = {"source_key": None, "source_key_encoding": "omitted"} if KEY in omitted else {}
