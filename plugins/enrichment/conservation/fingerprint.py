@@ -22,6 +22,7 @@ from enrichment.messages import (
     HEADER_OWN,
     HEADER_REPLAY,
     HEADER_REVISION,
+    LIVE,
     ORIGIN_HEADERS,
     OUTPUT_COLUMNS,
     REDRIVE_HEADERS,
@@ -205,7 +206,10 @@ def of_letter(message: Message, origin: Origin) -> Output:
     timestamp = NO_TIMESTAMP if letter.source_timestamp is None else letter.source_timestamp or 1
     if timestamp != message.timestamp()[1] and not is_appended(message):
         raise Broken(f"source_timestamp {letter.source_timestamp} is not the timestamp {message.timestamp()[1]}")
-    found = _fingerprint(message, _parts(message).own, content, timestamp)
+    # Earlier versions did not mark a message's own headers, but live draining has never added any.
+    parts = _parts(message)
+    own = parts.own if parts.marked or letter.purpose != LIVE.kind else _headers(message)[: -len(ORIGIN_HEADERS)]
+    found = _fingerprint(message, own, content, timestamp)
     found = found._replace(**dict.fromkeys(omitted, UNSAID))
     return Output(form, size, found, errors=(reason,))
 
@@ -215,9 +219,10 @@ def _headers(message: Message) -> list[Header]:
 
 
 class Parts(NamedTuple):
-    """An output's headers: the input's own, and what those of the pipeline behind them say."""
+    """An output's headers: the input's own, whether a mark says so, and what those of the pipeline behind them say."""
 
     own: list[Header]
+    marked: bool
     revision: int
     replay: str | None
     redriven: bool
@@ -242,7 +247,7 @@ def parts_of(headers: list[Header]) -> Parts:
     replay = (before[-1][1] or b"").decode(errors="replace") if before and before[-1][0] == HEADER_REPLAY else None
     added = len(REDRIVE_HEADERS) if redriven else int(replay is not None)
     own = headers[: first - 1] if marks else before[: len(before) - added]
-    return Parts(own, revision, replay, redriven)
+    return Parts(own, bool(marks), revision, replay, redriven)
 
 
 def _fingerprint(message: Message, headers: list[Header], content: int, timestamp: int) -> Fingerprint:
