@@ -15,11 +15,13 @@ from enrichment.buffers import parts_of
 
 Header = tuple[str, bytes | None]
 
-# A timestamp is in milliseconds since the epoch, 0 where there is none; headers are packed, empty where there are none.
+# A timestamp is in milliseconds since the epoch, -1 where there is none, as in Kafka; headers are packed, empty where
+# there are none, and null where the client could not read them.
 MESSAGE_FIELDS = [
     ("partition", pa.int32()), ("offset", pa.int64()), ("timestamp", pa.int64()),
     ("key", pa.binary()), ("headers", pa.binary()), ("value", pa.binary()),
 ]  # fmt: skip
+NO_TIMESTAMP = -1
 MESSAGE_SCHEMA = pa.schema(MESSAGE_FIELDS)
 # What a record costs beside its key, value and headers: lengths, deltas, and the head of a set of its own.
 RECORD_OVERHEAD = 256
@@ -55,9 +57,13 @@ def unpack_headers(packed: bytes) -> list[Header]:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some messages, in order: `columns` has `MESSAGE_SCHEMA`, the properties are its columns as lists."""
+    """Some messages, in order: `columns` has `MESSAGE_SCHEMA`, the properties are its columns as lists.
+
+    `appended` says that some of the timestamps may be those at which the broker appended the messages to the log.
+    """
 
     columns: pa.RecordBatch
+    appended: bool = False
 
     @classmethod
     def of(
@@ -84,7 +90,7 @@ class Chunk:
 
     @cached_property
     def timestamps(self) -> list[int]:
-        """Milliseconds since the epoch, 0 where there is none."""
+        """Milliseconds since the epoch, -1 where there is none."""
         return self._list("timestamp")
 
     @cached_property
@@ -94,7 +100,8 @@ class Chunk:
 
     @cached_property
     def headers(self) -> list[bytes]:
-        """Packed (`unpack_headers`)."""
+        """Packed (`unpack_headers`). `pipeline.stage` refuses messages whose headers could not be read; who reads
+        elsewhere meets None."""
         return self._list("headers")
 
     @cached_property
@@ -108,7 +115,9 @@ class Chunk:
 
     def take(self, rows: Sequence[int]) -> Chunk:
         """The messages at these positions, in this order."""
-        return self if len(rows) == len(self) else Chunk(self.columns.take(pa.array(rows, pa.int64())))
+        if len(rows) == len(self):
+            return self
+        return Chunk(self.columns.take(pa.array(rows, pa.int64())), self.appended)
 
 
 def without(columns: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:

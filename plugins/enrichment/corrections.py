@@ -30,6 +30,7 @@ from enrichment.enrichers.base import (
     Added,
     frame_of,
 )
+from enrichment.headers import marked_own
 from enrichment.limits import Refusal, TopicLimits
 from enrichment.messages import (
     HEADER_REVISION,
@@ -239,10 +240,11 @@ def _refusals(corrections: Chunk, now: str, limits: TopicLimits) -> dict[int, Re
 def revised(headers: Sequence[Header]) -> list[Header]:
     """The headers of the next version: its number stands directly before the origin, which stays behind all others.
 
-    Only there is it the pipeline's: an input may have a header of the same name.
+    Only there is it the pipeline's: an input may have a header of the same name, and the first version of such a
+    message states its number, too.
     """
-    own, origin = list(headers[: -len(ORIGIN_HEADERS)]), headers[-len(ORIGIN_HEADERS) :]
-    name, stated = own[-1] if own else ("", None)
-    number = int(stated) if name == HEADER_REVISION and stated is not None and stated.isdigit() else 1
-    kept = own[:-1] if number > 1 else own
+    before, origin = list(headers[: -len(ORIGIN_HEADERS)]), headers[-len(ORIGIN_HEADERS) :]
+    name, stated = before[-1] if before else ("", None)
+    number = int(stated) if name == HEADER_REVISION and stated and stated.isdigit() and len(stated) < 10 else 1
+    kept = before[:-1] if number > 1 or marked_own(headers) is not None else before
     return [*kept, (HEADER_REVISION, b"%d" % (number + 1)), *origin]

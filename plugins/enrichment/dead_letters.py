@@ -16,11 +16,18 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from enrichment.columns import Chunk, Header, message_size, pack_headers, unpack_headers
+from enrichment.columns import NO_TIMESTAMP, Chunk, Header, message_size, pack_headers, unpack_headers
+from enrichment.headers import pipelines_own, unreadable
+from enrichment.json_text import is_strict
 from enrichment.limits import CLOCKS_MS, TopicLimits
-from enrichment.messages import HEADER_ATTEMPTS, ORIGIN_HEADERS, REDRIVE, REDRIVE_HEADERS, Batch, DeadLetter, Reason
+from enrichment.messages import HEADER_ATTEMPTS, Batch, DeadLetter, Reason
 
 _encode = msgspec.json.Encoder().encode
+HEADERS, KEY = "headers", "key"  # what may be omitted of a message beside its value
+Omitted = tuple[str, ...]
+# What a letter goes without, from the least on; headers that no reader would get are no choice.
+_CHOICES: tuple[Omitted, ...] = ((), (HEADERS,), (KEY,), (HEADERS, KEY))
+_WITHOUT_HEADERS = tuple(omitted for omitted in _CHOICES if HEADERS in omitted)
 # With these reasons the value need not be a JSON object: its dead letter carries it as text.
 AS_TEXT = frozenset(
     {
@@ -51,8 +58,11 @@ class DeadLetters:
         """
         rows = sorted(dead)
         taken = messages.take(pa.array(rows, pa.int64()))
-        chosen = taken.to_pylist()
-        letters = [self._fit(m, headers[row].as_py(), stage, *dead[row]) for row, m in zip(rows, chosen, strict=True)]
+        chosen, beyond = taken.to_pylist(), unreadable(taken["headers"])
+        letters = [
+            self._fit(m, headers[row].as_py(), _WITHOUT_HEADERS if n in beyond else _CHOICES, stage, *dead[row])
+            for n, (row, m) in enumerate(zip(rows, chosen, strict=True))
+        ]
         return Chunk.of(
             [m["partition"] for m in chosen],
             [m["offset"] for m in chosen],
@@ -70,35 +80,38 @@ class DeadLetters:
         return times
 
     def _fit(
-        self, message: dict[str, Any], headers: bytes, stage: str, reason: str, detail: str
+        self, message: dict[str, Any], headers: bytes, choices: Sequence[Omitted], stage: str, reason: str, detail: str
     ) -> tuple[bytes | None, bytes, bytes]:
-        """Key, headers and value of a letter; of what is too large here as well, as much as fits."""
-        value, max_bytes = message["value"] or b"", self.limits.max_bytes
-        key = self._key(message, message["key"], needed=headers in self.limits.known)
-        letter = self._letter(message, unpack_headers(headers), stage, reason, detail)
-        encoded = _encode(letter)
-        if message_size(encoded, key, headers) <= max_bytes:
-            return key, headers, encoded
-        cut = msgspec.structs.replace(letter, original_message="", original_encoding="base64", original_truncated=True)
-        if message_size(_encode(cut), key, headers) > max_bytes:
-            # Not the value is what is too large: then only where the message stands is kept of the rest.
-            cut = msgspec.structs.replace(cut, source_key=None, source_key_encoding="omitted")
-            headers = pack_headers(self._added(unpack_headers(headers)))
-            key = self._key(message, None, needed=headers in self.limits.known)
-        room = max(0, max_bytes - message_size(_encode(cut), key, headers))
-        head = base64.b64encode(value[: room // 4 * 3]).decode()
-        return key, headers, _encode(msgspec.structs.replace(cut, original_message=head))
+        """Key, headers and value of a letter; of what is too large here as well, as much as fits.
+
+        The value is cut before key and headers go. Where these alone are too large, they are omitted whole, and the
+        value stays as it is if it can. What is missing is named: the letter is either all of the message, or says so.
+        """
+        letter, max_bytes = self._letter(message, unpack_headers(headers), stage, reason, detail), self.limits.max_bytes
+        for omitted in choices:
+            kept = self._pipelines_own(headers) if HEADERS in omitted else headers
+            key = self._key(message, None if KEY in omitted else message["key"], needed=kept in self.limits.known)
+            said = _without(letter, omitted)
+            whole = _encode(said)
+            if message_size(whole, key, kept) <= max_bytes:
+                return key, kept, whole
+            cut = msgspec.structs.replace(said, original_message="", original_encoding="base64")
+            room = max_bytes - message_size(_encode(cut), key, kept)
+            if room >= 0 or omitted == choices[-1]:
+                break
+        value = message["value"] or b""
+        head = value[: max(0, room) // 4 * 3]
+        text, truncated = base64.b64encode(head).decode(), len(head) < len(value)
+        return key, kept, _encode(msgspec.structs.replace(cut, original_message=text, original_truncated=truncated))
+
+    def _pipelines_own(self, headers: bytes) -> bytes:
+        return pack_headers(pipelines_own(unpack_headers(headers), redriven=self.batch.purpose.letters is not None))
 
     def _key(self, message: dict[str, Any], key: bytes | None, *, needed: bool = False) -> bytes | None:
         """A letter's key, which a compacted topic must have."""
         if key is not None or not (self.limits.compacted or needed):
             return key
         return position_key(self.batch.source_topic, message["partition"], message["offset"])
-
-    def _added(self, headers: Sequence[Header]) -> Sequence[Header]:
-        """The headers that the pipeline has added: the last ones, since a message may have some of the same names."""
-        added = len(self.batch.purpose.headers) + len(ORIGIN_HEADERS)
-        return headers[-(added + len(REDRIVE_HEADERS) * (self.batch.purpose.kind == REDRIVE)) :]
 
     def _letter(
         self, message: dict[str, Any], headers: Sequence[Header], stage: str, reason: str, detail: str
@@ -117,7 +130,7 @@ class DeadLetters:
             source_topic=self.batch.source_topic,
             source_partition=message["partition"],
             source_offset=message["offset"],
-            source_timestamp=message["timestamp"] or None,
+            source_timestamp=None if message["timestamp"] == NO_TIMESTAMP else message["timestamp"],
             source_key=key,
             source_key_encoding=key_encoding,
             batch_id=self.batch.batch_id,
@@ -137,11 +150,19 @@ def milliseconds(now: str) -> int:
     return round(datetime.fromisoformat(now).timestamp() * 1000)
 
 
+def _without(letter: DeadLetter, omitted: Omitted) -> DeadLetter:
+    if not omitted:
+        return letter
+    keyless = {"source_key": None, "source_key_encoding": "omitted"} if KEY in omitted else {}
+    return msgspec.structs.replace(letter, omitted=omitted, **keyless)
+
+
 def original_of(value: bytes | None, reason: str) -> tuple[Any, str]:
-    """What a letter carries of a value, and how it is encoded."""
+    """What a letter carries of a value, and how it is encoded: the object as it came where every reader of the letter
+    can take it, else its text."""
     if value is None:
         return None, "null"
-    return as_text(value) if reason in AS_TEXT else (msgspec.Raw(value), "json")
+    return as_text(value) if reason in AS_TEXT or not is_strict(value) else (msgspec.Raw(value), "json")
 
 
 def attempts_of(headers: Sequence[Header]) -> int:

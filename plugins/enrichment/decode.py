@@ -8,10 +8,7 @@ read by a JSON library and takes the **plain** road (parse, update, encode), whi
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,13 +17,14 @@ import pyarrow as pa
 
 from enrichment.buffers import Flags
 from enrichment.flat import read_flat
+from enrichment.headers import unreadable
+from enrichment.json_text import NotJson, TooDeep, check_depth, lone_surrogate, parse
 from enrichment.messages import KEY_COLUMNS, Event, Reason
 
 _decode_event = msgspec.json.Decoder(Event).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _OPTIONAL = tuple(field.name for field in msgspec.structs.fields(Event) if not field.required)
 _REQUIRED = tuple(field.name for field in msgspec.structs.fields(Event) if field.required)
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_JSON_DEPTH = 512  # a reader of the output must be able to parse it; stdlib json and msgspec both manage this depth
 
 
 class Refusal(NamedTuple):
@@ -72,9 +70,11 @@ def _decode_others(values: Sequence[bytes | None]) -> tuple[list[Event | None], 
         try:
             # Keeps what came before an exception, and goes on behind it at the next turn.
             events.extend(decoding)
-        except (msgspec.MsgspecError, TypeError, RecursionError, UnicodeDecodeError) as why:
-            refused[len(events)] = explain(values[len(events)], why)
-            events.append(None)
+        except (msgspec.MsgspecError, TypeError, RecursionError, UnicodeDecodeError):
+            found = explain(values[len(events)])
+            if isinstance(found, Refusal):
+                refused[len(events)] = found
+            events.append(found if isinstance(found, Event) else None)
     # The typed decode skips what it does not know.
     for row, event in enumerate(events):
         if event is not None and (fault := _strict_fault(values[row] or b"")) is not None:
@@ -89,43 +89,48 @@ def set_aside(column: pa.Array) -> Decoded:
     return Decoded(np.zeros(len(column), dtype=bool), keys, dict.fromkeys(range(len(column)), refusal))
 
 
+def refuse_headers(column: pa.Array) -> dict[int, Refusal]:
+    """The messages, by row, whose headers (packed) could not all be published."""
+    return {row: Refusal(Reason.UNREADABLE_HEADERS, why) for row, why in unreadable(column).items()}
+
+
 def _strict_fault(value: bytes) -> Refusal | None:
     try:
         value.decode()
-    except UnicodeDecodeError as bad:
-        return Refusal(Reason.INVALID_ENCODING, f"not UTF-8 at byte {bad.start}")
-    depth = _depth(value)
-    if depth > _JSON_DEPTH:
-        return Refusal(Reason.NESTED_TOO_DEEP, f"nested {depth} deep; {_JSON_DEPTH} at most")
+        check_depth(value)
+    except (UnicodeDecodeError, TooDeep) as bad:
+        return _unreadable(bad)
     return None
 
 
-def _depth(value: bytes) -> int:
-    """How deep a JSON text is nested, or a bound of it that is small enough not to matter."""
-    opened = value.count(b"[") + value.count(b"{")
-    if opened <= _JSON_DEPTH:
-        return opened
-    brackets = _STRING.sub(b"", value)
-    return max(accumulate((byte in b"[{") - (byte in b"]}") for byte in brackets))
+def explain(value: bytes | None) -> Refusal | Event:
+    """The slow, exact road: name the reason for which the fast decode refused a value.
 
-
-def explain(value: bytes | None, why: Exception) -> Refusal:
-    """The slow, exact road: name the reason for which the fast decode refused a value."""
+    That one judges each value of a key that stands twice. Only the last one counts, so the value may be an event after
+    all.
+    """
     if not value:
         return Refusal(Reason.EMPTY_MESSAGE, "the value is null" if value is None else "the value is empty")
     try:
-        text = value.decode()
-    except UnicodeDecodeError as bad:
+        parsed = parse(value)
+        fault = _field_fault(parsed) if isinstance(parsed, dict) else _no_object(parsed)
+        if fault is None and (half := lone_surrogate(value)) is not None:
+            fault = Refusal(Reason.INVALID_JSON, half)
+        if fault is None:
+            _decode_fields(value)  # as publishing will
+        return fault or msgspec.convert(parsed, Event)
+    except (UnicodeDecodeError, TooDeep, NotJson, msgspec.MsgspecError) as bad:
+        return _unreadable(bad)
+
+
+def _unreadable(bad: Exception) -> Refusal:
+    if isinstance(bad, UnicodeDecodeError):
         return Refusal(Reason.INVALID_ENCODING, f"not UTF-8 at byte {bad.start}")
-    try:
-        parsed = json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError:
-        return Refusal(Reason.NESTED_TOO_DEEP, "nested deeper than a JSON reader manages")
-    except ValueError as bad:
-        return Refusal(Reason.INVALID_JSON, str(bad))
-    if not isinstance(parsed, dict):
-        return Refusal(Reason.NOT_AN_OBJECT, f"a JSON {_JSON_NAMES[type(parsed)]}")
-    return _field_fault(parsed) or Refusal(Reason.INVALID_JSON, str(why))
+    return Refusal(Reason.NESTED_TOO_DEEP if isinstance(bad, TooDeep) else Reason.INVALID_JSON, str(bad))
+
+
+def _no_object(parsed: Any) -> Refusal:
+    return Refusal(Reason.NOT_AN_OBJECT, f"a JSON {_JSON_NAMES[type(parsed)]}")
 
 
 def _field_fault(parsed: dict[str, Any]) -> Refusal | None:
@@ -137,10 +142,6 @@ def _field_fault(parsed: dict[str, Any]) -> Refusal | None:
         if not isinstance(value, str) and not (value is None and name in _OPTIONAL):
             return Refusal(Reason.WRONG_TYPE, f"{name}: a JSON {_JSON_NAMES[type(value)]}, expected a string")
     return None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
 
 
 _JSON_NAMES = {

@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from enrichment.columns import Chunk, Header, message_size, pack_headers, unpack_headers
+from enrichment.columns import NO_TIMESTAMP, Chunk, Header, message_size, pack_headers, unpack_headers
+from enrichment.headers import marked_own
+from enrichment.json_text import NotJson, TooDeep, lone_surrogate, parse, without_lone_surrogates
 from enrichment.messages import LIVE, ORIGIN_HEADERS, REDRIVE, REDRIVE_HEADERS, DeadLetter, Wanted
 from enrichment.repairable import REPAIRS, UNKNOWN
 
@@ -52,7 +54,9 @@ class Judged(NamedTuple):
 
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # ValueError: also what is not UTF-8 or base64
 _decode_letter = msgspec.json.Decoder(RawLetter).decode
-_decode_service = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+# The numbers of a letter, below these: what Kafka's partitions and offsets can be, and how often anybody tries.
+_PARTITIONS, _OFFSETS, _ATTEMPTS = 2**31, 2**63, 10**9
+_ENCODINGS = {"json", "utf-8", "base64", "null"}
 
 
 def judge(chunk: Chunk, wanted: Wanted, redriven: Collection[Position]) -> Iterator[Judged]:
@@ -63,29 +67,54 @@ def judge(chunk: Chunk, wanted: Wanted, redriven: Collection[Position]) -> Itera
             continue
         try:
             written = chunk.values[row] or b""
-            letter = _decode_letter(written)
+            letter = _read(written)
             _check(letter, written)
+            if chunk.headers[row] is None:
+                raise ValueError("more headers than the Kafka client reads")
             size = message_size(written, chunk.keys[row], chunk.headers[row])
-            yield Judged(row, letter, *_judge(letter, size, wanted))
+            yield Judged(row, letter, *_judge(letter, written, size, wanted))
         except _UNREADABLE as why:
             yield Judged(row, None, Verdict.LEFT, f"no dead letter of this pipeline: {normalised(str(why))}")
 
 
+def _read(written: bytes) -> RawLetter:
+    """A letter. Those of earlier versions hold an object as it came, which may have half a surrogate pair in it: then
+    its `original_message` is not quite right here, and must be taken from the bytes."""
+    try:
+        return _decode_letter(written)
+    except msgspec.DecodeError:
+        readable = without_lone_surrogates(written)
+        if readable == written:
+            raise
+        return _decode_letter(readable)
+
+
 def _check(letter: RawLetter, written: bytes) -> None:
     """Raises what `judge` catches when the letter cannot be taken back into a message: nobody here wrote it."""
+    if letter.original_encoding not in _ENCODINGS:
+        raise ValueError("another encoding than the pipeline's")
+    if letter.original_encoding == "json" and not bytes(letter.original_message).lstrip().startswith(b"{"):
+        raise ValueError("no object, but not said to be text")
     original_value(letter, written)
-    for number in (letter.source_partition, letter.source_offset, letter.source_timestamp or 0):
-        if not 0 <= number < 2**63:
+    timestamp = letter.source_timestamp or 0
+    for number, least, end in (
+        (letter.source_partition, 0, _PARTITIONS),
+        (letter.source_offset, 0, _OFFSETS),
+        (timestamp, -_OFFSETS, _OFFSETS),
+        (letter.attempts, 1, _ATTEMPTS),
+    ):
+        if not least <= number < end:
             raise ValueError("a number out of range")
 
 
-def _judge(letter: RawLetter, size: int, wanted: Wanted) -> tuple[Verdict, str]:
-    if not _is_asked_for(letter, wanted):
+def _judge(letter: RawLetter, written: bytes, size: int, wanted: Wanted) -> tuple[Verdict, str]:
+    if not _is_asked_for(letter, written, wanted):
         return Verdict.FILTERED, "not asked for"
     for stays, why in (
         (letter.error_reason not in wanted.reasons, REPAIRS.get(letter.error_reason, UNKNOWN).why),
         (letter.purpose not in (LIVE.kind, REDRIVE), f"set aside by a {letter.purpose}: run that again"),
         (letter.original_truncated, "it holds only the beginning of the message"),
+        (_is_without(letter), "key or headers of the message were too large to be kept"),
         (size + GROWTH_BYTES > wanted.max_letter_bytes, "another letter of it would not fit into the topic"),
     ):
         if stays:
@@ -95,12 +124,17 @@ def _judge(letter: RawLetter, size: int, wanted: Wanted) -> tuple[Verdict, str]:
     return Verdict.REDRIVE, REPAIRS.get(letter.error_reason, UNKNOWN).why
 
 
-def _is_asked_for(letter: RawLetter, wanted: Wanted) -> bool:
+def _is_without(letter: RawLetter) -> bool:
+    """Whether it lacks key or headers of the message; letters of earlier versions said so of the key alone."""
+    return bool(letter.omitted) or letter.source_key_encoding == "omitted"
+
+
+def _is_asked_for(letter: RawLetter, written: bytes, wanted: Wanted) -> bool:
     return (
         letter.source_topic == wanted.source_topic
         and wanted.source_partition in (None, letter.source_partition)
         and _is_between(letter.sent_to_dlq_at, wanted.since, wanted.until)
-        and (not wanted.service or _service(letter) == wanted.service)
+        and (not wanted.service or _service(letter, written) == wanted.service)
     )
 
 
@@ -114,12 +148,13 @@ def _is_between(moment: str, since: datetime | None, until: datetime | None) -> 
         return False
 
 
-def _service(letter: RawLetter) -> Any:
+def _service(letter: RawLetter, written: bytes) -> Any:
     """The service of the original, as far as it can be told."""
     try:
-        return msgspec.json.decode(_decode_service(letter.original_message)["service"])
-    except (msgspec.MsgspecError, KeyError, UnicodeDecodeError, RecursionError):
+        parsed = parse(original_value(letter, written) or b"")
+    except (NotJson, TooDeep, UnicodeDecodeError):
         return None
+    return parsed.get("service") if isinstance(parsed, dict) else None
 
 
 def unwrap(chunk: Chunk, wanted: Wanted, redriven: Collection[Position], topic: str) -> Chunk:
@@ -133,7 +168,7 @@ def unwrap(chunk: Chunk, wanted: Wanted, redriven: Collection[Position], topic: 
     return Chunk.of(
         [letter.source_partition for _, letter in letters],
         [letter.source_offset for _, letter in letters],
-        [letter.source_timestamp or 0 for _, letter in letters],
+        [NO_TIMESTAMP if letter.source_timestamp is None else letter.source_timestamp for _, letter in letters],
         # In a topic that takes no letter without a key, one whose message had none has another.
         [None if letter.source_key_encoding == "null" else chunk.keys[row] for row, letter in letters],
         [
@@ -157,8 +192,11 @@ def original_value(letter: RawLetter, written: bytes) -> bytes | None:
     """
     if letter.original_encoding == "json":
         verbatim = written[len(_BEFORE) :][: letter.original_size_bytes]
-        whole = written.startswith(_BEFORE + verbatim + _BEHIND) and len(verbatim) == letter.original_size_bytes
-        return verbatim if whole else bytes(letter.original_message)
+        if written.startswith(_BEFORE + verbatim + _BEHIND) and len(verbatim) == letter.original_size_bytes:
+            return verbatim
+        if lone_surrogate(written) is not None:
+            raise ValueError("half a surrogate pair in a letter that was written anew")
+        return bytes(letter.original_message)
     text = msgspec.json.decode(letter.original_message, type=str | None)
     if text is None:
         return None
@@ -170,6 +208,9 @@ _BEFORE, _BEHIND = b'{"original_message":', b',"original_encoding":'
 
 def own_headers(letter: RawLetter, headers: list[Header]) -> list[Header]:
     """The headers that the message had when it first came in."""
+    marked = marked_own(headers)
+    if marked is not None:
+        return headers[:marked]
     own = without_block(headers, ORIGIN_HEADERS)
     return without_block(own, REDRIVE_HEADERS) if letter.purpose == REDRIVE else own
 

@@ -67,11 +67,11 @@ class TopicLimits:
 
     def out_of_time(self, timestamps: pa.Array, now_ms: int, tolerance_ms: int) -> Flags:
         """Which timestamps lie outside what the topic takes by more than `tolerance_ms`; with a negative one, also
-        those that are close to its limits. 0 and less is no timestamp."""
+        those that are close to its limits. -1 is no timestamp."""
         times = timestamps.to_numpy()
         oldest = max(0, now_ms - self.max_age_ms - tolerance_ms)
         latest = min(FOREVER, now_ms + self.max_ahead_ms + tolerance_ms)
-        late: Flags = (times > 0) & ((times < oldest) | (times > latest))
+        late: Flags = (times >= 0) & ((times < oldest) | (times > latest))
         return late
 
     def _keyless(self) -> str:

@@ -7,6 +7,7 @@ transactional id. So whoever publishes has fenced all others, then reads the mar
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -134,10 +135,11 @@ class RedriveTransaction:
                     "behind it: it takes the letters that are left."
                 )
         self._transaction.send(topic, messages)
+        now = round(time.time() * 1000)
         markers = Chunk.of(
             [partition for partition, _ in letters],
             [offset for _, offset in letters],
-            [0] * len(letters),
+            [now] * len(letters),
             [b"%d:%d" % letter for letter in letters],
             [NO_HEADERS] * len(letters),
             [self._batch_id.encode()] * len(letters),

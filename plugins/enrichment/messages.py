@@ -46,6 +46,7 @@ class Reason(StrEnum):
     WRONG_TYPE = "wrong-type"
     EMPTY_MESSAGE = "empty-message"
     NESTED_TOO_DEEP = "nested-too-deep"
+    UNREADABLE_HEADERS = "unreadable-headers"
     MESSAGE_TOO_LARGE = "message-too-large"
     MESSAGE_REFUSED = "message-refused"
     PROCESSING_FAILED = "processing-failed"
@@ -135,6 +136,10 @@ USER_COLUMNS = column_names(Profile)
 BUSINESS_COLUMNS = column_names(Context) + column_names(Risk)
 OUTPUT_COLUMNS = GEO_COLUMNS + USER_COLUMNS + BUSINESS_COLUMNS + column_names(Provenance)
 
+# The names of the pipeline's own headers begin with this.
+HEADER_PREFIX = "stacklens-"
+# How many headers a message had itself, directly behind them: only where one of them has such a name, too.
+HEADER_OWN = "stacklens-own-headers"
 # Where a published message came from: header names, each value text in UTF-8.
 HEADER_TOPIC = "stacklens-source-topic"
 HEADER_PARTITION = "stacklens-source-partition"
@@ -144,7 +149,8 @@ HEADER_BATCH = "stacklens-batch-id"
 HEADER_ATTEMPTS = "stacklens-attempts"
 # Which replay made a message (absent: live draining).
 HEADER_REPLAY = "stacklens-replay-id"
-# Which version of a message it is: absent on the first publication (1), a higher number on each correction of it.
+# Which version of a message it is: absent on the first publication (1), a higher number on each correction of it. Where
+# the message's own headers are marked, even the first says 1.
 HEADER_REVISION = "stacklens-revision"
 ORIGIN_HEADERS = (HEADER_TOPIC, HEADER_PARTITION, HEADER_BATCH, HEADER_OFFSET)
 # Where the dead letter was that a message was sent in again from. These four stand before the origin headers.
@@ -269,9 +275,10 @@ class Batch(msgspec.Struct, frozen=True):
 class DeadLetter(msgspec.Struct, frozen=True):
     """A message set aside, with enough to find it, to understand it, and to send it again.
 
-    `original_message` is the JSON object itself; text where the bytes are UTF-8 but no JSON object; base64 (named in
-    `original_encoding`) where they are not even text. `source_timestamp` is milliseconds since the epoch, `purpose` the
-    kind of the batch that set it aside.
+    `original_message` is the JSON object itself; text where the bytes are UTF-8 but no JSON object that every reader
+    takes; base64 (named in `original_encoding`) where they are not even text. `source_timestamp` is milliseconds since
+    the epoch, `purpose` the kind of the batch that set it aside. `omitted` names what of the message beside its value
+    was too large to be kept, and is not there where nothing was.
     """
 
     original_message: Any
@@ -291,3 +298,4 @@ class DeadLetter(msgspec.Struct, frozen=True):
     attempts: int
     sent_to_dlq_at: str
     purpose: str = LIVE.kind
+    omitted: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET

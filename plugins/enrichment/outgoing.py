@@ -10,8 +10,16 @@ import pyarrow as pa
 from numba import njit
 
 from enrichment.buffers import BYTES, ENDS, NUMBERS, Bytes, Ends, Numbers, binary_column, memcpy, parts_of
-from enrichment.columns import LENGTHS, Chunk, pack_headers
-from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC, Batch
+from enrichment.columns import LENGTHS, Chunk, Header, pack_headers
+from enrichment.headers import FIRST_VERSION, mark_own
+from enrichment.messages import (
+    HEADER_BATCH,
+    HEADER_OFFSET,
+    HEADER_PARTITION,
+    HEADER_TOPIC,
+    REDRIVE_HEADERS,
+    Batch,
+)
 
 _OFFSET_NAME = HEADER_OFFSET.encode()
 # The head of a packed offset header, by how many digits its value has.
@@ -49,17 +57,27 @@ def _put_together(
 
 
 def origin_headers(messages: pa.RecordBatch, batch: Batch) -> pa.Array:
-    """Each message's own headers as they came, then those of the batch's purpose, then where it came from; packed."""
+    """Each message's own headers as they came, then those of the batch's purpose, then where it came from; packed.
+
+    Behind own headers that could be taken for the pipeline's stands a mark (`enrichment.headers`).
+    """
     partitions, codes = np.unique(messages["partition"].to_numpy(), return_inverse=True)
-    alike = pa.array([_alike(batch, partition) for partition in partitions.tolist()], pa.binary())
-    own, offsets = parts_of(messages["headers"]), messages["offset"].to_numpy()
+    # A redrive's messages come with its headers behind their own.
+    behind = len(REDRIVE_HEADERS) if batch.purpose.letters is not None else 0
+    headers, marked = mark_own(messages["headers"], behind)
+    versions = (False, True) if marked.any() else (False,)
+    packed = [_alike(batch, partition, versioned=said) for said in versions for partition in partitions.tolist()]
+    alike = pa.array(packed, pa.binary())
+    codes = codes + marked * np.int64(len(partitions))
+    own, offsets = parts_of(headers), messages["offset"].to_numpy()
     return binary_column(*_put_together(*own, codes, *parts_of(alike), offsets, _HEADS))
 
 
 @lru_cache
-def _alike(batch: Batch, partition: int) -> bytes:
-    """What all messages of a batch and partition have in common."""
-    purpose = [(name, text.encode()) for name, text in batch.purpose.headers]
+def _alike(batch: Batch, partition: int, *, versioned: bool) -> bytes:
+    """What all messages of a batch and partition have in common; `versioned` says that they state their version."""
+    purpose: list[Header] = [(name, text.encode()) for name, text in batch.purpose.headers]
+    purpose += [FIRST_VERSION] if versioned else []
     topic, batch_id = (HEADER_TOPIC, batch.source_topic.encode()), (HEADER_BATCH, batch.batch_id.encode())
     return pack_headers([*purpose, topic, (HEADER_PARTITION, b"%d" % partition), batch_id])
 

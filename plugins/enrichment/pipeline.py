@@ -26,7 +26,7 @@ from enrichment.caches.base import LookupCounts
 from enrichment.caches.entries import Answers
 from enrichment.columns import MESSAGE_FIELDS, Chunk, without
 from enrichment.cornering import shares_of
-from enrichment.decode import Decoded, decode, set_aside
+from enrichment.decode import Decoded, decode, refuse_headers, set_aside
 from enrichment.enrichers.base import JSON, STATUS, Added, Enricher
 from enrichment.errors import BatchUnbalanced, RunRefused
 from enrichment.group.lanes import check_claim
@@ -221,11 +221,12 @@ def stage(read: Chunk, decoder: Callable[[pa.Array], Decoded]) -> Staged:
     """Decode what was read: each message becomes an event with its keys, or is refused."""
     decoded = decoder(read.columns["value"])
     frame = read.columns
+    refusals = refuse_headers(frame["headers"]) | decoded.refused
     events = pa.record_batch([*frame.columns, pa.array(decoded.fast)], schema=EVENT_SCHEMA)
     keys = pa.record_batch([decoded.keys[name] for name in KEY_COLUMNS], schema=KEY_SCHEMA)
-    rows = sorted(decoded.refused)
-    reasons = pa.array([decoded.refused[row].reason for row in rows], pa.string())
-    details = pa.array([decoded.refused[row].detail for row in rows], pa.string())
+    rows = sorted(refusals)
+    reasons = pa.array([refusals[row].reason for row in rows], pa.string())
+    details = pa.array([refusals[row].detail for row in rows], pa.string())
     dead = frame.take(pa.array(rows, pa.int64()))
     return Staged(
         without(events, rows),

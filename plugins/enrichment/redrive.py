@@ -29,6 +29,7 @@ from enrichment.store.jobs import Ledger
 # Every redrive of a topic is of this lane, so any two of them fence each other.
 LANE = 0
 GROUPS = 200  # told apart; what comes later is counted as one of its reason
+SHOWN_CHARACTERS = 300  # of what a letter says; anybody can write one
 
 
 class Group(msgspec.Struct):
@@ -94,8 +95,8 @@ class Surveyor:
     def _group(self, position: Position, one: Judged) -> None:
         reason, detail, at = "", "", ""
         if one.letter is not None:
-            reason, at = one.letter.error_reason, one.letter.sent_to_dlq_at
-            detail = normalised(one.letter.error_detail or "")
+            reason, at = _shown(one.letter.error_reason), _shown(one.letter.sent_to_dlq_at)
+            detail = normalised(_shown(one.letter.error_detail or ""))
         key = (one.verdict, reason, detail, one.why)
         if key not in self._groups and len(self._groups) >= GROUPS:
             detail = "(further details)"
@@ -153,6 +154,11 @@ def claim(
         purpose=Purpose(REDRIVE, letters=wanted),
     )
     return [ledger.claim(batch, dag_id, run_id, settings.fingerprint)], survey
+
+
+def _shown(text: str) -> str:
+    """What a survey shows of a text: not more than anybody reads, and nothing that PostgreSQL cannot keep."""
+    return text[:SHOWN_CHARACTERS].replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def group_of(kafka: KafkaSettings) -> str:

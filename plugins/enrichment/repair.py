@@ -164,7 +164,7 @@ class PlaceReader:
         batch_id = self._repair.repaired_id.encode()
         sources = frozenset(self._repair.sources)
         for row, packed in enumerate(chunk.headers):
-            headers = dict(unpack_headers(packed))
+            headers = dict(unpack_headers(packed or b""))  # null: unread, so nobody's of the pipeline
             if headers.get(HEADER_BATCH) != batch_id:
                 continue
             origin = headers.get(HEADER_TOPIC), headers.get(HEADER_PARTITION), headers.get(HEADER_OFFSET)

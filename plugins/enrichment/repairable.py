@@ -25,6 +25,7 @@ REPAIRS: dict[str, Repair] = {
     Reason.WRONG_TYPE: _SAME_AGAIN,
     Reason.EMPTY_MESSAGE: _SAME_AGAIN,
     Reason.NESTED_TOO_DEEP: _SAME_AGAIN,
+    Reason.UNREADABLE_HEADERS: _SAME_AGAIN,
     Reason.MESSAGE_TOO_LARGE: Repair(True, "the limit may have been raised"),
     Reason.MESSAGE_REFUSED: Repair(False, "its topic refuses it: choose it once the topic's settings are changed"),
     Reason.PROCESSING_FAILED: Repair(False, "it broke every batch that it was in: choose it once the code is mended"),

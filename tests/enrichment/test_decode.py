@@ -35,7 +35,11 @@ REFUSED = {
     "cut off": (value_of()[:-9], Reason.INVALID_JSON, "char"),
     "two texts": (value_of() + value_of(), Reason.INVALID_JSON, "Extra data"),
     "NaN": (with_extra(b"NaN"), Reason.INVALID_JSON, "NaN"),
-    "half a surrogate pair": (with_extra(rb'"\ud800"'), Reason.INVALID_JSON, ""),
+    "half a surrogate pair": (with_extra(rb'"\ud800"'), Reason.INVALID_JSON, r"the escape \ud800 at byte 237"),
+    "the other half": (with_extra(rb'["\ud83d\ude00\udfff"]'), Reason.INVALID_JSON, r"the escape \udfff at byte 250"),
+    "half a pair in a field": (value_of(message="?").replace(b"?", rb"\uD800"), Reason.INVALID_JSON, r"\uD800 at byte"),
+    "half a pair in a name": (value_of()[:-1] + rb',"\ud800":1}', Reason.INVALID_JSON, r"\ud800 at byte 229"),
+    "half a pair and a wrong type": (with_extra(rb'"\ud800","level":5'), Reason.WRONG_TYPE, "level: a JSON number"),
     "not UTF-8": (b"\xff\xfe", Reason.INVALID_ENCODING, "byte 0"),
     "not UTF-8 in a known field": (value_of(level="?").replace(b'"?"', b'"\xff"'), Reason.INVALID_ENCODING, "byte"),
     "not UTF-8 in an unknown field": (with_extra(b'"\xff"'), Reason.INVALID_ENCODING, "byte"),
@@ -45,11 +49,21 @@ REFUSED = {
     "null": (b"null", Reason.NOT_AN_OBJECT, "null"),
     "empty object": (b"{}", Reason.MISSING_FIELD, "timestamp, service, level, message"),
     "number for text": (value_of(level=5), Reason.WRONG_TYPE, "level: a JSON number"),
+    "5,000 digits for text": (
+        value_of(level="?").replace(b'"?"', b"1" * 5_000), Reason.WRONG_TYPE, "level: a JSON number, expected a string"
+    ),
+    "5,000 digits and no level": (
+        value_of(extra="?").replace(b'"level"', b'"x"').replace(b'"?"', b"1" * 5_000), Reason.MISSING_FIELD, "level"
+    ),
+    "last of two of the wrong type": (value_of()[:-1] + b',"user_id":5}', Reason.WRONG_TYPE, "user_id: a JSON number"),
     "object for a key": (value_of(source_ip={"v4": "8.8.8.8"}), Reason.WRONG_TYPE, "source_ip: a JSON object"),
     "null for a required field": (value_of(service=None), Reason.WRONG_TYPE, "service: a JSON null"),
     "nested deeply": (with_extra(b"[" * 700 + b"]" * 700), Reason.NESTED_TOO_DEEP, "701 deep"),
-    "nested beyond any reader": (with_extra(b"[" * 100_000 + b"]" * 100_000), Reason.NESTED_TOO_DEEP, "deep"),
-}
+    "nested beyond any reader": (with_extra(b"[" * 100_000 + b"]" * 100_000), Reason.NESTED_TOO_DEEP, "100001 deep"),
+    "nested deeply and of the wrong type": (
+        value_of(level=5)[:-1] + b',"extra":' + b"[" * 700 + b"]" * 700 + b"}", Reason.NESTED_TOO_DEEP, "701 deep"
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("value", "reason", "detail"), REFUSED.values(), ids=REFUSED.keys())
@@ -114,6 +128,23 @@ def test_only_messages_without_strange_keys_may_be_spliced(value: bytes, fast: b
     """The fast road is for messages that hold known fields, each once, and nothing after the closing brace."""
     decoded = decode(pa.array([value], pa.binary()))
     assert (decoded.refused, decoded.fast.tolist()) == ({}, [fast])
+
+
+@pytest.mark.parametrize(
+    "first", [b"5", b"null", b"{}", b"1e400", b"1" * 5_000], ids=["number", "null", "object", "1e400", "long"]
+)
+@pytest.mark.parametrize("name", ["level", "source_ip"])
+def test_last_value_of_a_key_counts(name: str, first: bytes) -> None:
+    """A key that stands twice has its last value, so what the first one was does not matter."""
+    decoded = decode(pa.array([b'{"%s":%s,' % (name.encode(), first) + value_of()[1:]], pa.binary()))
+    assert (decoded.refused, decoded.fast.tolist()) == ({}, [False])
+    assert decoded.keys["source_ip"].to_pylist() == [WHOLE["source_ip"]]
+
+
+@pytest.mark.parametrize("raw", [b"1e400", b"-1e999", b"1" * 5_000, b'{"a":1,"a":2}'])
+def test_what_only_some_readers_take_passes_through(raw: bytes) -> None:
+    """Valid JSON in a field of its own is the message's business: nothing here needs to understand it."""
+    assert decode(pa.array([with_extra(raw)], pa.binary())).refused == {}
 
 
 def test_set_aside_refuses_everything() -> None:

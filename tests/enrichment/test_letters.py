@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -16,9 +18,25 @@ from hypothesis import strategies as st
 from enrichment.columns import Chunk, Header, pack_headers, unpack_headers
 from enrichment.dead_letters import DeadLetters
 from enrichment.decode import decode
+from enrichment.json_text import is_strict
 from enrichment.letters import Verdict, judge, normalised, unwrap
 from enrichment.limits import TopicLimits
-from enrichment.messages import HEADER_ATTEMPTS, REDRIVE, REDRIVE_HEADERS, Batch, OffsetRange, Purpose, Reason, Wanted
+from enrichment.messages import (
+    HEADER_ATTEMPTS,
+    HEADER_OWN,
+    HEADER_REPLAY,
+    HEADER_REVISION,
+    LIVE,
+    ORIGIN_HEADERS,
+    REDRIVE,
+    REDRIVE_HEADERS,
+    REPLAY,
+    Batch,
+    OffsetRange,
+    Purpose,
+    Reason,
+    Wanted,
+)
 from enrichment.outgoing import origin_headers
 from enrichment.repairable import DEFAULT_REASONS, REPAIRS
 
@@ -72,6 +90,11 @@ def edited(letter: Chunk, **fields: Any) -> Chunk:
     )
 
 
+# What a JSON reader may stumble over.
+odd = st.sampled_from(
+    [rb'"\ud800"', rb'{"\udfff":1}', b"1e400", b"-1e999", b"1" * 5_000, b"0." + b"3" * 2_000, b'{"a":1,"a":2}',
+     b"[" * 512 + b"]" * 512, b"[" * 700 + b"]" * 700, rb'"\u0000"', b"NaN", b'"\x00"']
+)  # fmt: skip
 objects = st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False))
 spaces = st.sampled_from([b"", b" ", b"\n\t "])
 values = (
@@ -87,11 +110,20 @@ values = (
         spaces,
         st.booleans(),
     )
+    | st.builds(
+        lambda extra, missing: b'{"level":%s,' % extra + VALUE[1:] if missing else b'{"a":%s}' % extra,
+        odd,
+        st.booleans(),
+    )
+    | odd.map(lambda extra: VALUE[:-1] + b',"x":' + extra + b',"level":null}')
 )
-headers = st.lists(
-    st.tuples(st.text(max_size=9) | st.sampled_from(REDRIVE_HEADERS), st.none() | st.binary(max_size=9)), max_size=5
+reserved = st.sampled_from(
+    [*REDRIVE_HEADERS, *ORIGIN_HEADERS, HEADER_REPLAY, HEADER_REVISION, HEADER_OWN, "stacklens-", "stacklens"]
 )
-messages = st.builds(Sent, values, st.none() | st.binary(max_size=20), st.integers(0, 2**42), headers)
+numbers = st.sampled_from([b"0", b"1", b"2", b"9" * 30, b"1" * 5_000])
+headers = st.lists(st.tuples(st.text(max_size=9) | reserved, st.none() | st.binary(max_size=9) | numbers), max_size=5)
+times = st.integers(0, 2**42) | st.sampled_from([-1, 0, 1, -5, 2**62])
+messages = st.builds(Sent, values, st.none() | st.binary(max_size=20), times, headers)
 
 
 @given(messages)
@@ -99,6 +131,10 @@ messages = st.builds(Sent, values, st.none() | st.binary(max_size=20), st.intege
 @example(Sent(b""))
 @example(Sent(headers=[(name, b"9") for name in REDRIVE_HEADERS]))
 @example(Sent(headers=[(HEADER_ATTEMPTS, b"9" * 30)]))
+@example(Sent(headers=[(HEADER_OWN, b"0")]))
+@example(Sent(headers=[(HEADER_OWN, b"1"), (HEADER_OWN, b"1"), (HEADER_REVISION, b"1")]))
+@example(Sent(b'{"timestamp":"t","service":"s","level":"l","message":null,"x":1e400}'))
+@example(Sent(rb'{"timestamp":"t","service":"s","level":"l","message":null,"x":"\ud800"}', timestamp=-1))
 def test_message_comes_back_as_it_was(sent: Sent) -> None:
     """Any message -> dead letter -> message: bytes, key, timestamp, headers and place are those that came in."""
     message = chunk_of(sent)
@@ -124,6 +160,47 @@ def test_message_comes_back_after_a_second_failure(sent: Sent) -> None:
     )
 
 
+@given(messages, st.sampled_from([LIVE, Purpose(REPLAY, headers=((HEADER_REPLAY, "again"),))]))
+def test_every_reader_takes_every_letter(sent: Sent, purpose: Purpose) -> None:
+    """Strict readers too, those that refuse repeated keys, and numbers that no double holds."""
+    batch = msgspec.structs.replace(LIVE_BATCH, purpose=purpose)
+    [letter] = set_aside(chunk_of(sent), batch).values
+    assert letter is not None
+    assert is_strict(letter)
+    assert max(len(digits) for digits in re.findall(rb"\d+", re.sub(rb'"[^"]*"', b"", letter))) < 1_000
+    for reader in (orjson.loads, msgspec.json.decode, json.loads):
+        assert reader(letter)["source_offset"] == 7
+
+
+# As they were written before: the object as it came, whatever readers say to it.
+OLD = (
+    rb'{"timestamp":"t","service":"payment","level":"l","message":null,"x":"\ud800"}',
+    b'{"timestamp":"t","service":"payment","level":"l","message":null,"x":1e400}',
+    b'{"timestamp":"t","service":"payment","level":"l","message":null,"x":' + b"1" * 5_000 + b"}",
+    b'{"timestamp":"t","service":"payment","level":"l","message":null,"x":1,"x":2}',
+)
+
+
+@pytest.mark.parametrize("value", OLD, ids=["surrogate", "1e400", "digits", "twice"])
+def test_letter_of_an_earlier_version_gives_its_object_back(value: bytes) -> None:
+    """What was written before strict readers were thought of is still read, byte for byte."""
+    letter = set_aside(chunk_of(Sent(value)))
+    written = msgspec.json.decode(letter.values[0] or b"")
+    written |= {"original_message": msgspec.Raw(value), "original_encoding": "json"}
+    old = Chunk.of([1], [50], letter.timestamps, letter.keys, letter.headers, [msgspec.json.encode(written)])
+    assert verdict(old, wanted(service="payment"))[0] is Verdict.REDRIVE
+    assert unwrap(old, WANTED, set(), DLQ).values == [value]
+
+
+@pytest.mark.parametrize("value", OLD, ids=["surrogate", "1e400", "digits", "twice"])
+def test_service_is_found_in_the_text_of_an_object(value: bytes) -> None:
+    """A letter that holds its object as text is one of its service, too."""
+    letter = set_aside(chunk_of(Sent(value)))
+    assert isinstance(json.loads(letter.values[0] or b"")["original_message"], str)
+    assert verdict(letter, wanted(service="payment"))[0] is Verdict.REDRIVE
+    assert verdict(letter, wanted(service="other"))[0] is Verdict.FILTERED
+
+
 def test_redriven_message_says_where_its_letter_was() -> None:
     """Behind the message's own headers: how often it was tried, and topic, partition and offset of the letter."""
     back = unwrap(set_aside(chunk_of(Sent(headers=[("own", b"1")]))), WANTED, set(), DLQ)
@@ -145,6 +222,7 @@ def wanted(**changed: Any) -> Wanted:
 
 
 LETTER = set_aside(chunk_of(Sent()))
+WRONG: tuple[Any, ...] = (10**400, 1.5, "7", True, [], {})
 MOMENT = datetime(2024, 1, 15, 10, 0, 0, 123_000, tzinfo=UTC)
 
 
@@ -189,6 +267,28 @@ def test_filters(changed: dict[str, Any], expected: Verdict) -> None:
         ),
         pytest.param(edited(LETTER, source_offset=-1), "no dead letter", id="no-offset"),
         pytest.param(edited(LETTER, source_timestamp=2**63), "no dead letter", id="no-time"),
+        *(
+            pytest.param(edited(LETTER, **{name: number}), "no dead letter", id=f"{name}-{number!s:.9}")
+            for name in ("source_partition", "source_offset", "attempts", "source_timestamp")
+            for number in WRONG
+        ),
+        *(
+            pytest.param(edited(LETTER, **{name: number}), "no dead letter", id=f"{name}-{number}")
+            for name in ("source_partition", "source_offset", "attempts")
+            for number in (-1, -(2**63), None, 2**63)
+        ),
+        pytest.param(edited(LETTER, source_partition=2**31), "no dead letter", id="no-partition"),
+        pytest.param(edited(LETTER, attempts=0), "no dead letter", id="never-tried"),
+        pytest.param(edited(LETTER, original_encoding="latin-1"), "no dead letter", id="other-encoding"),
+        pytest.param(edited(LETTER, original_message="text"), "no dead letter", id="encoding-json-but-text"),
+        pytest.param(edited(LETTER, error_reason="x" * 10**6), "not a reason", id="huge-reason"),
+        pytest.param(set_aside(chunk_of(Sent(key=b"k" * 9_000)), max_bytes=3_000), "key or headers", id="key-omitted"),
+        pytest.param(
+            set_aside(chunk_of(Sent(headers=[("h", b"v" * 9_000)])), max_bytes=3_000), "key or headers", id="no-headers"
+        ),
+        pytest.param(
+            edited(LETTER, source_key=None, source_key_encoding="omitted"), "key or headers", id="old-omission"
+        ),
     ],
 )
 def test_what_cannot_be_repaired_is_left(letter: Chunk, why: str) -> None:

@@ -31,7 +31,7 @@ def test_topic_without_limits_takes_any_time() -> None:
 def test_times_that_are_out_of_bounds_are_refused() -> None:
     """Of a timestamp too far ahead or behind, the detail names topic, setting and limit as the broker would."""
     limits = TopicLimits("out", 1000, max_age_ms=HOUR, max_ahead_ms=2 * HOUR)
-    refusals = limits.refusals(chunk([NOW, NOW * 1000, NOW - 2 * HOUR, 0]), NOW)
+    refusals = limits.refusals(chunk([NOW, NOW * 1000, NOW - 2 * HOUR, -1]), NOW)
     assert refusals == {
         1: Refusal(
             Reason.MESSAGE_REFUSED,

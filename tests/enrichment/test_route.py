@@ -260,7 +260,8 @@ def test_dead_letter_of_an_enormous_key_fits_its_topic() -> None:
     routed = route([value_of()], max_output_bytes=4000, max_dlq_bytes=4000, key=b"k" * 5000, headers=headers)
     letter = json.loads(routed.dead_letters.values[0] or b"")
     assert (letter["source_key"], letter["source_key_encoding"], letter["source_offset"]) == (None, "omitted", 100)
-    assert base64.b64decode(letter["original_message"]) == value_of()
+    assert (json.dumps(letter["original_message"]).encode(), letter["original_truncated"]) == (value_of(), False)
+    assert letter["omitted"] == ["headers", "key"]
     assert routed.dead_letters.keys == [None]
     assert [name for name, _ in unpack_headers(routed.dead_letters.headers[0])] == list(ORIGIN_HEADERS)
 
@@ -374,3 +375,71 @@ def test_dead_letter_of_an_enormous_header_fits_whatever_its_name(name: str) -> 
     assert message_size(value or b"", routed.dead_letters.keys[0], headers) <= 4000
     assert [header for header, _ in unpack_headers(headers)] == list(ORIGIN_HEADERS)
     assert json.loads(value or b"")["error_reason"] == Reason.MESSAGE_TOO_LARGE
+
+
+def letter_of(value: bytes | None, max_bytes: int, **parts: Any) -> tuple[dict[str, Any], Chunk]:
+    """The dead letter of a message that is too large for the output topic."""
+    found = route([value], max_output_bytes=1, max_dlq_bytes=max_bytes, **parts).dead_letters
+    return json.loads(found.values[0] or b""), found
+
+
+@pytest.mark.parametrize(
+    ("parts", "omitted"),
+    [
+        ({"key": b"k" * 5000}, ["key"]),
+        ({"headers": [("h", b"v" * 5000)]}, ["headers"]),
+        ({"headers": [("stacklens-revision", b"v" * 5000), ("stacklens-batch-id", b"v" * 5000)]}, ["headers"]),
+        ({"key": b"k" * 5000, "headers": [("h", b"v" * 5000)]}, ["headers", "key"]),
+    ],
+    ids=["key", "headers", "headers-named-like-ours", "both"],
+)
+def test_letter_says_what_it_is_without(parts: dict[str, Any], omitted: list[str]) -> None:
+    """A key or headers that no letter has room for are omitted whole and named; the value is whole and says so."""
+    letter, found = letter_of(value_of(), 4000, **parts)
+    assert (letter["original_message"], letter["original_truncated"]) == (EVENT, False)
+    assert letter["omitted"] == omitted
+    assert (letter["source_key_encoding"] == "omitted", found.keys == [None]) == (("key" in omitted),) * 2
+    own = [name for name, _ in unpack_headers(found.headers[0])][: -len(ORIGIN_HEADERS)]
+    assert own == ([] if "headers" in omitted else [name for name, _ in parts.get("headers", [])])
+
+
+def test_value_that_only_base64_has_room_for_is_whole() -> None:
+    """As a JSON string a text may be six times as long: in base64 it may still be all there, and is not cut then."""
+    value = b"\x01" * 1500
+    letter, _ = letter_of(value, 4000)
+    assert base64.b64decode(letter["original_message"]) == value
+    assert (letter["original_encoding"], letter["original_truncated"]) == ("base64", False)
+
+
+def test_letter_of_an_ordinary_message_names_nothing_omitted() -> None:
+    """The field is only there where it says something."""
+    letter, _ = letter_of(value_of(), 100_000, headers=[("h", b"v")])
+    assert "omitted" not in letter
+
+
+def test_message_with_unread_headers_is_set_aside() -> None:
+    """The client reads none of more than 100,000 headers: they must not be lost in silence."""
+    read = Chunk.of([3], [100], [1_700_000_000_000], [b"k"], [b""], [value_of()])
+    columns = read.columns.set_column(4, "headers", pa.nulls(1, pa.binary()))
+    staged = stage(Chunk(columns), decode)
+    assert staged.events.num_rows == 0
+    router = Router(BATCH, NOW, TopicLimits("out", 1_000_000), TopicLimits("dlq", 1_000_000))
+    [*_, routed] = router.route(iter([]), additions(0), staged.refused)
+    letter = json.loads(routed.dead_letters.values[0] or b"")
+    assert (letter["error_reason"], letter["original_message"]) == (Reason.UNREADABLE_HEADERS, EVENT)
+    assert (letter["omitted"], letter["source_key"]) == (["headers"], "k")
+    assert [name for name, _ in unpack_headers(routed.dead_letters.headers[0])] == list(ORIGIN_HEADERS)
+
+
+@given(st.binary(max_size=3000), st.binary(max_size=3000), st.binary(max_size=3000), st.integers(1500, 4500))
+def test_letter_fits_and_says_what_it_holds(value: bytes, key: bytes, header: bytes, max_bytes: int) -> None:
+    """Never larger than its topic takes; whole, or it names what is missing."""
+    letter, found = letter_of(value, max_bytes, key=key, headers=[("h", header)])
+    assert message_size(found.values[0] or b"", found.keys[0], found.headers[0]) <= max_bytes
+    text = letter["original_message"]
+    held = base64.b64decode(text) if letter["original_encoding"] == "base64" else text.encode()
+    assert value.startswith(held)
+    assert letter["original_truncated"] == (held != value)
+    omitted = letter.get("omitted", [])
+    assert found.keys == [None if "key" in omitted else key]
+    assert len(unpack_headers(found.headers[0])) == (4 if "headers" in omitted else 5)

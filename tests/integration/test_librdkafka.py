@@ -113,12 +113,35 @@ def test_header_names_need_not_be_text(kafka: str, topic: MakeTopic) -> None:
         assert read(queue)[0] == sent
 
 
-def test_message_without_a_time_gets_that_of_the_client(kafka: str, topic: MakeTopic) -> None:
-    """0 is no time: the client takes its clock's."""
+def test_times_are_kept_as_they_are(kafka: str, topic: MakeTopic) -> None:
+    """A message without a time (-1) stays without one; 0, which the client would take for now, is a millisecond off."""
     name = topic()
-    send(kafka, name, Chunk.of([0], [0], [0], [None], [b""], [b"x"]))
+    times = [-1, 0, TIME, 1, -5]
+    send(kafka, name, Chunk.of([0] * 5, range(5), times, [None] * 5, [b""] * 5, [b"x"] * 5))
+    with fetching(kafka, name) as queue:
+        assert read(queue)[0].timestamps == [-1, 1, TIME, 1, -5]
+        assert not queue.appended
+
+
+def test_times_of_appending_are_told(kafka: str, topic: MakeTopic) -> None:
+    """Where the broker sets the time, the queue says that these are no times of messages."""
+    name = topic(message_timestamp_type="LogAppendTime")
+    send(kafka, name, messages([b"x"]))
     with fetching(kafka, name) as queue:
         assert read(queue)[0].timestamps[0] > TIME
+        assert queue.appended
+
+
+@pytest.mark.parametrize(("count", "is_read"), [(100_000, True), (100_001, False)])
+def test_headers_that_the_client_does_not_read_are_null(
+    kafka: str, topic: MakeTopic, count: int, is_read: bool
+) -> None:
+    """It reads no header of a message that has more than 100,000, and says nothing: these must not look like none."""
+    name = topic(max_message_bytes="4000000")
+    packed = pack_headers([("h", None)] * count)
+    send(kafka, name, Chunk.of([0] * 2, [0, 1], [TIME] * 2, [None] * 2, [packed, b""], [b"x"] * 2))
+    with fetching(kafka, name) as queue:
+        assert read(queue)[0].headers == [packed if is_read else None, b""]
 
 
 def test_polls_are_bounded(kafka: str, topic: MakeTopic) -> None:

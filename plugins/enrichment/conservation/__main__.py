@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,6 +11,7 @@ from confluent_kafka import Message
 
 from enrichment.conservation.check import Expected, check
 from enrichment.conservation.committed import committed_ranges, log_ranges
+from enrichment.conservation.fingerprint import labels_of
 from enrichment.errors import OffsetsLost, TransactionOpen
 from enrichment.messages import OffsetRange
 from enrichment.settings import load
@@ -34,13 +34,9 @@ def expected_of(chosen: argparse.Namespace) -> Expected | None:
     services, levels = set(chosen.service), set(chosen.level)
 
     def wanted(message: Message) -> bool:
-        try:
-            fields = json.loads(message.value() or b"")
-        except ValueError:
-            return False
-        return isinstance(fields, dict) and all(
-            not words or fields.get(name) in words for name, words in (("service", services), ("level", levels))
-        )
+        fields = labels_of(message.value() or b"")
+        found = {name: value for name, value in fields.items() if isinstance(value, str)}
+        return all(not words or found.get(name) in words for name, words in (("service", services), ("level", levels)))
 
     start, end = (round(datetime.fromisoformat(at).timestamp() * 1000) for at in (chosen.start, chosen.end))
     return Expected(chosen.replay_id, start, end, wanted if services or levels else None)

@@ -8,12 +8,14 @@ with other additions, in the same partition, one of each further revision at mos
 their origin headers. The outputs are read first and 50 bytes are kept for each input offset (numbers, no messages),
 then the input is read and compared.
 
-The declared rules: an output has the input's key, timestamp and headers, with the four origin headers behind them.
+The declared rules: an output has the input's key, timestamp and headers, with the four origin headers behind them. (A
+timestamp of 0 becomes 1, which is as near as the client comes; where the output topic has `LogAppendTime`, its own is
+not compared. Of a message with more than 100,000 headers the client reads none: here, too, it has none.)
 Every field of the input is in the enriched message with the same JSON text, white space apart, but for keys of the
 output, which the output overwrites. A dead letter gives the original back: an equal object, the same text, the same
 bytes; it may have the time at which it was set aside, and in place of no key the place of its input, since its fields
-say what these were. The outputs of one input partition are in one partition of each output topic, in the order of their
-offsets.
+say what these were; what of key and headers was too large for it, it names, and that is not compared. The outputs of
+one input partition are in one partition of each output topic, in the order of their offsets.
 
 A dead letter that was sent in again is marked in a topic of its own and is no output any more: what it became is, an
 enriched message or another letter. Such an output comes when it comes, so its place in the order is not asked for, and
@@ -39,11 +41,13 @@ from confluent_kafka import KafkaError, KafkaException, Message
 
 from enrichment.conservation.committed import Kafka, position, read, whole_log_ranges
 from enrichment.conservation.fingerprint import (
+    UNSAID,
     Broken,
     Fingerprint,
     Form,
     Origin,
     Output,
+    is_appended,
     is_redriven,
     of_analytics,
     of_input,
@@ -53,6 +57,7 @@ from enrichment.conservation.fingerprint import (
     revision_of,
     said_timestamp,
     sequence_of,
+    window_of,
 )
 from enrichment.messages import OffsetRange
 
@@ -114,10 +119,17 @@ class Expected:
     wanted: Callable[[Message], bool] | None = None
 
     def made(self, output: Message) -> bool:
-        """Whether an output is the replay's, and of this time: an output has the time of its input, or says it."""
-        return replay_of(output) == self.replay_id and (
-            self._in_time(output.timestamp()[1]) or self._in_time(said_timestamp(output))
-        )
+        """Whether an output is the replay's, and of this time: an output has the time of its input, or says it. Where
+        it has that of the broker, the window that its batch names must be within."""
+        if replay_of(output) != self.replay_id:
+            return False
+        if not is_appended(output):
+            return self._in_time(output.timestamp()[1]) or self._in_time(said_timestamp(output))
+        try:
+            start, end = window_of(output)
+        except ValueError:
+            return False
+        return self.start // 1000 * 1000 <= start and end <= self.end
 
     def takes(self, message: Message) -> bool:
         """Whether an input message is to have an output."""
@@ -148,7 +160,7 @@ class Ledger:
         names = [
             name
             for name, column, number in zip(Fingerprint._fields, self.fingerprints, correction.fingerprint, strict=True)
-            if column[at] != number
+            if number not in (column[at], UNSAID) and column[at] != UNSAID
         ]
         return ", ".join(names + ["partition"] * (self.partitions[at] != message.partition()))
 
@@ -164,7 +176,7 @@ class Ledger:
         names = (
             name
             for name, column, number in zip(Fingerprint._fields, self.fingerprints, expected, strict=True)
-            if column[at] != number
+            if column[at] not in (number, UNSAID)
         )
         return ", ".join(names)
 

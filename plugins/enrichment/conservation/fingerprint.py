@@ -7,21 +7,24 @@ Hashes are Python's own of 64 bits, keyed anew in each process: good for compari
 from __future__ import annotations
 
 import base64
-from datetime import datetime
+import json
+import math
+from datetime import UTC, datetime
 from enum import IntEnum
 from functools import lru_cache
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
-from confluent_kafka import Message
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 
 from enrichment.messages import (
     HEADER_BATCH,
+    HEADER_OWN,
     HEADER_REPLAY,
     HEADER_REVISION,
+    LIVE,
     ORIGIN_HEADERS,
     OUTPUT_COLUMNS,
-    REDRIVE,
     REDRIVE_HEADERS,
     DeadLetter,
     Reason,
@@ -29,7 +32,6 @@ from enrichment.messages import (
 
 Header = tuple[str, bytes | None]
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_letter = msgspec.json.Decoder(DeadLetter).decode
 _decode_words = lru_cache(maxsize=10_000)(msgspec.json.Decoder(tuple[str, ...] | None).decode)
 _ADDED = frozenset(OUTPUT_COLUMNS)
 _UNREADABLE = (msgspec.MsgspecError, RecursionError, ValueError)  # ValueError: also what is not UTF-8 or base64
@@ -46,12 +48,19 @@ class Form(IntEnum):
 
 
 class Fingerprint(NamedTuple):
-    """What is compared. `content` covers the fields, or the original message, its size and whether it was cut."""
+    """What is compared. `content` covers the fields, or the original message, its size and whether it was cut.
+
+    `UNSAID` stands for what an output cannot say, and is equal to anything.
+    """
 
     key: int
     timestamp: int
     headers: int
     content: int
+
+
+UNSAID = -(2**63)
+NO_TIMESTAMP = -1
 
 
 class Output(NamedTuple):
@@ -90,15 +99,12 @@ def origin_of(message: Message) -> Origin | None:
 
 def revision_of(message: Message) -> int:
     """Which version of an enriched message it is: 1, unless a number stands directly before its origin headers."""
-    before = _headers(message)[: -len(ORIGIN_HEADERS)][-1:]
-    stated = next((value for name, value in before if name == HEADER_REVISION), None)
-    return int(stated) if stated is not None and stated.isdigit() else 1
+    return _parts(message).revision
 
 
 def replay_of(message: Message) -> str | None:
     """The replay that an output says it was made by; None when it was live draining."""
-    ids = [value for name, value in _uncorrected(message)[-1:] if name == HEADER_REPLAY]
-    return (ids[0] or b"").decode(errors="replace") if ids else None
+    return _parts(message).replay
 
 
 def sequence_of(message: Message) -> str:
@@ -109,9 +115,33 @@ def sequence_of(message: Message) -> str:
     return batch_id.rsplit("/", 2)[0]  # without its lane and number
 
 
+def window_of(message: Message) -> tuple[int, int]:
+    """The window of the replay that made an output, to the second, as its batch names it: milliseconds. Raises
+    `ValueError` where it names none."""
+    batch_id = (dict(_headers(message)).get(HEADER_BATCH) or b"").decode()
+    start, end = batch_id.split("/")[-3].split("-") if batch_id.count("/") > 2 else ("", "")
+    first, last = (datetime.strptime(at, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) for at in (start, end))
+    return round(first.timestamp() * 1000), round(last.timestamp() * 1000)
+
+
 def is_redriven(message: Message) -> bool:
     """Whether it says before its origin which dead letter it was."""
-    return _names_letter(_headers(message)[: -len(ORIGIN_HEADERS)])
+    return _parts(message).redriven
+
+
+def is_appended(message: Message) -> bool:
+    """Whether its timestamp is that of the broker, which says nothing of its input's."""
+    return bool(message.timestamp()[0] == TIMESTAMP_LOG_APPEND_TIME)
+
+
+def labels_of(value: bytes) -> dict[str, Any]:
+    """The fields of a message that strict readers take; none for one that they do not."""
+    try:
+        fields = _parse(value)
+        json.dumps(fields, ensure_ascii=False).encode()  # half a surrogate pair cannot be encoded
+    except (ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def of_input(message: Message, form: Form, size: int) -> Fingerprint:
@@ -124,12 +154,13 @@ def of_input(message: Message, form: Form, size: int) -> Fingerprint:
         if form is Form.ENRICHED:
             content = _enriched(value)
         elif form is Form.OBJECT:
-            content = _object(msgspec.json.decode(value), len(value))
+            content = _object(_parse(value), len(value))
         else:
             content = hash((form, value[:size], len(value), size < len(value)))
     except _UNREADABLE as why:
         raise Broken(f"form: the input is no JSON object, {why}") from why
-    return _fingerprint(message.key(), message.timestamp()[1], _bare(_headers(message)), content)
+    # Whoever asks the client for a timestamp of 0 gets that of now: 1 is as near as it comes.
+    return _fingerprint(message.key(), message.timestamp()[1] or 1, _headers(message), content)
 
 
 def of_analytics(message: Message) -> Output:
@@ -146,15 +177,15 @@ def of_analytics(message: Message) -> Output:
         content = _enriched(value)
     except _UNREADABLE as why:
         raise Broken(f"no enriched message: {why}") from why
-    headers = _own_headers(_uncorrected(message), redriven=True)
-    fingerprint = _fingerprint(message.key(), message.timestamp()[1], headers, content)
+    own = _parts(message).own
+    fingerprint = _fingerprint(message.key(), _timestamp(message), own, content)
     return Output(Form.ENRICHED, 0, fingerprint, sources or (), errors or ())
 
 
 def said_timestamp(message: Message) -> int:
     """The timestamp that the input of an output had: a dead letter says it, and may have another itself."""
     try:
-        said = _decode_letter(message.value() or b"").source_timestamp
+        said = msgspec.convert(_parse(message.value() or b""), DeadLetter).source_timestamp
     except _UNREADABLE:
         said = None
     return message.timestamp()[1] if said is None else said
@@ -163,7 +194,7 @@ def said_timestamp(message: Message) -> int:
 def of_letter(message: Message, origin: Origin) -> Output:
     """The fingerprint of a dead letter. Raises `Broken`, also when it contradicts its own origin, key or timestamp."""
     try:
-        letter = _decode_letter(message.value() or b"")
+        letter = msgspec.convert(_parse(message.value() or b""), DeadLetter)
         reason = Reason(letter.error_reason)
         key = _decode(letter.source_key, letter.source_key_encoding)
         form, size, content = _original(letter)
@@ -173,13 +204,19 @@ def of_letter(message: Message, origin: Origin) -> Output:
     said = Origin(letter.source_topic, letter.source_partition, letter.source_offset)
     if said != origin:
         raise Broken(f"its fields name {said}, its headers {origin}")
+    omitted = letter.omitted or (("headers", "key") if letter.source_key_encoding == "omitted" else ())
     if message.key() not in (key, _stand_in(origin) if key is None else key):
         raise Broken(f"source_key {letter.source_key!r} is not the key {message.key()!r}")
-    timestamp = letter.source_timestamp
-    if message.timestamp()[1] not in (timestamp, set_aside_at):
-        raise Broken(f"source_timestamp {timestamp} is not the timestamp {message.timestamp()[1]}")
-    headers = _own_headers(_headers(message)[: -len(ORIGIN_HEADERS)], redriven=letter.purpose == REDRIVE)
-    return Output(form, size, _fingerprint(key, timestamp, headers, content), errors=(reason,))
+    if not {"key", "headers"}.issuperset(omitted) or ("key" in omitted) != (letter.source_key_encoding == "omitted"):
+        raise Broken(f"omitted {omitted}, but source_key_encoding {letter.source_key_encoding!r}")
+    timestamp = NO_TIMESTAMP if letter.source_timestamp is None else letter.source_timestamp or 1
+    if message.timestamp()[1] not in (timestamp, set_aside_at) and not is_appended(message):
+        raise Broken(f"source_timestamp {letter.source_timestamp} is not the timestamp {message.timestamp()[1]}")
+    # Earlier versions did not mark a message's own headers, but live draining has never added any.
+    parts = _parts(message)
+    own = parts.own if parts.marked or letter.purpose != LIVE.kind else _headers(message)[: -len(ORIGIN_HEADERS)]
+    found = _fingerprint(key, timestamp, own, content)
+    return Output(form, size, found._replace(**dict.fromkeys(omitted, UNSAID)), errors=(reason,))
 
 
 def _stand_in(origin: Origin) -> bytes:
@@ -191,31 +228,44 @@ def _headers(message: Message) -> list[Header]:
     return cast(list[Header], message.headers() or [])
 
 
-def _own_headers(before: list[Header], *, redriven: bool) -> list[Header]:
-    """What a message had itself of the headers before its origin; `redriven` says that those of a redrive may be
-    there."""
-    return _bare(before[: -len(REDRIVE_HEADERS)] if redriven and _names_letter(before) else before)
+class Parts(NamedTuple):
+    """An output's headers: the input's own, whether a mark says so, and what those of the pipeline behind them say."""
+
+    own: list[Header]
+    marked: bool
+    revision: int
+    replay: str | None
+    redriven: bool
 
 
-def _names_letter(before: list[Header]) -> bool:
-    return tuple(name for name, _ in before[-len(REDRIVE_HEADERS) :]) == REDRIVE_HEADERS
+def _parts(message: Message) -> Parts:
+    return parts_of(_headers(message))
 
 
-def _uncorrected(message: Message) -> list[Header]:
-    """The headers before the origin, without the revision of a correction."""
-    before = _headers(message)[: -len(ORIGIN_HEADERS)]
-    return before[:-1] if revision_of(message) > 1 else before
+def parts_of(headers: list[Header]) -> Parts:
+    """Take an output's headers apart, from the last one on; the mark says where the input's own end."""
+    marks = [place for place, (name, value) in enumerate(headers) if name == HEADER_OWN and value == b"%d" % place]
+    first = marks[-1] + 1 if marks else 0
+    before = headers[first : -len(ORIGIN_HEADERS)]
+    name, value = before[-1] if before else ("", None)
+    # A number that no revision can be is one of the input's own, from before such were marked.
+    stated = name == HEADER_REVISION and value is not None and value.isdigit() and len(value) < 10
+    revision = int(value or b"") if stated else 1
+    if revision > 1 or (stated and marks):
+        before = before[:-1]
+    redriven = tuple(name for name, _ in before[-len(REDRIVE_HEADERS) :]) == REDRIVE_HEADERS
+    replay = (before[-1][1] or b"").decode(errors="replace") if before and before[-1][0] == HEADER_REPLAY else None
+    added = len(REDRIVE_HEADERS) if redriven else int(replay is not None)
+    own = headers[: first - 1] if marks else before[: len(before) - added]
+    return Parts(own, bool(marks), revision, replay, redriven)
 
 
-def _bare(headers: list[Header]) -> list[Header]:
-    """Without what a batch's purpose adds behind a message's own headers; the same of an input and of its output."""
-    while headers and headers[-1][0] == HEADER_REPLAY:
-        headers = headers[:-1]
-    return headers
+def _fingerprint(key: bytes | None, timestamp: int, headers: list[Header], content: int) -> Fingerprint:
+    return Fingerprint(hash(key), timestamp, hash(tuple(headers)), content)
 
 
-def _fingerprint(key: bytes | None, timestamp: int | None, headers: list[Header], content: int) -> Fingerprint:
-    return Fingerprint(hash(key), timestamp or 0, hash(tuple(headers)), content)
+def _timestamp(output: Message) -> int:
+    return UNSAID if is_appended(output) else output.timestamp()[1]
 
 
 def _enriched(value: bytes) -> int:
@@ -224,8 +274,25 @@ def _enriched(value: bytes) -> int:
     return hash(frozenset((name, bytes(raw)) for name, raw in fields.items() if name not in _ADDED))
 
 
+def _parse(value: bytes) -> Any:
+    """What a JSON text says. Letters of earlier versions hold objects that strict readers refuse: half a surrogate pair
+    stays what it is, and a number that no double holds becomes its text."""
+    return json.loads(value.decode(), parse_int=_number, parse_float=_number, parse_constant=_refuse)
+
+
+def _number(digits: str) -> float | str:
+    number = float(digits)
+    if math.isinf(number):
+        return f"number {digits}"
+    return int(digits) if digits.lstrip("-").isdigit() else number
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
 def _object(value: object, size: int) -> int:
-    return hash((Form.OBJECT, msgspec.json.encode(value, order="deterministic"), size))
+    return hash((Form.OBJECT, json.dumps(value, sort_keys=True), size))
 
 
 def _original(letter: DeadLetter) -> tuple[Form, int, int]:

@@ -8,6 +8,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 
 from enrichment.caches.base import Entry, State, Tier, Tiered
 from enrichment.caches.entries import Answers, Entries
+from enrichment.enrichers.special_registry import is_globally_reachable
 from enrichment.messages import Place, Reason
 
 PUBLIC, RESERVED, INVALID = "public", "reserved", "invalid"
@@ -61,4 +62,4 @@ def _network_type(address: str) -> str:
     if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped:
         parsed = parsed.ipv4_mapped
     named = next((kind for block, kind in _BLOCKS if parsed in block), None)
-    return named or (PUBLIC if parsed.is_global else RESERVED)
+    return named or (PUBLIC if is_globally_reachable(parsed) else RESERVED)

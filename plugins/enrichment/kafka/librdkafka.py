@@ -59,6 +59,10 @@ _MESSAGE_WORDS, _ERROR, _PARTITION, _PAYLOAD, _PAYLOAD_SIZE, _KEY, _KEY_SIZE, _O
 # rd_kafka_vu_t, likewise: a kind, and up to 64 bytes of what it is; the kinds are those of rd_kafka_vtype_t.
 _VU_WORDS, _VU_TOPIC, _VU_PARTITION, _VU_VALUE, _VU_KEY, _VU_FLAGS, _VU_TIMESTAMP, _VU_HEADERS = 9, 2, 3, 4, 5, 7, 8, 10
 _COPY = 2  # RD_KAFKA_MSG_F_COPY: the value is the client's own from then on
+_APPENDED = 2  # RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME: when the broker appended the message
+# RD_KAFKA_RESP_ERR__NOENT. With any other error there are headers, but the client does not read so many.
+_NO_HEADERS = -156
+_UNREAD = -1  # in the place of a pointer to headers
 _WORD, _LENGTHS = 8, LENGTHS.size
 # Messages per call into the client: small enough that even messages of the largest size stay within memory.
 POLL_MESSAGES = 100
@@ -101,7 +105,7 @@ def pack(headers: int, at: int) -> None:
 @register_jitable
 def _take(queue: int, max_bytes: int, timeout_ms: int, pointers: Numbers, lists: Numbers, header_sizes: Numbers) -> int:
     """How many messages were taken from a queue; the arrays, as long as there may be, take of each message
-    `rd_kafka_message_t *`, `rd_kafka_headers_t *` (0: none) and how many bytes its headers have, packed."""
+    `rd_kafka_message_t *`, `rd_kafka_headers_t *` (0: none, `_UNREAD`) and how many bytes its headers have, packed."""
     message = np.empty(_MESSAGE_WORDS, np.int64)
     taken = size = 0
     while taken < len(pointers) and size < max_bytes:
@@ -111,10 +115,11 @@ def _take(queue: int, max_bytes: int, timeout_ms: int, pointers: Numbers, lists:
         got = _consume_batch_queue(queue, wait, pointers.ctypes.data + taken * _WORD, wanted)
         for row in range(taken, taken + got):
             memcpy(message.ctypes.data, pointers[row], _MESSAGE_WORDS * _WORD)
-            if message_headers(pointers[row], lists.ctypes.data + row * _WORD) == 0:
+            error = message_headers(pointers[row], lists.ctypes.data + row * _WORD)
+            if error == 0:
                 header_sizes[row] = headers_size(lists[row])
             else:
-                lists[row] = 0
+                lists[row] = 0 if error == _NO_HEADERS else _UNREAD
             size += message[_PAYLOAD_SIZE] + message[_KEY_SIZE] + header_sizes[row]
         taken += max(0, got)
         if got < wanted:
@@ -126,18 +131,19 @@ def _take(queue: int, max_bytes: int, timeout_ms: int, pointers: Numbers, lists:
 def _measure(pointers: Numbers, header_sizes: Numbers) -> tuple[Numbers, Ends, Flags, Ends, Ends, Flags]:
     """Places, where keys, headers and values will end, and which keys and values are not null."""
     taken = len(pointers)
-    places = np.empty((taken, 4), np.int64)
+    places = np.empty((taken, 5), np.int64)
     key_ends, header_ends = np.zeros(taken + 1, np.int32), np.zeros(taken + 1, np.int32)
     value_ends = np.zeros(taken + 1, np.int32)
     keyed, valued = np.empty(taken, np.bool_), np.empty(taken, np.bool_)
-    message, kind = np.empty(_MESSAGE_WORDS, np.int64), np.empty(1, np.int64)
+    message, kind = np.empty(_MESSAGE_WORDS, np.int64), np.zeros(1, np.int64)
     for row in range(taken):
         memcpy(message.ctypes.data, pointers[row], _MESSAGE_WORDS * _WORD)
         # Error and partition are the lower halves of their words.
         places[row, 0] = np.int32(message[_ERROR] & 0xFFFFFFFF)
         places[row, 1] = np.int32(message[_PARTITION] & 0xFFFFFFFF)
         places[row, 2] = message[_OFFSET]
-        places[row, 3] = max(0, _message_timestamp(pointers[row], kind.ctypes.data))
+        places[row, 3] = _message_timestamp(pointers[row], kind.ctypes.data)
+        places[row, 4] = kind[0] & 0xFFFFFFFF
         keyed[row], valued[row] = message[_KEY] != 0, message[_PAYLOAD] != 0
         key_ends[row + 1] = key_ends[row] + message[_KEY_SIZE]
         header_ends[row + 1] = header_ends[row] + header_sizes[row]
@@ -147,8 +153,8 @@ def _measure(pointers: Numbers, header_sizes: Numbers) -> tuple[Numbers, Ends, F
 
 @njit((LONG, LONG, LONG, INT), nogil=True, cache=True)
 def _poll(queue: int, count: int, max_bytes: int, timeout_ms: int) -> tuple[Any, ...]:
-    """Up to `count` messages of a queue, until they have `max_bytes`: error, partition, offset and timestamp of each,
-    then its key, packed headers and value as `binary_column` takes them."""
+    """Up to `count` messages of a queue, until they have `max_bytes`: error, partition, offset, timestamp and what kind
+    of timestamp of each, then its key, packed headers and value as `binary_column` takes them."""
     pointers, lists, header_sizes = np.empty(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64)
     taken = _take(queue, max_bytes, timeout_ms, pointers, lists, header_sizes)
     places, key_ends, keyed, header_ends, value_ends, valued = _measure(pointers[:taken], header_sizes)
@@ -162,10 +168,11 @@ def _poll(queue: int, count: int, max_bytes: int, timeout_ms: int) -> tuple[Any,
             memcpy(values.ctypes.data + value_ends[row], message[_PAYLOAD], message[_PAYLOAD_SIZE])
         if keyed[row]:
             memcpy(keys.ctypes.data + key_ends[row], message[_KEY], message[_KEY_SIZE])
-        if lists[row]:
+        if lists[row] > 0:
             pack(lists[row], headers.ctypes.data + header_ends[row])
         _message_destroy(pointers[row])
-    return places, keys, key_ends, keyed, headers, header_ends, values, value_ends, valued
+    read = lists[:taken] != _UNREAD
+    return places, keys, key_ends, keyed, headers, header_ends, read, values, value_ends, valued
 
 
 @register_jitable
@@ -252,11 +259,16 @@ class Event(NamedTuple):
 
 
 class FetchQueue:
-    """A queue of its own for what a consumer fetches. Close it before the consumer."""
+    """A queue of its own for what a consumer fetches. Close it before the consumer.
+
+    `appended` says whether the timestamp of any message so far was that of its appending to the log
+    (`message.timestamp.type` of the topic as it was then).
+    """
 
     def __init__(self, consumer: Consumer) -> None:
         self._client = handle(consumer)
         self._queue: int | None = _queue_new(self._client)
+        self.appended = False
 
     def close(self) -> None:
         """Give the queue back, and what is still in it."""
@@ -277,17 +289,18 @@ class FetchQueue:
         """
         if self._queue is None:
             raise RuntimeError("the queue is closed")
-        places, keys, key_ends, keyed, headers, header_ends, values, value_ends, valued = _poll(
+        places, keys, key_ends, keyed, headers, header_ends, read, values, value_ends, valued = _poll(
             self._queue, count, max_bytes, int(timeout * 1000)
         )
-        errors, partitions, offsets, timestamps = places.T
+        errors, partitions, offsets, timestamps, kinds = places.T
+        self.appended = self.appended or bool((kinds[errors == 0] == _APPENDED).any())
         messages = pa.record_batch(
             [
                 pa.array(partitions.astype(np.int32)),
                 pa.array(offsets),
                 pa.array(timestamps),
                 binary_column(keys, key_ends, keyed),
-                binary_column(headers, header_ends),
+                binary_column(headers, header_ends, read),
                 binary_column(values, value_ends, valued),
             ],
             schema=MESSAGE_SCHEMA,
@@ -310,8 +323,17 @@ class NotTaken(KafkaException):
         self.row = row
 
 
+def sent_timestamps(messages: pa.RecordBatch) -> Numbers:
+    """The timestamps of messages as they are sent."""
+    timestamps: Numbers = messages["timestamp"].to_numpy()
+    return timestamps if timestamps.all() else np.where(timestamps == 0, np.int64(1), timestamps)
+
+
 class Outbox:
-    """Messages on their way to a topic, to these partitions of it."""
+    """Messages on their way to a topic, to these partitions of it.
+
+    A timestamp of 0 becomes 1: the client takes 0 for the time of now, and there is no other way to say it.
+    """
 
     def __init__(self, producer: Producer, topic: str, partitions: Ends, messages: Chunk) -> None:
         columns = messages.columns
@@ -320,7 +342,7 @@ class Outbox:
         values, value_ends = parts_of(columns["value"])
         keyed, valued = (columns[part].is_valid().to_numpy(zero_copy_only=False) for part in ("key", "value"))
         self._columns = (
-            np.frombuffer(topic.encode() + b"\0", np.uint8), partitions, columns["timestamp"].to_numpy(),
+            np.frombuffer(topic.encode() + b"\0", np.uint8), partitions, sent_timestamps(columns),
             keys, key_ends, keyed, headers, header_ends, values, value_ends, valued,
         )  # fmt: skip
         self._producer = producer

@@ -86,7 +86,7 @@ class RangeReader:
             # What comes next is fetched while this is decoded, on another core.
             self._ahead = self._poll() if self._open and not self._full() else None
             if kept.num_rows or self._ahead is None:
-                return Chunk(kept)
+                return Chunk(kept, self._queue.appended)
             if polled.num_rows or events:
                 quiet_since = time.monotonic()
             elif time.monotonic() - quiet_since > self._timeout:

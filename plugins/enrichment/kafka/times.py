@@ -90,5 +90,9 @@ def _first_time(clients: Clients, topic: str, log: OffsetRange) -> int | None:
 
 
 def to_text(milliseconds: int) -> str:
-    """A time as people write it, to the millisecond."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """A time as people write it, to the millisecond; as it is where it is beyond what a calendar has."""
+    try:
+        moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):  # a message's time may be anything, such as microseconds
+        return f"{milliseconds} ms"
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

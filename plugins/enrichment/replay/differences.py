@@ -18,7 +18,7 @@ from enrichment.columns import Chunk
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.source import read_ranges
 from enrichment.messages import OUTPUT_COLUMNS, OffsetRange, Window
-from enrichment.replay.published import outputs
+from enrichment.replay.published import Origin, outputs
 
 # The time of processing always differs.
 COMPARED = tuple(name for name in OUTPUT_COLUMNS if name != "enriched_at")
@@ -87,7 +87,9 @@ class _Outputs:
         """The outputs of these batches, in the order of their origins."""
         found: list[tuple[Any, Any, Hashes]] = [_rows([], ABSENT, [])]
         for kind, chunk in side.chunks(clients):
-            chosen = [(row, o) for row, o in outputs(chunk, topic, window) if o.batch_id in batch_ids]
+            chosen = [
+                (row, o) for row, o in outputs(chunk, topic, window) if o.batch_id in batch_ids and _has_number(o)
+            ]
             found.append(_rows([o[:2] for _, o in chosen], kind, [chunk.values[row] for row, _ in chosen]))
         keys, kinds, hashes = (np.concatenate(part) for part in zip(*found, strict=True))
         order = np.argsort(keys, kind="stable")
@@ -99,7 +101,7 @@ class _Outputs:
         if not len(self.keys):
             return before
         for kind, chunk in side.chunks(clients):
-            chosen = list(outputs(chunk, topic, window))
+            chosen = [(row, o) for row, o in outputs(chunk, topic, window) if _has_number(o)]
             keys, kinds, hashes = _rows([o[:2] for _, o in chosen], kind, [chunk.values[row] for row, _ in chosen])
             at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
             joined = self.keys[at] == keys
@@ -128,6 +130,11 @@ class _Outputs:
     def _example(self, row: int, unequal: np.ndarray[Any, Any]) -> str:
         partition, offset = divmod(int(self.keys[row]), 1 << _PARTITION_SHIFT)
         return f"{partition}@{offset}: {', '.join(np.array(COMPARED)[unequal].tolist())}"
+
+
+def _has_number(origin: Origin) -> bool:
+    """Whether an origin fits into one number; no input has another one, but anybody can write an output."""
+    return origin.partition < 1 << 63 - _PARTITION_SHIFT and origin.offset < 1 << _PARTITION_SHIFT
 
 
 def _rows(origins: Sequence[tuple[int, int]], kind: int, values: Sequence[bytes | None]) -> tuple[Any, Any, Hashes]:

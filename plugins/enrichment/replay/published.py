@@ -33,22 +33,31 @@ class Origin(NamedTuple):
     batch_id: str
 
 
-def origin_of(packed: bytes, topic: str) -> Origin | None:
+def origin_of(packed: bytes | None, topic: str) -> Origin | None:
     """The origin in an output's packed headers; None when it is no output of this topic's messages."""
-    last = unpack_headers(packed)[-len(ORIGIN_HEADERS) :]
+    last = unpack_headers(packed or b"")[-len(ORIGIN_HEADERS) :]
     if tuple(name for name, _ in last) != ORIGIN_HEADERS:
         return None
     source, partition, batch_id, offset = (value or b"" for _, value in last)
-    if source != topic.encode() or not (partition.isdigit() and offset.isdigit()):
+    if source != topic.encode() or not (_is_number(partition, 2**31) and _is_number(offset, 2**63)):
         return None
     return Origin(int(partition), int(offset), batch_id.decode(errors="replace"))
 
 
+def _is_number(digits: bytes, end: int) -> bool:
+    return digits.isdigit() and len(digits) <= len(str(end)) and int(digits) < end
+
+
 def outputs(chunk: Chunk, topic: str, window: Window) -> Iterator[tuple[int, Origin]]:
-    """The rows of a chunk that are outputs of the window's messages. An output has its input's time, which spares a
-    look at the headers of all others."""
+    """The rows of a chunk that may be outputs of the window's messages.
+
+    An output has its input's time, which spares a look at the headers of all others. Where a topic has the broker's
+    (`message.timestamp.type=LogAppendTime`), all outputs are given, of whatever window: who joins them with the
+    window's messages by their origin needs no more.
+    """
     times = np.array(chunk.timestamps, dtype=np.int64)
-    for row in np.flatnonzero((times >= window.start) & (times < window.end)).tolist():
+    within = (times >= window.start) & (times < window.end) | chunk.appended
+    for row in np.flatnonzero(within).tolist():
         origin = origin_of(chunk.headers[row], topic)
         if origin is not None:
             yield row, origin

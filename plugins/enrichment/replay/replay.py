@@ -25,7 +25,7 @@ from enrichment.kafka.retention import Load, check_kept, now_in_milliseconds
 from enrichment.kafka.settled import await_stable, require_stable
 from enrichment.kafka.source import read_ranges
 from enrichment.kafka.times import Bound, find_bounds, find_losses, to_text
-from enrichment.kafka.topics import DEAD_LETTER_BYTES, MESSAGE_BYTES
+from enrichment.kafka.topics import DEAD_LETTER_BYTES, MESSAGE_BYTES, describe_topics
 from enrichment.messages import HEADER_REPLAY, REASONS_OF, REPLAY, Batch, OffsetRange, Purpose, Reason, Window
 from enrichment.replay.cuts import Cuts
 from enrichment.replay.differences import Side, compare
@@ -190,14 +190,17 @@ def freeze(clients: Clients, purpose: Purpose) -> tuple[list[Bound], dict[str, t
     be missed: raises `TransactionOpen`.
     """
     settings, start = clients.settings, window_of(purpose).start
-    topics = {settings.output_topic, settings.dlq_topic, purpose.output_topic, purpose.dlq_topic}
+    topics = sorted({settings.output_topic, settings.dlq_topic, purpose.output_topic, purpose.dlq_topic})
     await_stable(clients, settings.input_topic)
     require_stable(clients, *topics)
     with clients.offsets_reader() as reader:
         bounds = find_bounds(reader, settings.input_topic, start, settings.request_timeout_sec)
+        appending = (config["message.timestamp.type"].value for config in describe_topics(clients, *topics))
+        # A topic with the broker's times says nothing of the window's: any message of it can be of the window.
+        starts = {topic: start if kind == "CreateTime" else 0 for topic, kind in zip(topics, appending, strict=True)}
         marks = {
-            topic: tuple(b.range for b in find_bounds(reader, topic, start, settings.request_timeout_sec))
-            for topic in sorted(topics)
+            topic: tuple(b.range for b in find_bounds(reader, topic, starts[topic], settings.request_timeout_sec))
+            for topic in topics
         }
     return bounds, marks
 
