@@ -175,7 +175,7 @@ def test_change_that_died_leaves_the_group_unpublished(
     two.produce([message(n) for n in range(40)])
     old = in_all_lanes(two, "old")
 
-    def dies(*_: object) -> None:
+    def dies(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -89,7 +89,7 @@ def change(clients: Clients, counts: LaneCounts, lanes: int, *, despite_open: bo
             "works on them is fenced, nothing of them is published, and the next run claims their messages anew"
         )
     counts.begin_change(group_id, lanes)
-    fence_all(clients)
+    fence_all(clients, at_least=before.lanes if before else 1)
     restamp(clients, lanes)
     counts.finish_change(group_id, lanes)
     log.warning("lanes.changed group=%s before=%s lanes=%d", group_id, before.lanes if before else None, lanes)
@@ -134,10 +134,10 @@ def _is_in_use(clients: Clients) -> bool:
     return any(offset is not None for offset in committed.values())
 
 
-def fence_all(clients: Clients) -> None:
+def fence_all(clients: Clients, at_least: int = 1) -> None:
     """Fence whoever publishes for the group and abort what it left open, whatever it takes for the number of lanes:
-    the lane `p % n` of a partition is `p` at most."""
+    the lane `p % n` of a partition is `p` at most. `at_least` so many lanes are fenced, for a topic that had more."""
     settings = clients.settings
     with clients.offsets_reader() as reader:
         partitions = input_partitions(reader, settings.input_topic, settings.request_timeout_sec)
-    fence_lanes(clients, range(1 + max(partitions)))
+    fence_lanes(clients, range(max(at_least, 1 + max(partitions))))
