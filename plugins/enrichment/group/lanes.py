@@ -74,13 +74,12 @@ def change(clients: Clients, counts: LaneCounts, lanes: int, *, despite_open: bo
     """Give the group another number of lanes; returns what was recorded before.
 
     Nothing is published from the first step to the last. When it dies in between, that stays so until it is run again.
+    It may be run with the number that there is: then all publishers and offsets are of that number for sure.
     Raises `ChangeRefused` when a batch of the group is open, unless that is allowed: it is claimed anew then.
     """
     settings = clients.settings
     group_id = settings.consumer_group
     before = counts.get(group_id)
-    if before == LaneCount(lanes):
-        return before
     still_open = find_open(clients, counts.open_batches(group_id))
     if still_open and not despite_open:
         raise ChangeRefused(
@@ -91,7 +90,8 @@ def change(clients: Clients, counts: LaneCounts, lanes: int, *, despite_open: bo
     counts.begin_change(group_id, lanes)
     fence_all(clients, at_least=before.lanes if before else 1)
     restamp(clients, lanes)
-    counts.finish_change(group_id, lanes)
+    if not counts.finish_change(group_id, lanes):
+        raise ChangeRefused(f"somebody else changes the lanes of group {group_id}, too: run it again when that is done")
     log.warning("lanes.changed group=%s before=%s lanes=%d", group_id, before.lanes if before else None, lanes)
     return before
 
