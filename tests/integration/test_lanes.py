@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psycopg
@@ -175,7 +176,7 @@ def test_change_that_died_leaves_the_group_unpublished(
     two.produce([message(n) for n in range(40)])
     old = in_all_lanes(two, "old")
 
-    def dies(*_: object) -> None:
+    def dies(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -206,6 +207,24 @@ def test_change_is_refused_while_a_batch_is_open(two: Pipeline) -> None:
         set_lanes(two, 4)
     assert recorded(two) == LaneCount(2)
     two.publish(batches[1])
+    set_lanes(two, 4)
+    assert recorded(two) == LaneCount(4)
+
+
+def test_two_changes_at_once_do_not_both_succeed(two: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that was begun first says that it is not done; run again, either number is the group's for sure."""
+    fence = group_lanes.fence_all
+    with monkeypatch.context() as patch:
+
+        def meanwhile(*how: Any, **more: Any) -> None:
+            patch.setattr(group_lanes, "fence_all", fence)
+            set_lanes(two, 4)
+            fence(*how, **more)
+
+        patch.setattr(group_lanes, "fence_all", meanwhile)
+        with pytest.raises(ChangeRefused, match="somebody else changes the lanes"):
+            set_lanes(two, 3)
+    assert recorded(two) == LaneCount(4)
     set_lanes(two, 4)
     assert recorded(two) == LaneCount(4)
 

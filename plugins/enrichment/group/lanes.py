@@ -74,13 +74,12 @@ def change(clients: Clients, counts: LaneCounts, lanes: int, *, despite_open: bo
     """Give the group another number of lanes; returns what was recorded before.
 
     Nothing is published from the first step to the last. When it dies in between, that stays so until it is run again.
+    It may be run with the number that there is: then all publishers and offsets are of that number for sure.
     Raises `ChangeRefused` when a batch of the group is open, unless that is allowed: it is claimed anew then.
     """
     settings = clients.settings
     group_id = settings.consumer_group
     before = counts.get(group_id)
-    if before == LaneCount(lanes):
-        return before
     still_open = find_open(clients, counts.open_batches(group_id))
     if still_open and not despite_open:
         raise ChangeRefused(
@@ -89,9 +88,10 @@ def change(clients: Clients, counts: LaneCounts, lanes: int, *, despite_open: bo
             "works on them is fenced, nothing of them is published, and the next run claims their messages anew"
         )
     counts.begin_change(group_id, lanes)
-    fence_all(clients)
+    fence_all(clients, at_least=before.lanes if before else 1)
     restamp(clients, lanes)
-    counts.finish_change(group_id, lanes)
+    if not counts.finish_change(group_id, lanes):
+        raise ChangeRefused(f"somebody else changes the lanes of group {group_id}, too: run it again when that is done")
     log.warning("lanes.changed group=%s before=%s lanes=%d", group_id, before.lanes if before else None, lanes)
     return before
 
@@ -134,10 +134,10 @@ def _is_in_use(clients: Clients) -> bool:
     return any(offset is not None for offset in committed.values())
 
 
-def fence_all(clients: Clients) -> None:
+def fence_all(clients: Clients, at_least: int = 1) -> None:
     """Fence whoever publishes for the group and abort what it left open, whatever it takes for the number of lanes:
-    the lane `p % n` of a partition is `p` at most."""
+    the lane `p % n` of a partition is `p` at most. `at_least` so many lanes are fenced, for a topic that had more."""
     settings = clients.settings
     with clients.offsets_reader() as reader:
         partitions = input_partitions(reader, settings.input_topic, settings.request_timeout_sec)
-    fence_lanes(clients, range(1 + max(partitions)))
+    fence_lanes(clients, range(max(at_least, 1 + max(partitions))))

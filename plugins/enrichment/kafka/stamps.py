@@ -73,6 +73,7 @@ def check_lanes(batch: Batch, committed: Mapping[int, Committed]) -> None:
         if stamp is not None and None not in (stamp.lanes, batch.lanes) and stamp.lanes != batch.lanes:
             raise LanesChanged(
                 f"batch {batch.batch_id} was claimed with {batch.lanes} lanes, but {stamp.batch_id} was published to "
-                f"partition {partition} with {stamp.lanes}: another installation, or an earlier run, publishes for "
-                f"group {batch.group_id} with another number. Nothing was published; the next run claims these messages"
+                f"partition {partition} with {stamp.lanes}: another installation publishes for group "
+                f"{batch.group_id} with another number. Nothing was published. Stop the other one; if there is none, "
+                f"`python -m enrichment.group set-lanes {batch.lanes}` makes that the group's number for sure"
             )

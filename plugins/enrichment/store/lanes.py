@@ -50,9 +50,9 @@ class LaneCounts:
         """From now on nothing is published for the group."""
         self._execute("enrichment_lanes/begin_change", group_id, lanes)
 
-    def finish_change(self, group_id: str, lanes: int) -> None:
-        """The change that was begun is done."""
-        self._execute("enrichment_lanes/finish_change", group_id, lanes)
+    def finish_change(self, group_id: str, lanes: int) -> bool:
+        """The change that was begun is done; false when it is another one by now."""
+        return self._execute("enrichment_lanes/finish_change", group_id, lanes) == 1
 
     def open_batches(self, group_id: str) -> list[OpenBatch]:
         """Batches of live draining that may still be published."""
@@ -60,6 +60,6 @@ class LaneCounts:
             cursor.execute(sql.load("enrichment_jobs/find_open"), {"group_id": group_id})
             return [msgspec.convert(row, OpenBatch) for row in cursor]
 
-    def _execute(self, statement: str, group_id: str, lanes: int) -> None:
+    def _execute(self, statement: str, group_id: str, lanes: int) -> int:
         with self._connection.transaction():
-            self._connection.execute(sql.load(statement), {"group_id": group_id, "lanes": lanes})
+            return self._connection.execute(sql.load(statement), {"group_id": group_id, "lanes": lanes}).rowcount
