@@ -53,6 +53,7 @@ class Clients:
     def __init__(self, config: Mapping[str, Any], settings: KafkaSettings) -> None:
         self._config = {**CONNECTING, **config}
         self.settings = settings
+        self._admin: AdminClient | None = None
 
     def for_batch(self, batch: Batch) -> Clients:
         """The clients of a batch's own group and output topics: live, replayed and redriven ones never meet."""
@@ -109,8 +110,9 @@ class Clients:
                 log.warning("producer.closed lane=%d error=%s", lane, refused.args[0])
 
     def admin(self) -> AdminClient:
-        """A client that describes topics."""
-        return AdminClient(self._without_consumer_options())
+        """A client that describes topics: one for all questions, which saves a connection each."""
+        self._admin = self._admin or AdminClient(self._without_consumer_options())
+        return self._admin
 
     def _without_consumer_options(self) -> dict[str, Any]:
         # librdkafka warns about each consumer option that a producer is given.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, NamedTuple, Self
@@ -150,19 +150,19 @@ class Load:
             if self.oldest is not None and (limit := r.oldest_kept(now)) is not None and self.oldest < limit
         ]
 
-    def doubtful(self, kept: Iterable[Retention]) -> list[str]:
+    def too_large(self, kept: Iterable[Retention]) -> list[str]:
+        """Which topics keep less of a partition than is to be published to one: a text for each. No time tells that."""
+        most = max(self.sizes.values(), default=0)
+        return [
+            f"topic {r.topic} keeps {r.limit_bytes} bytes of a partition (retention.bytes), and {most} bytes and more go "
+            "to one: the first may be gone before they are read. " + alter(r.topic, {"retention.bytes": 4 * most})
+            for r in kept
+            if r.limit_bytes is not None and most > r.limit_bytes
+        ]
+
+    def doubtful(self, kept: Sequence[Retention]) -> list[str]:
         """Which topics may not keep it for other reasons than time: a text for each."""
-        most, texts = max(self.sizes.values(), default=0), []
-        for r in kept:
-            if r.limit_bytes is not None and most > r.limit_bytes:
-                texts.append(
-                    f"topic {r.topic} keeps {r.limit_bytes} bytes of a partition (retention.bytes), and {most} bytes "
-                    "and more are to be published to one: the first may be gone before the last are read. "
-                    + alter(r.topic, {"retention.bytes": 4 * most})
-                )
-            if self.sizes and COMPACT in r.policies:
-                texts.append(r.compacts())
-        return texts
+        return self.too_large(kept) + [r.compacts() for r in kept if self.sizes and COMPACT in r.policies]
 
 
 def check_kept(
@@ -225,7 +225,8 @@ def _first_since(clients: Clients, topic: str, ranges: Iterable[OffsetRange], at
 class OldMessages:
     """Counts, chunk by chunk, what is published to topics that will not keep it."""
 
-    def __init__(self, kept: Iterable[Retention], now: int, keep_bytes: int) -> None:
+    def __init__(self, kept: Sequence[Retention], now: int, keep_bytes: int) -> None:
+        self._all = kept
         self._kept = [(r, limit) for r in kept if (limit := r.oldest_kept(now)) is not None]
         self._keep_bytes = keep_bytes
         self._count: dict[str, int] = {}
@@ -240,9 +241,13 @@ class OldMessages:
                     self._count[topic] = self._count.get(topic, 0) + len(old)
                     self._oldest[topic] = min(self._oldest.get(topic, limit), int(old.min()))
 
-    def warnings(self) -> tuple[str, ...]:
-        """A text for each topic that will not keep all it got."""
-        return tuple(
+    def warnings(self, partition_bytes: int = 0) -> tuple[str, ...]:
+        """A text for each topic that will not keep all it got; some partition got at least so many bytes."""
+        small = Load(sizes={0: partition_bytes}).too_large(self._all[:1])
+        return (*self._by_time(), *small)
+
+    def _by_time(self) -> Iterator[str]:
+        return (
             f"{r.deletes()}: {self._count[r.topic]} of the messages published there are older, the oldest of "
             f"{to_text(self._oldest[r.topic])}, and will soon be gone. To keep them, at once: "
             f"{r.command(self._keep_bytes)}"
