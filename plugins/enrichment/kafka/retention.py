@@ -154,8 +154,8 @@ class Load:
         """Which topics keep less of a partition than is to be published to one: a text for each. No time tells that."""
         most = max(self.sizes.values(), default=0)
         return [
-            f"topic {r.topic} keeps {r.limit_bytes} bytes of a partition (retention.bytes), and {most} bytes and more go "
-            "to one: the first may be gone before they are read. " + alter(r.topic, {"retention.bytes": 4 * most})
+            f"topic {r.topic} keeps {r.limit_bytes} bytes of a partition (retention.bytes), and {most} bytes and more "
+            "go to one: the first may be gone before they are read. " + alter(r.topic, {"retention.bytes": 4 * most})
             for r in kept
             if r.limit_bytes is not None and most > r.limit_bytes
         ]
