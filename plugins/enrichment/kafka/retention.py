@@ -56,8 +56,9 @@ class Retention(NamedTuple):
 
     def oldest_kept(self, now: int) -> int | None:
         """Messages from before this time (milliseconds) are deleted at the brokers' next check, however late they were
-        published. None: no time is too old, since nothing is deleted by time, or the time of appending counts."""
-        by_time = DELETE in self.policies and self.milliseconds >= 0 and not self.append_time
+        published. None: no time is too old, since nothing is deleted by time, or the time of appending counts, or the
+        limit is beyond all times."""
+        by_time = DELETE in self.policies and 0 <= self.milliseconds < now and not self.append_time
         return now - self.milliseconds if by_time else None
 
     @property
@@ -108,7 +109,7 @@ def retentions(clients: Clients, *topics: str) -> list[Retention]:
 def unfit(clients: Clients, topics: Iterable[str]) -> list[str]:
     """What is wrong with the retention of topics that there were before, a text for each, by what the pipeline puts
     into them. Raises `KafkaException` when the brokers do not tell."""
-    texts = []
+    texts, now = [], now_in_milliseconds()
     for r in retentions(clients, *topics):
         if r.topic == clients.settings.redriven_topic:
             if DELETE in r.policies:
@@ -117,7 +118,7 @@ def unfit(clients: Clients, topics: Iterable[str]) -> list[str]:
                     f"gone. Change that: {alter(r.topic, {'cleanup.policy': COMPACT})}"
                 )
             continue
-        if r.oldest_kept(0) is not None:
+        if r.oldest_kept(now) is not None:
             texts.append(
                 f"{r.deletes()}, however late they come in or are published. Where backlogs, replays or dead letters "
                 f"may be older than that, change it: {r.command(clients.settings.retention_bytes)}"
@@ -215,10 +216,13 @@ def claim_warnings(clients: Clients, batches: Sequence[Batch], now: int) -> dict
 
 def _first_since(clients: Clients, topic: str, ranges: Iterable[OffsetRange], at: int) -> dict[int, int]:
     """The offset of each partition's first message of that time or later, where there is one."""
-    asked = [TopicPartition(topic, partition, max(0, at)) for partition in sorted({r.partition for r in ranges})]
+    asked = [TopicPartition(topic, partition, at) for partition in sorted({r.partition for r in ranges})]
     timeout = clients.settings.request_timeout_sec
     with clients.offsets_reader() as reader:
         answers = with_retries(lambda seconds: reader.offsets_for_times(asked, timeout=seconds), timeout)
+    for answer in answers:
+        if answer.error is not None:
+            raise KafkaException(answer.error)
     return {answer.partition: answer.offset for answer in answers if answer.offset >= 0}
 
 
