@@ -26,6 +26,7 @@ from enrichment.messages import Batch, OffsetRange
 
 log = logging.getLogger(__name__)
 DELETE, COMPACT = "delete", "compact"
+FIRST_TIME = 1  # what is below is no message's time but says that there is none (`enrichment.columns`)
 Times = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -137,9 +138,9 @@ class Load:
     sizes: dict[int, int] = field(default_factory=dict)
 
     def add(self, partition: int, size: int, timestamp: int | None) -> None:
-        """Count a message in; 0 and less is no time."""
+        """Count a message in."""
         self.sizes[partition] = self.sizes.get(partition, 0) + size
-        if timestamp is not None and timestamp > 0:
+        if timestamp is not None and timestamp >= FIRST_TIME:
             self.oldest = timestamp if self.oldest is None else min(self.oldest, timestamp)
 
     def lost_by_time(self, kept: Iterable[Retention], now: int, keep_bytes: int) -> list[str]:
@@ -237,10 +238,10 @@ class OldMessages:
         self._oldest: dict[str, int] = {}
 
     def see(self, topic: str, times: Times) -> None:
-        """Take the times of some messages that go to a topic; 0 and less is no time."""
+        """Take the times of some messages that go to a topic."""
         for retention, limit in self._kept:
             if retention.topic == topic:
-                old = times[(times > 0) & (times < limit)]
+                old = times[(times >= FIRST_TIME) & (times < limit)]
                 if len(old):
                     self._count[topic] = self._count.get(topic, 0) + len(old)
                     self._oldest[topic] = min(self._oldest.get(topic, limit), int(old.min()))
