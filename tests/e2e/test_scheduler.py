@@ -152,6 +152,7 @@ def test_warnings_stand_in_the_note_of_the_run(airflow: Airflow, stream: Stream)
         resource = ConfigResource(ResourceType.TOPIC, kafka.dlq_topic, incremental_configs=[entry])
         admin.incremental_alter_configs([resource])[resource].result()
 
+    drained(airflow, stream)  # what other tests have left is younger, and would stand before it
     keep(20 * years)  # longer ago than any message of the other tests
     try:
         producer = Producer({"bootstrap.servers": stream.stack.bootstrap_servers})

@@ -224,6 +224,17 @@ def test_replay_says_when_a_topic_is_too_small(
     assert any("keeps 1000 bytes of a partition (retention.bytes)" in r.getMessage() for r in caplog.records)
 
 
+def test_live_batch_says_when_a_topic_is_too_small(pipeline: Pipeline, kafka: str) -> None:
+    """More in a batch than the output topic keeps of a partition stands in the ledger."""
+    alter(kafka, load().kafka.output_topic, retention_bytes="1000")
+    pipeline.produce([message(n) for n in range(40)])
+    [batch] = pipeline.claim()
+    drained = pipeline.stage(batch)
+    pipeline.finish(drained)
+    [text] = warnings_of(pipeline, batch)
+    assert f"keeps 1000 bytes of a partition (retention.bytes), and {drained.value_bytes // 4} bytes" in text
+
+
 def test_redrive_that_would_not_stay_is_refused(
     make_pipeline: MakePipeline, kafka: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,7 @@ class Clients:
         self._config = {**CONNECTING, **config}
         self._check_lanes = check_lanes
         self.settings = settings
+        self._admin: AdminClient | None = None
 
     @property
     def bootstrap_servers(self) -> str:
@@ -134,8 +135,9 @@ class Clients:
                 log.warning("producer.closed lane=%d error=%s", lane, refused.args[0])
 
     def admin(self) -> AdminClient:
-        """A client that describes topics."""
-        return AdminClient(self._without_consumer_options())
+        """A client that describes topics: one for all questions, which saves a connection each."""
+        self._admin = self._admin or AdminClient(self._without_consumer_options())
+        return self._admin
 
     def _without_consumer_options(self) -> dict[str, Any]:
         # librdkafka warns about each consumer option that a producer is given.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, NamedTuple, Self
@@ -26,6 +26,7 @@ from enrichment.messages import Batch, OffsetRange
 
 log = logging.getLogger(__name__)
 DELETE, COMPACT = "delete", "compact"
+FIRST_TIME = 1  # what is below is no message's time but says that there is none (`enrichment.columns`)
 Times = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -58,8 +59,9 @@ class Retention(NamedTuple):
 
     def oldest_kept(self, now: int) -> int | None:
         """Messages from before this time (milliseconds) are deleted at the brokers' next check, however late they were
-        published. None: no time is too old, since nothing is deleted by time, or the time of appending counts."""
-        by_time = DELETE in self.policies and self.milliseconds >= 0 and not self.append_time
+        published. None: no time is too old, since nothing is deleted by time, or the time of appending counts, or the
+        limit is beyond all times."""
+        by_time = DELETE in self.policies and 0 <= self.milliseconds < now and not self.append_time
         return now - self.milliseconds if by_time else None
 
     @property
@@ -110,7 +112,7 @@ def retentions(clients: Clients, *topics: str) -> list[Retention]:
 def unfit(clients: Clients, topics: Iterable[str]) -> list[str]:
     """What is wrong with the retention of topics that there were before, a text for each, by what the pipeline puts
     into them. Raises `KafkaException` when the brokers do not tell."""
-    texts = []
+    texts, now = [], now_in_milliseconds()
     for r in retentions(clients, *topics):
         if r.topic == clients.settings.redriven_topic:
             if DELETE in r.policies:
@@ -119,7 +121,7 @@ def unfit(clients: Clients, topics: Iterable[str]) -> list[str]:
                     f"gone. Change that: {alter(r.topic, {'cleanup.policy': COMPACT})}"
                 )
             continue
-        if r.oldest_kept(0) is not None:
+        if r.oldest_kept(now) is not None:
             texts.append(
                 f"{r.deletes()}, however late they come in or are published. Where backlogs, replays or dead letters "
                 f"may be older than that, change it: {r.command(clients.settings.retention_bytes)}"
@@ -138,9 +140,9 @@ class Load:
     sizes: dict[int, int] = field(default_factory=dict)
 
     def add(self, partition: int, size: int, timestamp: int | None) -> None:
-        """Count a message in; 0 and less is no time."""
+        """Count a message in."""
         self.sizes[partition] = self.sizes.get(partition, 0) + size
-        if timestamp is not None and timestamp > 0:
+        if timestamp is not None and timestamp >= FIRST_TIME:
             self.oldest = timestamp if self.oldest is None else min(self.oldest, timestamp)
 
     def lost_by_time(self, kept: Iterable[Retention], now: int, keep_bytes: int) -> list[str]:
@@ -152,19 +154,19 @@ class Load:
             if self.oldest is not None and (limit := r.oldest_kept(now)) is not None and self.oldest < limit
         ]
 
-    def doubtful(self, kept: Iterable[Retention]) -> list[str]:
+    def too_large(self, kept: Iterable[Retention]) -> list[str]:
+        """Which topics keep less of a partition than is to be published to one: a text for each. No time tells that."""
+        most = max(self.sizes.values(), default=0)
+        return [
+            f"topic {r.topic} keeps {r.limit_bytes} bytes of a partition (retention.bytes), and {most} bytes and more "
+            "go to one: the first may be gone before they are read. " + alter(r.topic, {"retention.bytes": 4 * most})
+            for r in kept
+            if r.limit_bytes is not None and most > r.limit_bytes
+        ]
+
+    def doubtful(self, kept: Sequence[Retention]) -> list[str]:
         """Which topics may not keep it for other reasons than time: a text for each."""
-        most, texts = max(self.sizes.values(), default=0), []
-        for r in kept:
-            if r.limit_bytes is not None and most > r.limit_bytes:
-                texts.append(
-                    f"topic {r.topic} keeps {r.limit_bytes} bytes of a partition (retention.bytes), and {most} bytes "
-                    "and more are to be published to one: the first may be gone before the last are read. "
-                    + alter(r.topic, {"retention.bytes": 4 * most})
-                )
-            if self.sizes and COMPACT in r.policies:
-                texts.append(r.compacts())
-        return texts
+        return self.too_large(kept) + [r.compacts() for r in kept if self.sizes and COMPACT in r.policies]
 
 
 def check_kept(
@@ -217,34 +219,42 @@ def claim_warnings(clients: Clients, batches: Sequence[Batch], now: int) -> dict
 
 def _first_since(clients: Clients, topic: str, ranges: Iterable[OffsetRange], at: int) -> dict[int, int]:
     """The offset of each partition's first message of that time or later, where there is one."""
-    asked = [TopicPartition(topic, partition, max(0, at)) for partition in sorted({r.partition for r in ranges})]
+    asked = [TopicPartition(topic, partition, at) for partition in sorted({r.partition for r in ranges})]
     timeout = clients.settings.request_timeout_sec
     with clients.offsets_reader() as reader:
         answers = with_retries(lambda seconds: reader.offsets_for_times(asked, timeout=seconds), timeout)
+    for answer in answers:
+        if answer.error is not None:
+            raise KafkaException(answer.error)
     return {answer.partition: answer.offset for answer in answers if answer.offset >= 0}
 
 
 class OldMessages:
     """Counts, chunk by chunk, what is published to topics that will not keep it."""
 
-    def __init__(self, kept: Iterable[Retention], now: int, keep_bytes: int) -> None:
+    def __init__(self, kept: Sequence[Retention], now: int, keep_bytes: int) -> None:
+        self._all = kept
         self._kept = [(r, limit) for r in kept if (limit := r.oldest_kept(now)) is not None]
         self._keep_bytes = keep_bytes
         self._count: dict[str, int] = {}
         self._oldest: dict[str, int] = {}
 
     def see(self, topic: str, times: Times) -> None:
-        """Take the times of some messages that go to a topic; 0 and less is no time."""
+        """Take the times of some messages that go to a topic."""
         for retention, limit in self._kept:
             if retention.topic == topic:
-                old = times[(times > 0) & (times < limit)]
+                old = times[(times >= FIRST_TIME) & (times < limit)]
                 if len(old):
                     self._count[topic] = self._count.get(topic, 0) + len(old)
                     self._oldest[topic] = min(self._oldest.get(topic, limit), int(old.min()))
 
-    def warnings(self) -> tuple[str, ...]:
-        """A text for each topic that will not keep all it got."""
-        return tuple(
+    def warnings(self, partition_bytes: int = 0) -> tuple[str, ...]:
+        """A text for each topic that will not keep all it got; some partition got at least so many bytes."""
+        small = Load(sizes={0: partition_bytes}).too_large(self._all[:1])
+        return (*self._by_time(), *small)
+
+    def _by_time(self) -> Iterator[str]:
+        return (
             f"{r.deletes()}: {self._count[r.topic]} of the messages published there are older, the oldest of "
             f"{to_text(self._oldest[r.topic])}, and will soon be gone. To keep them, at once: "
             f"{r.command(self._keep_bytes)}"

@@ -76,7 +76,7 @@ def create_topics(
 
 def describe_topics(clients: Clients, *topics: str) -> list[dict[str, Any]]:
     """The configuration of each topic. Raises `KafkaException` where there is none."""
-    admin = clients.admin()  # kept until the answers are there: they die with it
+    admin = clients.admin()
     resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
     described = admin.describe_configs(resources, request_timeout=clients.settings.request_timeout_sec)
     return [described[resource].result() for resource in resources]

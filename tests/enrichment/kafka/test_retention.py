@@ -35,6 +35,7 @@ def retention(**changed: str) -> Retention:
         pytest.param(retention(), NOW - WEEK, id="time"),
         pytest.param(retention(retention_ms="0"), NOW, id="nothing"),
         pytest.param(retention(retention_ms="-1"), None, id="for-ever"),
+        pytest.param(retention(retention_ms=str(2**63 - 1)), None, id="beyond-all-times"),
         pytest.param(retention(message_timestamp_type="LogAppendTime"), None, id="time-of-appending"),
         pytest.param(retention(cleanup_policy="compact"), None, id="compacted"),
         pytest.param(retention(cleanup_policy="compact, delete"), NOW - WEEK, id="both"),

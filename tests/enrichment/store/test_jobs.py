@@ -70,6 +70,23 @@ def test_get_returns_the_whole_story_when_published(ledger: Ledger) -> None:
     assert job.claimed_at <= job.drained_at <= job.published_at
 
 
+def test_warnings_of_claim_and_publish_are_kept_and_said(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    """Both stand in the row, in their order and once, whatever is run again; the log has them."""
+    for text in ("claimed", "claimed again"):
+        ledger.claim(BATCH, "dag", "run", "0123456789ab", warnings=(text,))
+    for text in ("published", "published again"):
+        ledger.published(BATCH.batch_id, msgspec.structs.replace(OUTCOME, warnings=(text,)))
+    job = ledger.get(BATCH.batch_id)
+    assert job is not None
+    assert job.warnings == ("claimed", "published")
+    assert "batch.warning batch_id=dag/run/0 claimed" in caplog.text
+    assert "batch.warning batch_id=dag/run/0 published" in caplog.text
+    claim(ledger, other("quiet"))
+    quiet = ledger.get("quiet")
+    assert quiet is not None
+    assert quiet.warnings == ()
+
+
 def test_get_is_none_when_the_batch_is_unknown(ledger: Ledger) -> None:
     """A batch that was never claimed has no row."""
     assert ledger.get("nothing") is None
