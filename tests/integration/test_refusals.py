@@ -23,7 +23,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from enrichment import redrive
 from enrichment.columns import Header
 from enrichment.conservation.committed import log_ranges, read
-from enrichment.errors import BatchRefused, PublishRefused
+from enrichment.errors import BatchRefused, BatchUnbalanced, PublishRefused
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.limits import topic_limits
 from enrichment.kafka.offsets import read_settled_backlog
@@ -291,7 +291,7 @@ def try_run(pipeline: Pipeline, run_id: str) -> list[bool]:
         try:
             with pipeline.resources() as r, r.stage(batch.batch_id, "publish"):
                 pipeline.finish(drained)
-        except BatchRefused:
+        except (BatchRefused, BatchUnbalanced):
             published.append(False)
         else:
             published.append(True)
@@ -428,3 +428,16 @@ def test_correction_that_is_refused_holds_up_no_other(
     assert corrected == 19
     assert "; 1 corrections are refused by analytics-" in detail
     assert "(INVALID_RECORD: " in detail
+
+
+def test_flood_of_refused_messages_holds_up_no_other_partition(make_limited: MakeLimited) -> None:
+    """Where a whole partition is refused the batch is suspect, and only that partition is: the others go on."""
+    pipeline = make_limited(ENRICHMENT_DEAD_LETTER_SHARE_FROM="40")
+    send(pipeline, [Sent(NOW * 1000, partition=2)] * 100)
+    send(pipeline, [Sent(partition=n % 2) for n in range(40)])
+    assert try_run(pipeline, "0") == [False]
+    assert try_run(pipeline, "1") == [True]
+    assert waits(pipeline) == [0, 0, 100, 0]
+    for run in range(2, 20):
+        try_run(pipeline, str(run))
+    conserved(pipeline, 140, {Reason.MESSAGE_REFUSED: 100})
