@@ -23,7 +23,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from enrichment import redrive
 from enrichment.columns import Header
 from enrichment.conservation.committed import log_ranges, read
-from enrichment.errors import BatchRefused, BatchUnbalanced, PublishRefused
+from enrichment.errors import BatchRefused, BatchUnbalanced, PublishRefused, ReplayRefused
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.limits import topic_limits
 from enrichment.kafka.offsets import read_settled_backlog
@@ -441,3 +441,17 @@ def test_flood_of_refused_messages_holds_up_no_other_partition(make_limited: Mak
     for run in range(2, 20):
         try_run(pipeline, str(run))
     conserved(pipeline, 140, {Reason.MESSAGE_REFUSED: 100})
+
+
+def test_replay_of_what_its_topics_do_not_take_is_refused(
+    make_replayer: Callable[..., Replayer], topic: MakeTopic
+) -> None:
+    """A window that is older than its output topic takes is refused when it is planned, with the command that helps."""
+    young = topic("replay", PARTITIONS, **OLD)
+    replayer = make_replayer(REPLAY_OUTPUT_TOPIC=young)
+    replayer.produce([START, START + 1])
+    with pytest.raises(ReplayRefused, match=f"--entity-name {young} --alter --add-config message.timestamp.before"):
+        replayer.plan(0)
+    alter(replayer.pipeline, young, "message.timestamp.before.max.ms", FOREVER)
+    replayer.replay(0)
+    assert replayer.check().read == 2

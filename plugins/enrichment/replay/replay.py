@@ -27,6 +27,7 @@ from enrichment.messages import HEADER_REPLAY, REASONS_OF, REPLAY, Batch, Offset
 from enrichment.replay.cuts import Cuts
 from enrichment.replay.differences import Side, compare
 from enrichment.replay.group import check_group
+from enrichment.replay.limits import check_times
 from enrichment.replay.published import outputs
 from enrichment.replay.window import in_window, make_picker
 from enrichment.settings import Settings
@@ -71,6 +72,7 @@ def plan(
     else:
         _refuse_overlap(replays, topic, window)
         check_topics(clients, purpose)
+        check_times(clients, purpose, window)
         counted = count(clients, purpose, max_messages, allow_lost=allow_lost, dry_run=dry_run)
         written = replays.put(topic, window, counted, dag_id, run_id)
         log.info(
