@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -311,7 +311,7 @@ def publish(
 def _send(
     clients: Clients, staging: Staging, drained: Drained, publisher: LanePublisher, transaction: Transaction | None,
     required: frozenset[Source], now: Callable[[], datetime],
-) -> tuple[Counts, list[Milliseconds], Mapping[int, int]]:  # fmt: skip
+) -> tuple[Counts, list[Milliseconds], Counter[int]]:  # fmt: skip
     """Route the batch and send it, if there is a transaction; what became of its messages, the times of those that are
     enriched, and how many are dead in each partition."""
     kafka, counts = clients.settings, Counts()
@@ -383,7 +383,7 @@ def check_balance(drained: Drained, counts: Counts) -> None:
 
 
 def check_dead_letters(
-    drained: Drained, counts: Counts, settings: PipelineSettings, dead_by_partition: Mapping[int, int]
+    drained: Drained, counts: Counts, settings: PipelineSettings, dead_by_partition: Counter[int]
 ) -> None:
     """Not suspiciously much dead of one cause; raises `BatchUnbalanced`.
 
@@ -401,7 +401,8 @@ def check_dead_letters(
             f"batch {batch.batch_id}: {dead} of {drained.messages} messages would be dead letters with {reason}, more "
             f"than ENRICHMENT_MAX_DEAD_LETTER_SHARE={share:g}; nothing was "
             "committed, suspect the code or the source",
-            {r.partition for r in batch.ranges if dead_by_partition.get(r.partition, 0) > share * r.span},
+            # A message that stands alone is set aside, where even that is suspected.
+            {r.partition for r in batch.ranges if batch.span > 1 and dead_by_partition[r.partition] > share * r.span},
         )
 
 

@@ -332,7 +332,7 @@ def test_partitions_without_fault_go_on(make_limited: MakeLimited, unforeseen: N
     alter(pipeline, letters_topic, "max.message.bytes", "100000")
     for run in range(10, 60):
         try_run(pipeline, str(run))
-    conserved(pipeline, 164, {Reason.PROCESSING_FAILED: 1})
+    conserved(pipeline, 164, {Reason.INVALID_JSON: 1})
 
 
 def test_refusal_that_is_nobodys_fault_is_noted_and_shrinks_nothing(
