@@ -13,7 +13,7 @@ hours, and no task is red when they have passed.
 
 **When it fails** `RepairIncomplete`: messages stay partial. `lost`: they left the log before their source was back (a
 longer retention of the topic, or `stacklens_replay` while the input is still there). `given-up`: every attempt failed
-(`ENRICHMENT_REPAIR_ATTEMPTS`); `unrepairable`: corrections are larger than the topic takes. Once that is mended, set
+(`ENRICHMENT_REPAIR_ATTEMPTS`); `unrepairable`: the topic does not take the corrections. Once that is mended, set
 `state = 'open', attempts = 0` in their row of `enrichment_pending`. Anything else: clear the task, or wait for the next
 run. Nothing is published twice.
 

@@ -1,8 +1,8 @@
 """After batches that failed by what they held: what of a lane the next one takes, until what breaks them is cornered.
 
 Only the partitions that may hold it are suspects. They take turns with the others, which go on in full batches: a batch
-fails as a whole, so the two never share one. A suspect takes less after each failure; a message that has failed alone
-is set aside.
+fails as a whole, so the two never share one. A suspect takes less after each failure; a message that has failed alone,
+and nobody knows why, is set aside.
 """
 
 from __future__ import annotations
@@ -60,4 +60,4 @@ def _depth(suspicion: Suspicion, size: int) -> tuple[bool, int]:
     """Whether the next offset has failed alone, and how many are taken from it on, where a batch takes `size`: fewer
     than have failed, while there are any."""
     smaller = min(size // SHRINK**suspicion.failures, suspicion.span // 2)
-    return suspicion.span <= 1, max(1, smaller)
+    return suspicion.is_alone, max(1, smaller)

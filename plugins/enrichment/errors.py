@@ -62,7 +62,14 @@ class RedriveRefused(EnrichmentError):
 
 
 class BatchUnbalanced(EnrichmentError):
-    """Read does not equal enriched + partial + dead; nothing was committed, the code is at fault."""
+    """Read does not equal enriched + partial + dead, or too much is dead; nothing was committed, suspect the code.
+
+    `partitions` are those of the source that may hold what did it: none, when nobody can tell.
+    """
+
+    def __init__(self, text: str, partitions: Iterable[int] = ()) -> None:
+        super().__init__(text)
+        self.partitions = tuple(sorted(partitions))
 
 
 class StagingMissing(EnrichmentError):

@@ -9,6 +9,7 @@ looks first.
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -311,9 +312,9 @@ def publish(
                 old = OldMessages(publisher.kept, now_in_milliseconds(), clients.settings.retention_bytes)
                 note()
                 with publisher.transaction() if produce else nullcontext() as transaction:
-                    counts, times = _send(clients, staging, drained, publisher, transaction, required, now, old)
+                    counts, times, dead = _send(clients, staging, drained, publisher, transaction, required, now, old)
                     check_balance(drained, counts)
-                    check_dead_letters(drained, counts, settings.pipeline)
+                    check_dead_letters(drained, counts, settings.pipeline, dead)
             freshness = Histogram() if batch.dry_run else ages(times, now())
             # What a replay or a redrive reads is more than what it takes: their claims have looked at that.
             least = drained.value_bytes // max(1, len(batch.ranges)) if batch.purpose.kind == LIVE.kind else 0
@@ -325,21 +326,23 @@ def publish(
 def _send(
     clients: Clients, staging: Staging, drained: Drained, publisher: LanePublisher, transaction: Transaction | None,
     required: frozenset[Source], now: Callable[[], datetime], old: OldMessages,
-) -> tuple[Counts, list[Milliseconds]]:  # fmt: skip
-    """Route the batch and send it, if there is a transaction; what became of its messages, and the times of those that
-    are enriched. `old` sees the times of all."""
+) -> tuple[Counts, list[Milliseconds], Counter[int]]:  # fmt: skip
+    """Route the batch and send it, if there is a transaction; what became of its messages, the times of those that are
+    enriched, and how many are dead in each partition. `old` sees the times of all."""
     kafka, counts = clients.settings, Counts()
     times: list[Milliseconds] = []
+    dead: Counter[int] = Counter()
     for routed in route(staging, drained.batch, publisher, required, now):
         counts = counts + routed.counts
         # A copy: a view of the column would keep all of the slice in memory.
         times.append(routed.analytics.columns["timestamp"].to_numpy().copy())
         old.see(kafka.output_topic, times[-1])
         old.see(kafka.dlq_topic, routed.dead_letters.columns["timestamp"].to_numpy())
+        dead.update(routed.dead_letters.partitions)
         if transaction is not None:
             transaction.send(kafka.output_topic, routed.analytics)
             transaction.send(kafka.dlq_topic, routed.dead_letters)
-    return counts, times
+    return counts, times, dead
 
 
 def ages(times: Sequence[Milliseconds], moment: datetime) -> Histogram:
@@ -397,22 +400,27 @@ def check_balance(drained: Drained, counts: Counts) -> None:
         )
 
 
-def check_dead_letters(drained: Drained, counts: Counts, settings: PipelineSettings) -> None:
+def check_dead_letters(
+    drained: Drained, counts: Counts, settings: PipelineSettings, dead_by_partition: Counter[int]
+) -> None:
     """Not suspiciously much dead of one cause; raises `BatchUnbalanced`.
 
-    The next claim over these offsets is smaller, until it is too small to be suspected: a flood of junk is let through
-    slowly and in view of whoever looks after failed runs, and stops nothing. Only live draining claims again: what a
-    replay or a redrive finds dead has been suspected before.
+    The next claim over these offsets, in the partitions where it was so much, is smaller, until it is too small to be
+    suspected: a flood of junk is let through slowly and in view of whoever looks after failed runs, and stops nothing.
+    Only live draining claims again: what a replay or a redrive finds dead has been suspected before.
     """
     batch, suspected = drained.batch, max(counts.dead_by_reason.items(), key=lambda item: item[1], default=("", 0))
     if batch.set_aside or batch.purpose.kind != LIVE.kind or drained.messages < settings.dead_letter_share_from:
         return
     reason, dead = suspected
-    if dead > settings.max_dead_letter_share * drained.messages:
+    share = settings.max_dead_letter_share
+    if dead > share * drained.messages:
         raise BatchUnbalanced(
             f"batch {batch.batch_id}: {dead} of {drained.messages} messages would be dead letters with {reason}, more "
-            f"than ENRICHMENT_MAX_DEAD_LETTER_SHARE={settings.max_dead_letter_share:g}; nothing was committed, suspect "
-            "the code or the source"
+            f"than ENRICHMENT_MAX_DEAD_LETTER_SHARE={share:g}; nothing was "
+            "committed, suspect the code or the source",
+            # A message that stands alone is set aside, where even that is suspected.
+            {r.partition for r in batch.ranges if batch.span > 1 and dead_by_partition[r.partition] > share * r.span},
         )
 
 

@@ -254,10 +254,10 @@ class Resources:
         stage, start = Stage(), time.perf_counter()
         try:
             yield stage
-        except BatchRefused as fault:
+        except (BatchRefused, BatchUnbalanced) as fault:
             self.ledger.failed(batch_id, _said(name, fault), fault.partitions)
             raise
-        except (BatchUnbalanced, *BATCH_FAULTS) as fault:
+        except BATCH_FAULTS as fault:
             self.ledger.failed(batch_id, _said(name, fault))
             raise
         except PublishRefused as refused:

@@ -19,9 +19,10 @@ def waiting(*spans: int) -> list[Backlog]:
     return [Backlog(partition, 0, 0, span) for partition, span in enumerate(spans)]
 
 
-def suspected(**found: tuple[int, int]) -> dict[int, Suspicion]:
-    """Failures and smallest span by partition, which is named `p0` and so on."""
-    return {int(name[1:]): Suspicion(int(name[1:]), *numbers) for name, numbers in found.items()}
+def suspected(alone: tuple[int, ...] = (), **found: tuple[int, int]) -> dict[int, Suspicion]:
+    """Failures and smallest span by partition, which is named `p0` and so on; those that failed `alone`."""
+    partitions = {int(name[1:]): numbers for name, numbers in found.items()}
+    return {p: Suspicion(p, *numbers, is_alone=p in alone) for p, numbers in partitions.items()}
 
 
 def test_partitions_without_fault_have_the_next_turn() -> None:
@@ -53,8 +54,13 @@ def test_each_failure_makes_the_next_batch_smaller(failures: int, span: int, tak
 
 def test_message_that_failed_alone_is_set_aside() -> None:
     """It alone, whatever else is suspected or waits more shortly."""
-    suspicions = suspected(p0=(4, 2), p1=(5, 1), p2=(1, 500))
+    suspicions = suspected(alone=(1,), p0=(4, 2), p1=(5, 1), p2=(1, 500))
     assert corner(waiting(2, 900, 500), suspicions, (), SIZE) == Share((OffsetRange(1, 0, 1),), set_aside=True)
+
+
+def test_message_that_a_broker_refuses_in_every_form_is_not_set_aside() -> None:
+    """What it would become is what is refused: it is tried alone, until it is taken."""
+    assert corner(waiting(5), suspected(p0=(5, 1)), (), SIZE) == Share((OffsetRange(0, 0, 1),))
 
 
 def test_message_that_failed_with_others_is_not_set_aside() -> None:
@@ -97,7 +103,7 @@ def test_whatever_breaks_batches_is_cornered(
                 if b.partition in suspects and ranges[b.partition][0] <= b.start < ranges[b.partition][1]
             ]
             if over and b.span:
-                suspicions[b.partition] = Suspicion(b.partition, len(over), min(over))
+                suspicions[b.partition] = Suspicion(b.partition, len(over), min(over), min(over) == 1)
         share = corner(backlog, suspicions, latest, size)
         latest = {r.partition for r in share.ranges}
         assert latest

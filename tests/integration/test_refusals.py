@@ -23,7 +23,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from enrichment import redrive
 from enrichment.columns import Header
 from enrichment.conservation.committed import log_ranges, read
-from enrichment.errors import BatchRefused, PublishRefused
+from enrichment.errors import BatchRefused, BatchUnbalanced, PublishRefused, ReplayRefused
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.limits import topic_limits
 from enrichment.kafka.offsets import read_settled_backlog
@@ -291,7 +291,7 @@ def try_run(pipeline: Pipeline, run_id: str) -> list[bool]:
         try:
             with pipeline.resources() as r, r.stage(batch.batch_id, "publish"):
                 pipeline.finish(drained)
-        except BatchRefused:
+        except (BatchRefused, BatchUnbalanced):
             published.append(False)
         else:
             published.append(True)
@@ -332,7 +332,7 @@ def test_partitions_without_fault_go_on(make_limited: MakeLimited, unforeseen: N
     alter(pipeline, letters_topic, "max.message.bytes", "100000")
     for run in range(10, 60):
         try_run(pipeline, str(run))
-    conserved(pipeline, 164, {Reason.PROCESSING_FAILED: 1})
+    conserved(pipeline, 164, {Reason.INVALID_JSON: 1})
 
 
 def test_refusal_that_is_nobodys_fault_is_noted_and_shrinks_nothing(
@@ -428,3 +428,30 @@ def test_correction_that_is_refused_holds_up_no_other(
     assert corrected == 19
     assert "; 1 corrections are refused by analytics-" in detail
     assert "(INVALID_RECORD: " in detail
+
+
+def test_flood_of_refused_messages_holds_up_no_other_partition(make_limited: MakeLimited) -> None:
+    """Where a whole partition is refused the batch is suspect, and only that partition is: the others go on."""
+    pipeline = make_limited(ENRICHMENT_DEAD_LETTER_SHARE_FROM="40")
+    send(pipeline, [Sent(NOW * 1000, partition=2)] * 100)
+    send(pipeline, [Sent(partition=n % 2) for n in range(40)])
+    assert try_run(pipeline, "0") == [False]
+    assert try_run(pipeline, "1") == [True]
+    assert waits(pipeline) == [0, 0, 100, 0]
+    for run in range(2, 20):
+        try_run(pipeline, str(run))
+    conserved(pipeline, 140, {Reason.MESSAGE_REFUSED: 100})
+
+
+def test_replay_of_what_its_topics_do_not_take_is_refused(
+    make_replayer: Callable[..., Replayer], topic: MakeTopic
+) -> None:
+    """A window that is older than its output topic takes is refused when it is planned, with the command that helps."""
+    young = topic("replay", PARTITIONS, **OLD)
+    replayer = make_replayer(REPLAY_OUTPUT_TOPIC=young)
+    replayer.produce([START, START + 1])
+    with pytest.raises(ReplayRefused, match=f"--entity-name {young} --alter --add-config message.timestamp.before"):
+        replayer.plan(0)
+    alter(replayer.pipeline, young, "message.timestamp.before.max.ms", FOREVER)
+    replayer.replay(0)
+    assert replayer.check().read == 2

@@ -119,18 +119,22 @@ def _words(code: int, topic: str) -> str:
 
 
 def _places(batch: Batch, failures: Iterable[Failure]) -> str:
-    """Where the messages that failed came from and should have gone to."""
-    spans: dict[tuple[str, int, int], list[int]] = {}
+    """Where the messages that failed should have gone to and came from, as far as they say so."""
+    places: dict[tuple[str, int, int], list[int]] = {}
     for failure in failures:
-        origin = _origin(failure.headers)
-        if origin is not None:
-            spans.setdefault((failure.topic, failure.partition, origin[0]), []).append(origin[1])
-    places = [
-        f"{topic} [{partition}] refuses {batch.source_topic} partition {source} offset"
-        + (f" {min(offsets)}" if len(offsets) == 1 else f"s {min(offsets)} to {max(offsets)}")
-        for (topic, partition, source), offsets in sorted(spans.items())
-    ]
-    return "".join(f"; {place}" for place in places)
+        source, offset = _origin(failure.headers) or (-1, -1)
+        places.setdefault((failure.topic, failure.partition, source), []).append(offset)
+    return "".join(
+        f"; {topic} [{partition}] refuses {_named(batch.source_topic, source, offsets)}"
+        for (topic, partition, source), offsets in sorted(places.items())
+    )
+
+
+def _named(topic: str, partition: int, offsets: Sequence[int]) -> str:
+    if partition < 0:
+        return f"{len(offsets)} messages"
+    first, last = min(offsets), max(offsets)
+    return f"{topic} partition {partition} " + (f"offset {first}" if first == last else f"offsets {first} to {last}")
 
 
 def _origin(packed: bytes) -> tuple[int, int] | None:

@@ -30,6 +30,7 @@ from enrichment.messages import HEADER_REPLAY, REASONS_OF, REPLAY, Batch, Offset
 from enrichment.replay.cuts import Cuts
 from enrichment.replay.differences import Side, compare
 from enrichment.replay.group import check_group
+from enrichment.replay.limits import check_times
 from enrichment.replay.published import outputs
 from enrichment.replay.window import in_window, make_picker
 from enrichment.settings import Settings
@@ -74,6 +75,7 @@ def plan(
     else:
         _refuse_overlap(replays, topic, window)
         check_topics(clients, purpose)
+        check_times(clients, purpose, window)
         counted, load = count(clients, purpose, max_messages, allow_lost=allow_lost, dry_run=dry_run)
         outputs_go_to = purpose.output_topic, purpose.dlq_topic
         check_kept(clients, load, outputs_go_to, now_in_milliseconds(), None if dry_run else ReplayRefused)

@@ -98,11 +98,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 class Suspicion(msgspec.Struct, frozen=True):
     """How many failed batches reached over the next offset of a partition, and how few offsets the smallest of them
-    had, as far as they may be at fault."""
+    had, as far as they may be at fault. `is_alone`: the offset was all that one had, which nobody could explain."""
 
     partition: int
     failures: int
     span: int
+    is_alone: bool = False
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):

@@ -76,6 +76,7 @@ def test_message_without_an_origin_suspects_no_partition() -> None:
     refused = refusal_of(BATCH, KafkaError(KafkaError.INVALID_RECORD), [lost])
     assert isinstance(refused, BatchRefused)
     assert refused.partitions == ()
+    assert str(refused).endswith("; markers [0] refuses 1 messages")
 
 
 def test_batch_is_published_around_what_is_refused() -> None:

@@ -255,6 +255,14 @@ def test_suspects_of_a_failed_batch_are_the_partitions_that_it_names(ledger: Led
     assert ledger.suspicions("in", "group", {0: 0, 1: 0, 2: 4}) == {1: Suspicion(1, 1, 34)}
 
 
+@pytest.mark.parametrize(("suspects", "is_alone"), [([], True), ([1], False)], ids=["unexplained", "refused"])
+def test_message_that_failed_alone_is_known(ledger: Ledger, suspects: list[int], is_alone: bool) -> None:
+    """But not where the broker said which it is: to set it aside would change nothing."""
+    claim(ledger, other("one", ranges=(OffsetRange(0, 7, 7), OffsetRange(1, 3, 4))))
+    ledger.failed("one", "why", suspects)
+    assert ledger.suspicions("in", "group", {0: 7, 1: 3}) == {1: Suspicion(1, 1, 1, is_alone)}
+
+
 def test_noted_error_suspects_nobody(ledger: Ledger) -> None:
     """Why the broker did not take a batch is kept, its state is not touched; published, it is forgotten."""
     claim(ledger)
