@@ -21,6 +21,7 @@ _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
     re.DOTALL,
 )
+_WHOLE = re.compile("-?[0-9]+")
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -112,7 +113,7 @@ def is_strict(value: bytes) -> bool:
     """Whether every reader takes this as a JSON value, also inside another one.
 
     No reader has to take half a surrogate pair, a key that stands twice in an object, or a number that no double holds;
-    and many have limits for depth and length.
+    some (pandas) take no number whose whole part has more than 64 bits, and many have limits for depth and length.
     """
     try:
         check_depth(value, DEPTH - 1)
@@ -129,8 +130,11 @@ def _refuse_constant(name: str) -> None:
 
 
 def _common_number(digits: str) -> int:
-    if len(digits) > NUMBER_CHARACTERS or math.isinf(float(digits)):
+    whole = _WHOLE.match(digits)
+    if len(digits) > NUMBER_CHARACTERS or whole is None or len(whole[0]) > 20 or math.isinf(float(digits)):
         raise ValueError("a number that not every reader takes")
+    if not -(2**63) <= int(whole[0]) < 2**64:
+        raise ValueError("an integer that not every reader takes")
     return 0
 
 

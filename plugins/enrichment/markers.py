@@ -7,6 +7,7 @@ transactional id. So whoever publishes has fenced all others, then reads the mar
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -26,6 +27,7 @@ from enrichment.kafka.topics import describe_topics
 from enrichment.letters import Position
 from enrichment.messages import HEADER_LETTER_OFFSET, HEADER_LETTER_PARTITION, Batch, OffsetRange
 
+_MARKER_KEY = re.compile(rb"([0-9]{1,10}):([0-9]{1,19})")
 Redriven = Mapping[Position, str]  # letters that are done, and the batch that did it
 
 
@@ -52,7 +54,9 @@ def read_markers(clients: Clients) -> dict[Position, str]:
         with RangeReader(consumer, everything, settings.chunk_size, settings.chunk_bytes, timeout) as reader:
             for chunk in reader.chunks():
                 for key, value in zip(chunk.keys, chunk.values, strict=True):
-                    redriven[position_of(key or b"")] = (value or b"").decode()
+                    position = position_of(key or b"")
+                    if position is not None:
+                        redriven[position] = (value or b"").decode(errors="replace")
     return redriven
 
 
@@ -86,10 +90,10 @@ def check_topic(clients: Clients) -> None:
         )
 
 
-def position_of(key: bytes) -> Position:
-    """The letter that a marker's key names."""
-    partition, _, offset = key.partition(b":")
-    return int(partition), int(offset)
+def position_of(key: bytes) -> Position | None:
+    """The letter that a marker's key names; None where somebody else has written something else."""
+    named = _MARKER_KEY.fullmatch(key)
+    return None if named is None else (int(named[1]), int(named[2]))
 
 
 class RedrivePublisher(LanePublisher):

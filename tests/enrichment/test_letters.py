@@ -7,10 +7,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import StringIO
 from typing import Any
 
 import msgspec
 import orjson
+import pandas as pd
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -92,7 +94,8 @@ def edited(letter: Chunk, **fields: Any) -> Chunk:
 
 # What a JSON reader may stumble over.
 odd = st.sampled_from(
-    [rb'"\ud800"', rb'{"\udfff":1}', b"1e400", b"-1e999", b"1" * 5_000, b"0." + b"3" * 2_000, b'{"a":1,"a":2}',
+    [b"18446744073709551616",
+     rb'"\ud800"', rb'{"\udfff":1}', b"1e400", b"-1e999", b"1" * 5_000, b"0." + b"3" * 2_000, b'{"a":1,"a":2}',
      b"[" * 512 + b"]" * 512, b"[" * 700 + b"]" * 700, rb'"\u0000"', b"NaN", b'"\x00"']
 )  # fmt: skip
 objects = st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False))
@@ -170,6 +173,7 @@ def test_every_reader_takes_every_letter(sent: Sent, purpose: Purpose) -> None:
     assert max(len(digits) for digits in re.findall(rb"\d+", re.sub(rb'"[^"]*"', b"", letter))) < 1_000
     for reader in (orjson.loads, msgspec.json.decode, json.loads):
         assert reader(letter)["source_offset"] == 7
+    assert pd.read_json(StringIO(letter.decode()), typ="series", dtype=False)["source_offset"] == 7
 
 
 # As they were written before: the object as it came, whatever readers say to it.

@@ -370,7 +370,8 @@ def _redriven(kafka: Kafka, topic: str, timeout: float, settle_seconds: float) -
     marked = {}
     for marker in read(kafka, topic, held, timeout):
         partition, _, offset = (marker.key() or b"").partition(b":")
-        marked[int(partition), int(offset)] = marker.value() is not None
+        if partition.isdigit() and offset.isdigit() and len(partition + offset) < 30:  # else it is no redrive's
+            marked[int(partition), int(offset)] = marker.value() is not None
     return frozenset(letter for letter, stands in marked.items() if stands)
 
 
