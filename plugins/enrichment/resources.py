@@ -276,10 +276,10 @@ class Resources:
 
     def _user_cache(self) -> Cached:
         user = self.settings.user
-        base_url, token, _ = HttpEndpoint(*self._user_service())
+        base_url, token, options = HttpEndpoint(*self._user_service())
         breaker = PostgresBreakerStorage(self._connect, f"user-profile {base_url}")
         self._open.callback(breaker.close)
-        api = UserApi(base_url, token, user, breaker_storage=breaker)
+        api = UserApi(base_url, token, user, options=options, breaker_storage=breaker)
         self._open.callback(api.close)
         return Cached("user_profile_cache", Profile, api, user.cache_size, 3600 * user.cache_ttl_hours)
 
