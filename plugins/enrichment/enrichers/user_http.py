@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import certifi
 import httpx
 
 from enrichment.connections import HttpOptions
@@ -139,10 +138,14 @@ def _tls(base_url: str, options: HttpOptions) -> ssl.SSLContext | bool:
     """How the service proves who it is; made only where it is asked for: reading a CA bundle takes a while."""
     if urlsplit(base_url).scheme != "https" and not options.proxy.startswith("https:"):
         return False
-    bundles = [os.environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")]
-    bundle = options.verify if isinstance(options.verify, str) else next(filter(None, bundles), certifi.where())
-    folder = Path(bundle).is_dir()
-    context = ssl.create_default_context(cafile=None if folder else bundle, capath=bundle if folder else None)
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    if isinstance(options.verify, str):
+        bundle = options.verify
+    if bundle is None:
+        context = httpx.create_ssl_context()
+    else:
+        folder = Path(bundle).is_dir()
+        context = ssl.create_default_context(cafile=None if folder else bundle, capath=bundle if folder else None)
     if options.verify is False:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
