@@ -124,7 +124,10 @@ class UserApi:
 
     def close(self) -> None:
         """End the requests that are still under way and close the connections."""
-        self._loop.close(self._requests.close())
+        try:
+            self._loop.close(self._requests.close())
+        except TimeoutError:
+            log.warning("user_api.not_closed url=%s: its connections end with the process", self._base_url)
 
     def fetch_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """An entry for each user id: found, absent, or failed with its reason.
