@@ -129,7 +129,7 @@ def _failed(word: str) -> bool:
 def _fatal(source: Source, word: str) -> Reason | None:
     """What a dead letter says of a required source. What that said once is no reason for one: it has failed now."""
     if word in STALE_REASONS:
-        return next(reason for reason, failing in OUTAGES.items() if failing == source)
+        return [reason for reason, failing in OUTAGES.items() if failing == source][-1]
     return Reason(word) if _failed(word) else None
 
 

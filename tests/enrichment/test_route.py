@@ -174,7 +174,7 @@ def test_stale_absence_is_marked_and_named() -> None:
     ("name", "source", "unknown", "failed"),
     [
         ("geo", Source.GEO, Reason.GEO_NOT_FOUND, Reason.GEO_LOOKUP_FAILED),
-        ("user", Source.USER, Reason.USER_NOT_FOUND, Reason.USER_TIMEOUT),
+        ("user", Source.USER, Reason.USER_NOT_FOUND, Reason.USER_SERVICE_ERROR),
         ("business", Source.BUSINESS, Reason.BUSINESS_NOT_FOUND, Reason.DATABASE_ERROR),
     ],
 )
