@@ -17,6 +17,7 @@ MODULES = (
     "airflow.providers.postgres.hooks.postgres",
     "confluent_kafka.admin",
     "geoip2.models",
+    "httpx",
     "maxminddb",
     "msgspec",
     "numba",

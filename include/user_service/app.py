@@ -51,7 +51,7 @@ api = APIRouter(prefix="/api", dependencies=[Depends(_authorize)])
 
 @api.get("/users/{user_id}")
 async def user(user_id: str, request: Request) -> Response:
-    """The profile of one user."""
+    """The profile of one user; 404 names the user in JSON (`user_id`), or it could be anything's in our place."""
     service = _service(request)
     with service.counting():
         return await service.answer_one(user_id, _fault_asked_for(request))

@@ -26,7 +26,9 @@ from enrichment.enrichers.base import (
     NO_KEY,
     OK,
     STALE,
+    STALE_REASONS,
     STATUS,
+    UNANSWERED,
     Added,
     frame_of,
 )
@@ -76,20 +78,23 @@ class Published(msgspec.Struct, gc=False):
 
     @property
     def missing(self) -> frozenset[Source]:
-        """The sources that were down for it."""
-        return frozenset(OUTAGES[Reason(e)] for e in self.enrichment_errors or () if e in OUTAGES)
+        """The sources that were down for it, those included that are only known to have had no answer once."""
+        failed = frozenset(OUTAGES[Reason(e)] for e in self.enrichment_errors or () if e in OUTAGES)
+        stale = self.enrichment_stale or ()
+        return failed.union(s for s in Source if s in stale and s not in self.enrichment_sources)
 
     def status(self, source: Source) -> str:
         """What the enricher of a source said of it."""
-        if source in (self.enrichment_stale or ()):
-            return STALE
+        is_stale = source in (self.enrichment_stale or ())
         if source in self.enrichment_sources:
-            return OK
+            return STALE if is_stale else OK
         if not getattr(self, KEY_OF[source]):
             return NO_KEY
         errors = self.enrichment_errors or ()
         own = [error for error in errors if SOURCE_OF.get(error, source) == source]  # type: ignore[call-overload]
-        return own[0] if own else NO_KEY
+        if not own:
+            return NO_KEY
+        return stale if is_stale and (stale := f"{STALE} {own[0]}") in STALE_REASONS else own[0]
 
 
 _decode = msgspec.json.Decoder(Published).decode
@@ -162,7 +167,7 @@ class Corrector:
             Addition(source, a.codes, pa.array(a.values[STATUS].tolist(), pa.string()), pa.array(a.values[JSON].array))
             for source, a in final.items()
         ]
-        failing = {s: a.values[STATUS].isin(OUTAGES).to_numpy(dtype=bool)[a.codes] for s, a in final.items()}
+        failing = {s: a.values[STATUS].isin(UNANSWERED).to_numpy(dtype=bool)[a.codes] for s, a in final.items()}
         repaired = [
             frozenset(source for source in sources if not failing[source][row]) for row, sources in enumerate(missing)
         ]

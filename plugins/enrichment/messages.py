@@ -118,7 +118,11 @@ class Risk(msgspec.Struct, frozen=True, gc=False, rename=lambda field: f"busines
 
 
 class Provenance(msgspec.Struct, frozen=True, gc=False):
-    """The tail of an enriched message: what was added, what failed, what was served past its expiry, and when."""
+    """The tail of an enriched message: what was added, what failed, what was served past its expiry, and when.
+
+    A source in `enrichment_stale` alone, and not in `enrichment_sources`, could not be asked: that the key does not
+    exist is what it said last.
+    """
 
     enrichment_sources: tuple[str, ...]
     enrichment_errors: tuple[str, ...] | None

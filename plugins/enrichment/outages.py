@@ -1,7 +1,8 @@
 """What an enricher added to the chunks of a batch in, whether its source was down for it, or failed for some, out.
 
 A key counts as asked when its source was asked for it, or is remembered to have failed. It counts as failed when the
-source could not answer and nothing stale was there either. A key that does not exist has been answered.
+source could not answer and no stale value was there either: that the key did not exist once is none. A key that does
+not exist has been answered.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from enrichment.enrichers.base import STATUS, Added
-from enrichment.messages import OUTAGES, Source
+from enrichment.enrichers.base import STATUS, UNANSWERED, Added
+from enrichment.messages import Source
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -26,7 +27,7 @@ class Asked(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, added: Added) -> Asked:
         """Of one chunk."""
-        failed = added.values[STATUS].isin(OUTAGES).to_numpy(dtype=bool)
+        failed = added.values[STATUS].isin(UNANSWERED).to_numpy(dtype=bool)
         rows = np.bincount(added.codes, minlength=len(failed))
         asked = (added.fetched | failed) & (rows > 0)
         return cls(int(asked.sum()), int((failed & asked).sum()), int(rows[failed].sum()))

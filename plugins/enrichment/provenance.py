@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from enrichment.enrichers.base import NO_KEY, OK, STALE
-from enrichment.messages import Provenance, Reason, Source
+from enrichment.enrichers.base import NO_KEY, OK, STALE, STALE_REASONS, reason_of
+from enrichment.messages import OUTAGES, Provenance, Reason, Source
 
 _encode = msgspec.json.Encoder().encode
 
@@ -84,9 +84,9 @@ class Statuses:
             words = _words(code, vocabularies)
             provenance[code] = provenance_of(additions, words, now)
             tails[code] = _encode(provenance[code])[1:]
-            failed = [w for a, w in zip(additions, words, strict=True) if a.source in required and _failed(w)]
-            if failed:
-                fatal[code] = Reason(failed[0])
+            failed = [_fatal(a.source, w) for a, w in zip(additions, words, strict=True) if a.source in required]
+            if any(failed):
+                fatal[code] = next(filter(None, failed))
         return cls(codes, rows, tails, provenance, fatal)
 
     def fatal_rows(self, rows: slice) -> list[tuple[int, Reason]]:
@@ -126,11 +126,19 @@ def _failed(word: str) -> bool:
     return word not in (NO_KEY, OK, STALE)
 
 
+def _fatal(source: Source, word: str) -> Reason | None:
+    """What a dead letter says of a required source. What that said once is no reason for one: it has failed now."""
+    if word in STALE_REASONS:
+        return [reason for reason, failing in OUTAGES.items() if failing == source][-1]
+    return Reason(word) if _failed(word) else None
+
+
 def provenance_of(additions: Sequence[Addition], words: Sequence[str], now: str) -> Provenance:
-    """Sources that answered, errors of those that did not, and who was served past its expiry."""
+    """Sources that answered, errors of those that did not, and who was served past its expiry, be it an answer or an
+    error."""
     by_source = list(zip([a.source for a in additions], words, strict=True))
-    errors = tuple(dict.fromkeys(word for _, word in by_source if _failed(word)))
-    stale = tuple(source for source, word in by_source if word == STALE)
+    errors = tuple(dict.fromkeys(reason_of(word) for _, word in by_source if _failed(word)))
+    stale = tuple(source for source, word in by_source if word == STALE or word in STALE_REASONS)
     return Provenance(
         tuple(source for source, word in by_source if word in (OK, STALE)), errors or None, stale or None, now
     )

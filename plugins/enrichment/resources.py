@@ -29,6 +29,7 @@ from enrichment.caches.memory import MemoryLayer
 from enrichment.caches.postgres import PostgresLayer
 from enrichment.caches.renewal import Renewed, RenewedTable, find_hot, renew
 from enrichment.caches.risk import record_risk
+from enrichment.connections import HttpEndpoint
 from enrichment.corrections import Corrector, LookUp
 from enrichment.enrichers.base import Added, look_up_and_enrich
 from enrichment.enrichers.business import BusinessEnricher
@@ -94,7 +95,7 @@ class Resources:
         settings: Settings,
         kafka_config: Callable[[], Mapping[str, Any]],
         connect_postgres: Callable[[], psycopg.Connection[Any]],
-        user_service: Callable[[], tuple[str, str | None]],
+        user_service: Callable[[], HttpEndpoint | tuple[str, str | None]],
         staging_root: StoragePath,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -288,10 +289,10 @@ class Resources:
 
     def _user_cache(self) -> Cached:
         user = self.settings.user
-        base_url, token = self._user_service()
+        base_url, token, options = HttpEndpoint(*self._user_service())
         breaker = PostgresBreakerStorage(self._connect, f"user-profile {base_url}")
         self._open.callback(breaker.close)
-        api = UserApi(base_url, token, user, breaker_storage=breaker)
+        api = UserApi(base_url, token, user, options=options, breaker_storage=breaker)
         self._open.callback(api.close)
         return Cached("user_profile_cache", Profile, api, user.cache_size, 3600 * user.cache_ttl_hours)
 

@@ -129,7 +129,10 @@ class UserSettings(BaseSettings):
     model_config = _config("USER_SERVICE_")
 
     conn_id: str = Field("user_service", description="Airflow connection (HTTP) of the user-profile API")
-    timeout_sec: PositiveFloat = Field(5, description="time for the API to answer one request")
+    timeout_sec: PositiveFloat = Field(5, description="time for the API to answer one request, all of it")
+    task_timeout_sec: PositiveFloat = Field(
+        300, description="time that a task may spend on the API; who is not answered for by then is repaired later"
+    )
     batch_size: PositiveInt = Field(500, description="users in one request")
     concurrency: PositiveInt = Field(4, description="requests at once")
     retries: Annotated[int, Field(ge=0)] = Field(3, description="further tries of a request that failed")

@@ -104,6 +104,52 @@ def test_rules_see_what_the_other_sources_had_said() -> None:
     )
 
 
+def stale_absence(**fields: Any) -> bytes:
+    """A message whose user was unknown when the service was last asked, long ago."""
+    return published(enrichment_errors=[Reason.USER_NOT_FOUND], enrichment_stale=[Source.USER], **fields)
+
+
+def test_stale_absence_is_missing() -> None:
+    """It is looked up again; one of now is an answer, and so is a stale value."""
+    assert missing_of(stale_absence()) == {Source.USER}
+    assert missing_of(published(enrichment_errors=[Reason.USER_NOT_FOUND])) == frozenset()
+    assert missing_of(published(enrichment_errors=None, enrichment_stale=[Source.GEO, "no source"])) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("users", "errors", "tier"),
+    [
+        pytest.param({"u": Profile("premium", 1)}, None, "premium", id="found"),
+        pytest.param({}, [Reason.USER_NOT_FOUND], None, id="still unknown"),
+    ],
+)
+def test_stale_absence_is_corrected_with_what_is_so(
+    users: dict[str, Any], errors: list[str] | None, tier: str | None
+) -> None:
+    """The mark goes: the message says what the service says now."""
+    chunk, tally = correct(stale_absence(), users=users)
+    value = msgspec.json.decode(chunk.values[0] or b"")
+    assert (value["enrichment_errors"], value["enrichment_stale"]) == (errors, None)
+    assert (value["user_subscription_tier"], tally.corrected) == (tier, {Source.USER: 1})
+
+
+def test_stale_absence_stays_when_the_source_is_still_down() -> None:
+    """Served stale once more it is no answer: nothing is corrected, and the message stays pending."""
+    again = Entry(State.ABSENT, reason=Reason.USER_NOT_FOUND, stale=True)
+    chunk, tally = correct(stale_absence(), users={"u": again})
+    assert (len(chunk), tally.failed, tally.messages) == (0, {Source.USER: 1}, 0)
+
+
+def test_stale_absence_keeps_its_mark_when_another_source_is_corrected() -> None:
+    """Only what is asked for again changes."""
+    value = stale_absence(business_unit=None, enrichment_sources=[Source.GEO])
+    partial = msgspec.json.decode(value) | {"enrichment_errors": [Reason.USER_NOT_FOUND, Reason.DATABASE_ERROR]}
+    chunk, _ = correct(msgspec.json.encode(partial), contexts={"r": Context("payments")})
+    corrected = msgspec.json.decode(chunk.values[0] or b"")
+    assert (corrected["enrichment_errors"], corrected["enrichment_stale"]) == ([Reason.USER_NOT_FOUND], [Source.USER])
+    assert corrected["business_fraud_indicators"] == ["user-unknown"]
+
+
 def test_stale_sources_stay_stale() -> None:
     """What had been served past its expiry is still said to be."""
     chunk, _ = correct(published(enrichment_stale=[Source.GEO]), users={"u": Profile("free")})

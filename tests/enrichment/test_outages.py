@@ -12,6 +12,7 @@ from enrichment.outages import Asked, Meter, Outage, repairable, without_down
 from enrichment.testing import FixedLookup, make_events
 
 FOUND, STALE = Entry(State.FOUND, Profile("free")), Entry(State.FOUND, Profile("free"), stale=True)
+ONCE_UNKNOWN = Entry(State.ABSENT, reason=Reason.USER_NOT_FOUND, stale=True)
 DOWN, UNKNOWN = Entry(State.FAILED, reason=Reason.USER_TIMEOUT), Entry(State.ABSENT, reason=Reason.USER_NOT_FOUND)
 
 
@@ -37,12 +38,21 @@ def test_cached_answers_are_not_asked_for_and_remembered_failures_are() -> None:
 @pytest.mark.parametrize(
     ("answers", "down"),
     [([DOWN] * 3, True), ([DOWN, DOWN, FOUND], True), ([DOWN, FOUND], False), ([UNKNOWN] * 3, False),
-     ([DOWN, STALE, STALE], False), ([], False)],
-    ids=["all failed", "most failed", "half failed", "none exists", "most served stale", "nobody asked"],
+     ([DOWN, STALE, STALE], False), ([], False), ([ONCE_UNKNOWN] * 3, True), ([ONCE_UNKNOWN, STALE], False)],
+    ids=["all failed", "most failed", "half failed", "none exists", "most served stale", "nobody asked",
+         "none existed once", "one of two existed"],
 )  # fmt: skip
 def test_outage_is_a_share_of_failed_keys(answers: list[Entry], down: bool) -> None:
     """More than the share must have failed, with nothing stale to serve: what does not exist has been answered."""
     assert asked(answers, list(range(len(answers)))).is_outage(0.5) is down
+
+
+@pytest.mark.parametrize("tier", [Tier.SOURCE, Tier.MEMORY])
+def test_absence_that_is_stale_goes_without_an_answer(tier: Tier) -> None:
+    """That a key did not exist when it was last asked about is no answer of a source that is down: its messages are
+    pending, whether the source was asked just now or is remembered to be down."""
+    assert asked([ONCE_UNKNOWN], [0, 0], tier) == Asked(keys=1, failed=1, messages=2)
+    assert Outage.of(Source.USER, asked([ONCE_UNKNOWN], [0, 0], tier), 0.5) == Outage(Source.USER, 2)
 
 
 def test_address_that_is_none_is_no_outage() -> None:

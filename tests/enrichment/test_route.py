@@ -164,6 +164,33 @@ def test_stale_answer_is_marked() -> None:
     assert "geo-ip" in message["enrichment_sources"]
 
 
+def test_stale_absence_is_marked_and_named() -> None:
+    """That the key was unknown once is the error, and that nobody could be asked now is said beside it."""
+    routed = route([value_of()], {"user": f"{STALE} {Reason.USER_NOT_FOUND}"})
+    message = json.loads(outputs(routed)[0])
+    assert message["enrichment_errors"] == ["user-not-found"]
+    assert message["enrichment_stale"] == ["user-profile"]
+    assert "user-profile" not in message["enrichment_sources"]
+    assert (routed.counts.partial, routed.counts.by_reason) == (1, {"user-not-found": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "unknown", "failed"),
+    [
+        ("geo", Source.GEO, Reason.GEO_NOT_FOUND, Reason.GEO_LOOKUP_FAILED),
+        ("user", Source.USER, Reason.USER_NOT_FOUND, Reason.USER_SERVICE_ERROR),
+        ("business", Source.BUSINESS, Reason.BUSINESS_NOT_FOUND, Reason.DATABASE_ERROR),
+    ],
+)
+def test_stale_absence_from_a_required_source_is_its_failure(
+    name: str, source: Source, unknown: Reason, failed: Reason
+) -> None:
+    """A message is not set aside for what its source said once; where the source is not down for all, the letter says
+    that it failed for this one."""
+    routed = route([value_of()], {name: f"{STALE} {unknown}"}, required=frozenset({source}))
+    assert routed.counts.dead_by_reason == {failed: 1}
+
+
 def test_missing_required_source_makes_a_dead_letter() -> None:
     """When the policy says that a missing enrichment is fatal, the message is set aside with that reason."""
     routed = route([value_of()] * 2, {"geo": Reason.GEO_LOOKUP_FAILED}, required=frozenset({Source.GEO}))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -69,6 +69,15 @@ class Fetch(Protocol):
 
     def fetch_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """Ask the source once for all keys."""
+        ...
+
+
+@runtime_checkable
+class GradualFetch(Fetch, Protocol):
+    """A source whose answers come one after the other, some of them perhaps much later than the first."""
+
+    def fetch_parts(self, keys: Sequence[str]) -> Iterator[Mapping[str, Entry]]:
+        """What `fetch_many` returns, in parts, as they come; raises `SourceUnavailable` when it can answer none."""
         ...
 
 

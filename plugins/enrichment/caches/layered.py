@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 import pyarrow.compute as pc
 
-from enrichment.caches.base import CacheLayer, Entry, Fetch, State, Tier
+from enrichment.caches.base import CacheLayer, Entry, Fetch, GradualFetch, State, Tier
 from enrichment.caches.entries import EXPIRES_AT, VERSION, Answers, Entries
 from enrichment.errors import EnrichmentError, LayerUnavailable, SourceUnavailable
 from enrichment.messages import Reason
@@ -43,6 +43,8 @@ class LayeredLookup:
       that.
     - A source that breaks its promise and leaves a key out has failed for it, with the reason `unanswered`.
     - An entry of another version than the source's is a miss (an empty version takes any).
+    - What a `GradualFetch` answers goes into the lasting layers part by part: whatever ends the task, its next try has
+      that. Memory, which ends with the task, takes all of it at the end.
     - A layer that does not answer is passed by, and not written to, until the next call. Its failures, and those of the
       source, are counted in `failures` and given to `on_failure`; the log names the first of each tier.
     """
@@ -83,9 +85,9 @@ class LayeredLookup:
             reached.append(layer)
             missing = fresh.others(missing)
         if missing:
-            fetched = self._fetch(missing, expired)
+            fetched = self._fetch(missing, expired, [layer for layer in reached if layer.tier is not Tier.MEMORY])
             answers.append(Entries.of(fetched).from_tier(Tier.SOURCE))
-            self._tell(reached, fetched)
+            self._tell([layer for layer in reached if layer.tier is Tier.MEMORY], fetched)
         return Answers.in_order(keys, answers)
 
     def _ask(self, layer: CacheLayer, keys: Sequence[str]) -> Mapping[str, Entry] | None:
@@ -95,14 +97,18 @@ class LayeredLookup:
             self._report(layer.tier, error)
             return None
 
-    def _tell(self, layers: Iterable[CacheLayer], entries: Mapping[str, Entry]) -> None:
+    def _tell(self, layers: Iterable[CacheLayer], entries: Mapping[str, Entry]) -> list[CacheLayer]:
+        """Write entries into these layers; returns those that took them."""
+        reached = []
         for layer in layers:
             kept = entries if layer.tier is Tier.MEMORY else _lasting(entries)
-            if kept:
-                try:
+            try:
+                if kept:
                     layer.put_many(kept)
-                except LayerUnavailable as error:
-                    self._report(layer.tier, error)
+                reached.append(layer)
+            except LayerUnavailable as error:
+                self._report(layer.tier, error)
+        return reached
 
     def _take_fresh(self, found: Mapping[str, Entry], expired: dict[str, Entry]) -> Entries:
         """Those entries that may be served; the others of the right version are added to `expired`."""
@@ -113,24 +119,38 @@ class LayeredLookup:
         expired.update(entries.filter(pc.invert(is_fresh)))
         return entries.filter(is_fresh)
 
-    def _fetch(self, keys: Sequence[str], expired: Mapping[str, Entry]) -> dict[str, Entry]:
-        failure, fetched = Entry(State.FAILED, reason=self._unanswered), {}
+    def _fetch(
+        self, keys: Sequence[str], expired: Mapping[str, Entry], lasting: Iterable[CacheLayer]
+    ) -> dict[str, Entry]:
+        """What the source says of these keys, written into the lasting layers as it comes."""
+        failure = Entry(State.FAILED, reason=self._unanswered)
+        fetched: dict[str, Entry] = {}
         try:
-            fetched = self._source.fetch_many(keys)
+            for part in self._parts(keys):
+                answered = self._dated(part)
+                fetched |= answered
+                lasting = self._tell(lasting, answered)
         except SourceUnavailable as error:
             self._report(Tier.SOURCE, error)
             failure = Entry(State.FAILED, reason=error.reason)
         # The clock is read again: a source that is down may have taken longer than a failure is remembered.
+        failed = self._dated(
+            {key: fetched.get(key, failure) for key in keys if fetched.get(key, failure).state is State.FAILED}
+        )
+        return {key: _or_stale(failed[key], expired.get(key)) if key in failed else fetched[key] for key in keys}
+
+    def _parts(self, keys: Sequence[str]) -> Iterator[Mapping[str, Entry]]:
+        if isinstance(self._source, GradualFetch):
+            return self._source.fetch_parts(keys)
+        return iter([self._source.fetch_many(keys)])
+
+    def _dated(self, entries: Mapping[str, Entry]) -> dict[str, Entry]:
+        """The entries with the source's version, and when they expire if they are of now."""
         expiries, version = self._ttl.expiries(self._clock()), self._source.version
-        entries = {}
-        for key in keys:
-            entry = fetched.get(key, failure)
-            if entry.state is State.FAILED and key in expired:
-                old = expired[key]
-                entries[key] = Entry(old.state, old.value, old.reason, expiries[State.FAILED], old.version, stale=True)
-            else:
-                entries[key] = Entry(entry.state, entry.value, entry.reason, expiries[entry.state], version)
-        return entries
+        return {
+            key: Entry(entry.state, entry.value, entry.reason, expiries[entry.state], version)
+            for key, entry in entries.items()
+        }
 
     def _report(self, tier: Tier, error: EnrichmentError) -> None:
         self.failures[tier] += 1
@@ -138,6 +158,13 @@ class LayeredLookup:
             log.warning("lookup.tier_failed tier=%s error=%s", tier, error)
         if self._on_failure is not None:
             self._on_failure(tier, error)
+
+
+def _or_stale(failed: Entry, old: Entry | None) -> Entry:
+    """What is served of a key for which the source has failed: what was known of it once, marked, if there is such."""
+    if old is None:
+        return failed
+    return Entry(old.state, old.value, old.reason, failed.expires_at, old.version, stale=True)
 
 
 def _lasting(entries: Mapping[str, Entry]) -> dict[str, Entry]:

@@ -18,11 +18,17 @@ from pandas.arrays import ArrowExtensionArray
 
 from enrichment.caches.base import LookupCounts, State, Tier, Tiered
 from enrichment.caches.entries import IS_STALE, REASON, STATE, TIER, Answers
+from enrichment.messages import OUTAGES, Reason
 from enrichment.structs import Words, fragments
 
 JSON, STATUS = "json", "status"
 # Words of the status column beside those of `Reason`: the key was absent, answered, or answered past its expiry.
 NO_KEY, OK, STALE = "", "ok", "stale"
+# A reason that was served past its expiry: the source said so once, and could not be asked again.
+STALE_REASONS = {f"{STALE} {reason}": reason for reason in Reason}
+# With these a message goes without an answer of now, and another try may do better. That a key did not exist when it
+# was last asked about is not one: users sign up.
+UNANSWERED = frozenset({*OUTAGES, *STALE_REASONS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +87,10 @@ def join(keys: pd.Series[Any], answers: Answers, words: Words) -> Added:
     """
     codes = keys.cat.codes.to_numpy(dtype=np.int32) + np.int32(1)
     columns = {name: _after(None, column) for name, column in answers.fields(words).items()}
-    statuses = pc.if_else(answers.column(IS_STALE), STALE, OK)
-    statuses = pc.if_else(pc.equal(answers.column(STATE), State.FOUND), statuses, answers.column(REASON))
+    is_stale, reasons = answers.column(IS_STALE), answers.column(REASON)
+    if is_stale.true_count:
+        reasons = pc.if_else(is_stale, pc.binary_join_element_wise(STALE, reasons, " "), reasons)
+    statuses = pc.if_else(pc.equal(answers.column(STATE), State.FOUND), pc.if_else(is_stale, STALE, OK), reasons)
     values = frame_of({**columns, STATUS: _after(NO_KEY, statuses), JSON: fragments(columns)})
     fetched = np.concatenate([[False], answers.are(TIER, Tier.SOURCE)])
     return Added(codes, values, fetched, count(codes, answers))
@@ -91,6 +99,16 @@ def join(keys: pd.Series[Any], answers: Answers, words: Words) -> Added:
 def _after(first: str | None, column: pa.Array) -> pa.Array:
     """What rows without a key have, and a column behind it."""
     return pa.concat_arrays([pa.array([first], column.type), column])
+
+
+def reason_of(status: str) -> str:
+    """A status without the word that it is stale, if it is the reason of one that is."""
+    return STALE_REASONS.get(status, status)
+
+
+def reasons_of(statuses: pd.Series[Any]) -> pd.Series[Any]:
+    """The same for a column, in which it is rare."""
+    return statuses.map(reason_of) if statuses.isin(STALE_REASONS).any() else statuses
 
 
 def frame_of(columns: Mapping[str, pa.Array]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from enrichment.caches.base import Tiered
 from enrichment.caches.entries import Answers
-from enrichment.enrichers.base import JSON, OK, STALE, STATUS, Added, ask, frame_of, join
+from enrichment.enrichers.base import JSON, OK, STALE, STATUS, Added, ask, frame_of, join, reasons_of
 from enrichment.enrichers.risk import GEO_STATUS, USER_STATUS, Bools, Condition, Masks, RiskRules
 from enrichment.messages import (
     BUSINESS_COLUMNS,
@@ -72,7 +72,11 @@ class BusinessEnricher:
         """Contexts with the risk that follows from them, from places and profiles."""
         codes, (of_context, of_geo, of_user) = combinations(context, geo, user)
         # Where a condition finds its column, and which of that column's rows belong to each combination.
-        tables = {GEO_STATUS: (geo.values[STATUS], of_geo), USER_STATUS: (user.values[STATUS], of_user)}
+        # A rule reads the reason, stale or not, as the message has it.
+        tables = {
+            GEO_STATUS: (reasons_of(geo.values[STATUS]), of_geo),
+            USER_STATUS: (reasons_of(user.values[STATUS]), of_user),
+        }
         for values, rows in ((context.values, of_context), (geo.values, of_geo), (user.values, of_user)):
             tables |= {name: (values[name], rows) for name in self._rules.columns if name in values}
 

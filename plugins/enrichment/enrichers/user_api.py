@@ -1,30 +1,32 @@
-"""User ids in, profiles out: the HTTP client of the user-profile service, the source behind the user cache.
+"""User ids in, profiles out: the client of the user-profile service, the source behind the user cache.
 
 Many users are asked for with `POST /api/users/batch`, in slices, several at once; one user with `GET /api/users/{id}`.
-A service whose batch endpoint answers 404 or 405 has none and is asked one by one from then on.
+What is believed of an answer is in `enrichment.enrichers.user_answers`.
 
-Tries are `tenacity`'s and not urllib3's `Retry`: that one makes its second try at once, gives up on a `Retry-After`
-that it cannot read, does not try again when a body breaks off, and knows neither a deadline nor the circuit breaker,
-which here counts every try.
+- **No batch endpoint**: a 404, 405 or 501 in JSON, from a service that then answers for a single user as agreed. From
+  then on all are asked one by one. A page with such a status is a gateway's, and an outage.
+- **One user spoils a batch** (its profile breaks the JSON, or is too large; its id is refused): the slice is halved
+  down to that user. How many requests that may take is bounded, and a service that only ever fails this way is down.
+- **A batch is too large** (413): smaller ones from then on.
 
-**Worst case.** `fetch_many` returns within `timeout_sec * (waves + retries) + retry_after_max_sec`, where a wave is
-`concurrency` slices of `batch_size` users: 50 s for up to 2,000 users with the default settings, whatever the service
-does. What was not answered by then is a timeout. A service that fails is left alone sooner, by the breaker.
+**Worst case.** A request has `timeout_sec` for all of it, interim answers and headers included; one that takes longer
+counts as a failure for the circuit breaker. `fetch_many` returns within `timeout_sec * (waves + retries) +
+retry_after_max_sec`, where a wave is `concurrency` slices of `batch_size` users: 50 s for up to 2,000 users with the
+default settings, whatever the service does. All calls of a task together have `task_timeout_sec`. What was not answered
+by then is a timeout. A service that fails is left alone sooner, by the breaker.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
-import random
 import time
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from urllib.parse import quote
+from queue import Empty, SimpleQueue
 
-import msgspec
-import urllib3
 from pybreaker import (
     STATE_CLOSED,
     CircuitBreaker,
@@ -32,51 +34,60 @@ from pybreaker import (
     CircuitBreakerStorage,
     CircuitMemoryStorage,
 )
-from requests import RequestException, Response, Timeout
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, stop_any
-from tenacity.stop import stop_base
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_any
 
 from enrichment.caches.base import Entry, State
-from enrichment.enrichers.user_answers import ABSENT, Unreadable, read_batch, read_profile
-from enrichment.enrichers.user_session import open_session
+from enrichment.connections import HttpOptions
+from enrichment.enrichers.user_answers import ABSENT
+from enrichment.enrichers.user_requests import UserRequests
+from enrichment.enrichers.user_tries import (
+    AskSingly,
+    Doubtful,
+    NobodyNamed,
+    StopBefore,
+    Throttled,
+    may_pass,
+    pause_seconds,
+    version_of,
+)
 from enrichment.errors import SourceUnavailable
+from enrichment.event_loop import BackgroundLoop
 from enrichment.messages import Reason
 from enrichment.settings import UserSettings
 
 log = logging.getLogger(__name__)
 
-TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
-NO_BATCH_ENDPOINT = frozenset({404, 405})
-# An answer may take this much for each user that was asked for; what is longer is not read.
-BYTES_PER_USER = 16 * 1024
-PIECE_BYTES = 64 * 1024
-# As a path segment these name another resource, so no service can be asked for a user of that name.
-UNADDRESSABLE = frozenset({"", ".", ".."})
+# Answers are handed on as soon as there are as many as a request asks for, or this much time has passed.
+PART_SECONDS = 1.0
+# How often a fetch may ask for less, apart from four times for each slice.
+SPLITS = 64
+
+Outcome = tuple[Sequence[str], Mapping[str, Entry] | SourceUnavailable]
 
 
-class _Transient(SourceUnavailable):
-    """A failure that may have passed at the next try; `retry_after` is in seconds, if the service named a time."""
+@dataclass
+class _Fetch:
+    """One call of `fetch_parts`: until when it may ask, how often for less, and where its outcomes go."""
 
-    retry_after: float | None = None
+    deadline: float
+    late: SourceUnavailable
+    splits_left: int
+    slots: asyncio.Semaphore
+    outcomes: SimpleQueue[Outcome | None] = field(default_factory=SimpleQueue)
 
-
-class _Throttled(_Transient):
-    """The service is alive and asks for a pause."""
-
-
-class _NoBatchEndpoint(Exception):
-    """The service can only be asked for one user at a time."""
+    def tell(self, user_ids: Sequence[str], outcome: Mapping[str, Entry] | SourceUnavailable) -> None:
+        """These users are answered, or nobody will be asked for them any more."""
+        self.outcomes.put((user_ids, outcome))
 
 
 class UserApi:
-    """Profiles from the user service; a `Fetch`. Build one for a task, `close()` it at the end.
+    """Profiles from the user service; a `GradualFetch`. Build one for a task, `close()` it at the end.
 
     `token` is sent as a bearer token and appears in no error. Raises `SettingsError` if it or `base_url` is unusable.
-    The circuit breaker lives as long as this object, or as `breaker_storage` does. Once its reset time is over, up to
-    `concurrency` requests try the service again.
+    `version` changes with the address and the headers that are sent along: another service, other answers. The circuit
+    breaker lives as long as this object, or as `breaker_storage` does. Once its reset time is over, up to `concurrency`
+    requests try the service again.
     """
-
-    version = ""
 
     def __init__(
         self,
@@ -84,15 +95,19 @@ class UserApi:
         token: str | None,
         settings: UserSettings,
         *,
+        options: HttpOptions = HttpOptions(),  # noqa: B008 - frozen
         breaker_storage: CircuitBreakerStorage | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._settings = settings
         self._sleep = sleep
-        self._session = open_session(self._base_url, token, settings.concurrency)
-        self._has_batch = True
+        self._requests = UserRequests(self._base_url, token, settings, options)
+        self._loop = BackgroundLoop("user-api")
+        self.version = version_of(self._base_url, options)
         self._breaker_storage = breaker_storage or CircuitMemoryStorage(STATE_CLOSED)
+        self._seconds_left = settings.task_timeout_sec
+        self._largest = settings.batch_size  # as far as is known; 1 where there is no batch endpoint
 
     @cached_property
     def _breaker(self) -> CircuitBreaker:
@@ -100,179 +115,192 @@ class UserApi:
         return CircuitBreaker(
             fail_max=self._settings.breaker_failures,
             reset_timeout=self._settings.breaker_reset_sec,
-            # "I have no such endpoint" and "later, please" are signs of life.
-            exclude=[_NoBatchEndpoint, _Throttled],
+            # "I have no such endpoint", "later, please" and "not this request" are signs of life.
+            exclude=[AskSingly, Throttled, Doubtful],
             state_storage=self._breaker_storage,
             # The try that opens the breaker shall tell what happened to it.
             throw_new_error_on_trip=False,
         )
 
     def close(self) -> None:
-        """Close the connections. A request that is still under way ends by itself."""
-        self._session.close()
+        """End the requests that are still under way and close the connections."""
+        try:
+            self._loop.close(self._requests.close())
+        except TimeoutError:
+            log.warning("user_api.not_closed url=%s: its connections end with the process", self._base_url)
 
     def fetch_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """An entry for each user id: found, absent, or failed with its reason.
 
-        A request that fails costs only its own users; when every request failed, raises `SourceUnavailable` as the
-        first of them did.
+        A request that fails costs only its own users; when nobody was answered for, raises `SourceUnavailable` as the
+        first of the requests did.
         """
+        entries: dict[str, Entry] = {}
+        for part in self.fetch_parts(keys):
+            entries |= part
+        return {key: entries[key] for key in keys}
+
+    def fetch_parts(self, keys: Sequence[str]) -> Iterator[Mapping[str, Entry]]:
+        """The same in parts, as they come: answers first, in the end those that failed.
+
+        The service is asked on meanwhile, whatever the caller does with a part.
+        """
+        askable = [key for key in keys if _is_text(key)]
+        if len(askable) < len(keys):
+            yield dict.fromkeys(set(keys).difference(askable), ABSENT)
+        if not askable:
+            return
+        failed: dict[str, Entry] = {}
+        failures: list[SourceUnavailable] = []
+        is_answered = len(askable) < len(keys)
+        for answers, unanswered in _gathered(self._outcomes(askable), self._settings.batch_size):
+            is_answered |= bool(answers)
+            for user_ids, failure in unanswered:
+                failures.append(failure)
+                failed |= dict.fromkeys(user_ids, Entry(State.FAILED, reason=failure.reason))
+            if answers:
+                yield answers
+        if failures and not is_answered:
+            raise failures[0]
+        if failures:
+            log.warning("user_api.failed users=%d of=%d first=%s", len(failed), len(keys), failures[0])
+            yield failed
+
+    def _outcomes(self, keys: Sequence[str]) -> Iterator[Outcome | None]:
+        """What becomes of these users, as it comes; None where nothing has come for `PART_SECONDS`."""
         size = self._settings.batch_size
         slices = [keys[start : start + size] for start in range(0, len(keys), size)]
         waves = math.ceil(len(slices) / self._settings.concurrency)
         seconds = self._settings.timeout_sec * (waves + self._settings.retries) + self._settings.retry_after_max_sec
-        deadline = time.monotonic() + seconds
-        if self._has_batch:
-            try:
-                return self._ask_all(slices, deadline)
-            except _NoBatchEndpoint:
-                self._has_batch = False
-                log.warning("user_api.no_batch_endpoint url=%s", self._base_url)
-        return self._ask_all([[key] for key in keys], deadline)
-
-    def _ask_all(self, slices: list[Sequence[str]], deadline: float) -> dict[str, Entry]:
-        pool = ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="user-api")
+        late = "no answer before the deadline"
+        if seconds > self._seconds_left:
+            seconds = self._seconds_left
+            late = f"USER_SERVICE_TASK_TIMEOUT_SEC={self._settings.task_timeout_sec:g} is used up"
+        fetch = _Fetch(
+            deadline=time.monotonic() + seconds,
+            late=SourceUnavailable(Reason.USER_TIMEOUT, f"{self._base_url}: {late}"),
+            splits_left=SPLITS + 4 * len(slices),
+            slots=asyncio.Semaphore(self._settings.concurrency),
+        )
+        running = self._loop.start(self._ask_all(slices, fetch))
+        running.add_done_callback(lambda _: fetch.outcomes.put(None))
         try:
-            asked = [(pool.submit(self._ask, user_ids, deadline), user_ids) for user_ids in slices]
-            done, _ = wait([future for future, _ in asked], timeout=max(0.0, deadline - time.monotonic()))
+            while True:
+                try:
+                    outcome = fetch.outcomes.get(timeout=PART_SECONDS)
+                except Empty:
+                    yield None
+                    continue
+                if outcome is None:
+                    break
+                yield outcome
+            running.result()
         finally:
-            # Who is late is left behind, not waited for: it sees the deadline before its next try.
-            pool.shutdown(wait=False, cancel_futures=True)
-        entries: dict[str, Entry] = {}
-        failures: list[SourceUnavailable] = []
-        for future, user_ids in asked:
-            failure = future.exception() if future in done else self._late()
-            if failure is None:
-                entries |= future.result()
-            elif isinstance(failure, SourceUnavailable):
-                entries |= dict.fromkeys(user_ids, Entry(State.FAILED, reason=failure.reason))
-                failures.append(failure)
+            running.cancel()
+
+    async def _ask_all(self, slices: Sequence[Sequence[str]], fetch: _Fetch) -> None:
+        """Ask for every slice, as many at once as there may be requests."""
+        started, waiting = time.monotonic(), iter(slices)
+
+        async def work() -> None:
+            for user_ids in waiting:
+                await self._ask(user_ids, fetch)
+
+        try:
+            await asyncio.gather(*(work() for _ in range(self._settings.concurrency)))
+        finally:
+            self._seconds_left -= time.monotonic() - started
+
+    async def _ask(self, user_ids: Sequence[str], fetch: _Fetch, *, again: bool = False) -> None:
+        """Have these users answered for, in one request or in several smaller ones; `again`: they were part of one."""
+        try:
+            entries = await self._try(user_ids, fetch, 0 if again else self._settings.retries)
+            if entries is None:
+                await self._ask_parts(user_ids, self._largest, fetch, again=again)
             else:
-                raise failure
-        if failures and len(failures) == len(slices):
-            raise failures[0]
-        if failures:
-            log.warning("user_api.failed slices=%d of=%d first=%s", len(failures), len(slices), failures[0])
-        return entries
+                fetch.tell(user_ids, entries)
+        except AskSingly as found:
+            self._largest = 1
+            fetch.tell(list(found.entries), found.entries)
+            await self._ask_parts([id_ for id_ in user_ids if id_ not in found.entries], 1, fetch, again=again)
+        except NobodyNamed as lie:
+            fetch.tell(user_ids, lie.entries)
+        except Doubtful as doubtful:
+            half = math.ceil(len(user_ids) / 2)
+            if doubtful.is_too_large:
+                self._largest = max(1, min(self._largest, half))
+            if len(user_ids) == 1 or fetch.splits_left <= 0:
+                fetch.tell(user_ids, doubtful)
+                return
+            fetch.splits_left -= 1
+            await self._ask_parts(user_ids, half, fetch, again=True)
+        except SourceUnavailable as failure:
+            fetch.tell(user_ids, failure)
 
-    def _late(self) -> SourceUnavailable:
-        return SourceUnavailable(Reason.USER_TIMEOUT, f"{self._base_url}: no answer before the deadline")
+    async def _ask_parts(self, user_ids: Sequence[str], size: int, fetch: _Fetch, *, again: bool) -> None:
+        parts = [user_ids[start : start + size] for start in range(0, len(user_ids), size)]
+        await asyncio.gather(*(self._ask(part, fetch, again=again) for part in parts))
 
-    def _ask(self, user_ids: Sequence[str], deadline: float) -> dict[str, Entry]:
-        """One request, tried until it is answered, the tries or the time are used up, or the breaker is open."""
-        ask = self._ask_one if len(user_ids) == 1 else self._ask_batch
-        failure: _Transient | None = None
-        tries = Retrying(
-            retry=retry_if_exception_type(_Transient),
-            stop=stop_any(stop_after_attempt(self._settings.retries + 1), _StopBefore(deadline)),
-            wait=self._pause_seconds,
+    async def _try(self, user_ids: Sequence[str], fetch: _Fetch, retries: int) -> Mapping[str, Entry] | None:
+        """One request, tried until it is answered, the tries or the time are used up, or the breaker is open.
+
+        Nothing where by now, when it is its turn, so many users are known to be too many for one.
+        """
+        failure: SourceUnavailable | None = None
+        tries = AsyncRetrying(
+            retry=retry_if_exception(may_pass),
+            stop=stop_any(stop_after_attempt(retries + 1), StopBefore(fetch.deadline)),
+            wait=lambda state: pause_seconds(state, self._settings),
             sleep=self._sleep,
             reraise=True,
         )
-        for attempt in tries:
-            with attempt:
-                try:
-                    # Not `call`: pybreaker holds a lock during it, which would put all requests in a row.
-                    with self._breaker.calling():
-                        return ask(user_ids)
-                except CircuitBreakerError as refusal:
-                    raise self._refused(failure) from refusal
-                except _Transient as transient:
-                    failure = transient
-                    raise
-                except Unreadable as lie:
-                    detail = f"{self._base_url}/api/users answered 200 with what is no answer: {lie}"
-                    raise SourceUnavailable(Reason.USER_SERVICE_ERROR, detail) from lie
+        async with fetch.slots:
+            if len(user_ids) > self._largest:
+                return None
+            async for attempt in tries:
+                with attempt:
+                    seconds = min(self._settings.timeout_sec, fetch.deadline - time.monotonic())
+                    if seconds <= 0:
+                        raise fetch.late
+                    try:
+                        with self._breaker.calling():
+                            return await self._requests.ask(user_ids, seconds)
+                    except CircuitBreakerError as refused:
+                        raise self._refused(failure) from refused
+                    except SourceUnavailable as raised:
+                        failure = raised
+                        raise
         raise AssertionError("tenacity returns an answer or raises the last failure")
 
-    def _refused(self, failure: _Transient | None) -> SourceUnavailable:
+    def _refused(self, failure: SourceUnavailable | None) -> SourceUnavailable:
         """What an open breaker means: the failure of the earlier try that opened it, or that nothing was asked."""
         if failure is not None:
             return SourceUnavailable(failure.reason, failure.detail)
         return SourceUnavailable(Reason.USER_SERVICE_ERROR, f"{self._base_url}: circuit breaker is open")
 
-    def _pause_seconds(self, state: RetryCallState) -> float:
-        """What the service asks for, within bounds; else twice the last pause, with jitter."""
-        failure = state.outcome.exception() if state.outcome is not None else None
-        if isinstance(failure, _Transient) and failure.retry_after is not None:
-            return min(failure.retry_after, self._settings.retry_after_max_sec)
-        return self._settings.backoff_sec * 2.0 ** (state.attempt_number - 1) * random.uniform(0.5, 1.5)
 
-    def _ask_one(self, user_ids: Sequence[str]) -> dict[str, Entry]:
-        (user_id,) = user_ids
-        if user_id in UNADDRESSABLE:
-            return {user_id: ABSENT}
-        status, body = self._exchange("GET", f"/api/users/{quote(user_id, safe='')}", BYTES_PER_USER, {404})
-        return {user_id: ABSENT if status == 404 else read_profile(body, user_id)}
-
-    def _ask_batch(self, user_ids: Sequence[str]) -> dict[str, Entry]:
-        content = msgspec.json.encode({"user_ids": user_ids})
-        max_bytes = BYTES_PER_USER * len(user_ids)
-        status, body = self._exchange("POST", "/api/users/batch", max_bytes, NO_BATCH_ENDPOINT, content)
-        if status in NO_BATCH_ENDPOINT:
-            raise _NoBatchEndpoint
-        return read_batch(body, user_ids)
-
-    def _exchange(
-        self, method: str, path: str, max_bytes: int, expected: Collection[int], content: bytes | None = None
-    ) -> tuple[int, bytes]:
-        """Status and body of an answer whose status is 200 or expected; every other outcome is raised."""
-        url = self._base_url + path
-        timeout = self._settings.timeout_sec
-        try:
-            # Redirects are not followed: a POST would come back as a GET, and the token belongs to this service alone.
-            with self._session.request(
-                method, url, data=content, timeout=timeout, stream=True, allow_redirects=False
-            ) as response:
-                body = _read(response, max_bytes, time.monotonic() + timeout)
-        except (Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as error:
-            raise _Transient(Reason.USER_TIMEOUT, f"{method} {url}: no answer within {timeout:g} s") from error
-        except (RequestException, urllib3.exceptions.HTTPError) as error:
-            raise _Transient(Reason.USER_SERVICE_ERROR, f"{method} {url}: {error}") from error
-        if response.status_code == 200 or response.status_code in expected:
-            return response.status_code, body
-        raise _refusal(response, f"{method} {url}")
+def _gathered(
+    outcomes: Iterator[Outcome | None], size: int
+) -> Iterator[tuple[dict[str, Entry], list[tuple[Sequence[str], SourceUnavailable]]]]:
+    """Answers and failures of about `size` users, or of what has come in `PART_SECONDS`."""
+    answers: dict[str, Entry] = {}
+    failures: list[tuple[Sequence[str], SourceUnavailable]] = []
+    due = time.monotonic() + PART_SECONDS
+    for user_ids, outcome in (each or ((), {}) for each in outcomes):
+        if isinstance(outcome, SourceUnavailable):
+            failures.append((user_ids, outcome))
+        else:
+            answers |= outcome
+        if len(answers) >= size or time.monotonic() >= due:
+            yield answers, failures
+            answers, failures, due = {}, [], time.monotonic() + PART_SECONDS
+    yield answers, failures
 
 
-class _StopBefore(stop_base):
-    """Stop when the next pause would end past the deadline (monotonic seconds)."""
-
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
-
-    def __call__(self, retry_state: RetryCallState) -> bool:
-        return time.monotonic() + retry_state.upcoming_sleep >= self._deadline
-
-
-def _read(response: Response, max_bytes: int, until: float) -> bytes:
-    """The body. The socket's timeout only bounds the pause between two pieces, hence `until` (monotonic seconds)."""
-    body = bytearray()
-    while piece := response.raw.read1(PIECE_BYTES, decode_content=True):
-        body += piece
-        if len(body) > max_bytes:
-            raise Unreadable(f"more than {max_bytes} bytes")
-        if time.monotonic() > until:
-            raise TimeoutError
-    return bytes(body)
-
-
-def _refusal(response: Response, request: str) -> SourceUnavailable:
-    status = response.status_code
-    detail = f"{request} answered {status}"
-    if status in (401, 403):
-        detail += ": the token is missing or not accepted"
-    if status not in TRANSIENT:
-        return SourceUnavailable(Reason.USER_SERVICE_ERROR, detail)
-    transient = (_Throttled if status == 429 else _Transient)(Reason.USER_SERVICE_ERROR, detail)
-    transient.retry_after = _retry_after_seconds(response.headers.get("Retry-After"))
-    return transient
-
-
-def _retry_after_seconds(text: str | None) -> float | None:
-    """Seconds of a `Retry-After` header, a number or a date; None when there is none or it cannot be read."""
-    if text is None:
-        return None
+def _is_text(user_id: str) -> bool:
+    """Whether an id can be sent at all: half of a surrogate pair cannot, so no service knows such a user."""
     try:
-        return urllib3.Retry().parse_retry_after(text)
-    except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
-        return None
+        user_id.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

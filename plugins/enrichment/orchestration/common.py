@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Asset, ExceptionRetryPolicy, RetryAction, RetryDecision, RetryRule
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    import psycopg
+    from airflow.sdk import Connection, Context
 
+    from enrichment.connections import HttpEndpoint
     from enrichment.resources import Resources
 
 # The topics, as the UI's asset graph shows them. Named, not addressed: the brokers are the connection's business.
@@ -99,13 +101,35 @@ def stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def connection_of(conn_id: str, setting: str) -> Connection:
+    """An Airflow connection; `setting` is the variable that names it. Raises `SettingsError` where there is none.
+
+    A variable whose text Airflow cannot read is none: it goes on to its database.
+    """
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    from enrichment.errors import SettingsError
+
+    try:
+        return BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException as unknown:
+        raise SettingsError(
+            f"Airflow knows no connection {conn_id!r} ({setting}): add it, or check what "
+            f"AIRFLOW_CONN_{conn_id.upper()} holds"
+        ) from unknown
+
+
 @contextmanager
 def resources() -> Iterator[Resources]:
     """What a task works with, from the settings and Airflow's connections; closed at the end, stoppable meanwhile."""
     from airflow.providers.apache.kafka.hooks.base import KafkaBaseHook
+    from airflow.providers.common.compat.sdk import AirflowOptionalProviderFeatureException
     from airflow.providers.postgres.hooks.postgres import PostgresHook
-    from airflow.sdk import BaseHook, ObjectStoragePath
+    from airflow.sdk import ObjectStoragePath
 
+    from enrichment.connections import check_kafka, check_postgres, http_endpoint
+    from enrichment.errors import SettingsError
     from enrichment.resources import Resources
     from enrichment.settings import load
 
@@ -116,20 +140,30 @@ def resources() -> Iterator[Resources]:
         def _get_client(self, config: dict[str, Any]) -> dict[str, Any]:
             return config
 
-    def user_service() -> tuple[str, str | None]:
-        connection = BaseHook.get_connection(settings.user.conn_id)
-        # As in Airflow's own HttpHook, the host may be a whole URL.
-        host = connection.host or ""
-        base_url = host if "://" in host else f"{connection.schema or 'http'}://{host}"
-        return f"{base_url}:{connection.port}" if connection.port else base_url, connection.password
+    def kafka_config() -> dict[str, Any]:
+        conn_id = settings.kafka.conn_id
+        check_kafka(connection_of(conn_id, "KAFKA_CONN_ID"))
+        try:
+            config: dict[str, Any] = KafkaConfigHook(conn_id).get_conn  # type: ignore[no-untyped-call]
+        except (ValueError, AirflowOptionalProviderFeatureException) as refused:
+            raise SettingsError(f"the connection {conn_id!r} cannot be used: {refused}") from refused
+        return config
+
+    def connect_postgres() -> psycopg.Connection[Any]:
+        conn_id = settings.pipeline.postgres_conn_id
+        check_postgres(connection_of(conn_id, "ENRICHMENT_POSTGRES_CONN_ID"))
+        return PostgresHook(conn_id).get_conn()  # type: ignore[return-value]
+
+    def user_service() -> HttpEndpoint:
+        return http_endpoint(connection_of(settings.user.conn_id, "USER_SERVICE_CONN_ID"))
 
     settings = load()
     with (
         stoppable(),
         Resources(
             settings,
-            kafka_config=lambda: KafkaConfigHook(settings.kafka.conn_id).get_conn,  # type: ignore[no-untyped-call]
-            connect_postgres=lambda: PostgresHook(settings.pipeline.postgres_conn_id).get_conn(),  # type: ignore[arg-type,return-value]
+            kafka_config=kafka_config,
+            connect_postgres=connect_postgres,
             user_service=user_service,
             staging_root=ObjectStoragePath(settings.pipeline.staging_url),
         ) as opened,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset, BaseHook, CronTriggerTimetable, Param, get_current_context, task
+from airflow.sdk import Asset, CronTriggerTimetable, Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from enrichment.orchestration.common import stoppable
+from enrichment.orchestration.common import connection_of, stoppable
 
 if TYPE_CHECKING:
     from enrichment.geoip.sources import Account
@@ -85,17 +85,14 @@ def report_age() -> dict[str, Any]:
 def maxmind_account(conn_id: str) -> Account:
     """The account of a connection: its login is the account's number, its password the licence key.
 
-    A host is another server than MaxMind's, as in Airflow's own HttpHook; the extra `proxy` is a proxy's URL.
+    A host is another server than MaxMind's, over https unless it says http; the extra `proxy` is a proxy's URL.
     """
+    from enrichment.connections import http_base_url, http_options, warn_of_clear_text
     from enrichment.geoip.sources import Account
 
-    connection = BaseHook.get_connection(conn_id)
-    host = connection.host or ""
-    if host and "://" not in host:
-        host = f"{connection.schema or 'https'}://{host}"
-    return Account(
-        connection.login or "",
-        connection.password or "",
-        f"{host}:{connection.port}" if host and connection.port else host,
-        connection.extra_dejson.get("proxy"),
-    )
+    connection = connection_of(conn_id, "GEO_IP_MAXMIND_CONN_ID")
+    host = http_base_url(connection, default_scheme="https") if connection.host else ""
+    if host:
+        warn_of_clear_text(connection, host, secret=bool(connection.password))
+    proxy = http_options(connection, "https").proxy
+    return Account(connection.login or "", connection.password or "", host, proxy or None)

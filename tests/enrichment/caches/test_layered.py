@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 
@@ -287,3 +287,77 @@ def test_failures_are_counted_and_logged_once_when_tiers_fail(
     assert [record.getMessage().split(" error=")[0] for record in caplog.records] == [
         "lookup.tier_failed tier=postgres", "lookup.tier_failed tier=source",
     ]  # fmt: skip
+
+
+class GradualService(Service):
+    """A service that answers key by key, and may stop half way."""
+
+    def __init__(self, clock: FixedClock, table: Table) -> None:
+        super().__init__(clock)
+        self.seen: list[set[str]] = []  # what the table has when the next part is asked for
+        self.stops_after: int | None = None
+        self._table = table
+
+    def fetch_parts(self, keys: Sequence[str]) -> Iterator[Mapping[str, Entry]]:
+        for number, key in enumerate(keys):
+            self.seen.append(set(self._table.rows))
+            if number == self.stops_after:
+                raise KeyboardInterrupt
+            yield {key: self._entry(key)}
+        if self.down:
+            raise SourceUnavailable(Reason.USER_TIMEOUT, "no answer within 5 s")
+
+
+@pytest.fixture
+def gradual(clock: FixedClock, table: Table) -> GradualService:
+    """It knows user a and user b."""
+    service = GradualService(clock, table)
+    service.profiles = {"a": PREMIUM, "b": FREE}
+    return service
+
+
+def test_answers_are_kept_as_they_come_when_the_source_is_gradual(
+    gradual: GradualService, table: Table, clock: FixedClock
+) -> None:
+    """The table has each part before the next is waited for; memory takes all at once, in the end."""
+    memory = MemoryLayer(100, clock)
+    lookup = LayeredLookup([memory, table], gradual, TTL, clock)
+    answers = lookup.answer_many(["a", "nobody", "b"])
+    assert [a.entry.state for a in answers] == [State.FOUND, State.ABSENT, State.FOUND]
+    assert gradual.seen == [set(), {"a"}, {"a", "nobody"}]
+    assert table.written == [["a"], ["nobody"], ["b"]]
+    assert set(memory.get_many(["a", "nobody", "b"])) == {"a", "nobody", "b"}
+
+
+def test_next_try_has_what_was_answered_when_a_task_is_stopped(
+    gradual: GradualService, table: Table, clock: FixedClock
+) -> None:
+    """Whatever ends the task while it waits, the next one asks only for the rest."""
+    gradual.stops_after = 2
+    with pytest.raises(KeyboardInterrupt):
+        LayeredLookup([MemoryLayer(100, clock), table], gradual, TTL, clock).answer_many(["a", "nobody", "b"])
+    answers = LayeredLookup([MemoryLayer(100, clock), table], gradual, TTL, clock).answer_many(["a", "nobody", "b"])
+    assert [answer.tier for answer in answers] == [Tier.POSTGRES, Tier.POSTGRES, Tier.SOURCE]
+
+
+def test_layer_that_refuses_a_part_is_not_written_to_again(
+    gradual: GradualService, table: Table, clock: FixedClock
+) -> None:
+    """Each refusal may cost its timeout: one is enough for a call."""
+    table.down_for = {"put"}
+    lookup = LayeredLookup([table], gradual, TTL, clock)
+    assert tiers(lookup, "a", "b") == [Tier.SOURCE, Tier.SOURCE]
+    assert (table.written, lookup.failures[Tier.POSTGRES]) == ([["a"]], 1)
+
+
+def test_failed_and_left_out_keys_of_a_gradual_source_fail_or_are_stale(
+    gradual: GradualService, table: Table, clock: FixedClock
+) -> None:
+    """As those of any other."""
+    LayeredLookup([table], gradual, TTL, clock).answer_many(["a"])
+    clock.advance(TTL.found_seconds)
+    gradual.fails_for, gradual.down = {"a", "b"}, True
+    stale, failed = LayeredLookup([table], gradual, TTL, clock).answer_many(["a", "b"])
+    assert (stale.entry.stale, stale.entry.value) == (True, PREMIUM)
+    assert (failed.entry.state, failed.entry.reason) == (State.FAILED, Reason.USER_SERVICE_ERROR)
+    assert failed.entry.expires_at == clock() + TTL.failed_seconds

@@ -133,6 +133,14 @@ def test_status_says_why_columns_are_null(case: Case) -> None:
     ]  # fmt: skip
 
 
+def test_absence_past_its_expiry_is_told_from_one_of_now(case: Case) -> None:
+    """Both are reasons; only the stale one says that the source could not be asked."""
+    stale = Entry(State.ABSENT, reason=Reason.USER_NOT_FOUND, stale=True)
+    added = run(case, ["a", "b"], FixedLookup({"a": stale, "b": Entry(State.ABSENT, reason=Reason.USER_NOT_FOUND)}))
+    assert added.take(STATUS).tolist() == ["stale user-not-found", "user-not-found"]
+    assert (added.counts.stale, added.counts.absent, added.counts.failed) == (1, 2, 0)
+
+
 def test_row_zero_is_all_null(case: Case) -> None:
     """Rows without a key belong to row 0, which has nothing but nulls."""
     added = run(case, KEYS, lookup_of(case))

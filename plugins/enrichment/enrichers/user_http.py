@@ -1,0 +1,166 @@
+"""One HTTP exchange with the user service: a request in, status and body out, within a time that holds for all of it.
+
+`httpx` on an event loop, because a time can only be kept where the wait itself can be ended: the timeouts of `requests`
+and urllib3 are those of one read from the socket, so that a service which sends a byte a second, or interim answers
+(`100 Continue`, `103 Early Hints`) without an end, keeps them waiting for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import zlib
+from collections.abc import Callable, Collection
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import httpx
+
+from enrichment.connections import HttpOptions
+from enrichment.errors import SettingsError
+
+# zlib's number for "gzip or zlib, as its head says".
+GZIP_OR_ZLIB = 47
+
+
+class Reply(NamedTuple):
+    """An answer. The body of one whose status nobody wanted is not read."""
+
+    status: int
+    content_type: str
+    retry_after: str | None
+    body: bytes
+
+
+class TooLong(Exception):
+    """The body has more bytes than were wanted."""
+
+
+class Garbled(Exception):
+    """The body is not compressed as its headers say."""
+
+
+class UserHttp:
+    """Connections to the service, kept between requests. Raises `SettingsError` for what cannot be used.
+
+    No redirect is followed: a POST would come back as a GET, and the token belongs to this service alone. Cookies are
+    not kept, and the machine's `.netrc` has no say. Proxies of the environment count, as they do for `requests`.
+    """
+
+    def __init__(self, base_url: str, token: str | None, options: HttpOptions, connections: int) -> None:
+        _check_address(base_url)
+        self._base_url = base_url
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        try:
+            self._client = httpx.AsyncClient(
+                headers={**options.headers, **_own_headers(token)},
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+                verify=_tls(base_url, options),
+                proxy=options.proxy or None,
+                limits=limits,
+                timeout=None,  # noqa: S113 - `ask` has one for the whole exchange
+            )
+        except (OSError, ValueError) as unusable:  # ssl's errors are both
+            raise SettingsError(
+                f"the user service's connection: verify, cert or proxy is unusable: {unusable}"
+            ) from None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def ask(
+        self, method: str, path: str, *, content: bytes | None, wanted: Collection[int], max_bytes: int, seconds: float
+    ) -> Reply:
+        """The answer to one request. Raises `TimeoutError`, `TooLong`, `Garbled`, or an `httpx.HTTPError`."""
+        async with (
+            asyncio.timeout(seconds),
+            self._client.stream(method, self._base_url + path, content=content) as response,
+        ):
+            headers = response.headers
+            body = await _read(response, max_bytes) if response.status_code in wanted else b""
+        return Reply(response.status_code, headers.get("Content-Type", ""), headers.get("Retry-After"), body)
+
+
+def reason_of(error: Exception) -> str:
+    """What the system says of a failed exchange, where it says anything: httpx itself names only the step."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno:
+            return f"{error}: {os.strerror(cause.errno)}" if cause.errno > 0 else f"{error}: {cause.strerror}"
+        cause = cause.__cause__ or cause.__context__
+    return str(error) or type(error).__name__
+
+
+async def _read(response: httpx.Response, max_bytes: int) -> bytes:
+    unpack = _unpacker(response.headers.get("Content-Encoding", "").strip().lower(), max_bytes)
+    body = bytearray()
+    async for piece in response.aiter_raw():
+        body += unpack(piece)
+        if len(body) > max_bytes:
+            raise TooLong(f"more than {max_bytes} bytes")
+    body += unpack(b"")
+    return bytes(body)
+
+
+def _unpacker(encoding: str, max_bytes: int) -> Callable[[bytes], bytes]:
+    """Takes the pieces of a body, and an empty one at its end. Never unpacks more than is wanted: a few bytes may be
+    the compressed form of gigabytes."""
+    if encoding in ("", "identity"):
+        return lambda piece: piece
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise Garbled(f"an encoding that was not asked for: {encoding[:40]}")
+    packed = zlib.decompressobj(GZIP_OR_ZLIB)
+
+    def unpack(piece: bytes) -> bytes:
+        if not piece and not packed.eof:
+            raise Garbled("the compressed body breaks off")
+        try:
+            return packed.decompress(piece, max_bytes + 1) if piece else b""
+        except zlib.error as odd:
+            raise Garbled(f"{encoding}: {odd}") from odd
+
+    return unpack
+
+
+def _own_headers(token: str | None) -> dict[str, str]:
+    token = (token or "").strip()
+    if not (token.isascii() and token.isprintable()):
+        raise SettingsError("the password of the user service's connection is no token: it has unprintable characters")
+    headers = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate", "Content-Type": "application/json"}
+    return {**headers, "Authorization": f"Bearer {token}"} if token else headers
+
+
+def _tls(base_url: str, options: HttpOptions) -> ssl.SSLContext | bool:
+    """How the service proves who it is; made only where it is asked for: reading a CA bundle takes a while."""
+    if urlsplit(base_url).scheme != "https" and not options.proxy.startswith("https:"):
+        return False
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    if isinstance(options.verify, str):
+        bundle = options.verify
+    if bundle is None:
+        context = httpx.create_ssl_context()
+    else:
+        folder = Path(bundle).is_dir()
+        context = ssl.create_default_context(cafile=None if folder else bundle, capath=bundle if folder else None)
+    if options.verify is False:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if options.cert:
+        context.load_cert_chain(*options.cert)
+    return context
+
+
+def _check_address(base_url: str) -> None:
+    try:
+        parts = urlsplit(base_url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise SettingsError("the user service's connection gives no address like http://host:port")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise SettingsError("the user service's address holds more than scheme, host, port and path")

@@ -1,0 +1,54 @@
+"""An event loop in a thread of its own: code that waits for many things at once, for callers that are not async."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from functools import cached_property
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+CLOSING_SECONDS = 10
+
+
+class BackgroundLoop:
+    """Runs coroutines beside the caller, who may meanwhile do something else, such as write what is there already.
+
+    The thread begins with the first coroutine and ends with `close()`, or with the process.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=loop.run_forever, name=self._name, daemon=True)
+        self._thread.start()
+        return loop
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine; cancelling the future ends it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def close(self, last: Coroutine[Any, Any, None]) -> None:
+        """Cancel what still runs, run `last`, and end the thread. Raises `TimeoutError` where that takes too long."""
+        if "_loop" not in self.__dict__:
+            asyncio.run(last)
+            return
+        self.start(_end(last)).result(CLOSING_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CLOSING_SECONDS)
+        self._loop.close()
+        del self._loop
+
+
+async def _end(last: Coroutine[Any, Any, None]) -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await last

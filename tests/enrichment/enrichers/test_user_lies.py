@@ -1,0 +1,502 @@
+"""What answers in the place of the user service, what the service itself spoils, and how little each may cost."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import re
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+from enrichment.caches.base import Entry, State
+from enrichment.errors import SourceUnavailable
+from enrichment.messages import Reason
+from tests.fixtures.raw_server import http
+from tests.fixtures.user_api import MakeApi, MakeServer
+from tests.fixtures.user_service import UserService
+
+ABSENT = Entry(State.ABSENT, reason=Reason.USER_NOT_FOUND)
+FAILED = Entry(State.FAILED, reason=Reason.USER_SERVICE_ERROR)
+JSON, HTML = "Content-Type: application/json", "Content-Type: text/html; charset=utf-8"
+PAGE = b"<!DOCTYPE html><html><body>user-1 user-2 user-3</body></html>"
+USERS = ("user-1", "user-2", "user-3")
+
+
+def asked(request: bytes) -> list[str]:
+    """The users that a request asks for."""
+    if request.startswith(b"POST"):
+        ids: list[str] = json.loads(request[request.index(b'{"user_ids"') :])["user_ids"]
+        return ids
+    return [unquote(request.split()[1].rsplit(b"/", 1)[1].decode())]
+
+
+def profile(user_id: str, company: str = '"Acme"', age: str = "365") -> str:
+    """A profile as the service writes it."""
+    return f'{{"user_id":"{user_id}","subscription_tier":"free","account_age_days":{age},"company":{company}}}'
+
+
+def honest(request: bytes, profiles: Mapping[str, str] | None = None) -> bytes:
+    """What a service answers whose users are `user-<n>`; some profiles may be given as text."""
+    told = {i: (profiles or {}).get(i, profile(i)) for i in asked(request) if i.startswith("user-")}
+    if request.startswith(b"GET"):
+        [user_id] = asked(request)
+        if user_id not in told:
+            return http(404, json.dumps({"detail": "no such user", "user_id": user_id}).encode(), JSON)
+        return http(200, told[user_id].encode("utf-8", "surrogateescape"), JSON)
+    users = ",".join(f'"{i}":{text}' for i, text in told.items())
+    missing = json.dumps([i for i in asked(request) if i not in told])
+    return http(200, f'{{"users":{{{users}}},"not_found":{missing}}}'.encode("utf-8", "surrogateescape"), JSON)
+
+
+def outcome(api: Any, users: tuple[str, ...] = USERS) -> dict[str, Entry]:
+    """The entries of a fetch, also of one that failed as a whole."""
+    try:
+        entries: dict[str, Entry] = api.fetch_many(users)
+    except SourceUnavailable as failure:
+        return {user_id: Entry(State.FAILED, reason=failure.reason) for user_id in users}
+    return entries
+
+
+# In the place of the service
+
+
+def raw(head: str, body: bytes = b"") -> bytes:
+    """An answer with nothing added."""
+    return head.replace("\n", "\r\n").encode("latin-1") + b"\r\n\r\n" + body
+
+
+PAGES = {
+    f"{status} {kind}": http(status, body, *headers)
+    for status in (200, 202, 203, 400, 403, 404, 405, 410, 500, 501, 502, 503, 511, 530)
+    for kind, body, headers in (
+        ("page", PAGE, (HTML,)),
+        ("page said to be JSON", PAGE, (JSON,)),
+        ("nothing", b"", ()),
+        ("empty object", b"{}", (JSON,)),
+        ("message", b'{"message":"no Route matched with those values"}', (JSON,)),
+        ("detail", b'{"detail":"Not Found"}', (JSON,)),
+        ("path", b'{"status":404,"error":"Not Found","path":"/api/users/user-1"}', (JSON,)),
+    )
+}
+ODD = {
+    "204": raw("HTTP/1.1 204 No Content"),
+    "304": raw("HTTP/1.1 304 Not Modified"),
+    **{
+        f"{status} to a login page": http(status, PAGE, HTML, "Location: https://login.example.com/?next=/api/users")
+        for status in (300, 301, 302, 303, 307, 308)
+    },
+    "200 null": http(200, b"null", JSON),
+    "200 true": http(200, b"true", JSON),
+    "200 number": http(200, b"0", JSON),
+    "200 text": http(200, b'"user-1"', JSON),
+    "200 list": http(200, b'["user-1","user-2","user-3"]', JSON),
+    "200 list of objects": http(200, b'[{"user_id":"user-9"}]', JSON),
+    "200 error": http(200, b'{"error":"user-not-found"}', JSON),
+    "200 GraphQL": http(200, b'{"data":null,"errors":[{"message":"not found"}]}', JSON),
+    "200 health": http(200, b'{"status":"ok","population":1000000}', JSON),
+    "200 no users": http(200, b'{"users":{}}', JSON),
+    "200 no users, empty list": http(200, b'{"users":{},"not_found":[]}', JSON),
+    "200 users null": http(200, b'{"users":null,"not_found":["user-1","user-2","user-3"]}', JSON),
+    "200 users a list": http(200, b'{"users":[],"not_found":["user-1","user-2","user-3"]}', JSON),
+    "200 only a list of the missing": http(200, b'{"not_found":["user-1","user-2","user-3"]}', JSON),
+    "200 the missing as text": http(200, b'{"users":{},"not_found":"user-1 user-2 user-3"}', JSON),
+    "200 the missing as object": http(200, b'{"users":{},"not_found":{"user-1":1,"user-2":1,"user-3":1}}', JSON),
+    "200 other users missing": http(200, b'{"users":{},"not_found":["USER-1","user-1 ","user-9"]}', JSON),
+    "200 other users": http(200, b'{"users":{"user-9":{"user_id":"user-9"}}}', JSON),
+    "200 profile of another": http(200, b'{"user_id":"user-9","company":"Acme"}', JSON),
+    "200 cut off": http(200, b'{"users":{"user-1":{"user_id":"us', JSON),
+    "200 two documents": http(200, b'{"users":{}}{"users":{}}', JSON),
+    "200 JSON lines": http(200, b'{"user_id":"user-1"}\n{"user_id":"user-2"}\n', JSON),
+    "200 guarded": http(200, b')]}\',\n{"users":{},"not_found":["user-1"]}', JSON),
+    "200 JSONP": http(200, b'callback({"users":{},"not_found":["user-1"]})', "Content-Type: text/javascript"),
+    "200 XML": http(200, b'<?xml version="1.0"?><users/>', "Content-Type: application/xml"),
+    "200 YAML": http(200, b"users: {}\nnot_found: [user-1]\n", "Content-Type: application/yaml"),
+    "200 single quotes": http(200, b"{'users': {}, 'not_found': ['user-1']}", JSON),
+    "200 deep": http(200, b"[" * 100_000, JSON),
+    "200 deep object": http(200, b'{"users":' * 50_000, JSON),
+    "200 bytes": http(200, bytes(range(256)) * 4, "Content-Type: application/octet-stream"),
+    "200 NULs": http(200, b"\0" * 1000, JSON),
+    "200 gzip that is none": http(200, b'{"users":{}}', JSON, "Content-Encoding: gzip"),
+    "200 gzip cut off": http(200, gzip.compress(b'{"users":{}}' * 99)[:30], JSON, "Content-Encoding: gzip"),
+    "200 gzip bomb": http(200, gzip.compress(b" " * 64 * 1024**2), JSON, "Content-Encoding: gzip"),
+    "200 deflate bomb": http(200, zlib.compress(b"{" * 64 * 1024**2), JSON, "Content-Encoding: deflate"),
+    "200 brotli": http(200, b"\x0b\x02\x80{}\x03", JSON, "Content-Encoding: br"),
+    "200 gzip twice": http(
+        200, gzip.compress(gzip.compress(b'{"users":{}}')), JSON, "Content-Encoding: gzip, gzip"
+    ),
+    "200 shorter than said": raw("HTTP/1.1 200 OK\nContent-Length: 100\nConnection: close", b'{"users":{}}'),
+    "200 chunked, broken": raw("HTTP/1.1 200 OK\nTransfer-Encoding: chunked", b"zz\r\n{}\r\n0\r\n\r\n"),
+    "200 chunked, cut off": raw("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nConnection: close", b"5\r\n{}"),
+    "200 two lengths": raw("HTTP/1.1 200 OK\nContent-Length: 2\nContent-Length: 3", b"{}"),
+    "200 negative length": raw("HTTP/1.1 200 OK\nContent-Length: -1", b"{}"),
+    "404 cut off": http(404, b'{"user_id":"user', JSON),
+    "404 another user": http(404, b'{"detail":"no such user","user_id":"user-9"}', JSON),
+    "404 a list": http(404, b'[{"user_id":"user-1"}]', JSON),
+    "404 text with the id": http(404, b'{"detail":"user-1 not found"}', JSON),
+    "404 gzip that is none": http(404, b'{"user_id":"user-1"}', JSON, "Content-Encoding: gzip"),
+    "404 huge": http(404, b'{"padding":"' + b"x" * 32 * 1024**2 + b'","user_id":"user-1"}', JSON),
+    "404 problem": http(404, b'{"title":"Not Found","status":404}', "Content-Type: application/problem+json"),
+    "no HTTP": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "HTTP/0.9": PAGE,
+    "HTTP/2": b"\0\0\x12\x04\0\0\0\0\0" + bytes(18),
+    "TLS alert": b"\x15\x03\x01\0\x02\x02\x46",
+    "status of letters": b"HTTP/1.1 OK fine\r\n\r\n{}",
+    "status 99": raw("HTTP/1.1 099 Early\nContent-Length: 2", b"{}"),
+    "status 999": raw("HTTP/1.1 999 Denied\nContent-Length: 2", b"{}"),
+    "header of 1 MB": raw("HTTP/1.1 200 OK\nX-Padding: " + "x" * 1024**2 + "\nContent-Length: 2", b"{}"),
+    "100,000 headers": raw("HTTP/1.1 200 OK" + "\nX-Padding: x" * 100_000 + "\nContent-Length: 2", b"{}"),
+    "switching protocols": raw("HTTP/1.1 101 Switching Protocols\nUpgrade: h2c\nConnection: Upgrade", b"{}"),
+    "silence": b"",
+}  # fmt: skip
+LIES = PAGES | ODD
+
+
+@pytest.mark.parametrize("users", [USERS, USERS[:1]], ids=["batch", "single"])
+@pytest.mark.parametrize("lie", LIES, ids=[name.replace(" ", "-") for name in LIES])
+def test_nobody_is_found_or_absent_when_something_else_answers(
+    make_api: MakeApi, make_raw_server: MakeServer, lie: str, users: tuple[str, ...]
+) -> None:
+    """Whatever stands in the service's place, its answers are failures, never a word about a user; after some of them
+    the breaker leaves it alone."""
+    server = make_raw_server(lambda _: LIES[lie])
+    api = make_api(server.base_url, breaker_failures=3, timeout_sec=5, concurrency=1)
+    for _ in range(20):
+        entries = outcome(api, users)
+        assert {entry.state for entry in entries.values()} == {State.FAILED}
+        assert {entry.reason for entry in entries.values()} <= {Reason.USER_SERVICE_ERROR, Reason.USER_TIMEOUT}
+        if api._breaker.current_state == "open":
+            break
+    assert api._breaker.current_state == "open"
+    assert len(server.requests) <= 20
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(http(404, PAGE, HTML), id="page"),
+        pytest.param(http(405, PAGE, HTML), id="page of another status"),
+        pytest.param(http(404, b'{"message":"no Route matched with those values"}', JSON), id="JSON"),
+        pytest.param(http(404, b""), id="nothing"),
+    ],
+)
+def test_one_404_of_the_batch_endpoint_costs_no_user(
+    make_api: MakeApi, make_raw_server: MakeServer, page: bytes
+) -> None:
+    """A gateway that says 404 for a moment makes nobody unknown, in whichever way the users are asked for then."""
+    answers = itertools.chain([page], itertools.repeat(None))
+    server = make_raw_server(lambda request: next(answers) or honest(request))
+    entries = make_api(server.base_url, retries=2).fetch_many([*USERS, "nobody"])
+    assert [entry.state for entry in entries.values()] == [State.FOUND] * 3 + [State.ABSENT]
+
+
+def test_page_of_the_batch_endpoint_is_no_reason_to_ask_singly(make_api: MakeApi, make_raw_server: MakeServer) -> None:
+    """Only JSON says that there is no such endpoint: after a page the service is asked in batches as before."""
+    pages = iter([http(404, PAGE, HTML)])
+    server = make_raw_server(lambda request: next(pages, None) or honest(request))
+    api = make_api(server.base_url)
+    assert outcome(api) == dict.fromkeys(USERS, FAILED)
+    assert {entry.state for entry in outcome(api).values()} == {State.FOUND}
+    assert [request[:4] for request in server.requests] == [b"POST", b"POST"]
+
+
+def test_gateway_without_routes_is_an_outage(make_api: MakeApi, make_raw_server: MakeServer) -> None:
+    """404 in JSON for the batch, then a single answer in proof that is none either: nothing is switched or believed."""
+    server = make_raw_server(lambda _: http(404, b'{"message":"no Route matched with those values"}', JSON))
+    api = make_api(server.base_url, breaker_failures=2)
+    assert outcome(api) == outcome(api) == dict.fromkeys(USERS, FAILED)
+    assert [request[:4] for request in server.requests] == [b"POST", b"GET ", b"POST", b"GET "]
+    assert api._breaker.current_state == "open"
+
+
+# One user who spoils it for all
+
+
+def many(number: int) -> list[str]:
+    """That many users."""
+    return [f"user-{n}" for n in range(1, number + 1)]
+
+
+SPOILERS = {
+    "half a surrogate pair": profile("user-200", '"Ac\\ud800me"'),
+    "half a pair, in upper case": profile("user-200", '"Ac\\uDFFFme"'),
+    "NaN": profile("user-200", age="NaN"),
+    "infinity": profile("user-200", age="-Infinity"),
+    "NaN elsewhere": profile("user-200")[:-1] + ',"score":NaN}',
+    "9 MB of text": profile("user-200", '"' + "x" * 9 * 1024**2 + '"'),
+    "text too long by one": profile("user-200", '"' + "x" * 1_001 + '"'),
+    "NUL": profile("user-200", '"A\\u0000B"'),
+    "not UTF-8": profile("user-200", '"Timi\udcbaoara"'),
+    "quote in a text": profile("user-200", '"Ac"me"'),
+    "no value": profile("user-200", ""),
+    "comma at the end": profile("user-200")[:-1] + ",}",
+    "not closed": profile("user-200")[:-1],
+    "deep": profile("user-200", "[" * 20_000 + "]" * 20_000),
+    "deep elsewhere": profile("user-200")[:-1] + ',"bio":' + '{"a":' * 5_000 + "1" + "}" * 5_000 + "}",
+    "an age of 10,000 digits": profile("user-200", age="9" * 10_000),
+    "1e400": profile("user-200", age="1e400"),
+    "half a day": profile("user-200", age="0.5"),
+    "age as text": profile("user-200", age='"365"'),
+    "another user": profile("user-201"),
+    "a list": "[]",
+    "null": "null",
+    "text": '"user-200"',
+    "id as number": '{"user_id":200}',
+    "id twice, another one last": '{"user_id":"user-200","user_id":"user-9"}',
+    "empty": "{}",
+    "error": '{"error":"shard unavailable"}',
+}
+
+
+@pytest.mark.parametrize("spoiler", SPOILERS, ids=[name.replace(" ", "-") for name in SPOILERS])
+def test_profile_that_is_invalid_fails_only_its_own_user(
+    make_api: MakeApi, make_raw_server: MakeServer, spoiler: str
+) -> None:
+    """One profile in 400 cannot be read: 399 users are found, with few requests, and the breaker stays closed."""
+    server = make_raw_server(lambda request: honest(request, {"user-200": SPOILERS[spoiler]}))
+    api = make_api(server.base_url, breaker_failures=3, timeout_sec=10)
+    entries = api.fetch_many(many(400))
+    assert entries.pop("user-200") == FAILED
+    assert {entry.state for entry in entries.values()} == {State.FOUND}
+    assert len(server.requests) <= 19  # 1 + 2 * log2(400)
+    assert api._breaker.current_state == "closed"
+
+
+def test_several_invalid_profiles_in_slices_side_by_side_fail_alone(
+    make_api: MakeApi, make_raw_server: MakeServer
+) -> None:
+    """Such failures are no sign of a service that is down, however many come at once."""
+    bad = {f"user-{n}": '{"user_id":"oops"' for n in (7, 60, 107, 160, 207, 260, 307, 360)}
+    server = make_raw_server(lambda request: honest(request, bad))
+    api = make_api(server.base_url, breaker_failures=3, batch_size=100, retries=1, timeout_sec=10)
+    entries = api.fetch_many(many(400))
+    assert {user_id for user_id, entry in entries.items() if entry.state is State.FAILED} == set(bad)
+    assert api._breaker.current_state == "closed"
+
+
+def test_requests_are_bounded_when_every_profile_is_invalid(make_api: MakeApi, make_raw_server: MakeServer) -> None:
+    """A service that never writes JSON is down, which is found out before each of 5,000 users has been asked for."""
+    server = make_raw_server(lambda _: http(200, b'{"users":{"user-1":{"company":"A"B"}}}', JSON))
+    api = make_api(server.base_url, batch_size=100)
+    assert {entry.state for entry in outcome(api, tuple(many(5_000))).values()} == {State.FAILED}
+    assert len(server.requests) <= 60
+    assert api._breaker.current_state == "open"
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_id_that_the_service_refuses_costs_only_itself(
+    make_api: MakeApi, make_raw_server: MakeServer, status: int
+) -> None:
+    """A service that refuses a whole batch for the form of one id is asked for less, down to that id."""
+
+    def answer(request: bytes) -> bytes:
+        return http(status, b'{"detail":"bad id"}', JSON) if "user-x" in asked(request) else honest(request)
+
+    server = make_raw_server(answer)
+    entries = make_api(server.base_url, breaker_failures=2).fetch_many([*many(40), "user-x"])
+    assert [user_id for user_id, entry in entries.items() if entry.state is not State.FOUND] == ["user-x"]
+
+
+@pytest.mark.parametrize("body", [PAGE, b'{"detail":"30 users at most"}'])
+def test_smaller_batches_are_asked_for_when_one_is_too_large(
+    make_api: MakeApi, make_raw_server: MakeServer, body: bytes
+) -> None:
+    """What 413 teaches is kept: later batches begin with the size that was taken."""
+    server = make_raw_server(lambda request: http(413, body) if len(asked(request)) > 30 else honest(request))
+    api = make_api(server.base_url, batch_size=200, concurrency=1, breaker_failures=2)
+    assert {entry.state for entry in api.fetch_many(many(200)).values()} == {State.FOUND}
+    refused = sum(len(asked(request)) > 30 for request in server.requests)
+    assert refused == 3  # 200, 100, 50
+    api.fetch_many(many(200))
+    assert sum(len(asked(request)) > 30 for request in server.requests) == refused
+
+
+@pytest.mark.parametrize(
+    "user_id",
+    ["a/b", "../stats", "a\\b", "100%", "a?b", "a#b", "a;b", "\x01", "x" * 3_000, "ü" * 900, "user-" + "9" * 9_000],
+)
+def test_id_that_fits_no_address_is_asked_for_in_a_body(
+    make_api: MakeApi, make_raw_server: MakeServer, user_id: str
+) -> None:
+    """Servers and gateways make something else of such an address, or answer 400, 414 or 431."""
+
+    def answer(request: bytes) -> bytes:
+        return http(414, PAGE, HTML) if request.startswith(b"GET") else honest(request)
+
+    [entry] = make_api(make_raw_server(answer).base_url).fetch_many([user_id]).values()
+    assert entry.state is (State.FOUND if user_id.startswith("user-") else State.ABSENT)
+
+
+@pytest.mark.parametrize("status", [400, 404, 414, 431])
+def test_odd_id_costs_only_itself_when_there_is_no_batch_endpoint(
+    make_api: MakeApi, make_raw_server: MakeServer, status: int
+) -> None:
+    """Then it can only be asked for by its address: a page in answer is its own failure, not the service's."""
+    odd = ("a/b", "x" * 3_000, "y" * 9_000)
+
+    def answer(request: bytes) -> bytes:
+        return http(status, PAGE, HTML) if not asked(request)[0].startswith("user-") else honest(request)
+
+    api = make_api(make_raw_server(answer).base_url, batch_size=1, breaker_failures=1)
+    entries = api.fetch_many([*odd, *USERS])
+    assert [entries[user_id].state for user_id in USERS] == [State.FOUND] * 3
+    assert [entries[user_id] for user_id in odd] == [FAILED] * 3
+
+
+def test_id_that_cannot_be_written_is_absent(user_service: UserService, make_api: MakeApi) -> None:
+    """Half of a surrogate pair has no form in UTF-8, so no service has such a user; others are asked for."""
+    entries = make_api(user_service.base_url).fetch_many(["user-\ud800", "user-123"])
+    assert entries["user-\ud800"] == ABSENT
+    assert entries["user-123"].state is State.FOUND
+
+
+@pytest.mark.parametrize(
+    "early",
+    [
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 102 Processing\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * 20,
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("users", [USERS, USERS[:1]], ids=["batch", "single"])
+def test_interim_answers_are_passed_over(
+    make_api: MakeApi, make_raw_server: MakeServer, early: bytes, users: tuple[str, ...]
+) -> None:
+    """What a proxy says before the answer is not the answer."""
+    entries = make_api(make_raw_server(lambda request: early + honest(request)).base_url).fetch_many(users)
+    assert {entry.state for entry in entries.values()} == {State.FOUND}
+
+
+@pytest.mark.parametrize("encode", [gzip.compress, zlib.compress], ids=["gzip", "deflate"])
+def test_compressed_answers_are_read(
+    make_api: MakeApi, make_raw_server: MakeServer, encode: Callable[[bytes], bytes]
+) -> None:
+    """As they were asked for."""
+    encoding = "Content-Encoding: " + ("gzip" if encode is gzip.compress else "deflate")
+
+    def answer(request: bytes) -> bytes:
+        return http(200, encode(honest(request).partition(b"\r\n\r\n")[2]), JSON, encoding)
+
+    entries = make_api(make_raw_server(answer).base_url).fetch_many(many(50))
+    assert {entry.state for entry in entries.values()} == {State.FOUND}
+
+
+# Services that take their time
+
+
+def for_ever(piece: bytes, start: bytes = b"", pause_seconds: float = 0.02) -> Callable[[bytes], Iterator[bytes]]:
+    """An answer that never ends, however quick the client is to lose patience."""
+
+    def answer(_request: bytes) -> Iterator[bytes]:
+        yield start
+        while True:
+            yield piece
+            time.sleep(pause_seconds)
+
+    return answer
+
+
+STATUS = b"HTTP/1.1 200 OK\r\n"
+ENDLESS = {
+    "status line": for_ever(b"x", b"HTTP/1.1 200 "),
+    "headers": for_ever(b"x", STATUS + b"X-Header: "),
+    "short headers": for_ever(b"a: b\r\n", STATUS),
+    "continue": for_ever(b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "continue, fast": for_ever(b"HTTP/1.1 100 Continue\r\n\r\n" * 100, pause_seconds=0),
+    "early hints": for_ever(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"),
+    "headers of early hints": for_ever(b"a: b\r\n", b"HTTP/1.1 103 Early Hints\r\n"),
+    "body": for_ever(b" ", STATUS + b"Content-Length: 9999\r\n\r\n"),
+    "body without a length": for_ever(b" ", STATUS + b"\r\n"),
+    "chunks": for_ever(b"1\r\n \r\n", STATUS + b"Transfer-Encoding: chunked\r\n\r\n"),
+    "chunk size": for_ever(b"0", STATUS + b"Transfer-Encoding: chunked\r\n\r\n"),
+    "body of a 404": for_ever(b" ", b"HTTP/1.1 404 Not Found\r\nContent-Length: 9999\r\n\r\n"),
+    "nothing": for_ever(b"", pause_seconds=0.1),
+}
+
+
+@pytest.mark.parametrize("users", [USERS, USERS[:1]], ids=["batch", "single"])
+@pytest.mark.parametrize("endless", ENDLESS, ids=[name.replace(" ", "-") for name in ENDLESS])
+def test_request_ends_in_time_and_opens_the_breaker_when_the_answer_never_ends(
+    make_api: MakeApi, make_raw_server: MakeServer, endless: str, users: tuple[str, ...]
+) -> None:
+    """The timeout is that of the whole request, headers and interim answers included, and counts as a failure."""
+    api = make_api(make_raw_server(ENDLESS[endless]).base_url, timeout_sec=0.3, breaker_failures=2)
+    started = time.monotonic()
+    entries = [outcome(api, users) for _ in range(10)]
+    assert time.monotonic() - started < 3
+    assert api._breaker.current_state == "open"
+    assert {entry.state for each in entries for entry in each.values()} == {State.FAILED}
+    assert entries[0]["user-1"].reason in {Reason.USER_TIMEOUT, Reason.USER_SERVICE_ERROR}
+
+
+def test_breaker_opens_within_one_fetch_when_every_answer_drips(make_api: MakeApi, make_raw_server: MakeServer) -> None:
+    """A chunk of many slices does not wait for each of them: after a few the service is left alone."""
+    server = make_raw_server(ENDLESS["headers"])
+    api = make_api(server.base_url, timeout_sec=0.3, batch_size=10, concurrency=2, breaker_failures=3)
+    started = time.monotonic()
+    outcome(api, tuple(many(1_000)))
+    assert time.monotonic() - started < 3
+    assert len(server.requests) <= 4
+
+
+def test_task_has_a_time_for_the_api_altogether(make_api: MakeApi, make_raw_server: MakeServer) -> None:
+    """A service that never fails often enough to be left alone, and never answers quickly either, cannot keep a task
+    for ever: what is left of the time bounds each chunk, and then it is not asked any more."""
+
+    def answer(request: bytes) -> Iterator[bytes]:
+        time.sleep(0.1)
+        yield honest(request)
+
+    server = make_raw_server(answer)
+    api = make_api(server.base_url, batch_size=1, concurrency=1, task_timeout_sec=0.5)
+    started = time.monotonic()
+    states = [{entry.state for entry in outcome(api, tuple(many(50))).values()} for _ in range(4)]
+    assert time.monotonic() - started < 2
+    assert states == [{State.FOUND, State.FAILED}] + [{State.FAILED}] * 3
+    with pytest.raises(SourceUnavailable, match=r"user-lookup-timeout.*USER_SERVICE_TASK_TIMEOUT_SEC=0.5 is used up"):
+        api.fetch_many(USERS)
+    assert len(server.requests) <= 6
+
+
+def test_parts_come_while_others_are_waited_for(make_api: MakeApi, make_raw_server: MakeServer) -> None:
+    """What is answered is handed on at once, so that the next try has it, whatever ends this one."""
+
+    def answer(request: bytes) -> Iterator[bytes]:
+        if "user-1" in asked(request):
+            time.sleep(1.5)
+        yield honest(request)
+
+    api = make_api(make_raw_server(answer).base_url, batch_size=2, concurrency=2)
+    parts = [sorted(part) for part in api.fetch_parts(many(6))]
+    assert parts[0] != ["user-1", "user-2"]
+    assert parts[-1] == ["user-1", "user-2"]
+    assert sorted(itertools.chain.from_iterable(parts)) == many(6)
+
+
+def test_requests_end_when_nobody_waits_for_them(make_api: MakeApi, make_raw_server: MakeServer) -> None:
+    """A task that is stopped within a fetch is not held up by it."""
+
+    def answer(request: bytes) -> bytes | Iterator[bytes]:
+        return honest(request) if "user-1" in asked(request) else ENDLESS["nothing"](request)
+
+    api = make_api(make_raw_server(answer).base_url, timeout_sec=60, batch_size=1)
+    parts = api.fetch_parts(USERS)
+    assert list(next(iter(parts))) == ["user-1"]
+    started = time.monotonic()
+    api.close()
+    assert time.monotonic() - started < 2
+
+
+def test_version_is_that_of_the_service(make_api: MakeApi) -> None:
+    """Another address is another service, whose answers are not taken for this one's; a token makes no difference."""
+    version = make_api("http://host:80/").version
+    assert re.fullmatch("[0-9a-f]{12}", version)
+    assert make_api("http://HOST", "token").version == version
+    assert len({version, *(make_api(url).version for url in ("https://host", "http://host:81", "http://host/v2"))}) == 4
