@@ -95,7 +95,12 @@ class GeoSettings(BaseSettings):
         pattern=r"^[0-9a-fA-F.:]+=[A-Z]{2}(, *[0-9a-fA-F.:]+=[A-Z]{2})*$",
         description="addresses and their countries that a newer database must know to be installed",
     )
-    download_timeout_sec: PositiveFloat = Field(600, description="time for a newer database to be downloaded")
+    download_timeout_sec: PositiveFloat = Field(
+        600, description="time for a newer database to be downloaded, from the connection to the last byte"
+    )
+    max_database_mib: PositiveInt = Field(
+        2048, description="size at most of a newer database, in MiB, as it is downloaded and unpacked"
+    )
     max_age_days: PositiveFloat = Field(30, description="age of the database in use above which there is a warning")
     locale: str = Field("en", description="language of the names")
     cache_size: PositiveInt = Field(10_000, description="addresses kept in a task's memory")

@@ -84,9 +84,10 @@ def test_reader_keeps_its_build_when_a_newer_one_is_installed(tmp_path: Path, ge
     before = running.fetch_many(ADDRESSES[:100])
     refresh(geo, offer(tmp_path / "new.mmdb", "Newtown"))
     entries = before | running.fetch_many(ADDRESSES[100:])
-    assert {(entry.value.city, entry.version) for entry in entries.values()} == {("Oldtown", f"Test-City-{BUILT_AT}")}
-    retried = GeoDatabase(str(present)).fetch_many(ADDRESSES)
-    assert {(entry.value.city, entry.version) for entry in retried.values()} == {("Newtown", f"Test-City-{NEWER}")}
+    assert {(entry.value.city, entry.version) for entry in entries.values()} == {("Oldtown", running.version)}
+    retried = GeoDatabase(str(present))
+    assert {entry.value.city for entry in retried.fetch_many(ADDRESSES).values()} == {"Newtown"}
+    assert (running.build, retried.build) == (f"Test-City-{BUILT_AT}", f"Test-City-{NEWER}")
 
 
 @pytest.mark.parametrize(
@@ -297,15 +298,19 @@ def test_cached_places_of_the_older_build_give_way(
             )
         }
 
+    versions = [GeoDatabase(str(present)).version]
     assert b"Oldtown" in task("8.8.8.1", "8.8.8.2")[0]
     assert task("8.8.8.1", "8.8.8.2")[1] == 0  # they are cached
     refresh(load().geo, offer(tmp_path / "new.mmdb", "Newtown"))
+    versions.append(GeoDatabase(str(present)).version)
     added, misses = task("8.8.8.1")
     assert b"Newtown" in added
     assert misses == 1
-    old, new = ("Oldtown", f"Test-City-{BUILT_AT}"), ("Newtown", f"Test-City-{NEWER}")
+    old, new = zip(("Oldtown", "Newtown"), versions, strict=True)
     assert rows() == {"8.8.8.1": new, "8.8.8.2": old}  # this one nobody has asked for since
     assert task("8.8.8.1")[1] == 0
+    monkeypatch.setenv("GEO_IP_LOCALE", "de")
+    assert task("8.8.8.1")[1] == 1  # in another language they are other places
 
 
 @pytest.mark.skipif(not SHARED_DATABASE.exists(), reason="MaxMind's test database is not beside the repository")
