@@ -73,15 +73,9 @@ def unpack(offered: Path, folder: Path, max_bytes: int = 2048 * MIB) -> Path:
             with database.open("wb") as out:
                 shutil.copyfileobj(bounded, out, CHUNK_BYTES)
             return database
-    except (
-        EOFError,
-        gzip.BadGzipFile,
-        zlib.error,
-        lzma.LZMAError,
-        tarfile.TarError,
-        ValueError,
-        OverflowError,
-    ) as damaged:
+    except (EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, ValueError, OverflowError, OSError) as damaged:
+        if isinstance(damaged, OSError) and damaged.errno is not None:
+            raise  # the disk's; those of gzip and bz2 have no number
         raise RefreshFailed(f"what was offered is cut off or damaged: {damaged}") from damaged
     except MemoryError as greedy:
         raise DatabaseRefused(f"what was offered takes too much memory to be unpacked; {TAKEN}") from greedy
