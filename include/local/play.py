@@ -79,7 +79,7 @@ def play(stack: Stack, input_path: str | None, count: int) -> int:
             conservation=found,
             batches=batches,
             sample=_sample(stack.bootstrap_servers, settings.kafka, played),
-            default_geo_database=GeoDatabase().version in {batch.geo_database_build for batch in batches},
+            default_geo_database=GeoDatabase().build in {batch.geo_database_build for batch in batches},
             ui_url=stack.airflow_url,
             user=stack.airflow_user,
             password=stack.airflow_password,

@@ -85,7 +85,12 @@ class Report:
 def build_name(version: str) -> str:
     """A geo database's version (`<type>-<seconds since the epoch>`) with its date: `GeoLite2-City of 2018-07-03`."""
     name, _, epoch = version.rpartition("-")
-    return f"{name} of {datetime.fromtimestamp(int(epoch), UTC):%Y-%m-%d}" if epoch.isdecimal() and name else version
+    if not name or not epoch.isdecimal():
+        return version
+    try:
+        return f"{name} of {datetime.fromtimestamp(int(epoch), UTC):%Y-%m-%d}"
+    except (ValueError, OverflowError, OSError):  # later than any year that there is a date for
+        return version
 
 
 def show(report: Report, console: Console) -> None:
@@ -94,7 +99,7 @@ def show(report: Report, console: Console) -> None:
         console.print()
         console.print(part)
     hint = " (the package's own, so not today's truth; GEO_IP_DATABASE_PATH names another)"
-    geo = ", ".join(report.geo_databases) or "unknown"
+    geo = ", ".join(report.geo_databases) or "none that could be read; the log of the task `geo` says why"
     console.print(f"\nGeo database: {geo}{hint if report.default_geo_database else ''}", highlight=False)
     console.print("\nOne enriched message:")
     console.print_json(json.dumps(report.sample)) if report.sample else console.print("  none")

@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-from enrichment.errors import SettingsError
-from enrichment.settings import ROOMS, Settings, load
+from enrichment.errors import DatabaseRefused, SettingsError
+from enrichment.settings import ROOMS, GeoSettings, Settings, load
 from include.local import airflow, kafka, leftovers, ports, postgres, users
 from include.local.airflow_api import AirflowApi
 from include.local.config import Config
@@ -256,9 +256,26 @@ class LocalStack:
 
 def _settings() -> Settings:
     try:
-        return load()
+        settings = load()
     except SettingsError as unusable:
         raise StackError(str(unusable)) from unusable
+    if settings.geo.database_path:
+        _require_geo_database(settings.geo)
+    return settings
+
+
+def _require_geo_database(geo: GeoSettings) -> None:
+    """Tasks would do without places, batch after batch, and this command would end well."""
+    from enrichment.enrichers.geo_database import present_database_path
+    from enrichment.geoip.candidate import build_of
+
+    try:
+        build_of(present_database_path(geo.database_path, geo.install_path))
+    except (DatabaseRefused, OSError) as unusable:
+        raise StackError(
+            f"GEO_IP_DATABASE_PATH={geo.database_path!r}: {unusable}; set it to a City database in MaxMind's format"
+            " (.mmdb), or leave it empty"
+        ) from unusable
 
 
 def _digest(value: str) -> str:

@@ -37,7 +37,7 @@ from enrichment.enrichers.business_query import BusinessQuery
 from enrichment.enrichers.geo import GeoEnricher
 from enrichment.enrichers.geo_database import GeoDatabase, present_database_path
 from enrichment.enrichers.known_addresses import KnownAddresses
-from enrichment.enrichers.risk import DEFAULT_RULES, RiskRules
+from enrichment.enrichers.risk import RiskRules
 from enrichment.enrichers.user import UserEnricher
 from enrichment.enrichers.user_api import UserApi
 from enrichment.errors import BatchRefused, BatchUnbalanced, OutageHeld, PublishRefused
@@ -155,7 +155,7 @@ class Resources:
 
     def business_enricher(self) -> BusinessEnricher:
         """Contexts by request id, and their risk: the caches, then the query over the users' own tables."""
-        rules = RiskRules.load(self.settings.business.risk_rules_path or DEFAULT_RULES)
+        rules = RiskRules.load(self.settings.business.rules_file)
         return BusinessEnricher(self._layered(self._business_cache()), rules)
 
     def evict(self, cache: str, *, dry_run: bool = False) -> Evicted:

@@ -10,14 +10,19 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from enrichment import sql
 from enrichment.errors import SettingsError
 from enrichment.messages import Source
 from enrichment.names import GroupName, TopicName, find_equal
+
+# The risk rules that count while no others are named.
+DEFAULT_RULES = Path(__file__).with_name("enrichers") / "risk_rules.toml"
 
 PositiveInt = Annotated[int, Field(gt=0, lt=2**63)]  # what the ledger can hold
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -115,7 +120,12 @@ class GeoSettings(BaseSettings):
         pattern=r"^[0-9a-fA-F.:]+=[A-Z]{2}(, *[0-9a-fA-F.:]+=[A-Z]{2})*$",
         description="addresses and their countries that a newer database must know to be installed",
     )
-    download_timeout_sec: PositiveFloat = Field(600, description="time for a newer database to be downloaded")
+    download_timeout_sec: PositiveFloat = Field(
+        600, description="time for a newer database to be downloaded, from the connection to the last byte"
+    )
+    max_database_mib: PositiveInt = Field(
+        2048, description="size at most of a newer database, in MiB, as it is downloaded and unpacked"
+    )
     max_age_days: PositiveFloat = Field(30, description="age of the database in use above which there is a warning")
     locale: str = Field("en", description="language of the names")
     cache_size: PositiveInt = Field(10_000, description="addresses kept in a task's memory")
@@ -156,6 +166,11 @@ class BusinessSettings(BaseSettings):
     cache_size: PositiveInt = Field(5_000, description="requests kept in a task's memory")
     cache_ttl_minutes: PositiveFloat = Field(30, description="how long a context may be served")
     cache_max_rows: PositiveInt = Field(500_000, description="requests kept in PostgreSQL after an eviction")
+
+    @property
+    def rules_file(self) -> Path:
+        """The file of the risk rules."""
+        return Path(self.risk_rules_path).expanduser() if self.risk_rules_path else DEFAULT_RULES
 
 
 class CacheSettings(BaseSettings):
@@ -305,6 +320,22 @@ ROOMS: dict[str, type[BaseSettings]] = {
 }
 
 
+# What the fingerprint leaves out, since no message becomes another one by it: rooms that make no batch, and fields of
+# refreshes, evictions, renewals and repairs. (Whoever adds a setting need not think of it: it counts.)
+_OTHER_ROOMS = ("service_levels", "replay", "retention")
+_ELSEWHERE = {
+    "kafka": {"request_timeout_sec", "transaction_timeout_sec"},
+    "geo": {
+        "update_source", "edition", "known_addresses", "download_timeout_sec", "max_database_mib", "max_age_days",
+        "cache_max_rows",
+    },
+    "user": {"cache_max_rows"},
+    "business": {"cache_max_rows"},
+    "cache": {"touch_after_hours", "eviction_chunk_rows", "refresh_keys", "refresh_ahead_minutes"},
+    "pipeline": {"repair_attempts", "repair_batches_per_run"},
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Settings:
     """All rooms' settings; `load()` reads them."""
@@ -321,9 +352,31 @@ class Settings:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hex digits that change when a setting does: the ledger says which settings made a batch."""
-        rooms = "\n".join(getattr(self, name).model_dump_json() for name in ROOMS)
-        return hashlib.sha256(rooms.encode()).hexdigest()[:12]
+        """Twelve hex digits that change when a batch would be made differently: the ledger says which settings made it.
+
+        Equal workers have equal ones, wherever they have their files: the risk rules and the query of the business
+        context count by what is in them. (The geo database has a column of its own.) Raises `SettingsError` when the
+        rules cannot be read.
+        """
+        rooms = [
+            getattr(self, name).model_dump_json(exclude=_ELSEWHERE.get(name, set()) | _local(room))
+            for name, room in ROOMS.items()
+            if name not in _OTHER_ROOMS
+        ]
+        try:
+            rules = self.business.rules_file.read_bytes()
+        except OSError as unreadable:
+            raise SettingsError(
+                f"BUSINESS_RISK_RULES_PATH={str(self.business.rules_file)!r}: {unreadable}"
+            ) from unreadable
+        contents = [rules, sql.load("business_context/fetch").encode()]
+        digests = [hashlib.sha256(content).hexdigest() for content in contents]
+        return hashlib.sha256("\n".join([*rooms, *digests]).encode()).hexdigest()[:12]
+
+
+def _local(room: type[BaseSettings]) -> set[str]:
+    """Fields that say where something is: each worker may have it elsewhere, or under another name."""
+    return {name for name in room.model_fields if name.endswith(("_path", "_url", "conn_id"))}
 
 
 def load() -> Settings:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 
+from enrichment import settings, sql
 from enrichment.errors import SettingsError
-from enrichment.settings import ROOMS, load, variable
+from enrichment.settings import DEFAULT_RULES, ROOMS, load, variable
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +86,71 @@ def test_fingerprint_changes_with_a_setting(monkeypatch: pytest.MonkeyPatch) -> 
     assert load().fingerprint == before
     monkeypatch.setenv("GEO_IP_LOCALE", "de")
     assert load().fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GEO_IP_DATABASE_PATH", "/here/City.mmdb"),
+        ("GEO_IP_INSTALL_PATH", "/here/installed.mmdb"),
+        ("ENRICHMENT_STAGING_URL", "file:///here/staging"),
+        ("ENRICHMENT_POSTGRES_CONN_ID", "ours"),
+        ("KAFKA_CONN_ID", "ours"),
+        ("GEO_IP_KNOWN_ADDRESSES", "9.9.9.9=US"),
+        ("RETENTION_JOBS_DAYS", "5"),
+        ("SERVICE_LEVEL_MAX_LAG", "5"),
+        ("CACHE_EVICTION_CHUNK_ROWS", "5"),
+    ],
+)
+def test_fingerprint_is_the_same_on_equal_workers(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """Where a worker has its files, and what changes no message, makes no other batch."""
+    before = load().fingerprint
+    monkeypatch.setenv(name, value)
+    assert load().fingerprint == before
+
+
+def test_fingerprint_is_that_of_the_rules_not_of_their_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two workers with equal rules in different places are equal; other rules in the same place make other batches."""
+    before = load().fingerprint
+    copy = tmp_path / "rules.toml"
+    copy.write_bytes(DEFAULT_RULES.read_bytes())
+    monkeypatch.setenv("BUSINESS_RISK_RULES_PATH", str(copy))
+    assert load().fingerprint == before
+    copy.write_text(copy.read_text() + "\n# changed\n")
+    assert load().fingerprint != before
+
+
+def test_fingerprint_changes_with_the_query_of_the_business_context(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Users adapt it to their tables: what it answers is in every message."""
+    before = load().fingerprint
+    shutil.copytree(sql.DEFAULT_FOLDER, tmp_path / "sql")
+    monkeypatch.setenv(sql.FOLDER_VARIABLE, str(tmp_path / "sql"))
+    sql.load.cache_clear()
+    try:
+        assert load().fingerprint == before
+        (tmp_path / "sql" / "business_context" / "fetch.sql").write_text("SELECT 1")
+        sql.load.cache_clear()
+        assert load().fingerprint != before
+    finally:
+        sql.load.cache_clear()
+
+
+def test_fingerprint_names_the_variable_when_the_rules_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A claim that could not be finished is not begun."""
+    monkeypatch.setenv("BUSINESS_RISK_RULES_PATH", str(tmp_path / "none.toml"))
+    with pytest.raises(SettingsError, match=r"BUSINESS_RISK_RULES_PATH=.*none\.toml"):
+        _ = load().fingerprint
+
+
+def test_fields_that_the_fingerprint_leaves_out_exist() -> None:
+    """A field that is renamed must not come back into it unseen."""
+    for name, fields in settings._ELSEWHERE.items():
+        assert fields <= ROOMS[name].model_fields.keys()
+    assert set(settings._OTHER_ROOMS) < ROOMS.keys()
 
 
 def test_settings_do_not_change() -> None:

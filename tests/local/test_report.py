@@ -154,3 +154,16 @@ def test_batches_are_chosen_by_their_offsets() -> None:
     played = [OffsetRange(0, 100, 200), OffsetRange(1, 0, 10)]
     assert of_ranges([before, inside, other], played) == [inside]
     assert covered([before, inside, other], played) == 60
+
+
+def test_report_says_so_when_no_geo_database_could_be_read() -> None:
+    """A newcomer with a damaged file is told where to look."""
+    assert "Geo database: none that could be read; the log of the task `geo` says why" in shown(
+        make_report(batches=[make_batch(geo_database_build="")], default_geo_database=False)
+    )
+
+
+def test_name_of_a_build_when_it_is_of_no_year() -> None:
+    """A damaged or made-up time of build is told as it is."""
+    assert build_name("City-1099511627776") == "City-1099511627776"
+    assert build_name("City-" + "9" * 30) == "City-" + "9" * 30

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -15,6 +17,7 @@ from include.local.config import Config, Port
 from include.local.errors import StackError
 from include.local.stack import LocalStack
 from include.local.steps import Steps
+from tests.fixtures.geo import write_geo_database
 
 
 @pytest.fixture
@@ -50,6 +53,28 @@ def test_up_when_a_setting_is_unusable(bare: Config, steps: Steps, monkeypatch: 
     """A setting that the pipeline would refuse is named before anything is started."""
     monkeypatch.setenv("KAFKA_BATCH_SIZE", "-3")
     with pytest.raises(StackError, match="KAFKA_BATCH_SIZE"):
+        LocalStack(bare, {}, steps).up()
+    assert not bare.directory.exists()
+
+
+GEO_PATHS: dict[str, Callable[[Path], object]] = {
+    "nothing": lambda path: None,
+    "folder": Path.mkdir,
+    "empty": Path.touch,
+    "text": lambda path: path.write_text("8.8.8.8,US"),
+    "fifo": os.mkfifo,
+    "networks": lambda path: write_geo_database(path, {"8.8.8.0/24": {"autonomous_system_number": 15169}}),
+}
+
+
+@pytest.mark.parametrize("kind", GEO_PATHS)
+def test_up_when_the_geo_path_is_no_database(
+    bare: Config, steps: Steps, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    """A path at which no places are to be had is named before anything is started."""
+    GEO_PATHS[kind](tmp_path / "City.mmdb")
+    monkeypatch.setenv("GEO_IP_DATABASE_PATH", str(tmp_path / "City.mmdb"))
+    with pytest.raises(StackError, match=r"GEO_IP_DATABASE_PATH=.*City\.mmdb.*set it to a City database"):
         LocalStack(bare, {}, steps).up()
     assert not bare.directory.exists()
 

@@ -48,8 +48,8 @@ class KnownAddresses:
 
 
 def network_type(address: str) -> str:
-    """`public`, `private`, `loopback`, ...; `invalid` for a text that is no address. An IPv4 address mapped into IPv6
-    is what the IPv4 address is."""
+    """`public`, `private`, `loopback`, ...; `invalid` for a text that is no address, and for a public address with a
+    zone. An IPv4 address mapped into IPv6 is what the IPv4 address is."""
     return _network_type(address) if len(address) <= _LONGEST else INVALID
 
 
@@ -62,4 +62,6 @@ def _network_type(address: str) -> str:
     if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped:
         parsed = parsed.ipv4_mapped
     named = next((kind for block, kind in _BLOCKS if parsed in block), None)
-    return named or (PUBLIC if is_globally_reachable(parsed) else RESERVED)
+    kind = named or (PUBLIC if is_globally_reachable(parsed) else RESERVED)
+    # A zone says which of one machine's links is meant: a public address has none (RFC 4007), so no database is asked.
+    return INVALID if kind == PUBLIC and "%" in address else kind

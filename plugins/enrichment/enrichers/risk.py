@@ -20,9 +20,9 @@ import pandas as pd
 
 from enrichment.errors import SettingsError
 from enrichment.messages import Context, Place, Profile, Risk, column_names
+from enrichment.settings import DEFAULT_RULES
 from enrichment.structs import not_null_type
 
-DEFAULT_RULES = Path(__file__).with_name("risk_rules.toml")
 GEO_STATUS, USER_STATUS = "geo_status", "user_status"
 MAX_RULES = 60  # bits of an int64 mask, and a few to spare
 

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
@@ -20,9 +21,11 @@ from pathlib import Path
 import msgspec
 
 from enrichment.enrichers.geo_database import present_database_path
+from enrichment.enrichers.geo_inspector import remember
 from enrichment.errors import DatabaseRefused, RefreshFailed, SettingsError
-from enrichment.geoip.candidate import Build, build_of, known_addresses, unpack, verify
+from enrichment.geoip.candidate import Build, build_of, known_addresses, verify
 from enrichment.geoip.sources import Source
+from enrichment.geoip.unpacking import MIB, unpack
 from enrichment.settings import GeoSettings
 
 log = logging.getLogger(__name__)
@@ -31,6 +34,8 @@ WORKSPACE = ".stacklens-refresh-"
 # What a folder that cannot be written to answers, whoever tries how often.
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.EISDIR)
 READABLE = 0o644
+# Clocks differ, but not by more. What says that it was built later is not comparable with anything.
+FUTURE_SECONDS = 86_400
 
 
 class Outcome(StrEnum):
@@ -64,12 +69,15 @@ class Age(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
-def refresh(geo: GeoSettings, source: Source, *, force: bool = False, dry_run: bool = False) -> Refreshed:
+def refresh(
+    geo: GeoSettings, source: Source, *, force: bool = False, dry_run: bool = False, now: float | None = None
+) -> Refreshed:
     """Install what the source has, if it is newer than what is in use; with `force`, whatever its age.
 
     Raises `DatabaseRefused` when it is no City database that knows what is known, `RefreshFailed` when it could not be
     fetched or written, `SettingsError` when nobody but a person can help. What is in use is as it was then.
     """
+    now = time.time() if now is None else now
     target = install_path(geo)
     present = _present(geo)
     try:
@@ -77,11 +85,13 @@ def refresh(geo: GeoSettings, source: Source, *, force: bool = False, dry_run: b
             offered = source.fetch(folder, None if force or present is None else Path(present.path))
             if offered is None:
                 return Refreshed(Outcome.IDENTICAL, source.name, str(target), present, present)
-            candidate = unpack(offered, folder)
-            build = verify(candidate, known_addresses(geo.known_addresses), geo.locale)
-            outcome = judge(build, present, force=force, dry_run=dry_run)
+            candidate = unpack(offered, folder, geo.max_database_mib * MIB)
+            findings = verify(candidate, known_addresses(geo.known_addresses))
+            build = Build.of(target, findings)
+            outcome = judge(build, present, now, force=force, dry_run=dry_run)
             if outcome is Outcome.INSTALLED:
                 swap(candidate, target)
+                remember(target, findings)
     except OSError as failed:
         if failed.errno in UNWRITABLE:
             raise SettingsError(
@@ -89,17 +99,28 @@ def refresh(geo: GeoSettings, source: Source, *, force: bool = False, dry_run: b
             ) from failed
         raise RefreshFailed(f"the newer database could not be written to {target.parent}: {failed}") from failed
     log.info("geo_database.%s build=%s source=%s path=%s", outcome, build.version, source.name, target)
-    return Refreshed(outcome, source.name, str(target), msgspec.structs.replace(build, path=str(target)), present)
+    return Refreshed(outcome, source.name, str(target), build, present)
 
 
-def judge(offered: Build, present: Build | None, *, force: bool, dry_run: bool) -> Outcome:
-    """What to do with a database that is good."""
-    if present is not None and not force:
+def judge(offered: Build, present: Build | None, now: float, *, force: bool, dry_run: bool) -> Outcome:
+    """What to do with a database that is good. Raises `DatabaseRefused` for one that says it was built in the future:
+    every later one would be older. One in use that says so gives way to any."""
+    if is_from_future(offered, now) and not force:
+        raise DatabaseRefused(
+            f"{offered.version} says that it was built {-offered.age_days(now):,.0f} days from now, so no later build"
+            " could take its place; the parameter `force` installs it all the same"
+        )
+    if present is not None and not is_from_future(present, now) and not force:
         if offered.version == present.version:
             return Outcome.IDENTICAL
         if offered.built_at <= present.built_at:
             return Outcome.OLDER
     return Outcome.DRY_RUN if dry_run else Outcome.INSTALLED
+
+
+def is_from_future(build: Build, now: float) -> bool:
+    """Whether it cannot have been built when it says that it was."""
+    return build.built_at > now + FUTURE_SECONDS
 
 
 def swap(candidate: Path, target: Path) -> None:
@@ -125,6 +146,10 @@ def age(geo: GeoSettings, now: float) -> Age:
         log.warning("geo_database.unreadable path=%s error=%s", path, unreadable)
         return Age(path, problem=str(unreadable))
     days = round(build.age_days(now), 2)
+    if is_from_future(build, now):
+        problem = f"it says that it was built {-days:,.0f} days from now"
+        log.warning("geo_database.from_future build=%s path=%s: %s", build.version, path, problem)
+        return Age(path, build.version, build.built_at, days, geo.max_age_days, problem=problem)
     too_old = days > geo.max_age_days
     log.log(
         logging.WARNING if too_old else logging.INFO,

@@ -54,7 +54,7 @@ def geo(drained: Manifest) -> dict[str, Any]:
     """Add the place of each message's address."""
     with resources() as r:
         # Of this task, not of a later one: the database may be replaced between them.
-        return look_up(r, "geo", drained, r.geo_enricher()) | {"build": r.geo_database.version}
+        return look_up(r, "geo", drained, r.geo_enricher()) | {"build": r.geo_database.build}
 
 
 @task(map_index_template=BATCH_LABEL, **LOOKUP_ARGS)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import maxminddb
 import pytest
 
 from enrichment.caches.base import Answer, Entry, State, Tier
+from enrichment.caches.layered import LayeredLookup, TimeToLive
+from enrichment.caches.memory import MemoryLayer
 from enrichment.enrichers.base import JSON, STATUS, look_up_and_enrich
 from enrichment.enrichers.geo import GeoEnricher
 from enrichment.enrichers.geo_database import GeoDatabase
 from enrichment.enrichers.known_addresses import KnownAddresses, network_type
 from enrichment.errors import SettingsError, SourceUnavailable
 from enrichment.messages import Place, Reason
-from enrichment.testing import FixedLookup, make_events
-from tests.fixtures.geo import write_geo_database
+from enrichment.testing import FixedClock, FixedLookup, make_events
+from tests.fixtures.geo import BUILT_AT, circular, crashing, endless, write_geo_database
 
 SHARED_DATABASE = Path(__file__).parents[4] / "shared" / "data" / "GeoIP2-City-Test.mmdb"
 LONDON = {
@@ -30,6 +32,10 @@ LONDON = {
 FLAT_LONDON = {
     "city": "London", "country_code": "GB", "state1": "England", "state2": "", "postcode": "",
     "latitude": 51.5142, "longitude": -0.0931, "timezone": "Europe/London",
+}  # fmt: skip
+IPINFO = {
+    "city": "Mountain View", "region": "California", "country": "US", "country_name": "United States", "lat": "37.4",
+    "lng": "-122.0", "timezone": "America/Los_Angeles",
 }  # fmt: skip
 PLACE = Place("United Kingdom", "GB", "England", "London", 51.5142, -0.0931, "Europe/London", "public")
 
@@ -81,6 +87,19 @@ def test_place_is_the_same_when_the_record_is_nested_or_flat(
             {"latitude": "48.1", "longitude": "11"},
             Place(latitude=48.1, longitude=11.0, network_type="public"),
             id="text",
+        ),
+        pytest.param(
+            IPINFO,
+            Place("United States", "US", "California", "Mountain View", 37.4, -122.0, "America/Los_Angeles", "public"),
+            id="ipinfo",
+        ),
+        pytest.param(
+            {"country": "us", "lat": 37.4, "lon": "-122"},
+            Place("United States", "US", latitude=37.4, longitude=-122.0, network_type="public"),
+            id="other-names-of-coordinates",
+        ),
+        pytest.param(
+            {"country": "DE", "country_name": ""}, Place("Germany", "DE", network_type="public"), id="no-name"
         ),
         pytest.param({"city": "M", "latitude": "nan"}, Place(city="M", network_type="public"), id="not-a-number"),
         pytest.param({"city": "M", "latitude": ""}, Place(city="M", network_type="public"), id="empty"),
@@ -142,20 +161,118 @@ def test_one_key_fails_when_the_file_is_damaged_inside(build: Build, tmp_path: P
     assert (entry.state, entry.reason) == (State.FAILED, Reason.GEO_LOOKUP_FAILED)
 
 
-def test_text_that_is_no_address_fails_when_it_reaches_the_database(build: Build) -> None:
+@pytest.mark.parametrize("text", ["nowhere", "", "8.8.8.8\0", "\ud800", "8.8.8.8%1", "1.2.3", "0x8.8.8.8"])
+def test_text_that_is_no_address_fails_when_it_reaches_the_database(build: Build, text: str) -> None:
     """The database refuses it as the known addresses would."""
-    entry = GeoDatabase(build({"81.2.69.0/24": LONDON})).fetch_many(["nowhere"])["nowhere"]
+    entry = GeoDatabase(build({"81.2.69.0/24": LONDON})).fetch_many([text])[text]
     assert (entry.state, entry.reason) == (State.FAILED, Reason.INVALID_IP)
 
 
-def test_version_names_type_and_build(build: Build) -> None:
-    """Another database, or another build of it, is another version: cached places of the old one give way."""
+def test_version_has_all_that_a_place_depends_on(build: Build) -> None:
+    """Another build, another content of the same build, another language: cached places of the old one give way."""
     path = build({"81.2.69.0/24": LONDON})
-    with maxminddb.open_database(path) as reader:
-        build_epoch = reader.metadata().build_epoch
     database = GeoDatabase(path)
-    assert database.version == f"Test-City-{build_epoch}"
+    assert database.build == f"Test-City-{BUILT_AT}"
     assert {entry.version for entry in database.fetch_many(["81.2.69.1", "1.1.1.1"]).values()} == {database.version}
+    assert GeoDatabase(path).version == database.version
+    others = [
+        GeoDatabase(path, locale="de"),
+        GeoDatabase(path, locale="pt_BR"),
+        GeoDatabase(build({"81.2.69.0/24": FLAT_LONDON}, "other.mmdb")),
+        GeoDatabase(build({"81.2.69.0/24": LONDON}, "later.mmdb", built_at=BUILT_AT + 1)),
+        GeoDatabase(build({"81.2.69.0/24": LONDON}, "type.mmdb", database_type="Other-City")),
+    ]
+    assert len({database.version, *(other.version for other in others)}) == 6
+
+
+UNREADABLE: dict[str, Callable[[Path], object]] = {
+    "folder": Path.mkdir,
+    "empty": Path.touch,
+    "text": lambda path: path.write_text("half a download"),
+    "fifo": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "crashing": lambda path: path.write_bytes(
+        crashing(write_geo_database(path.with_name("good"), {"81.2.69.0/24": LONDON}).read_bytes())
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_nothing_is_served_when_the_file_cannot_be_read(
+    tmp_path: Path, kind: str, clock: FixedClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Places of any other build are not this one's, fresh or stale: look-ups fail, and the log says why."""
+    path = tmp_path / "City.mmdb"
+    UNREADABLE[kind](path)
+    database = GeoDatabase(str(path))
+    cached = MemoryLayer(10, clock)
+    entry = Entry(State.FOUND, PLACE, expires_at=clock.now + 100, version=f"Test-City-{BUILT_AT}")
+    cached.put_many({"81.2.69.1": entry})
+    lookup = LayeredLookup([cached], database, TimeToLive(10, 10, 10), clock)
+    [answer] = lookup.answer_many(["81.2.69.1"])
+    assert (answer.entry.state, answer.entry.reason) == (State.FAILED, Reason.GEO_LOOKUP_FAILED)
+    assert (database.build, bool(database.version)) == ("", True)
+    assert [record.levelname for record in caplog.records if "geo_database.unreadable" in record.message] == ["ERROR"]
+
+
+NO_PLACES: dict[str, dict[str, Any]] = {
+    "GeoLite2-ASN": {"autonomous_system_number": 15169, "autonomous_system_organization": "Google"},
+    "GeoIP2-ISP": {"isp": "Google", "organization": "Google", "autonomous_system_number": 15169},
+    "GeoIP2-Anonymous-IP": {"is_anonymous": True, "is_hosting_provider": True},
+    "GeoIP2-Connection-Type": {"connection_type": "Corporate"},
+    "GeoIP2-Domain": {"domain": "google.com"},
+    "GeoIP2-User-Count": {"ipv4_24": 5},
+    "GeoIP-Continent": {"continent": {"code": "EU", "names": {"en": "Europe"}}},
+    "ipinfo standard_asn.mmdb": {"asn": "AS15169", "domain": "google.com", "name": "Google LLC", "type": "hosting"},
+    "Our-Own": {"rack": 5, "owner": {"team": "payments"}},
+    "Scalars": {},
+}
+
+
+@pytest.mark.parametrize("database_type", NO_PLACES)
+def test_setting_is_wrong_when_the_database_knows_no_places(build: Build, database_type: str) -> None:
+    """Every address would be unknown, and kept as unknown: the error says what the file is, and what is needed."""
+    record = NO_PLACES[database_type]
+    path = build({"81.2.69.0/24": record, "9.0.0.0/8": record}, database_type=database_type)
+    with pytest.raises(SettingsError) as wrong:
+        GeoDatabase(path)
+    for word in ("GEO_IP_DATABASE_PATH", path, database_type, "City", *list(record)[:3]):
+        assert word in str(wrong.value)
+
+
+@pytest.mark.parametrize("content", [endless(), circular()], ids=["2^32-leaves", "circle"])
+def test_setting_is_wrong_when_the_database_is_empty(tmp_path: Path, content: bytes) -> None:
+    """Nor has a tree without records any, however large it pretends to be."""
+    (tmp_path / "empty.mmdb").write_bytes(content)
+    with pytest.raises(SettingsError, match="it has no records"):
+        GeoDatabase(str(tmp_path / "empty.mmdb"))
+
+
+@pytest.mark.parametrize(
+    ("database_type", "record"),
+    [
+        ("GeoIP2-Enterprise", LONDON | {"traits": {"isp": "BT"}}),
+        ("GeoIP2-Precision-Insights", LONDON),
+        ("DBIP-City-Lite", LONDON),
+        ("GeoLite2-Country", {"country": LONDON["country"]}),
+        ("ipinfo lite", {"country": "United Kingdom", "country_code": "GB", "asn": "AS1"}),
+        ("GeoLite2-ASN", LONDON),
+    ],
+)
+def test_database_of_any_type_is_used_when_it_has_places(
+    build: Build, database_type: str, record: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is in it counts, not its name. One of countries is of use too; that it has no cities is told."""
+    database = GeoDatabase(build({"81.2.69.0/24": record}, database_type=database_type))
+    assert place(database, "81.2.69.1").country == "United Kingdom"
+    assert ("geo_database.no_cities" in caplog.text) == ("city" not in record)
+
+
+def test_text_of_megabytes_is_no_name(build: Build) -> None:
+    """It would be in every message of the address."""
+    database = GeoDatabase(build({"81.2.69.0/24": {"city": "x" * 10_000}, "9.0.0.0/8": LONDON}))
+    entry = database.fetch_many(["81.2.69.1"])["81.2.69.1"]
+    assert (entry.state, entry.reason) == (State.FAILED, Reason.GEO_LOOKUP_FAILED)
 
 
 def test_missing_file_names_the_variable(tmp_path: Path) -> None:
@@ -217,6 +334,11 @@ def test_maxminds_own_test_database_is_read(address: str, expected: Place | None
         ("", "invalid"), ("localhost", "invalid"), ("1.2.3", "invalid"), ("300.1.1.1", "invalid"),
         ("8.8.8.8 ", "invalid"), ("08.8.8.8", "invalid"), ("0x8.8.8.8", "invalid"), ("1.2.3.4:80", "invalid"),
         ("1" * 101, "invalid"),
+        ("fe80::1%\0", "link-local"), ("fe80::1%é", "link-local"), ("ff02::1%2", "multicast"), ("::1%lo", "loopback"),
+        ("2001:4860:4860::8888%eth0", "invalid"), ("2001:4860:4860::8888%1", "invalid"),
+        ("2001:4860:4860::8888%\0", "invalid"), ("::ffff:8.8.8.8%1", "invalid"), ("8.8.8.8%1", "invalid"),
+        ("2001:4860:4860::8888%", "invalid"), ("8.8.8.8\0", "invalid"), ("\0", "invalid"), ("\ud800", "invalid"),
+        ("٨.٨.٨.٨", "invalid"), ("2001:4860:4860::8888%\ud800", "invalid"),
     ],
 )  # fmt: skip
 def test_network_type_is_known_for_every_block(address: str, kind: str) -> None:

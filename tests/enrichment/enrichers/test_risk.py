@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrichment.enrichers.risk import DEFAULT_RULES, RiskRules
+from enrichment.enrichers.risk import RiskRules
 from enrichment.errors import SettingsError
+from enrichment.settings import DEFAULT_RULES
 
 RULES = RiskRules.load()
 # A request at which no rule has anything to find.

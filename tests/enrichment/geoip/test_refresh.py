@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from filelock import FileLock
 
+from enrichment.enrichers import geo_inspector
 from enrichment.enrichers.base import JSON, look_up_and_enrich
 from enrichment.enrichers.geo_database import GeoDatabase, default_database_path, present_database_path
 from enrichment.errors import DatabaseRefused, EnrichmentError, RefreshFailed, SettingsError
@@ -24,10 +25,11 @@ from enrichment.geoip.sources import FileSource, UrlSource
 from enrichment.resources import Resources
 from enrichment.settings import GeoSettings, load
 from enrichment.testing import make_events
-from tests.fixtures.geo import BUILT_AT, city, write_geo_database
+from tests.fixtures.geo import BUILT_AT, circular, city, crashing, endless, write_geo_database
 from tests.fixtures.postgres import Connection
 from tests.fixtures.raw_server import Answer, RawServer, http
 
+CASES = Path(__file__).parents[4] / "shared" / "cases"
 SHARED_DATABASE = Path(__file__).parents[4] / "shared" / "data" / "GeoIP2-City-Test.mmdb"
 NEWER = BUILT_AT + 86_400
 ADDRESSES = [f"8.8.8.{n}" for n in range(200)]
@@ -84,9 +86,10 @@ def test_reader_keeps_its_build_when_a_newer_one_is_installed(tmp_path: Path, ge
     before = running.fetch_many(ADDRESSES[:100])
     refresh(geo, offer(tmp_path / "new.mmdb", "Newtown"))
     entries = before | running.fetch_many(ADDRESSES[100:])
-    assert {(entry.value.city, entry.version) for entry in entries.values()} == {("Oldtown", f"Test-City-{BUILT_AT}")}
-    retried = GeoDatabase(str(present)).fetch_many(ADDRESSES)
-    assert {(entry.value.city, entry.version) for entry in retried.values()} == {("Newtown", f"Test-City-{NEWER}")}
+    assert {(entry.value.city, entry.version) for entry in entries.values()} == {("Oldtown", running.version)}
+    retried = GeoDatabase(str(present))
+    assert {entry.value.city for entry in retried.fetch_many(ADDRESSES).values()} == {"Newtown"}
+    assert (running.build, retried.build) == (f"Test-City-{BUILT_AT}", f"Test-City-{NEWER}")
 
 
 @pytest.mark.parametrize(
@@ -128,12 +131,24 @@ def test_package_is_replaced_by_what_is_installed(tmp_path: Path) -> None:
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
 
-@pytest.mark.parametrize("content", [None, b"half a download"], ids=["none", "broken"])
-def test_anything_good_is_better_than_nothing(
-    tmp_path: Path, geo: GeoSettings, present: Path, content: bytes | None
-) -> None:
-    """Where the set database is missing, or is none, an older one than the package's is installed too."""
-    present.unlink() if content is None else present.write_bytes(content)
+PRESENT: dict[str, Callable[[Path], object]] = {
+    "none": lambda path: None,
+    "broken": lambda path: path.write_bytes(b"half a download"),
+    "empty": Path.touch,
+    "fifo": os.mkfifo,
+    "crashing": lambda path: path.write_bytes(
+        crashing(write_geo_database(path, {"8.8.8.0/24": city("Oldtown")}).read_bytes())
+    ),
+    "endless": lambda path: path.write_bytes(endless()),
+    "networks": lambda path: write_geo_database(path, {"8.8.8.0/24": {"autonomous_system_number": 15169}}),
+}
+
+
+@pytest.mark.parametrize("kind", PRESENT)
+def test_anything_good_is_better_than_nothing(tmp_path: Path, geo: GeoSettings, present: Path, kind: str) -> None:
+    """Where the set database is missing, damaged or another kind, one older than the package's is installed too."""
+    present.unlink()
+    PRESENT[kind](present)
     done = refresh(geo, offer(tmp_path / "new.mmdb", "Newtown", built_at=1))
     assert (done.outcome, done.replaced, city_of(present)) == (Outcome.INSTALLED, None, "Newtown")
 
@@ -146,6 +161,17 @@ OFFERS: dict[str, tuple[bytes | dict[str, Any], type[EnrichmentError]]] = {
     "countries-only": ({"8.8.8.0/24": {"country": {"iso_code": "US"}}}, DatabaseRefused),
     "elsewhere": ({"8.8.8.0/24": city("Paris", "FR")}, DatabaseRefused),
     "unknown": ({"9.9.9.0/24": city("Newtown")}, DatabaseRefused),
+    "networks": ({"8.8.8.0/24": {"autonomous_system_number": 15169}}, DatabaseRefused),
+    "endless": (endless(), DatabaseRefused),
+    "circle": (circular(), DatabaseRefused),
+    "nul-in-type": (endless(database_type="Ci\0ty"), DatabaseRefused),
+    "no-utf8": (
+        endless(database_type="Citycity").replace(b"Citycity", b"\xff\xfe\xff\xfe\xff\xfe\xff\xfe"),
+        DatabaseRefused,
+    ),
+    "no-numbers": (endless().replace(b"node_count", b"node_coins"), DatabaseRefused),
+    "no-epoch": (endless().replace(b"build_epoch", b"build_eboch"), DatabaseRefused),
+    "bomb": (gzip.compress(bytes(100 * 1024**2)), DatabaseRefused),
 }
 
 
@@ -163,6 +189,59 @@ def test_present_database_is_kept_when_the_offer_is_no_good(
         refresh(geo, FileSource(str(file)), force=force)
     assert (present.read_bytes(), present.stat().st_ino) == before
     assert left_in(present.parent) == {"City.mmdb"}
+
+
+def test_present_database_is_kept_when_the_offer_crashes_its_reader(
+    tmp_path: Path, geo: GeoSettings, present: Path
+) -> None:
+    """Not the refresh dies of it; and the next one is not held up."""
+    bad = tmp_path / "bad.mmdb"
+    bad.write_bytes(crashing(write_geo_database(bad, {"8.8.8.0/24": city("Newtown")}, NEWER).read_bytes()))
+    with pytest.raises(DatabaseRefused, match="SIGSEGV"):
+        refresh(geo, FileSource(str(bad)))
+    assert (city_of(present), left_in(present.parent)) == ("Oldtown", {"City.mmdb"})
+    assert refresh(geo, offer(tmp_path / "new.mmdb", "Newtown")).outcome is Outcome.INSTALLED
+
+
+@pytest.mark.parametrize("name", ["segfault.mmdb", "exp4.mmdb", "future.mmdb"])
+@pytest.mark.skipif(not CASES.exists(), reason="the inputs of the trials are not beside the repository")
+def test_files_of_the_trials_are_refused(geo: GeoSettings, present: Path, name: str) -> None:
+    """What crashed or hung the refresh, or would have been in use for good."""
+    with pytest.raises(DatabaseRefused):
+        refresh(geo, FileSource(str(CASES / name)))
+    assert city_of(present) == "Oldtown"
+
+
+def test_offer_from_the_future_is_refused_unless_forced(tmp_path: Path, geo: GeoSettings, present: Path) -> None:
+    """Every later build would be older than it. Clocks may differ by a day; `force` installs it, and says so."""
+    now = float(NEWER)
+    with pytest.raises(DatabaseRefused, match=r"built 2 days from now.* `force`"):
+        refresh(geo, offer(tmp_path / "new.mmdb", "Newtown", NEWER + 2 * 86_400), now=now)
+    assert city_of(present) == "Oldtown"
+    soon = offer(tmp_path / "new.mmdb", "Newtown", NEWER + 80_000)
+    assert refresh(geo, soon, dry_run=True, now=now).outcome is Outcome.DRY_RUN
+    future = offer(tmp_path / "new.mmdb", "Futuretown", 2**40)
+    assert refresh(geo, future, force=True, now=now).outcome is Outcome.INSTALLED
+    assert city_of(present) == "Futuretown"
+    # It gives way to any that is not.
+    assert refresh(geo, offer(tmp_path / "new.mmdb", "Newtown"), now=now).outcome is Outcome.INSTALLED
+    assert city_of(present) == "Newtown"
+
+
+def test_refusal_names_what_would_allow_the_file(tmp_path: Path, geo: GeoSettings) -> None:
+    """A company's own database need not know Google's addresses."""
+    write_geo_database(tmp_path / "own.mmdb", {"9.9.9.0/24": city("Newtown")}, NEWER)
+    with pytest.raises(DatabaseRefused, match="GEO_IP_KNOWN_ADDRESSES"):
+        refresh(geo, FileSource(str(tmp_path / "own.mmdb")))
+
+
+def test_installed_database_is_not_read_again(
+    tmp_path: Path, geo: GeoSettings, present: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refresh has read all of it: the next task opens it at once."""
+    refresh(geo, offer(tmp_path / "new.mmdb", "Newtown"))
+    monkeypatch.setattr(geo_inspector, "inspect", lambda path: pytest.fail(f"{path} was read again"))
+    assert city_of(present) == "Newtown"
 
 
 @pytest.mark.parametrize("answer", [http(500), http(200, b"x" * 1000)[:-1]], ids=["error", "cut-off"])
@@ -273,6 +352,30 @@ def test_age_says_why_when_there_is_none(geo: GeoSettings, present: Path, caplog
     assert "no database" in told.problem
 
 
+def test_age_warns_when_the_database_is_from_the_future(
+    geo: GeoSettings, present: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has no age, and no later build would be newer."""
+    told = age(geo, BUILT_AT - 3 * 86_400)
+    assert (told.age_days, told.problem) == (-3, "it says that it was built 3 days from now")
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "crashing", "networks"])
+def test_age_says_why_when_the_database_is_of_no_use(geo: GeoSettings, present: Path, kind: str) -> None:
+    """Nor does the report hang or die of a file."""
+    present.unlink()
+    PRESENT[kind](present)
+    told = age(geo, BUILT_AT)
+    assert (told.age_days, str(present) in told.problem) == (None, True)
+
+
+def test_path_may_begin_with_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is installed there is what is used."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert present_database_path("~/City.mmdb", "") == str(tmp_path / "City.mmdb")
+
+
 def test_cached_places_of_the_older_build_give_way(
     tmp_path: Path, present: Path, postgres_uri: str, postgres_connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,15 +400,19 @@ def test_cached_places_of_the_older_build_give_way(
             )
         }
 
+    versions = [GeoDatabase(str(present)).version]
     assert b"Oldtown" in task("8.8.8.1", "8.8.8.2")[0]
     assert task("8.8.8.1", "8.8.8.2")[1] == 0  # they are cached
     refresh(load().geo, offer(tmp_path / "new.mmdb", "Newtown"))
+    versions.append(GeoDatabase(str(present)).version)
     added, misses = task("8.8.8.1")
     assert b"Newtown" in added
     assert misses == 1
-    old, new = ("Oldtown", f"Test-City-{BUILT_AT}"), ("Newtown", f"Test-City-{NEWER}")
+    old, new = zip(("Oldtown", "Newtown"), versions, strict=True)
     assert rows() == {"8.8.8.1": new, "8.8.8.2": old}  # this one nobody has asked for since
     assert task("8.8.8.1")[1] == 0
+    monkeypatch.setenv("GEO_IP_LOCALE", "de")
+    assert task("8.8.8.1")[1] == 1  # in another language they are other places
 
 
 @pytest.mark.skipif(not SHARED_DATABASE.exists(), reason="MaxMind's test database is not beside the repository")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
+import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from itertools import repeat
 from pathlib import Path
 
 import pytest
 
-from enrichment.errors import RefreshFailed, SettingsError
+from enrichment.errors import DatabaseRefused, RefreshFailed, SettingsError
 from enrichment.geoip import sources
 from enrichment.geoip.sources import Account, FileSource, MaxMindSource, Source, UrlSource, named, without_login
 from enrichment.settings import GeoSettings
@@ -120,6 +125,125 @@ def test_download_fails_when_the_server_is_silent(
         asked_enough.set()
 
 
+@contextmanager
+def dripping(pieces: Iterable[bytes], pause_seconds: float = 0.05) -> Iterator[str]:
+    """The address of a server that takes connections and sends these pieces on each, with pauses between them."""
+    done = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        with suppress(OSError):  # the listener is closed
+            while True:
+                connection, _ = listener.accept()
+                with connection, suppress(OSError):  # whoever asked has gone
+                    for piece in pieces:
+                        connection.sendall(piece)
+                        if done.wait(pause_seconds):
+                            return
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        thread = threading.Thread(target=serve, args=[listener], daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/City.mmdb"
+        finally:
+            done.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(timeout=10)
+
+
+DRIPS: dict[str, Callable[[], Iterable[bytes]]] = {
+    "headers": lambda: [b"HTTP/1.1 200 OK\r\n", *repeat(b"x", 10_000)],
+    "more-headers": lambda: [b"HTTP/1.1 200 OK\r\n", *(b"X-%d: y\r\n" % n for n in range(10_000))],
+    "announcements": lambda: repeat(b"HTTP/1.1 100 Continue\r\n\r\n", 10_000),
+    "early-hints": lambda: repeat(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", 10_000),
+    "body": lambda: [b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n", *repeat(b"x", 10_000)],
+    "body-without-length": lambda: [b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", *repeat(b"x", 10_000)],
+    "chunks": lambda: [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *repeat(b"1\r\nx\r\n", 10_000)],
+    "chunk-extension": lambda: [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", *repeat(b"x", 10_000)],
+}
+
+
+@pytest.mark.parametrize("what", DRIPS)
+def test_download_ends_when_a_server_drips(tmp_path: Path, what: str) -> None:
+    """Whatever it sends little by little: the time that is allowed is that of the whole download."""
+    began = time.monotonic()
+    with dripping(DRIPS[what]()) as address, pytest.raises(RefreshFailed):
+        UrlSource(address, timeout_seconds=1).fetch(tmp_path, None)
+    assert time.monotonic() - began < 5
+
+
+def test_maxmind_ends_when_its_server_drips(tmp_path: Path) -> None:
+    """The same holds for a server of MaxMind's kind."""
+    began = time.monotonic()
+    with dripping(DRIPS["headers"]()) as address:
+        login = Account("42", "a-key", address.removesuffix("/City.mmdb"))
+        with pytest.raises(RefreshFailed, match="Timeout"):
+            MaxMindSource(login, EDITION, timeout_seconds=1).fetch(tmp_path, None)
+    assert time.monotonic() - began < 5
+
+
+def test_download_fails_when_it_is_sent_from_one_place_to_the_next(tmp_path: Path, make_raw_server: MakeServer) -> None:
+    """A circle of redirects ends; so does one that leads to something else than a server."""
+    circle = make_raw_server(lambda _: http(302, b"", "Location: /City.mmdb"))
+    with pytest.raises(RefreshFailed, match="TooManyRedirects"):
+        from_url(circle).fetch(tmp_path, None)
+    local = make_raw_server(lambda _: http(302, b"", "Location: file:///etc/passwd"))
+    with pytest.raises((RefreshFailed, SettingsError)):
+        from_url(local).fetch(tmp_path, None)
+
+
+def test_redirect_is_followed(tmp_path: Path, make_raw_server: MakeServer) -> None:
+    """Many a download link leads to a store of files; the login stays with the server that it was given for."""
+    store = make_raw_server(lambda _: http(200, CONTENT))
+    link = make_raw_server(lambda _: http(302, b"", f"Location: {store.base_url}/store"))
+    address = link.base_url.replace("://", "://me:secret@").replace("127.0.0.1", "localhost")
+    fetched = UrlSource(f"{address}/City.mmdb").fetch(tmp_path, None)
+    assert fetched.read_bytes() == CONTENT
+    assert b"Basic" in link.requests[0]
+    assert b"Basic" not in store.requests[0]
+
+
+@pytest.mark.parametrize("how", ["said", "unsaid"])
+def test_download_is_refused_when_it_is_too_large(tmp_path: Path, make_raw_server: MakeServer, how: str) -> None:
+    """By its length, before anything is fetched, or when more comes than was said; the refusal names the setting."""
+    endless = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + bytes(3 * 1024**2)
+    server = make_raw_server(lambda _: http(200, bytes(3 * 1024**2)) if how == "said" else endless)
+    source = named(f"{server.base_url}/City.mmdb", GeoSettings(max_database_mib=2), nobody)
+    with pytest.raises(DatabaseRefused, match="GEO_IP_MAX_DATABASE_MIB=2 "):
+        source.fetch(tmp_path, None)
+    written = sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert written == 0 if how == "said" else written <= 2 * 1024**2
+
+
+def test_file_is_refused_when_it_is_too_large(tmp_path: Path) -> None:
+    """A file on this machine may be endless, too."""
+    (tmp_path / "mine.mmdb").write_bytes(bytes(3 * 1024**2))
+    with pytest.raises(DatabaseRefused, match="GEO_IP_MAX_DATABASE_MIB=2 "):
+        named(str(tmp_path / "mine.mmdb"), GeoSettings(max_database_mib=2), nobody).fetch(tmp_path, None)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "socket"])
+def test_file_is_refused_when_it_is_none(tmp_path: Path, kind: str) -> None:
+    """Opening a FIFO would wait for whoever writes into it, and a device never ends."""
+    path = tmp_path / "City.mmdb"
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        make: dict[str, Callable[[], object]] = {
+            "fifo": lambda: os.mkfifo(path),
+            "device": lambda: path.symlink_to("/dev/zero"),
+            "socket": lambda: listener.bind(str(path)),
+        }
+        make[kind]()
+        with pytest.raises(DatabaseRefused, match="not a file"):
+            FileSource(str(path)).fetch(tmp_path, None)
+
+
+@pytest.mark.parametrize("source", ["http://", "http://[::1", "https://host:port/x", "http://user@:1/x"])
+def test_setting_is_wrong_when_the_url_is_none(tmp_path: Path, source: str) -> None:
+    """What cannot be asked is not tried again."""
+    with pytest.raises(SettingsError, match="GEO_IP_UPDATE_SOURCE"):
+        named(source, GeoSettings(), nobody).fetch(tmp_path, None)
+
+
 def test_download_fails_when_it_takes_too_long(tmp_path: Path, make_raw_server: MakeServer) -> None:
     """A server that sends, but slowly, does not hold the task either."""
     server = make_raw_server(lambda _: http(200, CONTENT))
@@ -157,6 +281,11 @@ def test_checksum_is_refused_when_it_is_none() -> None:
     """A sum that is too short protects from nothing."""
     with pytest.raises(SettingsError, match="64 hexadecimal"):
         named("/data/City.mmdb#sha256=abc", GeoSettings(), nobody)
+
+
+def json_answer(body: bytes) -> bytes:
+    """An answer that says that it is JSON."""
+    return http(200, body, "Content-Type: application/json")
 
 
 # MaxMind -------------------------------------------------------------------------------------------------------------
@@ -218,6 +347,20 @@ def test_maxmind_gives_a_newer_one_when_there_is_one(tmp_path: Path, make_raw_se
             id="cut-off-answer",
         ),
         pytest.param(lambda _: http(200, b"<html>"), RefreshFailed, "maxmind GeoLite2-City: ", id="no-json"),
+        pytest.param(lambda _: json_answer(b"[1]"), RefreshFailed, "maxmind GeoLite2-City: ", id="another-json"),
+        pytest.param(lambda _: json_answer(b"{"), RefreshFailed, "maxmind GeoLite2-City: ", id="half-a-json"),
+        pytest.param(
+            lambda _: json_answer(b'{"databases": [{"edition_id": 1, "date": 2, "md5": 3}]}'),
+            RefreshFailed,
+            "maxmind GeoLite2-City: ",
+            id="numbers",
+        ),
+        pytest.param(
+            maxmind(CONTENT, download=http(200, packed(bytes(100 * 1024**2)))),
+            DatabaseRefused,
+            "maxmind GeoLite2-City: .* 20 times",
+            id="unpacks-to-100-mib",
+        ),
     ],
 )
 def test_maxmind_fails_when_its_server_does(
@@ -226,6 +369,13 @@ def test_maxmind_fails_when_its_server_does(
     """Wrong accounts and editions are told from what another try may mend."""
     with pytest.raises(error, match=message):
         MaxMindSource(account(make_raw_server(answer)), EDITION).fetch(tmp_path, None)
+
+
+@pytest.mark.parametrize("edition", ["", "../City", "Geo City"])
+def test_setting_is_wrong_when_the_edition_is_none(tmp_path: Path, edition: str) -> None:
+    """An edition's name becomes part of file names and addresses."""
+    with pytest.raises(SettingsError, match="GEO_IP_EDITION"):
+        MaxMindSource(Account("42", "a-key"), edition).fetch(tmp_path, None)
 
 
 @pytest.mark.parametrize("changed", [{"account_id": "me"}, {"account_id": ""}, {"license_key": ""}])
