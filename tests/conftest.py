@@ -25,6 +25,8 @@ pytest_plugins = [
     "tests.fixtures.clock",
     "tests.fixtures.kafka",
     "tests.fixtures.postgres",
+    "tests.fixtures.pgbouncer",
+    "tests.fixtures.proxy",
     "tests.fixtures.raw_server",
     "tests.fixtures.user_service",
     "tests.fixtures.user_api",

@@ -99,9 +99,9 @@ def stoppable() -> Iterator[None]:
 def resources() -> Iterator[Resources]:
     """What a task works with, from the settings and Airflow's connections; closed at the end, stoppable meanwhile."""
     from airflow.providers.apache.kafka.hooks.base import KafkaBaseHook
-    from airflow.providers.postgres.hooks.postgres import PostgresHook
     from airflow.sdk import BaseHook, ObjectStoragePath
 
+    from enrichment.orchestration import postgres
     from enrichment.resources import Resources
     from enrichment.settings import load
 
@@ -125,7 +125,7 @@ def resources() -> Iterator[Resources]:
         Resources(
             settings,
             kafka_config=lambda: KafkaConfigHook(settings.kafka.conn_id).get_conn,  # type: ignore[no-untyped-call]
-            connect_postgres=lambda: PostgresHook(settings.pipeline.postgres_conn_id).get_conn(),  # type: ignore[arg-type,return-value]
+            postgres_parameters=lambda: postgres.parameters(settings.pipeline.postgres_conn_id),
             user_service=user_service,
             staging_root=ObjectStoragePath(settings.pipeline.staging_url),
         ) as opened,
