@@ -166,7 +166,7 @@ ODD_SETTINGS = {
     "DateStyle": "'SQL, DMY'", "IntervalStyle": "'sql_standard'", "TimeZone": "'America/New_York'",
     "extra_float_digits": "-10", "bytea_output": "'escape'", "client_encoding": "'LATIN1'",
     "default_transaction_isolation": "'serializable'", "default_transaction_read_only": "on",
-    "standard_conforming_strings": "off", "statement_timeout": "'1ms'", "lock_timeout": "'1ms'", "array_nulls": "off",
+    "standard_conforming_strings": "off", "statement_timeout": "'200ms'", "lock_timeout": "'1ms'", "array_nulls": "off",
 }  # fmt: skip
 
 
@@ -199,6 +199,7 @@ def test_settings_of_role_and_database_do_not_matter(
             "2024-02-03 1 day 02:00:00"
         )
         assert read(connection, "SELECT current_setting('transaction_isolation')") == "read committed"
+        assert read(connection, "SELECT pg_sleep(0.5)::text || current_setting('lock_timeout')") == "5s"
 
 
 def test_nothing_is_left_in_a_session_behind_pgbouncer(postgres_uri: str, pgbouncer: Pooled) -> None:
