@@ -6,14 +6,18 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from enrichment import sql
+from enrichment.databases import Limits
 from enrichment.errors import SchemaError
 from enrichment.store.__main__ import main
 from enrichment.store.schema import apply_schema, create_database
-from tests.fixtures.postgres import Server
+from tests.fixtures.pgbouncer import Pooled
+from tests.fixtures.postgres import MakeDatabase, Server
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "WIN1252"])
@@ -29,6 +33,29 @@ def test_schema_is_refused_when_the_database_cannot_hold_every_text(
     assert f"has the encoding {encoding}" in capsys.readouterr().err
     with psycopg.connect(uri) as connection:
         assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchall() == [(0,)]
+
+
+def test_schema_is_applied_behind_pgbouncer(
+    make_empty_database: MakeDatabase, pgbouncer: Pooled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a shell, twice, with the demonstration's data; nothing of it is a session's."""
+    uri = make_empty_database()
+    monkeypatch.setattr("sys.argv", ["enrichment.store", pgbouncer(uri), "--demo"])
+    assert [main(), main()] == [0, 0]
+    with psycopg.connect(uri) as connection:
+        assert connection.execute("SELECT count(*) FROM demo_requests").fetchall()[0][0] > 1_000
+
+
+def test_schema_waits_for_a_lock_and_not_for_ever(
+    postgres_uri: str, postgres_connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else upgrades, and never ends: the shell says so in its one line."""
+    monkeypatch.setattr("enrichment.store.__main__.LIMITS", Limits(2, 5, 0.5))
+    monkeypatch.setattr("sys.argv", ["enrichment.store", postgres_uri])
+    with postgres_connection.transaction():
+        postgres_connection.execute(sql.load("schema_versions/lock"))
+        assert main() == 1
+    assert main() == 0
 
 
 @pytest.fixture
