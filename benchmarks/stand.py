@@ -14,6 +14,7 @@ from threading import Event
 
 import psycopg
 from confluent_kafka.admin import AdminClient
+from psycopg.conninfo import conninfo_to_dict
 
 from enrichment.conservation.committed import log_ranges
 from enrichment.messages import OffsetRange
@@ -80,7 +81,7 @@ class Stand:
         return Resources(
             settings,
             kafka_config=lambda: {"bootstrap.servers": self.bootstrap_servers},
-            connect_postgres=lambda: psycopg.connect(self.dsn),
+            postgres_parameters=lambda: conninfo_to_dict(self.dsn),
             user_service=lambda: (self.user_service_url, None),
             staging_root=self.config.directory / "staging",
         )

@@ -26,6 +26,8 @@ pytest_plugins = [
     "tests.fixtures.kafka",
     "tests.fixtures.strangers",
     "tests.fixtures.postgres",
+    "tests.fixtures.pgbouncer",
+    "tests.fixtures.proxy",
     "tests.fixtures.raw_server",
     "tests.fixtures.user_service",
     "tests.fixtures.user_api",

@@ -175,7 +175,8 @@ class Health:
 def _migration(database: str) -> str | None:
     """The version of Airflow and that of its database; None when the database has none or we cannot look into it."""
     dialect, _, rest = database.partition("://")
-    with suppress(psycopg.Error), psycopg.connect(f"{dialect.partition('+')[0]}://{rest}") as connection:
+    address = f"{dialect.partition('+')[0]}://{rest}"
+    with suppress(psycopg.Error), psycopg.connect(address, connect_timeout=10) as connection:
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         return f"{version('apache-airflow-core')} {row[0]}" if row else None
     return None

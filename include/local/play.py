@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import psycopg
 from confluent_kafka import Consumer, KafkaException
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 from rich.console import Console
 
@@ -21,6 +21,7 @@ from enrichment import sql
 from enrichment.conservation.check import check
 from enrichment.conservation.committed import log_ranges, read
 from enrichment.conservation.fingerprint import Origin, origin_of
+from enrichment.databases import Limits, connect
 from enrichment.enrichers.geo_database import GeoDatabase
 from enrichment.errors import TransactionOpen
 from enrichment.kafka.clients import Clients
@@ -42,6 +43,7 @@ DAG_SECONDS = 60  # for Airflow to read the DAG file
 STALL_SECONDS = 300  # without progress of the group
 CLOCK_SKEW = timedelta(minutes=5)  # between this machine and a database of yours
 LEDGER_SECONDS = 60  # from the group's progress to the ledger's row
+DATABASE_LIMITS = Limits(connect=10, statement=LEDGER_SECONDS, lock=LEDGER_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +197,12 @@ def _await_ledger(stack: Stack, topics: KafkaSettings, played: Played) -> list[P
     question = {"since": played.started_at - CLOCK_SKEW, "topic": topics.input_topic, "group_id": topics.consumer_group}
     deadline = time.monotonic() + LEDGER_SECONDS
     while True:
-        with psycopg.connect(stack.stacklens_dsn, row_factory=dict_row) as connection:
-            rows = connection.execute(sql.load("enrichment_jobs/find_published"), question).fetchall()
+        with (
+            connect(conninfo_to_dict(stack.stacklens_dsn), DATABASE_LIMITS) as connection,
+            connection.transaction(),
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
+            rows = cursor.execute(sql.load("enrichment_jobs/find_published"), question).fetchall()
         batches = of_ranges(msgspec.convert(rows, list[PublishedBatch]), played.ranges)
         if covered(batches, played.ranges) >= sum(r.span for r in played.ranges):
             return batches

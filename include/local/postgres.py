@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from include.local.config import HOST, Config
 from include.local.credentials import Credentials
@@ -72,9 +73,10 @@ def ready(address: str) -> bool:
 
 def create_databases(config: Config, credentials: Credentials) -> None:
     """Create the stack's databases, those that there are excepted."""
-    from enrichment.store.schema import create_database
+    from enrichment.databases import connect
+    from enrichment.store.schema import LIMITS, create_database
 
-    with psycopg.connect(url(config, credentials, "postgres"), autocommit=True) as connection:
+    with connect(conninfo_to_dict(url(config, credentials, "postgres")), LIMITS) as connection:
         for name in DATABASES:
             create_database(connection, name)
 
@@ -82,14 +84,16 @@ def create_databases(config: Config, credentials: Credentials) -> None:
 def apply_schema(address: str) -> None:
     """Bring the StackLens database up to the present schema, and put the demonstration's business data into it."""
     from enrichment import sql
-    from enrichment.errors import SchemaError
-    from enrichment.store.schema import apply_schema
+    from enrichment.databases import connect
+    from enrichment.errors import SchemaError, SettingsError
+    from enrichment.store.schema import LIMITS, apply_schema
 
     try:
-        with psycopg.connect(address, connect_timeout=10) as connection:
+        with connect(conninfo_to_dict(address), LIMITS) as connection:
             apply_schema(connection)
-            connection.execute(sql.load("demo/business"))
-    except (psycopg.Error, SchemaError) as failed:
+            with connection.transaction():
+                connection.execute(sql.load("demo/business"))
+    except (psycopg.Error, SchemaError, SettingsError) as failed:
         raise StackError(f"the schema could not be applied to the StackLens database: {root_cause(failed)}") from failed
 
 

@@ -35,6 +35,7 @@ TABLES = ("dag_run", "log")
 # run, by ON DELETE CASCADE.
 GOES_WITH_ITS_RUN = {"deadline"}
 BATCH_ROWS = 1_000
+CONNECT_SECONDS = "10"  # for the command to reach the database; all else ends with the task's own time
 
 
 class Cutoff(msgspec.Struct, frozen=True):
@@ -103,7 +104,8 @@ def environment(environ: Mapping[str, str], sqlalchemy_url: str) -> dict[str, st
     process of Airflow's own, not as a task's."""
     hidden = {"AIRFLOW__CORE__SQL_ALCHEMY_CONN", "_AIRFLOW_PROCESS_CONTEXT"}
     inherited = {name: value for name, value in environ.items() if name not in hidden}
-    return {**inherited, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": sqlalchemy_url}
+    waiting = {"PGCONNECT_TIMEOUT": inherited.get("PGCONNECT_TIMEOUT", CONNECT_SECONDS)}
+    return {**inherited, **waiting, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": sqlalchemy_url}
 
 
 def remove_logs(

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple, Self
 
 import msgspec
 import pandas as pd
-import psycopg
 
 from enrichment import sql
 from enrichment.caches.base import CacheLayer, Fetch
@@ -28,7 +27,7 @@ from enrichment.caches.layered import LayeredLookup, TimeToLive
 from enrichment.caches.memory import MemoryLayer
 from enrichment.caches.postgres import PostgresLayer
 from enrichment.caches.renewal import Renewed, RenewedTable, find_hot, renew
-from enrichment.caches.risk import record_risk
+from enrichment.caches.risk import RiskTable
 from enrichment.connections import HttpEndpoint
 from enrichment.corrections import Corrector, LookUp
 from enrichment.enrichers.base import Added, look_up_and_enrich
@@ -50,6 +49,7 @@ from enrichment.rollup.histogram import Histogram
 from enrichment.settings import Settings
 from enrichment.store import metrics
 from enrichment.store.breakers import PostgresBreakerStorage
+from enrichment.store.connections import Connection, Connections, Parameters
 from enrichment.store.jobs import Ledger
 from enrichment.store.pending import PendingStore
 from enrichment.store.replays import Replays
@@ -94,7 +94,7 @@ class Resources:
         self,
         settings: Settings,
         kafka_config: Callable[[], Mapping[str, Any]],
-        connect_postgres: Callable[[], psycopg.Connection[Any]],
+        postgres_parameters: Parameters,
         user_service: Callable[[], HttpEndpoint | tuple[str, str | None]],
         staging_root: StoragePath,
         clock: Callable[[], float] = time.time,
@@ -102,10 +102,11 @@ class Resources:
         self.settings = settings
         self.staging = Staging(staging_root)
         self._kafka_config = kafka_config
-        self._connect_postgres = connect_postgres
         self._user_service = user_service
         self._clock = clock
         self._open = ExitStack()
+        self._connections = Connections(postgres_parameters, settings.postgres, settings.business)
+        self._open.callback(self._connections.close)
 
     def __enter__(self) -> Self:
         return self
@@ -118,23 +119,29 @@ class Resources:
         """Makers of Kafka clients."""
         return Clients(self._kafka_config(), self.settings.kafka, self._check_lanes)
 
-    @cached_property
-    def postgres(self) -> psycopg.Connection[Any]:
-        """The connection for ledger, metrics and the business tables. The caches have their own: they may do without
-        one."""
-        return self._open.enter_context(self._connect())
+    @property
+    def postgres(self) -> Connection:
+        """The connection for ledger, metrics and what else must be written down. Caches and the business tables have
+        their own: a task may do without them."""
+        return self._connections.ledger
 
-    @cached_property
+    @property
+    def maintenance(self) -> Connection:
+        """The connection for what keeps tables small and adds figures up: long statements that do not wait for
+        locks."""
+        return self._connections.maintenance
+
+    @property
     def ledger(self) -> Ledger:
         """The ledger of batches."""
         return Ledger(self.postgres)
 
-    @cached_property
+    @property
     def pending(self) -> PendingStore:
         """What published batches go without."""
         return PendingStore(self.postgres)
 
-    @cached_property
+    @property
     def replays(self) -> Replays:
         """The windows of replays."""
         return Replays(self.postgres)
@@ -167,7 +174,7 @@ class Resources:
             "business": settings.business.cache_max_rows,
         }[cache]
         return evict(
-            self.postgres, cache, grace=timedelta(hours=shared.stale_grace_hours), max_rows=max_rows,
+            self.maintenance, cache, grace=timedelta(hours=shared.stale_grace_hours), max_rows=max_rows,
             chunk_rows=shared.eviction_chunk_rows, dry_run=dry_run,
         )  # fmt: skip
 
@@ -179,7 +186,7 @@ class Resources:
         cached = {"geo": self._geo_cache, "user": self._user_cache, "business": self._business_cache}[cache]()
         ahead = timedelta(minutes=shared.refresh_ahead_minutes)
         keys = find_hot(
-            self.postgres, cached.table, ahead=ahead, limit=shared.refresh_keys, version=cached.source.version
+            self.maintenance, cached.table, ahead=ahead, limit=shared.refresh_keys, version=cached.source.version
         )
         if dry_run:
             return Renewed(len(keys))
@@ -202,12 +209,8 @@ class Resources:
         """Keep the risks of a chunk beside the cached contexts, for the views. A database that is down costs only
         that."""
         risks = BusinessEnricher.risks(events, added)
-        if not risks.request_ids:
-            return
-        try:
-            record_risk(self.postgres, *risks)
-        except psycopg.Error as refused:
-            log.warning("risks.not_recorded requests=%d error=%s", len(risks.request_ids), refused)
+        if risks.request_ids:
+            self._risks.record(*risks)
 
     def hold(self, batch: Batch, outage: Outage) -> None:
         """Raise `OutageHeld` when the declared policy has the batch wait for its source."""
@@ -280,8 +283,11 @@ class Resources:
         if batch.purpose.kind == LIVE.kind:
             check_publish(self.ledger.lanes, batch, self.settings.kafka.lanes)
 
-    def _connect(self) -> psycopg.Connection[Any]:
-        return self._connect_postgres()
+    @cached_property
+    def _risks(self) -> RiskTable:
+        table = RiskTable(self._connections.for_cache, self.settings.postgres.cache_pause_sec)
+        self._open.callback(table.close)
+        return table
 
     def _geo_cache(self) -> Cached:
         geo = self.settings.geo
@@ -290,7 +296,7 @@ class Resources:
     def _user_cache(self) -> Cached:
         user = self.settings.user
         base_url, token, options = HttpEndpoint(*self._user_service())
-        breaker = PostgresBreakerStorage(self._connect, f"user-profile {base_url}")
+        breaker = PostgresBreakerStorage(self._connections.for_breaker, f"user-profile {base_url}")
         self._open.callback(breaker.close)
         api = UserApi(base_url, token, user, options=options, breaker_storage=breaker)
         self._open.callback(api.close)
@@ -298,7 +304,9 @@ class Resources:
 
     def _business_cache(self) -> Cached:
         business = self.settings.business
-        query = BusinessQuery(self._connect, sql.load("business_context/fetch"))
+        query = BusinessQuery(
+            self._connections.for_query, sql.load("business_context/fetch"), timeout_seconds=business.query_timeout_sec
+        )
         self._open.callback(query.close)
         return Cached("business_context_cache", Context, query, business.cache_size, 60 * business.cache_ttl_minutes)
 
@@ -309,8 +317,9 @@ class Resources:
     def _table(self, cached: Cached) -> PostgresLayer:
         shared = self.settings.cache
         table = PostgresLayer(
-            self._connect, cached.table, cached.words, clock=self._clock, version=cached.source.version,
+            self._connections.for_cache, cached.table, cached.words, clock=self._clock, version=cached.source.version,
             stale_grace_seconds=3600 * shared.stale_grace_hours, touch_after_seconds=3600 * shared.touch_after_hours,
+            pause_seconds=self.settings.postgres.cache_pause_sec,
         )  # fmt: skip
         self._open.callback(table.close)
         return table

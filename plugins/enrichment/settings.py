@@ -163,6 +163,9 @@ class BusinessSettings(BaseSettings):
     model_config = _config("BUSINESS_")
 
     risk_rules_path: str = Field("", description="TOML file of the risk rules; empty: the one beside the code")
+    query_timeout_sec: PositiveFloat = Field(
+        30, description="time for the query over your own tables, waiting for locks included; longer is their outage"
+    )
     cache_size: PositiveInt = Field(5_000, description="requests kept in a task's memory")
     cache_ttl_minutes: PositiveFloat = Field(30, description="how long a context may be served")
     cache_max_rows: PositiveInt = Field(500_000, description="requests kept in PostgreSQL after an eviction")
@@ -192,6 +195,34 @@ class CacheSettings(BaseSettings):
     )
     refresh_ahead_minutes: PositiveFloat = Field(
         20, description="how long before its expiry a key that is in use is renewed; more than the eviction's interval"
+    )
+
+
+class PostgresSettings(BaseSettings):
+    """How long the connections to the StackLens database may wait, by what they are for."""
+
+    model_config = _config("POSTGRES_")
+
+    connect_timeout_sec: PositiveFloat = Field(
+        10, description="time for a connection to be made, of each address of the host; at least 2"
+    )
+    cache_timeout_sec: PositiveFloat = Field(
+        10, description="time for a statement on the cache tables; a table that takes longer is passed by"
+    )
+    cache_lock_timeout_sec: PositiveFloat = Field(
+        2, description="time within that for locks on them; also for all that a circuit breaker's row may take"
+    )
+    cache_pause_sec: PositiveFloat = Field(
+        30, description="how long a task passes by a cache table that did not answer; doubles with each failure"
+    )
+    ledger_timeout_sec: PositiveFloat = Field(
+        60, description="time for what must be written down, waiting for locks included; then its task is tried again"
+    )
+    maintenance_timeout_sec: PositiveFloat = Field(
+        300, description="time for a statement of eviction, retention, rollup or clean-up"
+    )
+    maintenance_lock_timeout_sec: PositiveFloat = Field(
+        30, description="time within that for locks; then the task is tried again"
     )
 
 
@@ -313,6 +344,7 @@ ROOMS: dict[str, type[BaseSettings]] = {
     "user": UserSettings,
     "business": BusinessSettings,
     "cache": CacheSettings,
+    "postgres": PostgresSettings,
     "pipeline": PipelineSettings,
     "service_levels": ServiceLevelSettings,
     "replay": ReplaySettings,
@@ -345,6 +377,7 @@ class Settings:
     user: UserSettings
     business: BusinessSettings
     cache: CacheSettings
+    postgres: PostgresSettings
     pipeline: PipelineSettings
     service_levels: ServiceLevelSettings
     replay: ReplaySettings

@@ -13,7 +13,7 @@ from airflow.sdk import Context
 from airflow.sdk.execution_time.context import set_current_context
 
 from enrichment.conservation.committed import read
-from enrichment.errors import OutageHeld
+from enrichment.errors import OutageHeld, SettingsError
 from enrichment.messages import HEADER_BATCH, Batch, Reason, Source
 from enrichment.orchestration import batches
 from enrichment.outages import Outage
@@ -68,14 +68,21 @@ def test_missing_user_is_still_fatal_where_required(make_pipeline: MakePipeline)
     assert due(pipeline) == []
 
 
-def test_failing_business_query_leaves_a_partial_batch_that_is_pending(pipeline: Pipeline) -> None:
-    """The users' own table is gone: context and risk are missing, and pending."""
+def test_wrong_business_query_fails_its_task_and_publishes_nothing(pipeline: Pipeline) -> None:
+    """The users' own table has another name: that is no outage which ends by itself. With the query mended the same
+    batch goes on."""
     with psycopg.connect(pipeline.dsn) as connection:
         connection.execute("ALTER TABLE demo_requests RENAME TO elsewhere")
     pipeline.produce([message(n) for n in range(MESSAGES)])
     [batch] = pipeline.claim()
-    assert pipeline.finish(pipeline.stage(batch)).counts.by_reason[Reason.DATABASE_ERROR] == MESSAGES
-    assert [(m.source, m.messages) for m in due(pipeline)] == [(Source.BUSINESS, MESSAGES)]
+    drained = pipeline.drain(batch)
+    with pytest.raises(SettingsError, match=r'business_context/fetch.sql is wrong: relation "demo_requests" does not'):
+        pipeline.enrich(drained.batch)
+    with psycopg.connect(pipeline.dsn) as connection:
+        connection.execute("ALTER TABLE elsewhere RENAME TO demo_requests")
+    pipeline.enrich(drained.batch)
+    assert pipeline.finish(drained).counts.by_source[Source.BUSINESS] == MESSAGES
+    assert due(pipeline) == []
 
 
 def test_publication_holds_every_message_of_the_batch(pipeline: Pipeline, user_service: UserService) -> None:
@@ -124,11 +131,9 @@ def test_batch_is_held_until_the_deadline_of_its_first_claim(
             r.hold(batch, outage)
         [again] = pipeline.claim("second")
         r.postgres.execute("UPDATE enrichment_jobs SET claimed_at = now() - interval '9 min' WHERE run_id = 'first'")
-        r.postgres.commit()
         with pytest.raises(OutageHeld):
             r.hold(again, outage)
         r.postgres.execute("UPDATE enrichment_jobs SET claimed_at = now() - interval '11 min' WHERE run_id = 'first'")
-        r.postgres.commit()
         r.hold(again, outage)
     user_service.set_fault(status=503)
     assert pipeline.finish(pipeline.stage(again)).counts.partial == 20

@@ -261,17 +261,14 @@ def test_required_source_that_failed_for_a_few_leaves_nothing_pending(
 def test_two_sources_are_repaired_one_after_the_other(quick: Pipeline, user_service: UserService) -> None:
     """Each source that comes back adds a revision to the latest version; the risk follows from both in the end."""
     user_service.set_fault(status=503)
-    with psycopg.connect(quick.dsn) as connection:
-        connection.execute("ALTER TABLE demo_requests RENAME TO elsewhere")
     quick.produce([message(n, user_id="user-1") for n in range(MESSAGES)])
-    [batch] = publish_all(quick, "down")
-    assert [s[0] for s in states(quick)] == [Source.BUSINESS, Source.USER]
-    user_service.end_fault()
-    one = planned(quick, batch)
-    assert one is not None
-    assert run(quick, one) == (True, {Source.BUSINESS: PendingState.OPEN, Source.USER: PendingState.REPAIRED})
-    with psycopg.connect(quick.dsn) as connection:
-        connection.execute("ALTER TABLE elsewhere RENAME TO demo_requests")
+    with quick.business_down():
+        [batch] = publish_all(quick, "down")
+        assert [s[0] for s in states(quick)] == [Source.BUSINESS, Source.USER]
+        user_service.end_fault()
+        one = planned(quick, batch)
+        assert one is not None
+        assert run(quick, one) == (True, {Source.BUSINESS: PendingState.OPEN, Source.USER: PendingState.REPAIRED})
     assert repair_all(quick, batch) == [True]
     found = versions(quick, batch)
     assert {len(v) for v in found.values()} == {3}
@@ -305,10 +302,9 @@ def test_geo_database_that_was_broken_is_repaired(
 def test_one_source_by_hand_leaves_the_other_pending(quick: Pipeline, user_service: UserService) -> None:
     """The form's source: the other one is neither asked nor counted."""
     user_service.set_fault(status=503)
-    with psycopg.connect(quick.dsn) as connection:
-        connection.execute("ALTER TABLE demo_requests RENAME TO elsewhere")
     quick.produce([message(n, user_id="user-1") for n in range(8)])
-    [batch] = publish_all(quick, "down")
+    with quick.business_down():
+        [batch] = publish_all(quick, "down")
     user_service.end_fault()
     one = planned(quick, batch, Source.USER)
     assert one is not None

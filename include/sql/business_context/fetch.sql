@@ -5,9 +5,20 @@
 --      Order and further columns do not matter; unknown requests are left out; any column but request_id may be null.
 --      Where a request has several rows, the first counts: say which with ORDER BY.
 --
--- amount may be any number type, in units of currency. An id that is not text in your tables is cast on both sides
--- (`id::text AS request_id` and `id = ANY(%(request_ids)s::bigint[])`). The query should find its rows by an index. Write a
--- percent sign as two (`LIKE 'a%%'`). The risk rules (risk_rules.toml) read these columns.
+-- amount may be any number type, in units of currency; other columns are taken as the text that PostgreSQL writes. Write a percent
+-- sign as two (`LIKE 'a%%'`), in comments, too. The risk rules (risk_rules.toml) read these columns. The query may only read, and
+-- must take no longer than BUSINESS_QUERY_TIMEOUT_SEC. It should find its rows by an index.
+--
+-- An id that is a number in your tables is returned as text (`id::text AS request_id`) and found by
+--     WHERE id = ANY (ARRAY(
+--         SELECT CASE WHEN key ~ '^(0|[1-9][0-9]{0,17})$' THEN key::bigint END
+--         FROM unnest(%(request_ids)s::text[]) AS key
+--     ))
+--
+-- which uses its index and passes over what is no such number. A plain `%(request_ids)s::bigint[]` fails for all of a chunk where
+-- one id is a word: then the others are asked for without it, which takes longer.
+--
+-- A query that is wrong fails its task at once. A row or key for which it fails (a cast, a division by zero) has no context.
 -- A changed query is a new source version: contexts that the old one cached are fetched again.
 SELECT
     request_id,

@@ -15,6 +15,7 @@ from enrichment import sql
 from enrichment.caches.arrays import column_of
 from enrichment.caches.base import Entry, State, Tier
 from enrichment.caches.entries import EXPIRES_AT, IS_STALE, KEY, REASON, STATE, VERSION, Entries
+from enrichment.databases import KeptConnection, Pause
 from enrichment.errors import LayerUnavailable
 from enrichment.structs import arrow_types
 
@@ -33,12 +34,14 @@ class PostgresLayer:
     `table` names the table and the folder of its statements, `words` the struct of `enrichment.messages` whose fields
     are its value columns. Rows of another `version` are not seen (empty: any is). Rows that expired less than
     `stale_grace_seconds` ago are returned too, for the caller to judge. `connect` gives a connection, which is kept
-    until it breaks; then the next call opens another. `clock` gives seconds since the epoch.
+    until it breaks; then another is opened. `clock` gives seconds since the epoch.
 
     That a row was served is noted in it (`last_used_at`, which eviction goes by) when it was last noted longer than
     `touch_after_seconds` ago: one more statement for a call's rows of that age, none where there are none.
 
-    Raises `LayerUnavailable` for whatever the database refuses. Keys that no table can hold are unknown to it.
+    Raises `LayerUnavailable` for whatever the database refuses. Where it does not answer in time, the table is not read
+    (not written) again for `pause_seconds`, then twice as long: a task waits for a locked table once, not for each
+    chunk. Keys that no table can hold are unknown to it.
     """
 
     tier = Tier.POSTGRES
@@ -53,9 +56,10 @@ class PostgresLayer:
         version: str = "",
         stale_grace_seconds: float = 0,
         touch_after_seconds: float = 900,
+        pause_seconds: float = 30,
     ) -> None:
-        self._connect = connect
-        self._connection: psycopg.Connection[Any] | None = None
+        self._kept = KeptConnection(connect)
+        self._reading, self._writing = Pause(pause_seconds), Pause(pause_seconds)
         self._table = table
         self._words = words
         self._row = _row_type(words)
@@ -122,8 +126,7 @@ class PostgresLayer:
 
     def close(self) -> None:
         """Close the connection, if there is one."""
-        if self._connection is not None:
-            self._connection.close()
+        self._kept.close()
 
     def _row_of(self, key: str, entry: Entry) -> msgspec.Struct:
         value = () if entry.value is None else msgspec.structs.astuple(entry.value)
@@ -131,13 +134,19 @@ class PostgresLayer:
 
     def _execute(self, statement: str, parameters: Mapping[str, Any]) -> list[bytes | None]:
         """The values of the one row that a statement returns, in binary; none where it returns none."""
+        pause = self._reading if statement == "get_many" else self._writing
+        if pause.seconds_left:
+            raise LayerUnavailable(f"{self._table}: passed by for {pause.seconds_left:.0f} s more, since {pause.why}")
         text = sql.load(f"{self._table}/{statement}")
-        try:
-            if self._connection is None or self._connection.closed:
-                self._connection = self._connect()
-            with self._connection.transaction(), self._connection.cursor(binary=True) as cursor:
+
+        def work(connection: psycopg.Connection[Any]) -> list[bytes | None]:
+            with connection.cursor(binary=True) as cursor:
                 result = cursor.execute(text, parameters).pgresult
                 return [result.get_value(0, column) for column in range(result.nfields)] if result else []
+
+        try:
+            with pause.watch():
+                return self._kept.run(work)
         except psycopg.Error as error:
             raise LayerUnavailable(f"{self._table}: {error}") from error
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -10,6 +11,9 @@ import psycopg
 
 from enrichment import sql
 from enrichment.caches.postgres import rows_as_json, storable_keys
+from enrichment.databases import KeptConnection, Pause
+
+log = logging.getLogger(__name__)
 
 
 class RiskRow(msgspec.Struct, frozen=True, gc=False):
@@ -19,6 +23,29 @@ class RiskRow(msgspec.Struct, frozen=True, gc=False):
     risk_score: float | None
     risk_level: str | None
     fraud_indicators: Sequence[str] | None
+
+
+class RiskTable:
+    """The risks beside the cached contexts. Whatever the database refuses costs only them; where it does not answer in
+    time it is passed by for `pause_seconds`, then twice as long. `connect` gives a connection, which is kept."""
+
+    def __init__(self, connect: Callable[[], psycopg.Connection[Any]], pause_seconds: float = 30) -> None:
+        self._kept = KeptConnection(connect)
+        self._pause = Pause(pause_seconds)
+
+    def record(self, *risks: Sequence[Any]) -> None:
+        """As `record_risk`, which never fails here."""
+        if self._pause.seconds_left:
+            return
+        try:
+            with self._pause.watch():
+                self._kept.run(lambda connection: _record(connection, risks))
+        except psycopg.Error as refused:
+            log.warning("risks.not_recorded requests=%d error=%s", len(risks[0]), refused)
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        self._kept.close()
 
 
 def record_risk(
@@ -32,7 +59,11 @@ def record_risk(
 
     All four are as long as each other, request ids distinct. Raises `psycopg.Error` when the database refuses.
     """
-    known = set(storable_keys(request_ids))
-    rows = [RiskRow(*risk) for risk in zip(request_ids, scores, levels, indicators, strict=True) if risk[0] in known]
     with connection.transaction():
-        return connection.execute(sql.load("business_context_cache/record_risk"), {"rows": rows_as_json(rows)}).rowcount
+        return _record(connection, (request_ids, scores, levels, indicators))
+
+
+def _record(connection: psycopg.Connection[Any], risks: Sequence[Sequence[Any]]) -> int:
+    known = set(storable_keys(risks[0]))
+    rows = [RiskRow(*risk) for risk in zip(*risks, strict=True) if risk[0] in known]
+    return connection.execute(sql.load("business_context_cache/record_risk"), {"rows": rows_as_json(rows)}).rowcount

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Asset, ExceptionRetryPolicy, RetryAction, RetryDecision, RetryRule
 
 if TYPE_CHECKING:
-    import psycopg
     from airflow.sdk import Connection, Context
 
     from enrichment.connections import HttpEndpoint
@@ -125,11 +124,11 @@ def resources() -> Iterator[Resources]:
     """What a task works with, from the settings and Airflow's connections; closed at the end, stoppable meanwhile."""
     from airflow.providers.apache.kafka.hooks.base import KafkaBaseHook
     from airflow.providers.common.compat.sdk import AirflowOptionalProviderFeatureException
-    from airflow.providers.postgres.hooks.postgres import PostgresHook
     from airflow.sdk import ObjectStoragePath
 
     from enrichment.connections import check_kafka, check_postgres, http_endpoint
     from enrichment.errors import SettingsError
+    from enrichment.orchestration import postgres
     from enrichment.resources import Resources
     from enrichment.settings import load
 
@@ -149,10 +148,10 @@ def resources() -> Iterator[Resources]:
             raise SettingsError(f"the connection {conn_id!r} cannot be used: {refused}") from refused
         return config
 
-    def connect_postgres() -> psycopg.Connection[Any]:
+    def postgres_parameters() -> dict[str, Any]:
         conn_id = settings.pipeline.postgres_conn_id
         check_postgres(connection_of(conn_id, "ENRICHMENT_POSTGRES_CONN_ID"))
-        return PostgresHook(conn_id).get_conn()  # type: ignore[return-value]
+        return postgres.parameters(conn_id)
 
     def user_service() -> HttpEndpoint:
         return http_endpoint(connection_of(settings.user.conn_id, "USER_SERVICE_CONN_ID"))
@@ -163,7 +162,7 @@ def resources() -> Iterator[Resources]:
         Resources(
             settings,
             kafka_config=kafka_config,
-            connect_postgres=connect_postgres,
+            postgres_parameters=postgres_parameters,
             user_service=user_service,
             staging_root=ObjectStoragePath(settings.pipeline.staging_url),
         ) as opened,

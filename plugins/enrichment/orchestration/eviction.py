@@ -78,7 +78,8 @@ def forget() -> dict[str, Any]:
         }
         keep = {what: timedelta(days=number) for what, number in days.items()}
         chunk_rows = r.settings.cache.eviction_chunk_rows
-        forgotten: dict[str, Any] = to_builtins(forget_old(r.postgres, keep, chunk_rows=chunk_rows, dry_run=is_dry()))
+        gone = forget_old(r.maintenance, keep, chunk_rows=chunk_rows, dry_run=is_dry())
+        forgotten: dict[str, Any] = to_builtins(gone)
     log.info("past.forgotten %s", fields(forgotten))
     return forgotten
 
@@ -89,7 +90,7 @@ def report(evicted: Manifest, forgotten: Manifest) -> dict[str, Any]:
     from enrichment.caches import eviction
 
     with resources() as r:
-        held = eviction.report(r.postgres)
+        held = eviction.report(r.maintenance)
     rows = sum(cache["found"] + cache["absent"] + cache["surplus"] for cache in evicted)
     freed = {
         "rows": rows,

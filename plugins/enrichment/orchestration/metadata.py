@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task
 from enrichment.orchestration.common import stoppable
 
 if TYPE_CHECKING:
-    from airflow.providers.postgres.hooks.postgres import PostgresHook
+    import psycopg
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +38,27 @@ CLEANUP_PARAMS = {
 
 
 @contextmanager
-def metadata() -> Iterator[tuple[PostgresHook, timedelta, bool]]:
+def metadata() -> Iterator[tuple[psycopg.Connection[Any], timedelta, bool]]:
     """Airflow's own database, how long runs are kept, and whether the run only counts."""
+    from enrichment.databases import Limits, connect
+    from enrichment.orchestration.postgres import parameters
+    from enrichment.settings import load
+
+    settings, params = load(), get_current_context()["params"]
+    retention, waits = settings.retention, settings.postgres
+    limits = Limits(waits.connect_timeout_sec, waits.maintenance_timeout_sec, waits.maintenance_lock_timeout_sec)
+    with stoppable(), closing(connect(parameters(retention.metadata_conn_id), limits)) as connection:
+        yield connection, timedelta(days=params["days"] or retention.dag_runs_days), params["dry_run"]
+
+
+def sqlalchemy_url() -> str:
+    """The same database as Airflow itself wants it named."""
     from airflow.providers.postgres.hooks.postgres import PostgresHook
 
     from enrichment.settings import load
 
-    retention, params = load().retention, get_current_context()["params"]
-    hook = PostgresHook(retention.metadata_conn_id, sqlalchemy_scheme="postgresql+psycopg2")
-    with stoppable():
-        yield hook, timedelta(days=params["days"] or retention.dag_runs_days), params["dry_run"]
+    hook = PostgresHook(load().retention.metadata_conn_id, sqlalchemy_scheme="postgresql+psycopg2")
+    return hook.sqlalchemy_url.render_as_string(hide_password=False)
 
 
 @task
@@ -56,10 +67,9 @@ def clean_runs() -> dict[str, Any]:
     from enrichment.metadata import clean_runs as clean
     from enrichment.metadata import find_cutoffs
 
-    with metadata() as (hook, keep, dry_run), hook.get_conn() as connection:
+    with metadata() as (connection, keep, dry_run):
         cutoffs = find_cutoffs(connection, keep)
-        url = hook.sqlalchemy_url.render_as_string(hide_password=False)
-        rows = clean(connection, url, cutoffs, dry_run=dry_run)
+        rows = clean(connection, sqlalchemy_url(), cutoffs, dry_run=dry_run)
     for each in cutoffs:
         log.info("metadata.cutoff dag_id=%s cutoff=%s old_runs=%d", each.dag_id, each.cutoff.isoformat(), each.runs)
     log.info("metadata.cleaned dry_run=%s rows=%s", dry_run, rows)
@@ -78,7 +88,7 @@ def clean_logs() -> dict[str, Any]:
     from enrichment.metadata import find_cutoffs, remove_logs
 
     folder = Path(conf.get("logging", "base_log_folder"))
-    with metadata() as (hook, keep, dry_run), hook.get_conn() as connection:
+    with metadata() as (connection, keep, dry_run):
         removed = remove_logs(
             folder, connection, find_cutoffs(connection, keep), keep=keep, now=datetime.now(UTC), dry_run=dry_run
         )  # fmt: skip

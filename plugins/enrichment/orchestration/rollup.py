@@ -58,7 +58,7 @@ def roll_up() -> str:
 
     hour = wanted_hour(get_current_context())
     with resources() as r:
-        rollup = Rollups(r.postgres).roll_up(hour)
+        rollup = Rollups(r.maintenance).roll_up(hour)
     log.info(
         "rollup.done hour=%s batches=%d messages=%d hit_rate=%s error_rate=%s freshness_p95=%s lag_max=%s",
         hour.isoformat(), rollup.batches, rollup.messages, rollup.hit_rate, rollup.error_rate,
@@ -74,7 +74,7 @@ def service_levels(hour: Manifest) -> None:
     from enrichment.store.rollups import Rollups
 
     with resources() as r:
-        breaches = check(Rollups(r.postgres), r.settings.service_levels, get_current_context(), hour)
+        breaches = check(Rollups(r.maintenance), r.settings.service_levels, get_current_context(), hour)
     if breaches:
         raise ServiceLevelMissed(f"{hour}: " + "; ".join(map(str, breaches)))
 
@@ -119,7 +119,7 @@ def report(hour: Manifest) -> dict[str, Any]:
     from enrichment.store.rollups import HOUR, Rollups
 
     with resources() as r:
-        rollups = Rollups(r.postgres)
+        rollups = Rollups(r.maintenance)
         missing = rollups.missing_hours(datetime.fromisoformat(hour) + HOUR)
         said: dict[str, Any] = to_builtins(
             {"missing_hours": missing, "jobs": rollups.job_stats(), "trend": rollups.trend()}

@@ -6,11 +6,12 @@ import argparse
 import sys
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from enrichment import sql
-from enrichment.errors import SchemaError
-from enrichment.store.schema import apply_schema, create_database
+from enrichment.databases import connect
+from enrichment.errors import SchemaError, SettingsError
+from enrichment.store.schema import LIMITS, apply_schema, create_database
 
 
 def main() -> int:
@@ -28,14 +29,15 @@ def main() -> int:
     try:
         address = chosen.address
         if chosen.create:
-            with psycopg.connect(make_conninfo(address, dbname="postgres"), autocommit=True) as server:
+            with connect(conninfo_to_dict(address, dbname="postgres"), LIMITS) as server:
                 create_database(server, chosen.create)
             address = make_conninfo(address, dbname=chosen.create)
-        with psycopg.connect(address) as connection:
+        with connect(conninfo_to_dict(address), LIMITS) as connection:
             apply_schema(connection)
             if chosen.demo:
-                connection.execute(sql.load("demo/business"))
-    except (psycopg.Error, SchemaError) as failed:
+                with connection.transaction():
+                    connection.execute(sql.load("demo/business"))
+    except (psycopg.Error, SchemaError, SettingsError) as failed:
         notes = "".join(f" ({note})" for note in getattr(failed, "__notes__", []))
         sys.stderr.write(f"the schema was not applied: {failed}{notes}\n")
         return 1

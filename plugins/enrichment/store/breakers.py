@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 import psycopg
@@ -13,6 +14,7 @@ from psycopg.rows import tuple_row
 from pybreaker import STATE_CLOSED, CircuitBreakerStorage, CircuitMemoryStorage
 
 from enrichment import sql
+from enrichment.databases import KeptConnection
 
 log = logging.getLogger(__name__)
 
@@ -27,22 +29,20 @@ class _Row(NamedTuple):
 class PostgresBreakerStorage(CircuitBreakerStorage):
     """A `pybreaker` storage, one row per dependency; the counters are counted by the database.
 
-    `connect` gives a connection, which is kept. Once the database refuses, the state is the process's own from then on:
-    a breaker that cannot be shared still protects, and never fails a lookup.
+    `connect` gives a connection, which is kept. Once the database refuses or does not answer in time, the state is the
+    process's own from then on: a breaker that cannot be shared still protects, and never fails a lookup.
     """
 
     def __init__(self, connect: Callable[[], psycopg.Connection[Any]], name: str) -> None:
         super().__init__(name)
-        self._connect = connect
-        self._connection: psycopg.Connection[Any] | None = None
+        self._kept = KeptConnection(connect)
         self._shared = True
         self._own = CircuitMemoryStorage(STATE_CLOSED)  # what this process has seen
         self._lock = threading.Lock()  # the requests of a task are made from several threads
 
     def close(self) -> None:
         """Close the connection, if there is one."""
-        if self._connection is not None:
-            self._connection.close()
+        self._kept.close()
 
     @property
     def state(self) -> str:
@@ -111,12 +111,16 @@ class PostgresBreakerStorage(CircuitBreakerStorage):
             if not self._shared:
                 return None
             try:
-                if self._connection is None:
-                    self._connection = self._connect()
-                with self._connection.transaction(), self._connection.cursor(row_factory=tuple_row) as cursor:
-                    cursor.execute(sql.load(f"circuit_breakers/{statement}"), {"name": self.name, **parameters})
-                    return cursor.fetchall() if cursor.description else []
+                return self._kept.run(
+                    partial(_rows, f"circuit_breakers/{statement}", {"name": self.name, **parameters})
+                )
             except psycopg.Error as refused:
                 log.warning("breaker.not_shared name=%s error=%s", self.name, refused)
                 self._shared = False
                 return None
+
+
+def _rows(statement: str, parameters: Mapping[str, Any], connection: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(sql.load(statement), parameters)
+        return cursor.fetchall() if cursor.description else []

@@ -18,10 +18,13 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from enrichment import sql
+from enrichment.databases import Limits, encoding_fault
 from enrichment.errors import SchemaError
 
 FOLDER = "migrations"
 VERSION_TABLE = "schema_versions"
+# An upgrade may rewrite a large table; what it waits for, and what then waits behind it, has an end.
+LIMITS = Limits(connect=10, statement=3_600, lock=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,11 @@ def apply_schema(connection: psycopg.Connection[Any]) -> None:
 
     All or nothing: one transaction, and the second session waits for it. A database that never saw a migration (empty,
     or made by an earlier release's schema.sql) gets all of them: each may run where its work is done already. Raises
-    `SchemaError` when the files or the database's versions do not fit together, and `psycopg.Error`, with a note that
-    names the file, when the server refuses.
+    `SchemaError` when the files or the database's versions do not fit together, or the database cannot hold every
+    text, and `psycopg.Error`, with a note that names the file, when the server refuses.
     """
+    if fault := encoding_fault(connection):
+        raise SchemaError(fault)
     known = migrations()
     with connection.transaction():
         connection.execute(sql.load("schema_versions/lock"))
@@ -58,9 +63,14 @@ def apply_schema(connection: psycopg.Connection[Any]) -> None:
 
 
 def create_database(server: psycopg.Connection[Any], name: str) -> None:
-    """Create a database where it is missing. The connection, to another one of the server, is in autocommit."""
-    if server.execute(sql.load("schema_versions/find_database"), {"name": name}).fetchone() is None:
-        server.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+    """Create a database where it is missing, one that holds every text. The connection, to another one of the server,
+    is in autocommit."""
+    if server.execute(sql.load("schema_versions/find_database"), {"name": name}).fetchone() is not None:
+        return
+    # A server that was made without a locale makes databases of SQL_ASCII, or those of its own language only.
+    is_utf8 = server.execute(sql.load("schema_versions/find_encoding")).fetchall() == [("UTF8",)]
+    how = SQL("") if is_utf8 else SQL(" TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'")
+    server.execute(SQL("CREATE DATABASE {}{}").format(Identifier(name), how))
 
 
 def migrations(names: Sequence[str] | None = None) -> list[Migration]:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import msgspec
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from enrichment import sql
 from enrichment.caches.base import Entry, State
 from enrichment.caches.postgres import PostgresLayer
-from enrichment.caches.risk import record_risk
+from enrichment.caches.risk import RiskTable, record_risk
+from enrichment.databases import Limits, connect
 from enrichment.errors import LayerUnavailable
 from enrichment.messages import Context, Place, Profile
 from enrichment.testing import FixedClock
+from tests.fixtures.pgbouncer import Pooled
+from tests.fixtures.proxy import Network
 
 Connection = psycopg.Connection[Any]
 MakeLayer = Callable[..., PostgresLayer]
@@ -201,16 +207,98 @@ def test_layer_is_unavailable_when_nothing_can_connect(clock: FixedClock) -> Non
 def test_layer_answers_again_when_its_connection_was_killed(
     make_layer: MakeLayer, postgres_connection: Connection, clock: FixedClock
 ) -> None:
-    """The call that finds the connection dead is unavailable; the one after it opens another."""
+    """The call that finds the connection dead opens another: a server that was restarted is no failure."""
     layer = make_layer()
     layer.put_many({"user-123": found(clock)})
     postgres_connection.execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
     )
-    with pytest.raises(LayerUnavailable):
-        layer.get_many(["user-123"])
     assert layer.get_many(["user-123"]) == {"user-123": found(clock)}
+
+
+def bounded(uri: str, statement: float = 2, lock: float = 1) -> Connection:
+    """A connection as tasks have it for their caches."""
+    return connect(conninfo_to_dict(uri), Limits(2, statement, lock))
+
+
+def test_locked_table_is_waited_for_once_and_passed_by(
+    make_layer: MakeLayer, postgres_uri: str, clock: FixedClock
+) -> None:
+    """However many chunks a task has, a table that somebody has locked costs it one time-out of reading and one of
+    writing; after the pause it is asked again."""
+    make_layer().put_many({"user-123": found(clock)})
+    layer = PostgresLayer(
+        lambda: bounded(postgres_uri), "user_profile_cache", Profile, clock=clock, pause_seconds=2
+    )  # fmt: skip
+    with closing(layer), psycopg.connect(postgres_uri) as holder:
+        holder.execute("LOCK TABLE user_profile_cache")
+        started = time.monotonic()
+        for said in ("lock timeout", *["passed by for . s more.*lock timeout"] * 10):
+            with pytest.raises(LayerUnavailable, match=f"(?s)user_profile_cache: .*{said}"):
+                layer.get_many(["user-123"])
+        for said in ("lock timeout", *["passed by"] * 10):
+            with pytest.raises(LayerUnavailable, match=f"(?s)user_profile_cache: .*{said}"):
+                layer.put_many({"user-456": found(clock)})
+        assert 1.5 < time.monotonic() - started < 3.5
+        holder.rollback()
+        time.sleep(2)
+        assert set(layer.get_many(["user-123", "user-456"])) == {"user-123"}
+        layer.put_many({"user-456": found(clock)})
+        assert set(layer.get_many(["user-123", "user-456"])) == {"user-123", "user-456"}
+
+
+def test_swallowed_layer_costs_one_limit(
+    postgres_connection: Connection, postgres_uri: str, make_network: Callable[[str], Network], clock: FixedClock
+) -> None:
+    """A network that swallows everything, while the caches are in use: one limit's time, then nothing is waited for."""
+    network = make_network(postgres_uri)
+    layer = PostgresLayer(lambda: bounded(network.uri), "user_profile_cache", Profile, clock=clock)
+    with closing(layer):
+        layer.put_many({"user-123": found(clock)})
+        network.swallow()
+        started = time.monotonic()
+        for said in ("has not answered", "passed by", "passed by"):
+            with pytest.raises(LayerUnavailable, match=said):
+                layer.get_many(["user-123"])
+        assert time.monotonic() - started < 6
+
+
+@pytest.mark.parametrize("table", WORDS)
+def test_layer_serves_many_chunks_behind_pgbouncer(
+    postgres_connection: Connection, postgres_uri: str, pgbouncer: Pooled, clock: FixedClock, table: str
+) -> None:
+    """In transaction mode, with sessions shared by several clients: nothing is passed by."""
+    layers = [
+        PostgresLayer(lambda: bounded(pgbouncer(postgres_uri), 10, 10), table, WORDS[table], clock=clock)
+        for _ in range(4)
+    ]
+    entry = found(clock, WORDS[table]())
+    for number in range(10):
+        for each, layer in enumerate(layers):
+            layer.put_many({f"Timișoara-{each}-{number}": entry})
+            assert layer.get_many([f"Timișoara-{each}-{number}"]) == {f"Timișoara-{each}-{number}": entry}
+    for layer in layers:
+        layer.close()
+
+
+def test_risks_of_a_locked_table_are_waited_for_once(
+    make_layer: MakeLayer, postgres_uri: str, clock: FixedClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are kept for views only: a locked table costs the task one time-out, not one for each chunk."""
+    make_layer("business_context_cache").put_many({"req-0": found(clock, Context("payments"))})
+    risks = RiskTable(lambda: bounded(postgres_uri), 2)
+    with closing(risks), psycopg.connect(postgres_uri) as holder:
+        holder.execute("LOCK TABLE business_context_cache")
+        started = time.monotonic()
+        for _ in range(10):
+            risks.record(["req-0"], [0.15], ["low"], [[]])
+        assert time.monotonic() - started < 2
+        assert caplog.text.count("risks.not_recorded") == 1
+        holder.rollback()
+        time.sleep(2)
+        risks.record(["req-0"], [0.15], ["low"], [[]])
+        assert holder.execute("SELECT risk_score FROM business_context_cache").fetchall() == [(0.15,)]
 
 
 def test_layer_is_unavailable_when_its_table_was_changed(

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from enrichment import sql
 from enrichment.caches.renewal import Renewed
@@ -34,7 +35,7 @@ def resources(
     def make() -> Resources:
         opened.append(
             Resources(
-                load(), kafka_config=dict, connect_postgres=lambda: psycopg.connect(postgres_uri),
+                load(), kafka_config=dict, postgres_parameters=lambda: conninfo_to_dict(postgres_uri),
                 user_service=lambda: (user_service.base_url, None), staging_root=tmp_path,
             )
         )  # fmt: skip

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from filelock import FileLock
+from psycopg.conninfo import conninfo_to_dict
 
 from enrichment.enrichers import geo_inspector
 from enrichment.enrichers.base import JSON, look_up_and_enrich
@@ -386,7 +386,7 @@ def test_cached_places_of_the_older_build_give_way(
     def task(*addresses: str) -> tuple[bytes, int]:
         """A geo task: what it adds to the first message, and how many had to be asked of the database."""
         with Resources(
-            load(), kafka_config=dict, connect_postgres=lambda: psycopg.connect(postgres_uri),
+            load(), kafka_config=dict, postgres_parameters=lambda: conninfo_to_dict(postgres_uri),
             user_service=lambda: ("", None), staging_root=tmp_path,
         ) as r:  # fmt: skip
             added = look_up_and_enrich(r.geo_enricher(), make_events(source_ip=list(addresses)), {})

@@ -1,0 +1,76 @@
+"""Opens connections to the StackLens database: one kind for each use, with the limits that the settings give it.
+
+A connection is opened when it is first asked for; `close` ends all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import psycopg
+
+from enrichment.databases import KeptConnection, Limits, connect, encoding_fault
+from enrichment.errors import SettingsError
+from enrichment.settings import BusinessSettings, PostgresSettings
+
+Connection = psycopg.Connection[Any]
+Parameters = Callable[[], Mapping[str, Any]]
+
+
+class Connections:
+    """What `parameters` gives are libpq's; they are asked for whenever a connection is made, since tokens expire."""
+
+    def __init__(self, parameters: Parameters, postgres: PostgresSettings, business: BusinessSettings) -> None:
+        self._parameters = parameters
+        self._settings = postgres
+        self._query_seconds = business.query_timeout_sec
+        writing, cleaning = postgres.ledger_timeout_sec, postgres.maintenance_timeout_sec
+        self._ledger = KeptConnection(partial(self._checked, self._limits(writing, writing)))
+        self._maintenance = KeptConnection(
+            partial(self._checked, self._limits(cleaning, postgres.maintenance_lock_timeout_sec))
+        )
+
+    def close(self) -> None:
+        """Close those that are kept here."""
+        self._ledger.close()
+        self._maintenance.close()
+
+    @property
+    def ledger(self) -> Connection:
+        """For what must be written down: it waits long, and fails its task then. One that was closed is replaced.
+
+        Raises `SettingsError` where the database cannot hold every text.
+        """
+        return self._ledger.live()
+
+    @property
+    def maintenance(self) -> Connection:
+        """For long statements that may well be done later: they wait for locks only shortly. Otherwise as `ledger`."""
+        return self._maintenance.live()
+
+    def for_cache(self) -> Connection:
+        """For a cache table: whoever asks goes on without it."""
+        return self._open(self._limits(self._settings.cache_timeout_sec, self._settings.cache_lock_timeout_sec))
+
+    def for_breaker(self) -> Connection:
+        """For the one row of a circuit breaker, which is asked for before every request."""
+        return self._open(self._limits(self._settings.cache_lock_timeout_sec, self._settings.cache_lock_timeout_sec))
+
+    def for_query(self) -> Connection:
+        """For the users' own query, which reads."""
+        return self._open(self._limits(self._query_seconds, self._query_seconds, read_only=True))
+
+    def _limits(self, statement: float, lock: float, *, read_only: bool = False) -> Limits:
+        return Limits(self._settings.connect_timeout_sec, statement, lock, read_only)
+
+    def _open(self, limits: Limits) -> Connection:
+        return connect(self._parameters(), limits)
+
+    def _checked(self, limits: Limits) -> Connection:
+        connection = self._open(limits)
+        if fault := encoding_fault(connection):
+            connection.close()
+            raise SettingsError(fault)
+        return connection
