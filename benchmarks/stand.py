@@ -82,7 +82,7 @@ class Stand:
             kafka_config=lambda: {"bootstrap.servers": self.bootstrap_servers},
             connect_postgres=lambda: psycopg.connect(self.dsn),
             user_service=lambda: (self.user_service_url, None),
-            staging_root=self.config.directory / "staging",
+            staging_root=lambda: self.config.directory / "staging",
         )
 
     def empty_caches(self) -> None:

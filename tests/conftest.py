@@ -24,6 +24,7 @@ os.environ.update(
 pytest_plugins = [
     "tests.fixtures.clock",
     "tests.fixtures.kafka",
+    "tests.fixtures.object_store",
     "tests.fixtures.postgres",
     "tests.fixtures.raw_server",
     "tests.fixtures.user_service",

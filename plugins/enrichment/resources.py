@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -51,7 +52,8 @@ from enrichment.store.breakers import PostgresBreakerStorage
 from enrichment.store.jobs import Ledger
 from enrichment.store.pending import PendingStore
 from enrichment.store.replays import Replays
-from enrichment.store.staging import Staging, StoragePath
+from enrichment.store.staging import Staging
+from enrichment.store.staging_areas import StoragePath
 
 log = logging.getLogger(__name__)
 
@@ -94,14 +96,14 @@ class Resources:
         kafka_config: Callable[[], Mapping[str, Any]],
         connect_postgres: Callable[[], psycopg.Connection[Any]],
         user_service: Callable[[], tuple[str, str | None]],
-        staging_root: StoragePath,
+        staging_root: Callable[[], Path | StoragePath],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
-        self.staging = Staging(staging_root)
         self._kafka_config = kafka_config
         self._connect_postgres = connect_postgres
         self._user_service = user_service
+        self._staging_root = staging_root
         self._clock = clock
         self._open = ExitStack()
 
@@ -115,6 +117,11 @@ class Resources:
     def clients(self) -> Clients:
         """Makers of Kafka clients."""
         return Clients(self._kafka_config(), self.settings.kafka)
+
+    @cached_property
+    def staging(self) -> Staging:
+        """The files that tasks hand to each other."""
+        return Staging(self._staging_root())
 
     @cached_property
     def postgres(self) -> psycopg.Connection[Any]:

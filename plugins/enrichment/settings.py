@@ -164,7 +164,8 @@ class PipelineSettings(BaseSettings):
 
     postgres_conn_id: str = Field("postgres_stacklens", description="Airflow connection of the StackLens database")
     staging_url: str = Field(
-        "file:///tmp/stacklens-staging", description="object storage path for frames between tasks"
+        "file:///tmp/stacklens-staging",
+        description="folder or object storage path for the frames between tasks; all workers share it",
     )
     required_sources: Annotated[tuple[Source, ...], NoDecode] = Field(
         (), description="sources (comma separated) whose failure sends a message to the dead letters"

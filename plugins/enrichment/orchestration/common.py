@@ -100,8 +100,9 @@ def resources() -> Iterator[Resources]:
     """What a task works with, from the settings and Airflow's connections; closed at the end, stoppable meanwhile."""
     from airflow.providers.apache.kafka.hooks.base import KafkaBaseHook
     from airflow.providers.postgres.hooks.postgres import PostgresHook
-    from airflow.sdk import BaseHook, ObjectStoragePath
+    from airflow.sdk import BaseHook
 
+    from enrichment.orchestration.staging import staging_root
     from enrichment.resources import Resources
     from enrichment.settings import load
 
@@ -127,7 +128,7 @@ def resources() -> Iterator[Resources]:
             kafka_config=lambda: KafkaConfigHook(settings.kafka.conn_id).get_conn,  # type: ignore[no-untyped-call]
             connect_postgres=lambda: PostgresHook(settings.pipeline.postgres_conn_id).get_conn(),  # type: ignore[arg-type,return-value]
             user_service=user_service,
-            staging_root=ObjectStoragePath(settings.pipeline.staging_url),
+            staging_root=lambda: staging_root(settings.pipeline.staging_url),
         ) as opened,
     ):
         yield opened
