@@ -12,8 +12,9 @@ one Kafka transaction. `clean` removes the staged files. No backlog: everything 
 **When it fails** before `publish` has committed, the group's offsets have not moved, and the next run reads the same
 messages again; after that, another try only completes the ledger. Any task may be cleared: what is published already is
 never published twice. `StagingMissing` in a cleared task of a batch that was not published means: clear `drain` of the
-same batch with everything downstream. `OffsetsMoved` in `claim`: Kafka has forgotten the group's offsets, or somebody
-moved them; the text says where to set them.
+same batch with everything downstream; in a new deployment, the workers do not share `ENRICHMENT_STAGING_URL`.
+`OffsetsMoved` in `claim`: Kafka has forgotten the group's offsets, or somebody moved them; the text says where to set
+them.
 
 **By hand** trigger it with parameters: fewer messages, some partitions, or a dry run that publishes and commits
 nothing.
