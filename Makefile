@@ -5,7 +5,7 @@ UV_VERSION := 0.13.9
 
 VENV := .venv
 BIN := $(VENV)/bin
-REQUIREMENTS := requirements.txt requirements-celery.txt requirements-local.txt requirements-dev.txt constraints.txt
+REQUIREMENTS := $(wildcard requirements*.txt) constraints.txt
 STAMP := $(VENV)/.installed
 LOCAL := PYTHONPATH=plugins:. $(BIN)/python -m include.local
 

@@ -83,7 +83,7 @@ class Stand:
             kafka_config=lambda: {"bootstrap.servers": self.bootstrap_servers},
             postgres_parameters=lambda: conninfo_to_dict(self.dsn),
             user_service=lambda: (self.user_service_url, None),
-            staging_root=self.config.directory / "staging",
+            staging_root=lambda: self.config.directory / "staging",
         )
 
     def empty_caches(self) -> None:

@@ -7,7 +7,8 @@ made before a fork does not work after it. (Our own code is not imported: a chan
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
+import os
 import sys
 
 __all__: list[str] = []  # Airflow would take every public name for a setting
@@ -30,8 +31,12 @@ MODULES = (
     "tenacity",
 )
 
+# Where frames are staged on S3, and the packages of requirements-s3.txt are there: most of what its client needs.
+S3_MODULES = ("airflow.providers.amazon.aws.fs.s3", "aiobotocore.session", "s3fs")
+STAGED_ON_S3 = os.environ.get("ENRICHMENT_STAGING_URL", "").startswith("s3") and importlib.util.find_spec("s3fs")
+
 if not {"scheduler", "worker"}.isdisjoint(sys.argv):
-    for _module in MODULES:
+    for _module in (*MODULES, *(S3_MODULES if STAGED_ON_S3 else ())):
         importlib.import_module(_module)
     # Numba gets itself ready with the first function that it compiles.
     sys.modules["numba"].njit("int64(int64)")(lambda number: number)

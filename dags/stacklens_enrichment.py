@@ -13,10 +13,10 @@ one Kafka transaction. `clean` removes the staged files. No backlog: everything 
 **When it fails** before `publish` has committed, the group's offsets have not moved, and the next run reads the same
 messages again; after that, another try only completes the ledger. Any task may be cleared: what is published already is
 never published twice. `StagingMissing` in a cleared task of a batch that was not published means: clear `drain` of the
-same batch with everything downstream. `OffsetsMoved` in `claim`: Kafka has forgotten the group's offsets, somebody
-moved them, the log was truncated, or the topic was made anew; the text has a command for each way to go on.
-`LanesChanged`, or a `SettingsError` that names `KAFKA_LANES`: the number of lanes is the group's, the same for all
-workers.
+same batch with everything downstream; in a new deployment, the workers do not share `ENRICHMENT_STAGING_URL`.
+`OffsetsMoved` in `claim`: Kafka has forgotten the group's offsets, somebody moved them, the log was truncated, or the
+topic was made anew; the text has a command for each way to go on. `LanesChanged`, or a `SettingsError` that names
+`KAFKA_LANES`: the number of lanes is the group's, the same for all workers.
 
 **By hand** trigger it with parameters: fewer messages, some partitions, or a dry run that publishes and commits
 nothing.

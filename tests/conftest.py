@@ -25,6 +25,7 @@ pytest_plugins = [
     "tests.fixtures.clock",
     "tests.fixtures.kafka",
     "tests.fixtures.strangers",
+    "tests.fixtures.object_store",
     "tests.fixtures.postgres",
     "tests.fixtures.pgbouncer",
     "tests.fixtures.proxy",

@@ -76,6 +76,10 @@ class StagingMissing(EnrichmentError):
     """A file staged by an earlier task is gone; clear the batch's `drain` task together with those after it."""
 
 
+class StagingUnavailable(EnrichmentError):
+    """The staging area did not take or give a file: it cannot be reached, is full or too slow; the next try may do."""
+
+
 class ServiceLevelMissed(EnrichmentError):
     """An hour missed what is promised; nothing is broken that another try would mend, look at its breaches."""
 

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -53,7 +54,8 @@ from enrichment.store.connections import Connection, Connections, Parameters
 from enrichment.store.jobs import Ledger
 from enrichment.store.pending import PendingStore
 from enrichment.store.replays import Replays
-from enrichment.store.staging import Staging, StoragePath
+from enrichment.store.staging import Staging
+from enrichment.store.staging_areas import StoragePath
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +98,13 @@ class Resources:
         kafka_config: Callable[[], Mapping[str, Any]],
         postgres_parameters: Parameters,
         user_service: Callable[[], HttpEndpoint | tuple[str, str | None]],
-        staging_root: StoragePath,
+        staging_root: Callable[[], Path | StoragePath],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
-        self.staging = Staging(staging_root)
         self._kafka_config = kafka_config
         self._user_service = user_service
+        self._staging_root = staging_root
         self._clock = clock
         self._open = ExitStack()
         self._connections = Connections(postgres_parameters, settings.postgres, settings.business)
@@ -118,6 +120,11 @@ class Resources:
     def clients(self) -> Clients:
         """Makers of Kafka clients."""
         return Clients(self._kafka_config(), self.settings.kafka, self._check_lanes)
+
+    @cached_property
+    def staging(self) -> Staging:
+        """The files that tasks hand to each other."""
+        return Staging(self._staging_root())
 
     @property
     def postgres(self) -> Connection:

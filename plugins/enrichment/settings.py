@@ -237,7 +237,8 @@ class PipelineSettings(BaseSettings):
         description="Airflow connection of Airflow's own API, for notes on runs; without it runs get none",
     )
     staging_url: str = Field(
-        "file:///tmp/stacklens-staging", description="object storage path for frames between tasks"
+        "file:///tmp/stacklens-staging",
+        description="folder or object storage path for the frames between tasks; all workers share it",
     )
     required_sources: Annotated[tuple[Source, ...], NoDecode] = Field(
         (), description="sources (comma separated) whose failure sends a message to the dead letters"

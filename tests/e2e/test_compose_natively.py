@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -19,10 +19,8 @@ from enrichment.settings import load
 from include.local.airflow_api import AirflowApi
 from include.local.config import HOST, ROOT
 from include.local.stack import Stack
-from tests.fixtures import compose
-from tests.fixtures.compose import Service
-from tests.fixtures.containers import Deployment, Places, Recipe
-from tests.fixtures.images import KafkaImage, OurImage, PostgresImage, RedisImage
+from tests.fixtures import compose, deployment
+from tests.fixtures.containers import Deployment, Places
 from tests.fixtures.pipeline import message
 from tests.fixtures.scheduler import DAG_ID, Airflow, Stream, eventually
 from tests.fixtures.user_service import UserService
@@ -40,36 +38,16 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
 
 
 @pytest.fixture(scope="module")
-def deployment(places: Places) -> Iterator[Deployment]:
+def running(places: Places) -> Iterator[Deployment]:
     """`docker compose up --wait`."""
-    images: dict[str, Callable[[Service], Recipe]] = {
-        "stacklens-enrichment": OurImage(places),
-        "apache/kafka": KafkaImage(places),
-        "postgres": PostgresImage(places),
-        "redis": RedisImage(places),
-    }
-    deployment = Deployment(SERVICES, images, places.folder)
-    try:
-        deployment.up()
-        yield deployment
-    finally:
-        deployment.kill()
+    with deployment.up(SERVICES, places) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
-def stack(deployment: Deployment, places: Places) -> Stack:
+def stack(running: Deployment, places: Places) -> Stack:
     """The deployment as those see it who use it from this machine, by its published ports."""
-    password = VARIABLES["POSTGRES_PASSWORD"]
-    return Stack(
-        bootstrap_servers=f"{HOST}:{places.port('29092')}",
-        stacklens_dsn=f"postgresql://stacklens:{password}@{HOST}:{places.port('5432')}/stacklens",
-        airflow_url=f"http://{HOST}:{places.port('8080')}",
-        airflow_user="admin",
-        airflow_password=VARIABLES["AIRFLOW_ADMIN_PASSWORD"],
-        user_service_url=f"http://{HOST}:{places.port('8099')}",
-        environment={},
-        directory=places.folder,
-    )
+    return deployment.published(places, VARIABLES)
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +56,10 @@ def airflow(stack: Stack) -> Airflow:
     return Airflow(stack).of(DAG_ID)
 
 
-def test_all_but_kafka_ui_comes_up(deployment: Deployment, places: Places) -> None:
+def test_all_but_kafka_ui_comes_up(running: Deployment, places: Places) -> None:
     """Every other service is healthy or has done its work; ports answer, volumes have folders to be mounted on."""
-    assert SERVICES.keys() - deployment.containers.keys() == {"kafka-ui"}
-    for name in deployment.containers:
+    assert SERVICES.keys() - running.containers.keys() == {"kafka-ui"}
+    for name in running.containers:
         for published in SERVICES[name].ports:
             socket.create_connection((HOST, places.port(published.rpartition(":")[2]))).close()
         for mounted in SERVICES[name].volumes:
@@ -127,33 +105,22 @@ def test_tasks_reach_airflows_database(airflow: Airflow) -> None:
     airflow.of("stacklens_metadata_cleanup").run()
 
 
-def test_second_up_changes_nothing(deployment: Deployment, stack: Stack) -> None:
+def test_second_up_changes_nothing(running: Deployment, stack: Stack) -> None:
     """What runs once may run at every start: topics, schema and migrations stay as they are, and so do the data."""
     before = Stream(stack).outputs()
-    deployment.up_again()
+    running.up_again()
     assert Stream(stack).outputs() == before
     with psycopg.connect(stack.stacklens_dsn) as connection:
         published = connection.execute("SELECT sum(messages_read) FROM enrichment_jobs").fetchone()
     assert published == (len(before),)
 
 
-def test_stop_lets_the_running_task_end(airflow: Airflow, stack: Stack, deployment: Deployment) -> None:
+def test_stop_lets_the_running_task_end(airflow: Airflow, stack: Stack, running: Deployment) -> None:
     """A worker ends after its tasks; stopped in reverse order, each ends by itself in time; nothing is left running."""
     UserService(stack.user_service_url, VARIABLES["USER_SERVICE_TOKEN"]).set_fault(latency_seconds=3)
     Stream(stack).produce([message(number, user_id=f"user-{number}") for number in range(8)])
     airflow.trigger()
-    path = f"/api/v2/dags/{DAG_ID}/dagRuns/~/taskInstances"
-    run_id = eventually(  # the test's own run, or the scheduled one of this minute
-        lambda: next(
-            (
-                str(task["dag_run_id"])
-                for task in airflow.call("GET", path, state="running")["task_instances"]
-                if task["task_id"] == "batch.user"
-            ),
-            None,
-        ),
-        "the task `user`",
-    )
-    deployment.stop("airflow-worker")
+    run_id = airflow.running("batch.user")["dag_run_id"]  # the test's own run, or the scheduled one of this minute
+    running.stop("airflow-worker")
     assert airflow.tasks(run_id)["batch.user"]["state"] == "success"
-    deployment.stop()
+    running.stop()

@@ -116,3 +116,15 @@ def test_local_settings_when_a_component_starts(component: str, imported: bool) 
     asked = {**os.environ, "PYTHONPATH": str(ROOT / "config")}
     ended = subprocess.run([sys.executable, "-c", program], env=asked, capture_output=True, text=True, check=True)
     assert ended.stdout.split() == [str(imported), "[]"]
+
+
+@pytest.mark.parametrize(("url", "imported"), [("s3://staging@bucket/x", True), ("file:///staging", False)])
+def test_local_settings_when_frames_are_staged_on_s3(url: str, imported: bool) -> None:
+    """The client of S3 is imported where it is used, and nothing of it runs before the fork."""
+    program = (
+        "import sys, threading; sys.argv = ['airflow', 'scheduler']; import airflow_local_settings; "
+        "print('s3fs' in sys.modules, threading.active_count())"
+    )
+    asked = {**os.environ, "PYTHONPATH": str(ROOT / "config"), "ENRICHMENT_STAGING_URL": url}
+    ended = subprocess.run([sys.executable, "-c", program], env=asked, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == [str(imported), "1"]

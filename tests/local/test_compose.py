@@ -157,6 +157,19 @@ def test_env_example_names_every_secret_and_nothing_unknown() -> None:
     assert given.keys() - set(re.findall(r"\$\{(\w+)", TEXT)) - SETTINGS == set()
 
 
+def test_every_setting_may_stand_in_env() -> None:
+    """What the file itself sets of the settings is only what they are where `.env` says nothing."""
+    yours = {name: f"yours-{name}" for name in SETTINGS}
+    services = compose.services({**VARIABLES, **yours})
+    assert {
+        (service, name): value
+        for service, described in services.items()
+        if service.startswith("airflow-")
+        for name, value in described.environment.items()
+        if name in SETTINGS and value != yours[name]
+    } == {}
+
+
 @pytest.mark.parametrize("secret", sorted(SECRETS))
 def test_empty_secret_is_refused(secret: str) -> None:
     """Nothing starts without it, and what is said names it."""

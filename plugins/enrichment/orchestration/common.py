@@ -124,11 +124,11 @@ def resources() -> Iterator[Resources]:
     """What a task works with, from the settings and Airflow's connections; closed at the end, stoppable meanwhile."""
     from airflow.providers.apache.kafka.hooks.base import KafkaBaseHook
     from airflow.providers.common.compat.sdk import AirflowOptionalProviderFeatureException
-    from airflow.sdk import ObjectStoragePath
 
     from enrichment.connections import check_kafka, check_postgres, http_endpoint
     from enrichment.errors import SettingsError
     from enrichment.orchestration import postgres
+    from enrichment.orchestration.staging import staging_root
     from enrichment.resources import Resources
     from enrichment.settings import load
 
@@ -164,7 +164,7 @@ def resources() -> Iterator[Resources]:
             kafka_config=kafka_config,
             postgres_parameters=postgres_parameters,
             user_service=user_service,
-            staging_root=ObjectStoragePath(settings.pipeline.staging_url),
+            staging_root=lambda: staging_root(settings.pipeline.staging_url),
         ) as opened,
     ):
         yield opened

@@ -1,44 +1,44 @@
-"""Frames between tasks: Arrow streams in a folder per batch, one record batch per chunk, on any object storage.
+"""Frames between tasks: Arrow streams in a folder per batch, one record batch per chunk, on a disk or an object store.
 
-A file is written under another name and moved into place when it is whole, so a task that was killed leaves nothing
-that its successor could take for data, and a task that runs again replaces what it wrote. Each file says which drain of
-its batch it goes back to: another one has other chunks, so that its files do not fit.
+A file is there when it is whole, so a task that was killed leaves nothing that its successor could take for data, and a
+task that runs again replaces what it wrote. Each file says which drain of its batch it goes back to: another one has
+other chunks, so that its files do not fit.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from enrichment.errors import StagingMissing
+from enrichment.errors import SettingsError, StagingMissing, StagingUnavailable
+from enrichment.store.staging_areas import StoragePath, area_of
 
 SUFFIX = ".arrow"
 DRAIN = b"drain"  # in the metadata of a stream's schema
 
-
-class StoragePath(Protocol):
-    """The part of `pathlib.Path`, `upath.UPath` and Airflow's `ObjectStoragePath` that staging needs."""
-
-    def __truediv__(self, name: str) -> Any: ...
+Checked = Callable[[], AbstractContextManager[None]]
 
 
 class ChunkWriter:
     """Writes the chunks of one file, in order."""
 
-    def __init__(self, sink: Any, drain: str) -> None:
+    def __init__(self, sink: Any, drain: str, checked: Checked) -> None:
         self._sink = sink
         self._drain = drain
+        self._checked = checked
         self._stream: pa.RecordBatchStreamWriter | None = None
 
     def write(self, chunk: pa.RecordBatch) -> None:
         """Append a chunk; all chunks of a file have one schema."""
-        if self._stream is None:
-            self._stream = pa.ipc.new_stream(self._sink, chunk.schema.with_metadata({DRAIN: self._drain}))
-        self._stream.write_batch(chunk)
+        with self._checked():
+            if self._stream is None:
+                self._stream = pa.ipc.new_stream(self._sink, chunk.schema.with_metadata({DRAIN: self._drain}))
+            self._stream.write_batch(chunk)
 
     def close(self) -> None:
         """End the stream; a file without chunks is empty."""
@@ -47,29 +47,30 @@ class ChunkWriter:
 
 
 class Staging:
-    """The staged files of all batches under one root."""
+    """The staged files of all batches under one root.
 
-    def __init__(self, root: StoragePath) -> None:
+    Every method raises `SettingsError` where `ENRICHMENT_STAGING_URL` leads to nothing that can be used, and
+    `StagingUnavailable` where another try may be luckier.
+    """
+
+    def __init__(self, root: Path | StoragePath) -> None:
         self._root = root
-
-    def folder(self, batch_id: str) -> Any:
-        """The folder of a batch. Its name keeps only characters that every storage takes."""
-        return self._root / re.sub(r"[^A-Za-z0-9._=-]", "_", batch_id)
+        self._area = area_of(root)
 
     @contextmanager
     def write(self, batch_id: str, name: str, drain: str = "") -> Iterator[ChunkWriter]:
         """Write a file chunk by chunk; it is there only when the block ends well. `drain` is what it goes back to."""
-        folder = self.folder(batch_id)
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = folder / f"{name}{SUFFIX}.part"
+        with self._checked():
+            file = self._area.create(_folder(batch_id), f"{name}{SUFFIX}")
         try:
-            with unfinished.open("wb") as sink:
-                writer = ChunkWriter(sink, drain)
-                yield writer
+            writer = ChunkWriter(file.sink, drain, self._checked)
+            yield writer
+            with self._checked():
                 writer.close()
-            unfinished.replace(folder / f"{name}{SUFFIX}")
-        finally:
-            unfinished.unlink(missing_ok=True)
+                file.finish()
+        except BaseException:
+            file.discard()
+            raise
 
     def read(
         self, batch_id: str, name: str, columns: Sequence[str] | None = None, drain: str | None = None
@@ -78,35 +79,62 @@ class Staging:
 
         Raises `StagingMissing` where it is not there, or goes back to another drain than `drain` (if given).
         """
-        with self._open(batch_id, name) as source:
-            if not _is_empty(source):
+        with self._reading(batch_id, name):
+            source = self._area.open(_folder(batch_id), f"{name}{SUFFIX}")
+        with source:
+            with self._reading(batch_id, name):
+                if _is_empty(source):
+                    return
                 if drain is not None and _drain_of(source) != drain:
                     raise _missing(batch_id, f"{name} does not fit to the batch's latest drain")
-                yield from _chunks(source, columns)
+                stream = _stream(source, columns)
+            while True:
+                with self._reading(batch_id, name):
+                    try:
+                        chunk = stream.read_next_batch()
+                    except StopIteration:
+                        return
+                yield chunk
 
     def drain_of(self, batch_id: str, name: str) -> str:
         """Which drain a file goes back to; empty where it has no chunks. Raises `StagingMissing`."""
-        with self._open(batch_id, name) as source:
+        with self._reading(batch_id, name), self._area.open(_folder(batch_id), f"{name}{SUFFIX}") as source:
             return "" if _is_empty(source) else _drain_of(source)
-
-    def _open(self, batch_id: str, name: str) -> Any:
-        path = self.folder(batch_id) / f"{name}{SUFFIX}"
-        try:
-            return path.open("rb")
-        except FileNotFoundError as missing:
-            raise _missing(batch_id, f"{name} is not staged (any more)") from missing
 
     def remove(self, batch_id: str) -> None:
         """Remove all that a batch staged; nothing happens when there is nothing."""
-        folder = self.folder(batch_id)
-        if folder.exists():
-            for path in folder.iterdir():
-                path.unlink()
-            folder.rmdir()
+        with self._checked():
+            self._area.remove(_folder(batch_id))
+
+    @contextmanager
+    def _reading(self, batch_id: str, name: str) -> Iterator[None]:
+        with self._checked():
+            try:
+                yield
+            except FileNotFoundError as missing:
+                self._area.check(_folder(batch_id))
+                raise _missing(batch_id, f"{name} is not staged (any more)") from missing
+
+    @contextmanager
+    def _checked(self) -> Iterator[None]:
+        try:
+            yield
+        except self._area.refusals as refused:
+            raise SettingsError(f"ENRICHMENT_STAGING_URL={self._root}: {refused}") from refused
+        except self._area.failures as failed:
+            raise StagingUnavailable(f"ENRICHMENT_STAGING_URL={self._root}: {failed}") from failed
+
+
+def _folder(batch_id: str) -> str:
+    """The name of a batch's folder, of characters that every storage takes."""
+    return re.sub(r"[^A-Za-z0-9._=-]", "_", batch_id)
 
 
 def _missing(batch_id: str, what: str) -> StagingMissing:
-    return StagingMissing(f"{what}, batch {batch_id}: clear the batch's `drain` task and those behind it")
+    return StagingMissing(
+        f"{what}, batch {batch_id}: clear the batch's `drain` task and those behind it; where tasks run on several "
+        "machines, all workers share ENRICHMENT_STAGING_URL: a folder that all have mounted, or object storage"
+    )
 
 
 def _is_empty(source: Any) -> bool:
@@ -119,7 +147,7 @@ def _drain_of(source: Any) -> str:
     return str(metadata.get(DRAIN, b"").decode())
 
 
-def _chunks(source: Any, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+def _stream(source: Any, columns: Sequence[str] | None) -> pa.RecordBatchStreamReader:
     source.seek(0)
     included = None
     if columns is not None:
@@ -127,4 +155,4 @@ def _chunks(source: Any, columns: Sequence[str] | None) -> Iterator[pa.RecordBat
         included = [schema.get_field_index(column) for column in columns]
         source.seek(0)
     options = pa.ipc.IpcReadOptions(included_fields=included) if included is not None else None
-    yield from pa.ipc.open_stream(source, options=options)
+    return pa.ipc.open_stream(source, options=options)

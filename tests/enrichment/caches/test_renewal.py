@@ -36,7 +36,7 @@ def resources(
         opened.append(
             Resources(
                 load(), kafka_config=dict, postgres_parameters=lambda: conninfo_to_dict(postgres_uri),
-                user_service=lambda: (user_service.base_url, None), staging_root=tmp_path,
+                user_service=lambda: (user_service.base_url, None), staging_root=lambda: tmp_path,
             )
         )  # fmt: skip
         return opened[-1]

@@ -387,7 +387,7 @@ def test_cached_places_of_the_older_build_give_way(
         """A geo task: what it adds to the first message, and how many had to be asked of the database."""
         with Resources(
             load(), kafka_config=dict, postgres_parameters=lambda: conninfo_to_dict(postgres_uri),
-            user_service=lambda: ("", None), staging_root=tmp_path,
+            user_service=lambda: ("", None), staging_root=lambda: tmp_path,
         ) as r:  # fmt: skip
             added = look_up_and_enrich(r.geo_enricher(), make_events(source_ip=list(addresses)), {})
             return added.take(JSON)[0], added.counts.misses
