@@ -44,6 +44,10 @@ class Steps(AbstractContextManager["Steps"]):
         finally:
             self._change(lambda steps: steps.remove(what))
 
+    def say(self, text: str) -> None:
+        """Tell something about a step that is under way."""
+        self._console.print(f"  {escape(text)}", highlight=False)
+
     def _change(self, change: Callable[[list[str]], None]) -> None:
         with self._lock:
             change(self._open)
