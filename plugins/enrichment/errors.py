@@ -63,6 +63,10 @@ class DatabaseRefused(EnrichmentError):
     """What was offered as a geo database is none that we can use; the one in use is kept. Ask whoever made the file."""
 
 
+class RunRefused(EnrichmentError):
+    """A run was triggered with parameters that its DAG does not have; nothing was done, name those that it has."""
+
+
 class MetadataNotCleaned(EnrichmentError):
     """`airflow db clean` failed; its output is in the log, and the next try goes on from where it stopped."""
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task
 
-from enrichment.orchestration.common import stoppable
+from enrichment.log_lines import log_pairs
+from enrichment.orchestration.common import run_params, stoppable
 
 if TYPE_CHECKING:
     from airflow.providers.postgres.hooks.postgres import PostgresHook
@@ -44,13 +45,13 @@ def metadata() -> Iterator[tuple[PostgresHook, timedelta, bool]]:
 
     from enrichment.settings import load
 
-    retention, params = load().retention, get_current_context()["params"]
+    retention, params = load().retention, run_params(get_current_context()["params"], CLEANUP_PARAMS)
     hook = PostgresHook(retention.metadata_conn_id, sqlalchemy_scheme="postgresql+psycopg2")
     with stoppable():
         yield hook, timedelta(days=params["days"] or retention.dag_runs_days), params["dry_run"]
 
 
-@task
+@task(multiple_outputs=False)
 def clean_runs() -> dict[str, Any]:
     """Delete old runs of our DAGs from Airflow's database, with their tasks, XComs, asset events and event log."""
     from enrichment.metadata import clean_runs as clean
@@ -62,11 +63,11 @@ def clean_runs() -> dict[str, Any]:
         rows = clean(connection, url, cutoffs, dry_run=dry_run)
     for each in cutoffs:
         log.info("metadata.cutoff dag_id=%s cutoff=%s old_runs=%d", each.dag_id, each.cutoff.isoformat(), each.runs)
-    log.info("metadata.cleaned dry_run=%s rows=%s", dry_run, rows)
+    log_pairs(log, "metadata.cleaned", {"dry_run": dry_run, **rows})
     return {"dry_run": dry_run, "runs": {each.dag_id: each.runs for each in cutoffs if each.runs}, "rows": rows}
 
 
-@task
+@task(multiple_outputs=False)
 def clean_logs() -> dict[str, Any]:
     """Remove the task logs of runs that are gone, from the log folder that this worker sees."""
     from datetime import UTC, datetime
