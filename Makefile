@@ -82,6 +82,8 @@ endif
 $(STAMP):
 	@command -v $(PYTHON) >/dev/null || \
 	  { echo "error: $(PYTHON) is not installed: install Python 3.11, 3.12 or 3.13, or name it with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) --version >/dev/null 2>&1 || \
+	  { echo "error: $(PYTHON) is there but does not run (a version manager's shim?): name another with PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "error: $$($(PYTHON) --version) will not do: name Python 3.11, 3.12 or 3.13 with PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \

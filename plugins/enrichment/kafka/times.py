@@ -89,5 +89,9 @@ def _first_time(clients: Clients, topic: str, log: OffsetRange) -> int | None:
 
 
 def to_text(milliseconds: int) -> str:
-    """A time as people write it, to the millisecond."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """A time as people write it, to the millisecond; the number where no calendar goes so far."""
+    try:
+        moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return f"{milliseconds} ms since 1970"
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
