@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := $(wildcard requirements*.txt) constraints.txt
 STAMP := $(VENV)/.installed
+# Before commands about a stack: without .venv there is none.
+IF_MADE := [ -f $(STAMP) ] || { echo 'nothing was started: $(VENV) is not made yet'; exit 0; };
 LOCAL := PYTHONPATH=plugins:. $(BIN)/python -m include.local
 
 # Compiled code is kept, wherever we run: without it each of Airflow's processes compiles Airflow anew when it starts.
@@ -14,30 +16,40 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run up airflow stop status clean test bench lint format setup constraints
+.PHONY: help run up status logs airflow sql check stop clean test bench lint format setup constraints
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  PYTHON=python3.12     another Python for .venv (3.11, 3.12 or 3.13)'
 	@echo '  INPUT=logs.jsonl.gz   play this file with `make run` (plain or gzip); COUNT=50000 generates as many'
+	@echo '  LOCAL_START_TIMEOUT_SEC=1200   wait longer for a component that is slow to start (600)'
 	@echo '  AIRFLOW_PORT, KAFKA_PORT, KAFKA_CONTROLLER_PORT, POSTGRES_PORT, USER_SERVICE_PORT   other ports'
 	@echo '  KAFKA_BOOTSTRAP_SERVERS, STACKLENS_DATABASE_URL, USER_SERVICE_URL   use your own servers'
 
 run: setup ## Start everything, enrich messages, report what became of them (INPUT=, COUNT=)
-	@$(LOCAL) run $(if $(INPUT),--input '$(INPUT)') $(if $(COUNT),--count '$(COUNT)')
+	@$(LOCAL) run $(if $(INPUT),--input='$(subst ','\'',$(INPUT))') $(if $(COUNT),--count='$(COUNT)')
 
 up: setup ## Start everything and play nothing
 	@$(LOCAL) up
 
 status: ## Say what runs, and where its log is
-	@if [ -f $(STAMP) ]; then $(LOCAL) status || true; else echo 'nothing was started: $(VENV) is not made yet'; fi
+	@$(IF_MADE) $(LOCAL) status || true
+
+logs: ## Show a component's log (NAME=scheduler, FOLLOW=1 goes on; without a name, which there are)
+	@$(IF_MADE) $(LOCAL) logs $(if $(FOLLOW),--follow) $(NAME)
 
 airflow: ## Run an `airflow` command on the running stack (ARGS='dags list')
-	@if [ -f $(STAMP) ]; then $(LOCAL) airflow $(ARGS); else echo 'nothing was started: $(VENV) is not made yet'; fi
+	@$(IF_MADE) $(LOCAL) airflow $(ARGS)
+
+sql: ## Ask the StackLens database (ARGS='SELECT ...'; without it, a prompt)
+	@$(IF_MADE) $(LOCAL) sql $(if $(ARGS),'$(subst ','\'',$(ARGS))')
+
+check: ## Prove that no message was lost, doubled or altered (ARGS='--help' has more)
+	@$(IF_MADE) $(LOCAL) check $(ARGS)
 
 stop: ## Stop everything that was started
-	@if [ -f $(STAMP) ]; then $(LOCAL) down; else echo 'nothing was started: $(VENV) is not made yet'; fi
+	@$(IF_MADE) $(LOCAL) down
 
 clean: ## Stop everything and remove what was made, .venv included
 	@if [ -f $(STAMP) ]; then $(LOCAL) clean; fi
@@ -70,15 +82,21 @@ endif
 $(STAMP):
 	@command -v $(PYTHON) >/dev/null || \
 	  { echo "error: $(PYTHON) is not installed: install Python 3.11, 3.12 or 3.13, or name it with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) --version >/dev/null 2>&1 || \
+	  { echo "error: $(PYTHON) is there but does not run (a version manager's shim?): name another with PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "error: $$($(PYTHON) --version) will not do: name Python 3.11, 3.12 or 3.13 with PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "error: $(PYTHON) lacks venv or ensurepip: install its package python3-venv" >&2; exit 1; }
-	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@echo "Making $(VENV) with $$($(PYTHON) --version): about 800 MB, a minute or two"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check uv==$(UV_VERSION) || $(UNREACHABLE)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-dev.txt -c constraints.txt || $(UNREACHABLE)
-	@PYTHONPATH=plugins $(BIN)/python -c 'import enrichment.pipeline' # compiles the loops over messages, which are kept
+	@# What uv says as it goes, but for the list of two hundred packages at its end.
+	@{ $(BIN)/uv pip install --python $(BIN)/python -r requirements-dev.txt -c constraints.txt 2>&1 || touch $(VENV)/.failed; } \
+	  | grep -v '^ [+~-] ' | sed 's/^ */  /'
+	@[ ! -f $(VENV)/.failed ] || $(UNREACHABLE)
+	@echo "  Compiling the loops over messages, which are kept"
+	@PYTHONPATH=plugins $(BIN)/python -c 'import enrichment.pipeline'
 	@echo '$(INSTALLED)' > $@
 
 UNREACHABLE = { echo "error: packages could not be installed: is the package registry reachable? (see the lines above)" >&2; exit 1; }

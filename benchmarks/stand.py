@@ -23,7 +23,7 @@ from enrichment.settings import ROOMS, Settings, load, variable
 from include.local import airflow, config, kafka, leftovers, ports, postgres, users
 from include.local.config import HOST, Config
 from include.local.credentials import load_or_create
-from include.local.stack import SERVICE_SECONDS, LocalStack, Stack
+from include.local.stack import LocalStack, Stack
 from include.local.steps import Steps
 from include.local.supervision import Supervisor
 
@@ -135,7 +135,7 @@ def services(environ: Mapping[str, str], steps: Steps) -> Iterator[Stand]:
                 lambda: users.ready(addresses.user_service),
             )
             for program, answers in zip(programs, ready, strict=True):
-                supervisor.launch(program, answers, SERVICE_SECONDS, cancelled=Event())
+                supervisor.launch(program, answers, Event())
             postgres.create_databases(found, credentials)
             postgres.apply_schema(addresses.stacklens)
             settings = load()

@@ -17,7 +17,8 @@ longer retention of the topic, or `stacklens_replay` while the input is still th
 `state = 'open', attempts = 0` in their row of `enrichment_pending`. Anything else: clear the task, or wait for the next
 run. Nothing is published twice.
 
-**By hand** trigger it for one batch, one source, or as a dry run that counts what would be corrected.
+**By hand** trigger it for one batch, one source, or all that is due. It is a **dry run** then, which counts what would
+be corrected, unless the tick is taken away; scheduled runs publish.
 """
 
 from __future__ import annotations

@@ -1,25 +1,25 @@
-"""The commands of the local stack: `python -m include.local up|run|status|airflow|down|clean`; `make` has them as
-targets."""
+"""The commands of the local stack: `python -m include.local up|run|status|logs|airflow|sql|check|down|clean`; `make`
+has them as targets."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import shutil
-import subprocess
 import sys
+from contextlib import suppress
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from include.local import config as configuration
-from include.local.config import ROOT
+from include.local import inspection
+from include.local.arguments import Input, input_of
 from include.local.errors import StackError
 from include.local.stack import LocalStack, Stack
 from include.local.steps import Steps
-
-DEFAULT_COUNT = 10_000
+from include.local.supervision import UP
 
 
 def main() -> int:
@@ -27,26 +27,50 @@ def main() -> int:
     arguments = _parser().parse_args()
     console, errors = Console(soft_wrap=True), Console(soft_wrap=True, stderr=True)
     try:
-        config = configuration.load(os.environ)
-        with Steps(console) as steps:
-            local = LocalStack(config, os.environ, steps)
-            if arguments.command == "status":
-                return _status(local, config, console)
-            if arguments.command == "airflow":
-                command = [sys.executable, "-m", "airflow", *arguments.words]
-                return subprocess.run(command, env=local.airflow_environment(), cwd=ROOT, check=False).returncode
-            if arguments.command in ("down", "clean"):
-                return _down(local, config, console, clean=arguments.command == "clean")
-            console.print(f"Starting the local stack in {config.directory}", highlight=False)
-            stack = local.up()
-        _greet(stack, console)
-        return _play(stack, arguments.input, arguments.count) if arguments.command == "run" else 0
+        if arguments.command in ("up", "run"):
+            return _start(arguments, console)
+        return _look_or_stop(arguments, console)
     except StackError as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-        return 1
+        code = 1
     except KeyboardInterrupt:
         errors.print("interrupted", style="bold red")
-        return 130
+        code = 130
+    if arguments.command in ("up", "run"):
+        _tell_what_runs(errors)
+    return code
+
+
+def _start(arguments: argparse.Namespace, console: Console) -> int:
+    wanted = input_of(arguments.input, arguments.count) if arguments.command == "run" else None
+    config = configuration.load(os.environ)
+    with Steps(console) as steps:
+        console.print(f"Starting the local stack in {config.directory}", highlight=False)
+        stack = LocalStack(config, os.environ, steps).up()
+    _greet(stack, console)
+    return _play(stack, wanted) if wanted is not None else 0
+
+
+def _look_or_stop(arguments: argparse.Namespace, console: Console) -> int:
+    """The commands about a stack that was started, whatever the variables say now."""
+    config = configuration.recall(os.environ)
+    with Steps(console) as steps:
+        local = LocalStack(config, os.environ, steps)
+        match arguments.command:
+            case "status":
+                return _status(local, config, console)
+            case "down" | "clean":
+                return _down(local, config, console, clean=arguments.command == "clean")
+    match arguments.command:
+        case "logs":
+            return inspection.logs(config, arguments.name, console, follow=arguments.follow)
+        case "airflow":
+            return inspection.airflow(local.airflow_environment(), arguments.words)
+        case "sql":
+            return inspection.sql(local.addresses(), arguments.words)
+        case "check":
+            return inspection.check(local.addresses(), local.airflow_environment(), arguments.words)
+    raise AssertionError(arguments.command)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,19 +79,36 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("up", help="start what is not running")
     run = commands.add_parser("run", help="start what is not running, play messages, report what became of them")
     run.add_argument("--input", metavar="FILE", help="messages to play, a JSON object a line, .gz or not")
-    run.add_argument("--count", type=int, default=DEFAULT_COUNT, help="messages to generate (default %(default)s)")
+    run.add_argument("--count", help="messages to generate (default 10000)")
     commands.add_parser("status", help="say what runs and where its log is")
-    airflow = commands.add_parser("airflow", help="run a command of Airflow's command line on the running stack")
-    airflow.add_argument("words", nargs=argparse.REMAINDER, help="such as `dags list`")
+    logs = commands.add_parser("logs", help="show the end of a component's log")
+    logs.add_argument("name", nargs="?", help="such as scheduler; without it, which there are")
+    logs.add_argument("--follow", action="store_true", help="go on with what is added, until interrupted")
+    for name, what in (
+        ("airflow", "run a command of Airflow's command line on the running stack, such as `dags list`"),
+        ("sql", "ask the StackLens database: one statement, or a prompt"),
+        ("check", "prove that no message was lost, doubled or altered; `--help` has what it takes"),
+    ):
+        commands.add_parser(name, help=what, add_help=False).add_argument("words", nargs=argparse.REMAINDER)
     commands.add_parser("down", help="stop everything")
     commands.add_parser("clean", help="stop everything and remove what it left")
     return parser
 
 
-def _play(stack: Stack, input_path: str | None, count: int) -> int:
+def _play(stack: Stack, wanted: Input) -> int:
     from include.local.play import play
 
-    return play(stack, input_path, count)
+    return play(stack, wanted)
+
+
+def _tell_what_runs(errors: Console) -> None:
+    """After a failure: what is left running, and how to end it."""
+    running: list[str] = []
+    with suppress(StackError):  # an unusable variable, which has been told
+        local = LocalStack(configuration.recall(os.environ), os.environ, Steps(errors))
+        running = [program.name for program, word, _ in local.status() if word in UP]
+    if running:
+        errors.print(f"still running: {', '.join(running)} (`make stop` ends them)", highlight=False)
 
 
 def _greet(stack: Stack, console: Console) -> None:

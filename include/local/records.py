@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+GZIP = b"\x1f\x8b"
 NOW = 0  # as a timestamp: the producer's own clock, when it takes the record
 PRODUCING = {
     "enable.idempotence": True,
@@ -86,8 +87,13 @@ def write_file(records: Iterable[Record], path: Path) -> int:
 
 
 def open_file(path: Path, mode: str) -> BinaryIO:
-    """The file as bytes, unpacked or packed on the way when its name ends in .gz."""
-    return cast(BinaryIO, gzip.open(path, mode) if path.suffix == ".gz" else path.open(mode))
+    """The file as bytes: read, it is unpacked when it is gzip whatever its name; written, packed when that says so."""
+    if mode == "rb":
+        with path.open("rb") as file:
+            packed = file.read(len(GZIP)) == GZIP
+    else:
+        packed = path.suffix == ".gz"
+    return cast(BinaryIO, gzip.open(path, mode) if packed else path.open(mode))
 
 
 def produce(

@@ -25,7 +25,7 @@ from enrichment.errors import DatabaseRefused, SettingsError
 from enrichment.settings import ROOMS, GeoSettings, Settings, load
 from include.local import airflow, kafka, leftovers, ports, postgres, users
 from include.local.airflow_api import AirflowApi
-from include.local.config import Config
+from include.local.config import Config, ports_used_last, remember
 from include.local.credentials import Credentials, load_or_create, write_private
 from include.local.errors import StackError
 from include.local.steps import Steps
@@ -33,8 +33,6 @@ from include.local.supervision import STOPPED, UP, Program, Supervisor
 
 # Tasks of replays at once; what somebody has set is left alone.
 REPLAY_SLOTS = 4
-# How long a component may take, in seconds: generous, since a machine may be busy; one that dies is noticed at once.
-SERVICE_SECONDS, AIRFLOW_SECONDS = 60, 180
 # Variables that make a running stack another one.
 WATCHED = ("AIRFLOW", "POSTGRES_", "STACKLENS_", *(room.model_config["env_prefix"] for room in ROOMS.values()))
 
@@ -96,9 +94,17 @@ class LocalStack:
 
     def airflow_environment(self) -> dict[str, str]:
         """The environment of an `airflow` command on this stack. Raises `StackError` when the stack does not run."""
+        self._require_running()
+        return self._environment(load_or_create(self._config.directory))
+
+    def addresses(self) -> airflow.Addresses:
+        """Where the servers of this stack are. Raises `StackError` when it does not run."""
+        self._require_running()
+        return self._addresses(load_or_create(self._config.directory))
+
+    def _require_running(self) -> None:
         if not self._supervisor.running():
             raise StackError(f"no stack runs in {self._config.directory}: `make up` starts it")
-        return self._environment(load_or_create(self._config.directory))
 
     def down(self) -> int:
         """Stop everything; returns how many processes had to be ended beyond the supervisor's own."""
@@ -142,18 +148,24 @@ class LocalStack:
     def _supervise(self, programs: list[Program], environment: Mapping[str, str]) -> bool:
         """Have a supervisord with this environment; returns whether it is a new one."""
         record = self._config.directory / "environment.json"
+        ports_now = {port.variable: port.number for port in self._config.ports.values()}
         digests = {name: _digest(value) for name, value in environment.items() if name.startswith(WATCHED)}
+        digests |= {name: _digest(str(number)) for name, number in ports_now.items()}
         if self._supervisor.running():
             before = json.loads(record.read_text()) if record.exists() else {}
             changed = sorted(name for name in digests.keys() | before.keys() if digests.get(name) != before.get(name))
             if not changed:
                 return False
-            with self._steps.step(f"stopping: {', '.join(changed)} changed"):
+            # Before it is stopped: a stack that runs is not given up for one that cannot.
+            own = ports_used_last(self._config.directory).values()
+            ports.require_free(port for program in programs for port in program.ports if port.number not in own)
+            with self._steps.step(f"stopping, to start anew: {', '.join(changed)} changed"):
                 self._end()
         leftovers.end(self._config.directory, self._supervisor.session_file)
         ports.require_free(port for program in programs for port in program.ports)
         self._supervisor.start(programs, environment)
         write_private(record, json.dumps(digests, indent=2))
+        remember(self._config)
         return True
 
     def _start(
@@ -175,7 +187,8 @@ class LocalStack:
             components = [
                 pool.submit(self._component, by_name[name], needs.get(name, [migrated])) for name in airflow.COMPONENTS
             ]
-            self._await([databases, schema, broker, profiles, migrated, *components])
+            ready = pool.submit(self._airflow, migrated, components)
+            self._await([databases, schema, broker, profiles, migrated, *components, ready])
         with self._steps.step("pool of the replays"):
             api = AirflowApi(airflow.url(self._config), airflow.USER, credentials.airflow_password)
             api.ensure_pool(settings.replay.pool, REPLAY_SLOTS, "no more tasks of replays at once than this")
@@ -189,9 +202,9 @@ class LocalStack:
         finally:
             self._cancelled.set()
 
-    def _launch(self, program: Program, ready: Callable[[], bool], seconds: float = SERVICE_SECONDS) -> None:
+    def _launch(self, program: Program, ready: Callable[[], bool]) -> None:
         with self._steps.step(program.name):
-            self._supervisor.launch(program, ready, seconds, self._cancelled)
+            self._supervisor.launch(program, ready, self._cancelled, self._steps.say)
 
     def _databases(self, server: Program | None, credentials: Credentials) -> None:
         if server is None:
@@ -236,7 +249,15 @@ class LocalStack:
             need.result()
         running = self._supervisor.state(program).word in UP
         started_at = datetime.min.replace(tzinfo=UTC) if running else datetime.now(UTC)
-        self._launch(program, lambda: self._health.ready(program.name, started_at), AIRFLOW_SECONDS)
+        is_ready = partial(self._health.ready, program.name, started_at)
+        self._supervisor.launch(program, is_ready, self._cancelled, self._steps.say)
+
+    def _airflow(self, migrated: Future[None], components: list[Future[None]]) -> None:
+        """All components in one step: each is known to be well when the API server says so, which is the slowest."""
+        migrated.result()
+        with self._steps.step(f"Airflow: {', '.join(airflow.COMPONENTS)}"):
+            for component in components:
+                component.result()
 
     def _end(self) -> int:
         self._supervisor.stop()

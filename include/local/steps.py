@@ -48,6 +48,10 @@ class Steps(AbstractContextManager["Steps"]):
         """Say what somebody should know about, though all goes on."""
         self._console.print(f"  warning: {escape(text)}", style="yellow", highlight=False)
 
+    def say(self, text: str) -> None:
+        """Tell something about a step that is under way."""
+        self._console.print(f"  {escape(text)}", highlight=False)
+
     def _change(self, change: Callable[[list[str]], None]) -> None:
         with self._lock:
             change(self._open)

@@ -27,12 +27,14 @@ from supervisor.xmlrpc import SupervisorTransport
 
 from include.local.config import ROOT, Config, Port
 from include.local.errors import ComponentDied, StackError, tail
+from include.local.patience import Patience
 
 # Groups in the order in which they are stopped, and the seconds until what still runs is killed. The scheduler passes
 # the signal on to its tasks and waits for them; they can still report to Airflow's API, and abort what is in Kafka.
 SCHEDULER, AIRFLOW, SERVICES = "scheduling", "airflow", "services"
 STOP_SECONDS = {SCHEDULER: 8, AIRFLOW: 5, SERVICES: 20}
 POLL_SECONDS = 0.1
+SUPERVISORD_SECONDS = 60  # for supervisord itself, which does next to nothing when it starts
 SOCKET_PATH_MAX = 90  # the kernel allows 107 bytes; supervisord binds to a longer temporary name first
 UP = {"STARTING", "RUNNING"}
 
@@ -90,7 +92,7 @@ class Supervisor:
             self._configuration(programs).write(file)
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)]
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + SUPERVISORD_SECONDS
         while not self.running():
             if ended.returncode or time.monotonic() > deadline:
                 log = self._config.log("supervisord")
@@ -118,14 +120,20 @@ class Supervisor:
         """The state of one program; stopped when supervisord is not running."""
         return self.states().get(program.name, STOPPED)
 
-    def launch(self, program: Program, ready: Callable[[], bool], seconds: float, cancelled: Event) -> None:
-        """Start a program, unless it is up already, and wait until it is `ready`.
+    def launch(
+        self,
+        program: Program,
+        ready: Callable[[], bool],
+        cancelled: Event,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Start a program, unless it is up already, and wait until it is `ready`, as long as it makes progress.
 
-        Raises `ComponentDied` when its process ends, `StackError` when it is not ready in time or others have failed.
+        Raises `ComponentDied` when its process ends, `StackError` when it is stuck or others have failed.
         """
         if self.state(program).word not in UP:
             self._call(lambda server: server.supervisor.startProcess(program.full_name, False))
-        deadline = time.monotonic() + seconds
+        patience = Patience(program.name, self._config.log(program.name), self._config.start_seconds, say)
         last = self.state(program)
         while not ready():
             state = self.state(program)
@@ -134,9 +142,7 @@ class Supervisor:
             last = state
             if cancelled.is_set():
                 raise StackError(f"{program.name} was not waited for: another component failed")
-            if time.monotonic() > deadline:
-                log = self._config.log(program.name)
-                raise StackError(f"{program.name} was not ready after {seconds:.0f} s; its log is {log}\n{tail(log)}")
+            patience.wait(state.pid)
             time.sleep(POLL_SECONDS)
 
     def stop(self, seconds: float = 90) -> None:

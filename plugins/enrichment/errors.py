@@ -26,7 +26,7 @@ class TopicRefused(EnrichmentError):
 
 
 class RunRefused(EnrichmentError, ValueError):
-    """A parameter of the run makes no sense; nothing was claimed, and the message names it and what it takes."""
+    """A parameter of the run makes no sense, or its DAG has none of that name; nothing was done."""
 
 
 class LanesChanged(EnrichmentError):

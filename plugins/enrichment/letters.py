@@ -232,10 +232,10 @@ _HEX = re.compile(
     r"\b(?:0x[0-9a-f]+|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|(?=\d*[a-f])(?=[a-f]*\d)[0-9a-f]{8,})\b",
     re.IGNORECASE,
 )
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_NUMBER = re.compile(r"(UTF-\d+)|\d+(?:[.,]\d+)*")  # the name of an encoding is no number
 
 
 @lru_cache(maxsize=10_000)
 def normalised(detail: str) -> str:
     """A detail without what differs from message to message: `row 17 has 'x'` is `row <n> has <quoted>`."""
-    return _NUMBER.sub("<n>", _HEX.sub("<hex>", _QUOTED.sub("<quoted>", detail)))
+    return _NUMBER.sub(lambda found: found[1] or "<n>", _HEX.sub("<hex>", _QUOTED.sub("<quoted>", detail)))

@@ -44,6 +44,7 @@ from enrichment.errors import BatchRefused, BatchUnbalanced, OutageHeld, Publish
 from enrichment.group.lanes import check_publish
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import log_ends
+from enrichment.log_lines import log_pairs
 from enrichment.messages import LIVE, Batch, Context, Place, Profile, Source
 from enrichment.outages import Outage, repairable
 from enrichment.rollup.histogram import Histogram
@@ -280,10 +281,10 @@ class Resources:
             self.postgres, batch_id, name, messages=stage.messages, seconds=stage.seconds,
             peak_rss_bytes=stage.peak_rss_bytes, counts={**stage.counts, **stage.histograms},
         )  # fmt: skip
-        log.info(
-            "stage.done stage=%s batch_id=%s messages=%d seconds=%.3f peak_rss_mb=%d %s",
-            name, batch_id, stage.messages, stage.seconds, stage.peak_rss_bytes // 1024**2, stage.counts,
-        )  # fmt: skip
+        done = {"stage": name, "messages": stage.messages, "seconds": round(stage.seconds, 3)}
+        memory = {"peak_rss_mb": stage.peak_rss_bytes // 1024**2, "batch_id": batch_id}
+        log_pairs(log, "stage.done", {**done, **memory})
+        log_pairs(log, "stage.counts", stage.counts)
 
     def _check_lanes(self, batch: Batch) -> None:
         """Only live draining has as many lanes as the settings say: a replay's were fixed by its plan."""

@@ -13,7 +13,13 @@ import pyarrow.compute as pc
 Words = type[msgspec.Struct]
 # The Arrow type of an output field by the type that it has when it is not null. Arrow's own null is the only one: a
 # frame of these columns never turns an int into a float or a null into NaN.
-ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), tuple[str, ...]: pa.list_(pa.string())}
+ARROW_TYPES = {
+    str: pa.string(),
+    bool: pa.bool_(),
+    int: pa.int64(),
+    float: pa.float64(),
+    tuple[str, ...]: pa.list_(pa.string()),
+}
 _NULL = pa.scalar(b"null")
 _encode_lines = msgspec.json.Encoder().encode_lines
 

@@ -13,6 +13,8 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 
+from enrichment.errors import RunRefused
+
 REPOSITORY = Path(__file__).parents[2]
 DAG_FILES = sorted((REPOSITORY / "dags").glob("*.py"))
 BAG = DagBag(dag_folder=str(REPOSITORY / "dags"))
@@ -56,6 +58,27 @@ def test_tasks_are_retried_with_backoff_and_end(dag: DAG) -> None:
         assert task.max_retry_delay is not None
         assert task.retry_policy is not None
         assert timedelta(0) < task.execution_timeout <= timedelta(hours=1)
+
+
+@each_dag
+def test_what_a_task_returns_is_one_xcom(dag: DAG) -> None:
+    """A manifest is read whole: Airflow would store each of its fields a second time, with a request for each."""
+    tasks: list[Any] = dag.tasks
+    assert [task.task_id for task in tasks if getattr(task, "multiple_outputs", False)] == []
+
+
+@each_dag
+def test_run_with_a_parameter_that_is_none_is_refused(dag: DAG, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow takes whatever a trigger names: a `dryrun` is refused by the first task, before anything is opened."""
+    known: dict[str, Any] = {name: dag.params[name] for name in dag.params}
+    context = {"params": {**known, "dryrun": True}, "run_id": "r", "dag": dag}
+    for module in ("eviction", "rollup", "metadata", "geoip", "live", "replay", "redrive", "repair"):
+        monkeypatch.setattr(f"enrichment.orchestration.{module}.get_current_context", lambda: context, raising=False)
+    first: list[Any] = [task for task in dag.roots if task.task_id not in ("report_age", "clean_logs")]
+    assert first
+    for task in first:
+        with pytest.raises(RunRefused, match=f"does not have: dryrun.*takes {', '.join(known)}"):
+            task.python_callable(*task.op_args, **task.op_kwargs)
 
 
 @each_dag

@@ -351,7 +351,7 @@ def test_every_reason_has_its_default() -> None:
 @pytest.mark.parametrize(
     ("detail", "expected"),
     [
-        ("not UTF-8 at byte 17", "not UTF-<n> at byte <n>"),
+        ("not UTF-8 at byte 17", "not UTF-8 at byte <n>"),
         ("2,097,200 bytes enriched; 2097152 at most", "<n> bytes enriched; <n> at most"),
         (
             "Expecting ',' delimiter: line 1 column 5 (char 4)",

@@ -39,6 +39,21 @@ def test_lists_are_written_too(scored: list[Risk]) -> None:
     assert [b"{%s}" % fragment for fragment in written] == [msgspec.json.encode(risk) for risk in scored]
 
 
+class Listed(msgspec.Struct, rename=lambda field: f"threat_{field}"):
+    """What an enricher of somebody's own may add."""
+
+    listed: bool | None = None
+
+
+@given(st.lists(st.builds(Listed, listed=st.none() | st.booleans()) | st.none()))
+def test_booleans_are_written_too(answers: list[Listed | None]) -> None:
+    """A yes or no is a value like any other."""
+    columns = columns_of(answers, Listed)
+    assert columns["threat_listed"].type == pa.bool_()
+    written = fragments(columns).to_pylist()
+    assert [b"{%s}" % fragment for fragment in written] == [msgspec.json.encode(each or Listed()) for each in answers]
+
+
 def test_what_json_cannot_say_is_null() -> None:
     """NaN and infinities have no place in JSON."""
     [first, second] = fragments({"a": pa.array([math.nan, math.inf])}).to_pylist()

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from include.local.config import Config, Port
+from include.local.config import Config, Port, remember
 from include.local.errors import StackError
 from include.local.stack import LocalStack
 from include.local.steps import Steps
+from include.local.supervision import Supervisor
 from tests.fixtures.geo import write_geo_database
 
 
@@ -47,6 +48,19 @@ def test_up_when_a_port_is_taken(bare: Config, steps: Steps) -> None:
         with pytest.raises(StackError, match="AIRFLOW_PORT="):
             local.up()
     assert {word for _, word, _ in local.status()} == {"STOPPED"}
+
+
+def test_up_when_it_runs_and_the_new_port_is_taken(bare: Config, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack that runs goes on when it is asked to move to a port that is taken: it is not stopped for nothing."""
+    remember(bare)
+    monkeypatch.setattr(Supervisor, "running", lambda self: True)
+    stopped: list[object] = []
+    monkeypatch.setattr(Supervisor, "stop", stopped.append)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ports = {**bare.ports, "airflow": replace(bare.ports["airflow"], number=server.getsockname()[1])}
+        with pytest.raises(StackError, match="AIRFLOW_PORT="):
+            LocalStack(replace(bare, ports=ports), {}, steps).up()
+    assert stopped == []
 
 
 def test_up_when_a_setting_is_unusable(bare: Config, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def supervisor(deep: Config) -> Iterator[Supervisor]:
 def test_launch_when_a_program_becomes_ready(supervisor: Supervisor, deep: Config) -> None:
     """A program is up when it is ready; its output is in its log; the stop ends it with supervisord."""
     log = deep.log("sleeper")
-    supervisor.launch(SLEEPER, lambda: log.exists() and "100%" in log.read_text(), 30, Event())
+    supervisor.launch(SLEEPER, lambda: log.exists() and "100%" in log.read_text(), Event())
     pid = supervisor.states()["sleeper"].pid
     assert psutil.pid_exists(pid)
     supervisor.stop()
@@ -52,15 +52,16 @@ def test_launch_when_a_program_becomes_ready(supervisor: Supervisor, deep: Confi
 def test_launch_when_a_program_dies(supervisor: Supervisor, deep: Config) -> None:
     """A program that ends while it is waited for is named at once, with its log and what it said last."""
     with pytest.raises(ComponentDied, match="mortal died") as died:
-        supervisor.launch(MORTAL, lambda: False, 30, Event())
+        supervisor.launch(MORTAL, lambda: False, Event())
     assert str(deep.log("mortal")) in str(died.value)
     assert "no disk left" in str(died.value)
 
 
-def test_launch_when_a_program_is_never_ready(supervisor: Supervisor) -> None:
-    """A program that runs but does not become ready is given up when its time is over."""
-    with pytest.raises(StackError, match="sleeper was not ready after 0 s"):
-        supervisor.launch(SLEEPER, lambda: False, 0, Event())
+def test_launch_when_a_program_is_never_ready(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that runs, does nothing and does not become ready is given up, with its log."""
+    monkeypatch.setattr("include.local.patience.QUIET_SECONDS", 1.0)
+    with pytest.raises(StackError, match="sleeper is not ready and has done nothing for 1 s"):
+        supervisor.launch(SLEEPER, lambda: False, Event())
 
 
 def test_launch_when_another_component_failed(supervisor: Supervisor) -> None:
@@ -68,7 +69,7 @@ def test_launch_when_another_component_failed(supervisor: Supervisor) -> None:
     cancelled = Event()
     cancelled.set()
     with pytest.raises(StackError, match="another component failed"):
-        supervisor.launch(SLEEPER, lambda: False, 30, cancelled)
+        supervisor.launch(SLEEPER, lambda: False, cancelled)
 
 
 def test_start_when_logs_are_there(supervisor: Supervisor, deep: Config) -> None:

@@ -30,7 +30,7 @@ def batch_of(manifest: dict[str, Any]) -> Batch:
     return batch
 
 
-@task(map_index_template=BATCH_LABEL)
+@task(multiple_outputs=False, map_index_template=BATCH_LABEL)
 def drain(batch: Manifest) -> dict[str, Any]:
     """Read the batch's messages, decode them, and stage events, their keys, and what was refused."""
     from enrichment import pipeline
@@ -49,7 +49,7 @@ def drain(batch: Manifest) -> dict[str, Any]:
     return drained.to_manifest()
 
 
-@task(map_index_template=BATCH_LABEL, **LOOKUP_ARGS)
+@task(multiple_outputs=False, map_index_template=BATCH_LABEL, **LOOKUP_ARGS)
 def geo(drained: Manifest) -> dict[str, Any]:
     """Add the place of each message's address."""
     with resources() as r:
@@ -57,14 +57,14 @@ def geo(drained: Manifest) -> dict[str, Any]:
         return look_up(r, "geo", drained, r.geo_enricher()) | {"build": r.geo_database.build}
 
 
-@task(map_index_template=BATCH_LABEL, **LOOKUP_ARGS)
+@task(multiple_outputs=False, map_index_template=BATCH_LABEL, **LOOKUP_ARGS)
 def user(drained: Manifest) -> dict[str, Any]:
     """Add the profile of each message's user."""
     with resources() as r:
         return look_up(r, "user", drained, r.user_enricher())
 
 
-@task(map_index_template=BATCH_LABEL, **LOOKUP_ARGS)
+@task(multiple_outputs=False, map_index_template=BATCH_LABEL, **LOOKUP_ARGS)
 def business(drained: Manifest, placed: Manifest, profiled: Manifest) -> dict[str, Any]:
     """Add the business context of each message's request, and the risk that follows from context, place and profile."""
     del placed, profiled  # they say that geo and user are done; what they added is staged
@@ -99,7 +99,7 @@ def look_up(r: Resources, name: str, manifest: dict[str, Any], enricher: Enriche
     return {"counts": stage.counts, "seconds": stage.seconds, "outage": to_builtins(outage)}
 
 
-@task(map_index_template=BATCH_LABEL, outlets=[ANALYTICS, DEAD_LETTERS])
+@task(multiple_outputs=False, map_index_template=BATCH_LABEL, outlets=[ANALYTICS, DEAD_LETTERS])
 def publish(
     drained: Manifest, placed: Manifest, profiled: Manifest, scored: Manifest,
     *, outlet_events: Any = None,

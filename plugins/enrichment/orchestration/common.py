@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset, ExceptionRetryPolicy, RetryAction, RetryDecision, RetryRule
+from airflow.sdk import Asset, ExceptionRetryPolicy, Param, RetryAction, RetryDecision, RetryRule
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection, Context
@@ -80,6 +80,23 @@ class PatientRetryPolicy(ExceptionRetryPolicy):
 
 
 LOOKUP_ARGS: dict[str, Any] = {"retries": HELD_TRIES, "retry_policy": PatientRetryPolicy(RULES)} if HOLDS else {}
+
+
+def run_params(given: Mapping[str, Any], known: Mapping[str, Param]) -> dict[str, Any]:
+    """The parameters of a run, those that its DAG has.
+
+    Raises `RunRefused` for any other: Airflow takes whatever a trigger's conf names, and a `dryrun` that is ignored
+    would publish.
+    """
+    from enrichment.errors import RunRefused
+
+    unknown = sorted(given.keys() - known.keys())
+    if unknown:
+        raise RunRefused(
+            f"the run was triggered with parameters that this DAG does not have: {', '.join(unknown)}. Nothing was "
+            f"done; it takes {', '.join(known)}"
+        )
+    return dict(given)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from typing import Any
 
 from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task
 
-from enrichment.orchestration.common import Manifest, resources
+from enrichment.log_lines import log_pairs
+from enrichment.orchestration.common import Manifest, resources, run_params
 
 log = logging.getLogger(__name__)
 
@@ -30,40 +31,43 @@ EVICTION_PARAMS = {
 
 def is_dry() -> bool:
     """Whether the run only counts."""
-    return bool(get_current_context()["params"]["dry_run"])
+    return bool(run_params(get_current_context()["params"], EVICTION_PARAMS)["dry_run"])
 
 
-@task
+@task(multiple_outputs=False)
 def evict(cache: str) -> dict[str, Any]:
     """Delete what has passed its hard expiry and, above the ceiling, what was not used for longest; then vacuum and
     analyse the table."""
     from msgspec import to_builtins
 
+    dry_run = is_dry()
     with resources() as r:
-        evicted: dict[str, Any] = to_builtins(r.evict(cache, dry_run=is_dry()))
-    log.info("cache.evicted %s", fields(evicted))
+        evicted: dict[str, Any] = to_builtins(r.evict(cache, dry_run=dry_run))
+    log_pairs(log, "cache.evicted", evicted)
     return evicted
 
 
-@task
+@task(multiple_outputs=False)
 def renew(cache: str) -> dict[str, Any]:
     """Fetch anew, through the cache's own source, the keys that are in use and about to expire. A source that is down
     costs only that."""
     from msgspec import to_builtins
 
+    dry_run = is_dry()
     with resources() as r:
-        renewed: dict[str, Any] = to_builtins(r.renew(cache, dry_run=is_dry()))
-    log.info("cache.renewed cache=%s %s", cache, fields(renewed))
+        renewed: dict[str, Any] = to_builtins(r.renew(cache, dry_run=dry_run))
+    log_pairs(log, "cache.renewed", {"cache": cache, **renewed})
     return renewed
 
 
-@task
+@task(multiple_outputs=False)
 def forget() -> dict[str, Any]:
     """Delete batches, metrics, audit rows, rollups, breaches and what is known of replays past their retention."""
     from msgspec import to_builtins
 
     from enrichment.store.retention import forget as forget_old
 
+    dry_run = is_dry()
     with resources() as r:
         retention = r.settings.retention
         days = {
@@ -78,13 +82,13 @@ def forget() -> dict[str, Any]:
         }
         keep = {what: timedelta(days=number) for what, number in days.items()}
         chunk_rows = r.settings.cache.eviction_chunk_rows
-        gone = forget_old(r.maintenance, keep, chunk_rows=chunk_rows, dry_run=is_dry())
+        gone = forget_old(r.maintenance, keep, chunk_rows=chunk_rows, dry_run=dry_run)
         forgotten: dict[str, Any] = to_builtins(gone)
-    log.info("past.forgotten %s", fields(forgotten))
+    log_pairs(log, "past.forgotten", forgotten)
     return forgotten
 
 
-@task
+@task(multiple_outputs=False)
 def report(evicted: Manifest, forgotten: Manifest) -> dict[str, Any]:
     """Say what was freed, what the caches hold, and how well they serve."""
     from enrichment.caches import eviction
@@ -97,13 +101,8 @@ def report(evicted: Manifest, forgotten: Manifest) -> dict[str, Any]:
         "row_bytes": sum(cache["row_bytes"] for cache in evicted),
         "disk_bytes": sum(cache["size_bytes_before"] - cache["size_bytes"] for cache in evicted),
     }
-    log.info("report.freed dry_run=%s %s", is_dry(), fields(freed))
+    log_pairs(log, "report.freed", {"dry_run": is_dry(), **freed})
     for kind, lines in held.items():
         for line in lines:
-            log.info("report.%s %s", kind, fields(line))
+            log_pairs(log, f"report.{kind}", line)
     return {"dry_run": is_dry(), "freed": freed, "forgotten": forgotten, **held}
-
-
-def fields(values: dict[str, Any]) -> str:
-    """As logs have them."""
-    return " ".join(f"{name}={value}" for name, value in values.items())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Asset, CronTriggerTimetable, Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from enrichment.orchestration.common import connection_of, stoppable
+from enrichment.orchestration.common import connection_of, run_params, stoppable
 
 if TYPE_CHECKING:
     from enrichment.geoip.sources import Account
@@ -41,7 +41,7 @@ REFRESH_PARAMS = {
 }
 
 
-@task(outlets=[GEO_DATABASE])
+@task(multiple_outputs=False, outlets=[GEO_DATABASE])
 def refresh(*, outlet_events: Any = None) -> dict[str, Any]:
     """Install what the source has, if it is good and newer; skipped when there is nothing to install."""
     from msgspec import to_builtins
@@ -52,7 +52,7 @@ def refresh(*, outlet_events: Any = None) -> dict[str, Any]:
     from enrichment.settings import load
 
     context, settings = get_current_context(), load()
-    geo, params = settings.geo, context["params"]
+    geo, params = settings.geo, run_params(context["params"], REFRESH_PARAMS)
     name = params["source"] or geo.update_source
     if not name:
         raise AirflowSkipException("no source: set GEO_IP_UPDATE_SOURCE, or name one in the form")
@@ -70,7 +70,7 @@ def refresh(*, outlet_events: Any = None) -> dict[str, Any]:
     return summary
 
 
-@task
+@task(multiple_outputs=False)
 def report_age() -> dict[str, Any]:
     """How old the database in use is, after a failed refresh too; the log warns when it is too old."""
     from msgspec import to_builtins

@@ -6,7 +6,7 @@ from typing import Any
 
 from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task
 
-from enrichment.orchestration.common import resources
+from enrichment.orchestration.common import resources, run_params
 from enrichment.orchestration.notes import note_warnings
 
 # An event-driven wake-up takes its place here (`AssetOrTimeSchedule` over this timetable).
@@ -46,10 +46,10 @@ def claim() -> list[dict[str, Any]]:
     from enrichment import pipeline
 
     context = get_current_context()
+    params = run_params(context["params"], LIVE_PARAMS)
     with resources() as r:
         batches = pipeline.claim(
-            r.clients, r.ledger, r.settings,
-            dag_id=context["dag"].dag_id, run_id=context["run_id"], **context["params"],
-        )  # fmt: skip
+            r.clients, r.ledger, r.settings, dag_id=context["dag"].dag_id, run_id=context["run_id"], **params
+        )
         note_warnings(r, [batch.batch_id for batch in batches])
     return [batch.to_manifest() for batch in batches]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task
 
+from enrichment.log_lines import log_pairs
 from enrichment.orchestration.common import stoppable
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def metadata() -> Iterator[tuple[psycopg.Connection[Any], timedelta, bool]]:
     from enrichment.orchestration.postgres import parameters
     from enrichment.settings import load
 
-    settings, params = load(), get_current_context()["params"]
+    settings, params = load(), run_params(get_current_context()["params"], CLEANUP_PARAMS)
     retention, waits = settings.retention, settings.postgres
     limits = Limits(waits.connect_timeout_sec, waits.maintenance_timeout_sec, waits.maintenance_lock_timeout_sec)
     with stoppable(), closing(connect(parameters(retention.metadata_conn_id), limits)) as connection:
@@ -61,7 +62,7 @@ def sqlalchemy_url() -> str:
     return hook.sqlalchemy_url.render_as_string(hide_password=False)
 
 
-@task
+@task(multiple_outputs=False)
 def clean_runs() -> dict[str, Any]:
     """Delete old runs of our DAGs from Airflow's database, with their tasks, XComs, asset events and event log."""
     from enrichment.metadata import clean_runs as clean
@@ -72,11 +73,11 @@ def clean_runs() -> dict[str, Any]:
         rows = clean(connection, sqlalchemy_url(), cutoffs, dry_run=dry_run)
     for each in cutoffs:
         log.info("metadata.cutoff dag_id=%s cutoff=%s old_runs=%d", each.dag_id, each.cutoff.isoformat(), each.runs)
-    log.info("metadata.cleaned dry_run=%s rows=%s", dry_run, rows)
+    log_pairs(log, "metadata.cleaned", {"dry_run": dry_run, **rows})
     return {"dry_run": dry_run, "runs": {each.dag_id: each.runs for each in cutoffs if each.runs}, "rows": rows}
 
 
-@task
+@task(multiple_outputs=False)
 def clean_logs() -> dict[str, Any]:
     """Remove the task logs of runs that are gone, from the log folder that this worker sees."""
     from datetime import UTC, datetime

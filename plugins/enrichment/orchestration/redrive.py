@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Param, get_current_context, task
 
+from enrichment.log_lines import log_pairs
 from enrichment.messages import Reason
-from enrichment.orchestration.common import resources
+from enrichment.orchestration.common import resources, run_params
 from enrichment.repairable import DEFAULT_REASONS
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def claim() -> list[dict[str, Any]]:
     from enrichment import redrive
 
     context = get_current_context()
-    params = context["params"]
+    params = run_params(context["params"], REDRIVE_PARAMS)
     with resources() as r:
         wanted = wanted_of(params, r.settings.kafka.input_topic, redrive.max_letter_bytes(r.clients))
         batches, survey = redrive.claim(
@@ -111,8 +112,8 @@ def claim() -> list[dict[str, Any]]:
     found = survey.to_manifest()
     context["ti"].xcom_push("survey", found)
     for group in found.pop("groups"):
-        log.info("redrive.group %s", " ".join(f"{name}={value!r}" for name, value in group.items()))
-    log.info("redrive.survey dry_run=%s %s", params["dry_run"], found)
+        log_pairs(log, "redrive.group", {name: repr(value) for name, value in group.items()})
+    log_pairs(log, "redrive.survey", {"dry_run": params["dry_run"], **found})
     return [batch.to_manifest() for batch in batches]
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task, task_group
 
-from enrichment.orchestration.common import ANALYTICS, Manifest, resources
+from enrichment.orchestration.common import ANALYTICS, Manifest, resources, run_params
 
 if TYPE_CHECKING:
     from enrichment.repair import Pass
 
 EVERY_FIVE_MINUTES = CronTriggerTimetable("*/5 * * * *", timezone="UTC")
 
+BY_HAND = "manual"  # Airflow's word for the type of a run that somebody triggered
 # What a pass is called in the UI's grid; each task fills it in.
 LABEL = "{{ repaired }}"
 
@@ -34,10 +35,11 @@ REPAIR_PARAMS = {
         description_md="Only what is missing of this source. `null`: of all.",
     ),
     "dry_run": Param(
-        False,
+        True,
         type="boolean",
         title="Dry run",
-        description_md="Look everything up and count, but publish nothing; the counts are in the tasks' XComs.",
+        description_md="Of a run by hand: look everything up and count, but publish nothing; the counts are in the "
+        "tasks' XComs. Take the tick away to publish the corrections. Scheduled runs always publish them.",
     ),
 }
 
@@ -50,7 +52,8 @@ def plan() -> list[dict[str, Any]]:
     from enrichment import repair
     from enrichment.kafka.offsets import log_ends
 
-    params = get_current_context()["params"]
+    params = run_params(get_current_context()["params"], REPAIR_PARAMS)
+    dry_run = params["dry_run"] and get_current_context()["dag_run"].run_type == BY_HAND
     with resources() as r:
         at_most = r.settings.pipeline.repair_batches_per_run
         due = r.pending.due(params["batch_id"], params["source"], rows=3 * at_most)
@@ -62,7 +65,7 @@ def plan() -> list[dict[str, Any]]:
                 r.pending.settle(batch_id, 0, log_ends(r.clients, of_batch[0].topic))
             places = r.pending.publications(batch_id)
             group_id = r.settings.kafka.consumer_group
-            passes.append(repair.plan(of_batch, places, group_id, dry_run=params["dry_run"]))
+            passes.append(repair.plan(of_batch, places, group_id, dry_run=dry_run))
     return [to_builtins(one) for one in passes[:at_most]]
 
 
@@ -77,7 +80,7 @@ def pass_of(manifest: dict[str, Any]) -> Pass:
     return one
 
 
-@task(map_index_template=LABEL, outlets=[ANALYTICS])
+@task(multiple_outputs=False, map_index_template=LABEL, outlets=[ANALYTICS])
 def correct(planned: Manifest, *, outlet_events: Any = None) -> dict[str, Any]:
     """Read what a batch goes without, look it up, and publish the corrections, in one transaction.
 

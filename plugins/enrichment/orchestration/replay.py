@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowTimetableInvalid
 from enrichment.errors import SettingsError
 from enrichment.messages import Reason, Source
 from enrichment.orchestration.batches import BATCH_LABEL, batch_of, enrich_batch
-from enrichment.orchestration.common import DEFAULT_ARGS, Manifest, resources
+from enrichment.orchestration.common import DEFAULT_ARGS, Manifest, resources, run_params
 from enrichment.settings import ReplaySettings
 from enrichment.timetables import ReplayTimetable
 
@@ -54,7 +54,8 @@ REPLAY_PARAMS = {
         True,
         type="boolean",
         title="Dry run",
-        description_md="Only count what each window holds; the counts are in the XCom of `report`. Off: publish.",
+        description_md="Only count what each window holds; the counts are in the XCom of `report`. Off: publish. (The "
+        "form of a backfill sends these fields only with a tick at *Override parameters on existing runs*.)",
     ),
     "replay_id": Param(
         "replay-1",
@@ -105,7 +106,7 @@ def plan() -> list[dict[str, Any]]:
     from enrichment.replay import replay
 
     context = get_current_context()
-    params = context["params"]
+    params = run_params(context["params"], REPLAY_PARAMS)
     with resources() as r:
         _, batches = replay.plan(
             r.clients, r.ledger, r.replays, r.settings, purpose_of(r.settings),
@@ -174,7 +175,7 @@ def replay_batch(batch: Manifest) -> None:
     turn >> enrich_batch(batch)
 
 
-@task(execution_timeout=READING_TIMEOUT, trigger_rule="none_failed")
+@task(multiple_outputs=False, execution_timeout=READING_TIMEOUT, trigger_rule="none_failed")
 def report() -> dict[str, Any]:
     """What the window came to, and how its output differs from what was published before."""
     from enrichment.replay import replay

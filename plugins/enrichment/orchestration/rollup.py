@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import CronDataIntervalTimetable, Param, get_current_context, task
 
-from enrichment.orchestration.common import Manifest, resources
+from enrichment.log_lines import log_pairs
+from enrichment.orchestration.common import Manifest, resources, run_params
 
 if TYPE_CHECKING:
     from enrichment.rollup.service_levels import Breach
@@ -42,7 +43,7 @@ def wanted_hour(context: Mapping[str, Any]) -> datetime:
     """The hour that a run is about: the one asked for, or the one that its data interval begins in."""
     from enrichment.store.rollups import HOUR, hour_of
 
-    asked = context["params"]["hour"]
+    asked = run_params(context["params"], ROLLUP_PARAMS)["hour"]
     if asked:
         moment = datetime.fromisoformat(asked)
         return hour_of(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
@@ -111,7 +112,7 @@ def notify(settings: ServiceLevelSettings, context: Any, hour: str, breaches: Se
     notifier({**context, "hour": hour, "breaches": [str(breach) for breach in breaches]})
 
 
-@task
+@task(multiple_outputs=False)
 def report(hour: Manifest) -> dict[str, Any]:
     """Say what ledger and metrics hold, and which hours of the last week nothing has rolled up."""
     from msgspec import to_builtins
@@ -131,5 +132,5 @@ def report(hour: Manifest) -> dict[str, Any]:
             len(missing), missing[0].isoformat(), (missing[-1] + timedelta(minutes=1)).isoformat(),
         )  # fmt: skip
     for line in (*said["jobs"], *said["trend"]):
-        log.info("%s", " ".join(f"{name}={value}" for name, value in line.items()))
+        log_pairs(log, "rollup.report", line)
     return said
