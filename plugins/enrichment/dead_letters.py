@@ -134,7 +134,7 @@ class DeadLetters:
             source_key=key,
             source_key_encoding=key_encoding,
             batch_id=self.batch.batch_id,
-            attempts=attempts_of(headers),
+            attempts=attempts_of(headers) if self.batch.purpose.letters is not None else 1,
             sent_to_dlq_at=self.now,
             purpose=self.batch.purpose.kind,
         )
@@ -166,9 +166,9 @@ def original_of(value: bytes | None, reason: str) -> tuple[Any, str]:
 
 
 def attempts_of(headers: Sequence[Header]) -> int:
-    """How often the message has been tried, this time included; a redrive says so in a header.
+    """How often a message of a redrive has been tried, this time included: its headers say so.
 
-    It puts its own behind what the message had: the last one counts.
+    They stand behind what the message had itself: the last one counts.
     """
     tried = next((value for name, value in reversed(headers) if name == HEADER_ATTEMPTS), None)
     return int(tried) + 1 if tried is not None and tried.isdigit() and len(tried) < 10 else 1

@@ -22,6 +22,7 @@ from enrichment.messages import (
     HEADER_ATTEMPTS,
     ORIGIN_HEADERS,
     OUTPUT_COLUMNS,
+    REDRIVE,
     REDRIVE_HEADERS,
     Batch,
     Context,
@@ -29,9 +30,11 @@ from enrichment.messages import (
     Place,
     Profile,
     Provenance,
+    Purpose,
     Reason,
     Risk,
     Source,
+    Wanted,
 )
 from enrichment.pipeline import stage
 from enrichment.provenance import Addition
@@ -249,10 +252,15 @@ def test_key_timestamp_and_headers_are_kept() -> None:
     assert routed.analytics.partitions == [3]
 
 
-def test_attempts_count_what_a_redrive_says() -> None:
-    """A message that was tried twice before is on its third attempt."""
-    routed = route([b"x"], headers=[(HEADER_ATTEMPTS, b"2")])
-    assert json.loads(routed.dead_letters.values[0] or b"")["attempts"] == 3
+def test_attempts_are_a_redrives_to_count() -> None:
+    """What a redrive says was tried twice is on its third attempt; an own header of that name says nothing."""
+    headers: list[Header] = [(HEADER_ATTEMPTS, b"9"), *((name, b"2") for name in REDRIVE_HEADERS)]
+    _, refused = chunk([b"x"], headers)
+    redrive = Purpose(REDRIVE, letters=Wanted(BATCH.topic, (), 3, 1_000_000))
+    for purpose, attempts in ((BATCH.purpose, 1), (redrive, 3)):
+        router = Router(msgspec.structs.replace(BATCH, purpose=purpose), NOW, 1_000_000, 1_000_000)
+        [*_, routed] = router.route(iter([]), additions(0), refused)
+        assert json.loads(routed.dead_letters.values[0] or b"")["attempts"] == attempts
 
 
 def test_message_that_outgrows_the_topic_is_set_aside_alone() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task
 
 from enrichment.log_lines import log_pairs
-from enrichment.orchestration.common import stoppable
+from enrichment.orchestration.common import run_params, stoppable
 
 if TYPE_CHECKING:
     import psycopg
