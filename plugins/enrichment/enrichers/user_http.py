@@ -54,16 +54,18 @@ class UserHttp:
         _check_address(base_url)
         self._base_url = base_url
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        headers = httpx.Headers(options.headers)
+        headers.update(_own_headers(token))
         try:
             self._client = httpx.AsyncClient(
-                headers={**options.headers, **_own_headers(token)},
+                headers=headers,
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
                 verify=_tls(base_url, options),
                 proxy=options.proxy or None,
                 limits=limits,
                 timeout=None,  # noqa: S113 - `ask` has one for the whole exchange
             )
-        except (OSError, ValueError) as unusable:  # ssl's errors are both
+        except (OSError, ValueError, ImportError) as unusable:  # a SOCKS proxy needs a package
             raise SettingsError(
                 f"the user service's connection: verify, cert or proxy is unusable: {unusable}"
             ) from None

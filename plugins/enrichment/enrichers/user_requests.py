@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Collection, Sequence
 from urllib.parse import quote
 
@@ -86,9 +87,11 @@ class UserRequests:
         content = msgspec.json.encode({"user_ids": user_ids})
         # An id stands in the answer twice, perhaps escaped.
         max_bytes = BYTES_PER_USER * len(user_ids) + 12 * len(content)
+        started = time.monotonic()
         reply = await self._exchange("POST", path, max_bytes, seconds, NO_BATCH_ENDPOINT, content)
         if reply.status in NO_BATCH_ENDPOINT:
-            proof = await self._prove_alive(user_ids, seconds, reply, request)
+            left = max(0.0, seconds - (time.monotonic() - started))
+            proof = await self._prove_alive(user_ids, left, reply, request)
             if self._has_batch:
                 log.warning("user_api.no_batch_endpoint url=%s", self._base_url)
             self._has_batch = False

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import logging
+import ssl
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
+from enrichment.caches.base import State
+from enrichment.connections import HttpOptions
 from enrichment.errors import SettingsError
 from enrichment.messages import Reason
 from tests.fixtures.raw_server import http
@@ -49,6 +59,78 @@ def test_token_is_not_carried_to_another_address(make_api: MakeApi, make_raw_ser
     server = make_raw_server(lambda _: http(307, b"{}", f"Location: {other.base_url}/api/users/batch"))
     assert "answered 307" in failure_of(make_api(server.base_url, "s3cret"), *KNOWN).detail
     assert other.requests == []
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of this machine, signed by itself, with its key in the same file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    path.write_bytes(signed.public_bytes(Encoding.PEM) + private)
+    return path
+
+
+@pytest.mark.parametrize("trusted", ["by nobody", "by the connection", "by the environment", "unseen", "by both sides"])
+def test_certificate_is_checked_as_the_connection_says(
+    make_api: MakeApi, make_raw_server: MakeServer, certificate: Path, trusted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that cannot prove who it is gets no token, unless the connection's `verify` says so."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    options = HttpOptions()
+    if trusted == "by the environment":
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    elif trusted == "unseen":
+        options = HttpOptions(verify=False)
+    elif trusted != "by nobody":
+        options = HttpOptions(verify=str(certificate))
+    if trusted == "by both sides":
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(certificate)
+        options = HttpOptions(verify=str(certificate), cert=(str(certificate),))
+    server = make_raw_server(lambda _: http(200, b'{"user_id":"user-123"}'), context)
+    api = make_api(server.base_url, "s3cret", options=options)
+    if trusted == "by nobody":
+        assert "certificate" in failure_of(api, "user-123").detail.lower()
+        assert server.requests == []
+    else:
+        assert api.fetch_many(["user-123"])["user-123"].state is State.FOUND
+        assert b"authorization: bearer s3cret" in server.requests[0].lower()
+
+
+@pytest.mark.parametrize(
+    "options", [HttpOptions(verify="/no/such.pem"), HttpOptions(cert=("/no/such.pem",)), HttpOptions(proxy="nonsense")]
+)
+def test_settings_error_when_an_option_cannot_be_used(make_api: MakeApi, options: HttpOptions) -> None:
+    """It can never work, whoever tries again."""
+    with pytest.raises(SettingsError, match="verify, cert or proxy"):
+        make_api("https://host", options=options)
+
+
+def test_headers_of_the_connection_are_sent(make_api: MakeApi, make_raw_server: MakeServer) -> None:
+    """A tenant, an API key: whatever the extra has; our own stay what they are, and they make another version."""
+    server = make_raw_server(lambda _: http(200, b'{"user_id":"user-123"}'))
+    api = make_api(server.base_url, "s3cret", options=HttpOptions({"X-Tenant": "blue", "accept": "text/html"}))
+    api.fetch_many(["user-123"])
+    [head] = server.requests
+    assert b"x-tenant: blue" in head.lower()
+    assert b"accept: application/json" in head.lower()
+    assert b"text/html" not in head
+    assert api.version != make_api(server.base_url).version
+    assert (
+        make_api(server.base_url, options=HttpOptions({"X-Api-Key": "k"})).version == make_api(server.base_url).version
+    )
 
 
 @pytest.mark.parametrize(
