@@ -258,7 +258,12 @@ def test_attempts_are_a_redrives_to_count() -> None:
     _, refused = chunk([b"x"], headers)
     redrive = Purpose(REDRIVE, letters=Wanted(BATCH.topic, (), 3, 1_000_000))
     for purpose, attempts in ((BATCH.purpose, 1), (redrive, 3)):
-        router = Router(msgspec.structs.replace(BATCH, purpose=purpose), NOW, 1_000_000, 1_000_000)
+        router = Router(
+            msgspec.structs.replace(BATCH, purpose=purpose),
+            NOW,
+            TopicLimits("out", 1_000_000),
+            TopicLimits("dlq", 1_000_000),
+        )
         [*_, routed] = router.route(iter([]), additions(0), refused)
         assert json.loads(routed.dead_letters.values[0] or b"")["attempts"] == attempts
 

@@ -12,6 +12,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from enrichment import sql
 from enrichment.caches.renewal import Renewed
+from enrichment.connections import HttpOptions
+from enrichment.enrichers.user_tries import version_of
 from enrichment.resources import Resources
 from enrichment.settings import load
 from tests.fixtures.user_service import UserService
@@ -30,6 +32,9 @@ def resources(
     monkeypatch.setenv("USER_SERVICE_BACKOFF_SEC", "0")
     postgres_connection.execute("SELECT set_config('demo.requests', '10', false)")
     postgres_connection.execute(sql.load("demo/business"))
+    # What this module puts into the table is of this service: profiles of another one are not renewed from it.
+    version = version_of(user_service.base_url, HttpOptions())
+    postgres_connection.execute(f"ALTER TABLE user_profile_cache ALTER COLUMN version SET DEFAULT '{version}'".encode())
     opened = []
 
     def make() -> Resources:
