@@ -116,41 +116,52 @@ def test_worker_with_another_number_publishes_nothing(two: Pipeline, monkeypatch
     conserved(two, 40)
 
 
-def test_zombie_of_the_old_number_is_fenced_by_the_change(two: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A publisher of two lanes in the middle of its transaction, then four lanes: what it sent is aborted by the change
-    and its commit is refused, and the publishers of the new number publish each message once."""
-    two.produce([message(n) for n in range(40)])
-    old = in_all_lanes(two, "old")
-    with two.resources() as zombie, ExitStack() as dying:
-        dying.enter_context(publishing(zombie, old[0]))
-        set_lanes(two, 4, despite_open=True)
-        worker(monkeypatch, 4)
-        new = in_all_lanes(two, "new")
-        assert [d.batch.lane for d in new] == [0, 1, 2, 3]
-        assert all(two.publish(drained).produced for drained in new)
+CHANGES = [(2, 4), (4, 2), (4, 1)]
+
+
+@pytest.mark.parametrize(("before", "after"), CHANGES)
+def test_zombie_of_the_old_number_is_fenced_by_the_change(
+    make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch, before: int, after: int
+) -> None:
+    """A publisher in the middle of its transaction, then another number of lanes: what it sent is aborted by the change
+    and its commit is refused, and the publishers of the new number publish each message once. (The last of four lanes
+    is none of two: nobody else would fence it.)"""
+    pipeline = make_pipeline(KAFKA_LANES=str(before))
+    pipeline.produce([message(n) for n in range(40)])
+    old = in_all_lanes(pipeline, "old")
+    with pipeline.resources() as zombie, ExitStack() as dying:
+        dying.enter_context(publishing(zombie, old[-1]))
+        set_lanes(pipeline, after, despite_open=True)
+        worker(monkeypatch, after)
+        new = in_all_lanes(pipeline, "new")
+        assert [d.batch.lane for d in new] == list(range(after))
+        assert all(pipeline.publish(drained).produced for drained in new)
         with pytest.raises(PublishRefused):
             dying.close()
-    conserved(two, 40)
-    assert not any(two.publish(drained).produced for drained in old)
-    conserved(two, 40)
+    conserved(pipeline, 40)
+    assert not any(pipeline.publish(drained).produced for drained in old)
+    conserved(pipeline, 40)
 
 
+@pytest.mark.parametrize(("before", "after"), CHANGES)
 def test_zombie_that_passed_its_check_before_the_change_is_fenced(
-    two: Pipeline, monkeypatch: pytest.MonkeyPatch
+    make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch, before: int, after: int
 ) -> None:
     """It has fenced its lane and compared the numbers, and begins its transaction only after the change."""
-    two.produce([message(n) for n in range(40)])
-    [old, _] = in_all_lanes(two, "old")
-    with two.resources() as zombie:
-        clients = zombie.clients.for_batch(old.batch)
-        with LanePublisher(clients, old.batch) as publisher:
-            assert publisher.standing() is Standing.AT_START
-            set_lanes(two, 4, despite_open=True)
-            with pytest.raises(PublishRefused):
-                send_all(zombie, old, publisher)
-    worker(monkeypatch, 4)
-    two.run("new")
-    conserved(two, 40)
+    pipeline = make_pipeline(KAFKA_LANES=str(before))
+    pipeline.produce([message(n) for n in range(40)])
+    old = in_all_lanes(pipeline, "old")[-1]
+    with (
+        pipeline.resources() as zombie,
+        LanePublisher(zombie.clients.for_batch(old.batch), old.batch) as publisher,
+    ):
+        assert publisher.standing() is Standing.AT_START
+        set_lanes(pipeline, after, despite_open=True)
+        with pytest.raises(PublishRefused):
+            send_all(zombie, old, publisher)
+    worker(monkeypatch, after)
+    pipeline.run("new")
+    conserved(pipeline, 40)
 
 
 def test_publisher_that_comes_after_the_change_is_refused(two: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
