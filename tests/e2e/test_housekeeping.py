@@ -8,7 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from enrichment.connections import HttpOptions
 from enrichment.enrichers.geo_database import GeoDatabase
+from enrichment.enrichers.user_tries import version_of
 from tests.fixtures.scheduler import Airflow
 
 pytestmark = pytest.mark.timeout(600)
@@ -38,10 +40,11 @@ def test_eviction_counts_then_evicts_renews_and_reports(airflow: Airflow) -> Non
             )
         hot = "now() - interval '50 minutes', now() - interval '10 minutes', now() + interval '10 minutes'"
         database.execute(
-            "INSERT INTO user_profile_cache (user_id, state, company, fetched_at, last_used_at, expires_at)"
-            f" VALUES ('user-456', 'found', 'Old Corp', {hot})"
+            "INSERT INTO user_profile_cache (user_id, state, company, version, fetched_at, last_used_at, expires_at)"
+            f" VALUES ('user-456', 'found', 'Old Corp', %s, {hot})"
             " ON CONFLICT (user_id) DO UPDATE SET company = 'Old Corp', fetched_at = EXCLUDED.fetched_at,"
-            " last_used_at = EXCLUDED.last_used_at, expires_at = EXCLUDED.expires_at".encode()
+            " last_used_at = EXCLUDED.last_used_at, expires_at = EXCLUDED.expires_at".encode(),
+            [version_of(airflow.stack.user_service_url, HttpOptions())],
         )
         database.execute(
             f"INSERT INTO geo_ip_cache (ip_address, state, version, fetched_at, last_used_at, expires_at)"

@@ -11,6 +11,8 @@ import pytest
 
 from enrichment import sql
 from enrichment.caches.renewal import Renewed
+from enrichment.connections import HttpOptions
+from enrichment.enrichers.user_tries import version_of
 from enrichment.resources import Resources
 from enrichment.settings import load
 from tests.fixtures.user_service import UserService
@@ -29,6 +31,9 @@ def resources(
     monkeypatch.setenv("USER_SERVICE_BACKOFF_SEC", "0")
     postgres_connection.execute("SELECT set_config('demo.requests', '10', false)")
     postgres_connection.execute(sql.load("demo/business"))
+    # Cached users of these tests are those of the service that is asked.
+    version = version_of(user_service.base_url, HttpOptions())
+    postgres_connection.execute(f"ALTER TABLE user_profile_cache ALTER version SET DEFAULT '{version}'".encode())
     opened = []
 
     def make() -> Resources:
