@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,10 @@ def test_breaker_is_shared_with_another_process(postgres_server: Callable[[], st
         return ran.stdout.strip()
 
     user_service.set_fault(status=503)
-    with opened(uri) as storage:
-        api = UserApi(user_service.base_url, None, SETTINGS, breaker_storage=storage)
+    with (
+        opened(uri) as storage,
+        closing(UserApi(user_service.base_url, None, SETTINGS, breaker_storage=storage)) as api,
+    ):
         with pytest.raises(SourceUnavailable, match="503"):
             api.fetch_many(["user-1"])
         assert "503" in other()  # the second failure in a row, in another process, opens it
@@ -118,15 +120,13 @@ def unreachable() -> psycopg.Connection[Any]:
 
 def test_breaker_works_alone_when_the_database_is_out_of_reach(user_service: UserService) -> None:
     """Without the table the process has a breaker of its own, and lookups go on."""
-    api = UserApi(
-        user_service.base_url, None, SETTINGS,
-        breaker_storage=PostgresBreakerStorage(unreachable, "users"),
-    )  # fmt: skip
-    assert len(api.fetch_many(["user-1"])) == 1
-    user_service.set_fault(status=503)
-    for detail in ("503", "503", "circuit breaker is open"):
-        with pytest.raises(SourceUnavailable, match=detail):
-            api.fetch_many(["user-1"])
+    alone = PostgresBreakerStorage(unreachable, "users")
+    with closing(UserApi(user_service.base_url, None, SETTINGS, breaker_storage=alone)) as api:
+        assert len(api.fetch_many(["user-1"])) == 1
+        user_service.set_fault(status=503)
+        for detail in ("503", "503", "circuit breaker is open"):
+            with pytest.raises(SourceUnavailable, match=detail):
+                api.fetch_many(["user-1"])
 
 
 def test_breaker_keeps_what_it_knows_when_the_database_goes_away(postgres_server: Callable[[], str]) -> None:
