@@ -98,7 +98,7 @@ def present_database_path(database_path: str, install_path: str) -> str:
     if database_path:
         return str(Path(database_path).expanduser())
     installed = Path(install_path).expanduser()
-    return str(installed) if installed.exists() else default_database_path()
+    return str(installed) if install_path and installed.exists() else default_database_path()
 
 
 def default_database_path() -> str:

@@ -388,6 +388,11 @@ def test_path_may_begin_with_the_home(tmp_path: Path, monkeypatch: pytest.Monkey
     assert present_database_path("~/City.mmdb", "") == str(tmp_path / "City.mmdb")
 
 
+def test_package_is_used_when_both_paths_are_empty() -> None:
+    """An empty path is no folder to look into."""
+    assert present_database_path("", "") == default_database_path()
+
+
 def test_cached_places_of_the_older_build_give_way(
     tmp_path: Path, present: Path, postgres_uri: str, postgres_connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
