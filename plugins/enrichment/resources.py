@@ -158,7 +158,8 @@ class Resources:
     def geo_database(self) -> GeoDatabase:
         """The MaxMind-format database in use; a refresh meanwhile changes nothing for who has it."""
         geo = self.settings.geo
-        return GeoDatabase(present_database_path(geo.database_path, geo.install_path), geo.locale)
+        setting = "GEO_IP_DATABASE_PATH" if geo.database_path else "GEO_IP_INSTALL_PATH"
+        return GeoDatabase(present_database_path(geo.database_path, geo.install_path), geo.locale, setting)
 
     def geo_enricher(self) -> GeoEnricher:
         """Places by address: known networks first, then the caches, then the database."""

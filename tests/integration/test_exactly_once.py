@@ -292,9 +292,7 @@ def test_ledger_row_of_a_published_batch_is_complete(pipeline: Pipeline, staged:
     """Ranges, counts and settings of a batch are in `enrichment_jobs`."""
     published = pipeline.publish(staged)
     with pipeline.resources() as r:
-        stages.record(
-            r.ledger, staged, published, durations={"publish": 1.5}, geo_database_build=r.geo_database.version
-        )
+        stages.record(r.ledger, staged, published, durations={"publish": 1.5}, geo_database_build=r.geo_database.build)
         job = r.ledger.get(staged.batch.batch_id)
     assert job is not None
     assert (job.state, job.ranges) == (JobState.PUBLISHED, staged.batch.ranges)

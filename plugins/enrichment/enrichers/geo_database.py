@@ -22,6 +22,7 @@ from enrichment.messages import Reason
 
 log = logging.getLogger(__name__)
 
+SETTING = "GEO_IP_DATABASE_PATH"
 # The version of a database that cannot be read. No place is ever kept under it, so none is served either.
 BROKEN = "unreadable"
 
@@ -30,8 +31,9 @@ class GeoDatabase:
     """A `Fetch` over a City database file, mapped into memory; names in `locale`, else in English.
 
     An empty path means GeoLite2 City of 2018 from the package maxminddb-geolite2. Raises `SettingsError` when there is
-    no such file, and for a database that has no places, such as one of networks or companies. A file that cannot be
-    read costs lookups, not the batch: the log says so, and `fetch_many` raises `SourceUnavailable`.
+    no such file, and for a database that has no places, such as one of networks or companies; `setting` is the variable
+    that has the path. A file that cannot be read costs lookups, not the batch: the log says so, and `fetch_many` raises
+    `SourceUnavailable`.
 
     `build` names type and time of the build, for the ledger. `version` also has what else a place depends on: what is
     in the file, the locale, and how records are read. Cached places of another version give way.
@@ -40,7 +42,7 @@ class GeoDatabase:
     lookups are all of one build. Writing into a file that is mapped changes or breaks what a running task reads.
     """
 
-    def __init__(self, path: str = "", locale: str = "en") -> None:
+    def __init__(self, path: str = "", locale: str = "en", setting: str = SETTING) -> None:
         self.path = path or default_database_path()
         self.build = ""
         self.version = BROKEN
@@ -49,13 +51,13 @@ class GeoDatabase:
         self._broken = ""
         self._only_ipv4 = False
         try:
-            self._reader, content = _open(Path(self.path))
+            self._reader, content = _open(Path(self.path), setting)
         except FileNotFoundError as missing:
             raise SettingsError(
-                f"GEO_IP_DATABASE_PATH={self.path!r}: no such file; set it to a MaxMind-format City database (.mmdb)"
+                f"{setting}={self.path!r}: no such file; set it to a MaxMind-format City database (.mmdb)"
             ) from missing
         except (DatabaseRefused, maxminddb.InvalidDatabaseError, OSError) as broken:
-            self._broken = f"GEO_IP_DATABASE_PATH={self.path!r}: {broken}"
+            self._broken = f"{setting}={self.path!r}: {broken}"
             log.error("geo_database.unreadable %s", self._broken)  # noqa: TRY400 - its stack says nothing
             return
         metadata = self._reader.metadata()
@@ -96,7 +98,7 @@ def present_database_path(database_path: str, install_path: str) -> str:
     if database_path:
         return str(Path(database_path).expanduser())
     installed = Path(install_path).expanduser()
-    return str(installed) if installed.exists() else default_database_path()
+    return str(installed) if install_path and installed.exists() else default_database_path()
 
 
 def default_database_path() -> str:
@@ -122,7 +124,7 @@ def _package_path() -> Path | None:
     return Path(package.origin).with_name("GeoLite2-City.mmdb")
 
 
-def _open(path: Path) -> tuple[maxminddb.Reader, str]:
+def _open(path: Path, setting: str) -> tuple[maxminddb.Reader, str]:
     """A reader, and a word that stands for what is in the file."""
     if is_from_package(path):
         return maxminddb.open_database(path, maxminddb.MODE_MMAP_EXT), "package"
@@ -130,7 +132,7 @@ def _open(path: Path) -> tuple[maxminddb.Reader, str]:
     if lack := lacks_places(findings):
         reader.close()
         raise SettingsError(
-            f"GEO_IP_DATABASE_PATH={str(path)!r} {lack}; set it to a City database, such as GeoLite2-City, GeoIP2-City"
+            f"{setting}={str(path)!r} {lack}; set it to a City database, such as GeoLite2-City, GeoIP2-City"
             " or DBIP-City-Lite"
         )
     if not findings.cities:

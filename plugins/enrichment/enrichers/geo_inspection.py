@@ -39,6 +39,7 @@ SEPARATOR_BYTES = 16
 COLUMNS_TOLD = 8
 
 Words = np.ndarray[Any, np.dtype[np.uint32]]
+Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Findings(msgspec.Struct, frozen=True):
@@ -154,13 +155,21 @@ def find_leaves(tree: Tree, bits: int) -> Leaves:
     _, first, counts = np.unique(kids[is_record], return_index=True, return_counts=True)
     chosen = is_record[first]
     nodes, sides = reached[chosen % len(reached)], chosen // len(reached)
-    addresses = sides.astype(object) << (bits - 1 - depths[nodes].astype(object))
+    halves = np.zeros((2, len(nodes)), np.uint64)  # of each address: the 64 bits to the right, and those to the left
+
+    def set_bit(rows: Rows, depth: Rows) -> None:
+        place = bits - 1 - depth
+        halves[place >> 6, rows] |= np.uint64(1) << (place & 63).astype(np.uint64)
+
+    right = np.flatnonzero(sides)
+    set_bit(right, depths[nodes[right]].astype(np.int64))
     while (inner := np.flatnonzero(depths[nodes] > 0)).size:
         above = parents[nodes[inner]]
-        right = tree.left[above] != nodes[inner]
-        addresses[inner[right]] += np.ones((), object) << (bits - 1 - depths[above[right]].astype(object))
+        is_right = tree.left[above] != nodes[inner]
+        set_bit(inner[is_right], depths[above[is_right]].astype(np.int64))
         nodes[inner] = above
-    return Leaves(counts.tolist(), addresses.tolist())
+    low, high = halves.tolist()
+    return Leaves(counts.tolist(), [left << 64 | right for left, right in zip(high, low, strict=True)])
 
 
 def _visit(tree: Tree, bits: int) -> tuple[Words, np.ndarray[Any, np.dtype[np.int16]]]:
@@ -196,8 +205,8 @@ def _records(reader: maxminddb.Reader, leaves: Leaves, only_ipv4: bool) -> Itera
         now = time.process_time()
         if now - before > RECORD_SECONDS:
             raise ValueError(f"the record of {address_of(number)} takes {now - before:.1f} s to be decoded")
+        before = now
         yield record
-        before = time.process_time()
 
 
 def _country(reader: maxminddb.Reader, places: PlaceReader, address: str, only_ipv4: bool) -> str | None:  # noqa: FBT001

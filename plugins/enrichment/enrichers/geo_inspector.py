@@ -34,7 +34,7 @@ INSPECTION = f"{enrichment.__name__}.enrichers.geo_inspection"
 FORMAT = 1
 MIB = 1024**2
 # Processor time and memory for a file: several times what reading takes. The clock may be slower by `WAITING`.
-SECONDS, SECONDS_PER_MIB, WAITING = 15, 0.5, 3
+SECONDS, SECONDS_PER_MIB, WAITING = 15, 0.5, 5
 MEMORY, MEMORY_PER_BYTE = 1024 * MIB, 24
 # Reading a smaller file takes no time worth mentioning.
 LARGE_BYTES = 8 * MIB

@@ -370,10 +370,27 @@ def test_age_says_why_when_the_database_is_of_no_use(geo: GeoSettings, present: 
     assert (told.age_days, str(present) in told.problem) == (None, True)
 
 
+def test_error_names_the_setting_that_has_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a refresh installed is not where the other setting says."""
+    monkeypatch.delenv("GEO_IP_DATABASE_PATH", raising=False)
+    monkeypatch.setenv("GEO_IP_INSTALL_PATH", str(tmp_path / "City.mmdb"))
+    PRESENT["networks"](tmp_path / "City.mmdb")
+    with (
+        Resources(load(), dict, psycopg.connect, lambda: ("", None), tmp_path) as r,
+        pytest.raises(SettingsError, match=r"GEO_IP_INSTALL_PATH=.* type Test-City, which knows no places"),
+    ):
+        r.geo_enricher()
+
+
 def test_path_may_begin_with_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is installed there is what is used."""
     monkeypatch.setenv("HOME", str(tmp_path))
     assert present_database_path("~/City.mmdb", "") == str(tmp_path / "City.mmdb")
+
+
+def test_package_is_used_when_both_paths_are_empty() -> None:
+    """An empty path is no folder to look into."""
+    assert present_database_path("", "") == default_database_path()
 
 
 def test_cached_places_of_the_older_build_give_way(
