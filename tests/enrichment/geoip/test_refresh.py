@@ -376,7 +376,7 @@ def test_error_names_the_setting_that_has_the_path(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("GEO_IP_INSTALL_PATH", str(tmp_path / "City.mmdb"))
     PRESENT["networks"](tmp_path / "City.mmdb")
     with (
-        Resources(load(), dict, psycopg.connect, lambda: ("", None), tmp_path) as r,
+        Resources(load(), dict, dict, lambda: ("", None), lambda: tmp_path) as r,
         pytest.raises(SettingsError, match=r"GEO_IP_INSTALL_PATH=.* type Test-City, which knows no places"),
     ):
         r.geo_enricher()
