@@ -38,26 +38,28 @@ def note_warnings(r: Resources, batch_ids: Iterable[str]) -> None:
 def add_note(conn_id: str, dag_id: str, run_id: str, texts: Iterable[str]) -> None:
     """Add texts to a run's note, behind what stands there; those that it has already are not repeated."""
     import requests
-    from airflow.providers.http.hooks.http import HttpHook
+    from airflow.sdk import BaseHook
     from airflow.sdk.exceptions import AirflowNotFoundException
 
-    hook = HttpHook(http_conn_id=conn_id)
+    from enrichment.connections import http_base_url
+    from enrichment.errors import SettingsError
+
     try:
-        hook.get_conn()
-        connection = hook.get_connection(conn_id)
+        connection = BaseHook.get_connection(conn_id)
     except AirflowNotFoundException:
         log.info("note.skipped: there is no connection %s to write notes on runs with", conn_id)
         return
-    run = f"{hook.base_url.rstrip('/')}/api/v2/dags/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"
     try:
         with requests.Session() as session:
-            token = _token(session, hook.base_url, connection)
+            base_url = http_base_url(connection)
+            run = f"{base_url}/api/v2/dags/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"
+            token = _token(session, base_url, connection)
             session.headers["Authorization"] = f"Bearer {token}"
             before = _answer(session, "GET", run)["note"] or ""
             after = joined(before, texts)
             if after != before:
                 _answer(session, "PATCH", run, params={"update_mask": "note"}, json={"note": after})
-    except (requests.RequestException, KeyError, ValueError) as failed:
+    except (requests.RequestException, SettingsError, KeyError, ValueError) as failed:
         log.warning("note.failed conn_id=%s dag_id=%s run_id=%s error=%r", conn_id, dag_id, run_id, failed)
 
 
@@ -78,7 +80,7 @@ def _token(session: requests.Session, base_url: str, connection: Any) -> str:
     if not connection.login:
         return str(connection.password)
     credentials = {"username": connection.login, "password": connection.password}
-    return str(_answer(session, "POST", f"{base_url.rstrip('/')}/auth/token", json=credentials)["access_token"])
+    return str(_answer(session, "POST", f"{base_url}/auth/token", json=credentials)["access_token"])
 
 
 def _answer(session: requests.Session, method: str, url: str, **content: Any) -> dict[str, Any]:
