@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.fixtures.pipeline import message
-from tests.fixtures.scheduler import BEFORE_ITS_END, PATIENCE_SECONDS, Airflow, Stream, eventually
+from tests.fixtures.scheduler import PATIENCE_SECONDS, Airflow, Stream, eventually
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -39,7 +39,7 @@ def test_killed_worker_is_noticed(airflow: Airflow, stream: Stream, task: str) -
     """A worker that is killed with its task says nothing more: the task is missed by its heartbeats and tried again."""
     stream.produce([message(n) for n in range(MESSAGES)])
     airflow.trigger()
-    killed = airflow.running(f"batch.{task}", states=BEFORE_ITS_END)  # of this run, or of this minute's scheduled one
+    killed = airflow.running(f"batch.{task}")  # of this run, or of the scheduled one of this minute
     run_id = killed["dag_run_id"]
     runner, worker = airflow.processes(killed)
     worker.kill()
@@ -71,9 +71,7 @@ def test_killed_scheduler_is_replaced(
     """supervisord starts another one, which takes over what the first one had under way."""
     stream.produce([message(n) for n in range(MESSAGES)])
     airflow.trigger()
-    under_way = airflow.running("batch.publish", states=BEFORE_ITS_END)
-    run_id = under_way["dag_run_id"]
-    airflow.processes(under_way)
+    run_id = airflow.running("batch.publish")["dag_run_id"]
     first = scheduler(stream.stack.directory)
     for process in [first, *with_it(first)]:
         process.kill()
