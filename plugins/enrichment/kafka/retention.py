@@ -26,7 +26,7 @@ from enrichment.messages import Batch, OffsetRange
 
 log = logging.getLogger(__name__)
 DELETE, COMPACT = "delete", "compact"
-FIRST_TIME = 1  # what is below is no message's time but says that there is none (`enrichment.columns`)
+FIRST_TIME = 0  # what is below is no time of a message, but says that there is none (`enrichment.columns`)
 Times = np.ndarray[Any, np.dtype[np.int64]]
 
 

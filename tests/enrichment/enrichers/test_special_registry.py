@@ -64,8 +64,8 @@ KINDS = {
     "::ffff:10.0.0.1": "private",
     "::ffff:192.0.0.8": "reserved",
     "::8.8.8.8": "public",
-    "2001:4860:4860::8888%eth0": "public",
-    "2001:4860:4860::8888%1": "public",
+    "2001:4860:4860::8888%eth0": "invalid",  # a zone is one machine's: no public address has one
+    "2001:4860:4860::8888%1": "invalid",
     "2002:808:808::1%1": "reserved",
     "fe80::1%eth0": "link-local",
     "2001:4860:4860::8888%": "invalid",
