@@ -50,7 +50,7 @@ def test_oldest_time_that_is_kept(kept: Retention, oldest: int | None) -> None:
     assert bool(load.lost_by_time([kept], NOW, KEEP_BYTES)) == (oldest is not None)
     recent = Load()
     recent.add(0, 10, NOW)
-    recent.add(0, 10, 0)
+    recent.add(0, 10, -1)
     recent.add(0, 10, None)
     assert recent.lost_by_time([kept], NOW, KEEP_BYTES) == []
 
@@ -87,12 +87,15 @@ def test_size_and_compaction_are_doubted() -> None:
 def test_old_messages_are_counted_by_topic() -> None:
     """How many, and the oldest of them, in any order and of any chunk; messages without a time are none."""
     old = OldMessages([retention(), retention()._replace(topic="dlq")], NOW, KEEP_BYTES)
-    old.see("out", np.array([NOW, NOW - 9 * DAY, 0, -1], dtype=np.int64))
+    old.see("out", np.array([NOW, NOW - 9 * DAY, -1], dtype=np.int64))
     old.see("dlq", np.array([NOW - WEEK], dtype=np.int64))
     old.see("other", np.array([1], dtype=np.int64))
     assert old.warnings() != ()
     old.see("out", np.array([NOW - 8 * DAY, NOW], dtype=np.int64))
     [text] = old.warnings()
+    epoch = OldMessages([retention()], NOW, KEEP_BYTES)
+    epoch.see("out", np.array([0], dtype=np.int64))
+    assert "the oldest of 1970-01-01T00:00:00.000Z" in epoch.warnings()[0]
     assert "2 of the messages published there are older, the oldest of 2023-11-05T22:13:20.000Z" in text
 
 
