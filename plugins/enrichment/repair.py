@@ -22,7 +22,7 @@ from enrichment.columns import Chunk, unpack_headers
 from enrichment.corrections import Corrector, Tally, missing_of
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.limits import topic_limits
-from enrichment.kafka.offsets import watermarks
+from enrichment.kafka.offsets import fence_lanes, watermarks
 from enrichment.kafka.refusals import Refusals, publish_around
 from enrichment.kafka.retention import OldMessages, now_in_milliseconds
 from enrichment.kafka.settled import require_stable
@@ -209,6 +209,9 @@ def run(r: Resources, repair: Pass, now: Callable[[], datetime]) -> tuple[Prepar
     begun = next((p for p in r.pending.publications(repair.repaired_id) if p.number == repair.number), None)
     prepared, published_before = Prepared(Tally()), begun is not None and begun.complete
     if not published_before:
+        if begun is not None and not batch.dry_run:
+            # An earlier try that was killed has left its transaction open: whoever takes its lane over ends that.
+            fence_lanes(r.clients.for_batch(batch), [batch.lane])
         require_stable(r.clients, batch.topic)
         known, corrector = with_begun(r.clients, repair, begun), r.corrector(repair.sources)
 

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from enrichment import pipeline as stages
+from enrichment import sql
 from enrichment.errors import ChangeRefused, LanesChanged, PublishRefused, SettingsError
 from enrichment.group import lanes as group_lanes
 from enrichment.group.lanes import change
@@ -262,6 +263,9 @@ def test_installation_with_another_database_is_refused_by_the_offsets(
     two.produce([message(n) for n in range(40)])
     two.run("first", max_messages=10)
     elsewhere = Pipeline(two.bootstrap_servers, postgres_server(), two.user_service_url, two.folder, two.environment)
+    with psycopg.connect(elsewhere.dsn) as connection:
+        connection.execute("SELECT set_config('demo.requests', '10', false)")
+        connection.execute(sql.load("demo/business"))
     worker(monkeypatch, 4)
     with pytest.raises(LanesChanged, match="published to partition 0 with 2"):
         elsewhere.publish(in_all_lanes(elsewhere, "theirs")[0])

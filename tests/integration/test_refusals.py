@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from random import Random
 from typing import Any, NamedTuple
@@ -24,8 +24,7 @@ from enrichment import redrive
 from enrichment.columns import Header
 from enrichment.conservation.committed import log_ranges, read
 from enrichment.errors import BatchRefused, BatchUnbalanced, PublishRefused, ReplayRefused
-from enrichment.kafka.clients import Clients
-from enrichment.kafka.limits import topic_limits
+from enrichment.kafka.limits import limits_of
 from enrichment.kafka.offsets import read_settled_backlog
 from enrichment.kafka.sink import LanePublisher
 from enrichment.limits import TopicLimits
@@ -171,15 +170,15 @@ def test_small_messages_of_a_small_topic_never_exceed_it_together(make_limited: 
 Limits = Callable[..., list[TopicLimits]]
 
 
-def unpredicted(clients: Clients, *topics: str) -> list[TopicLimits]:
+def unpredicted(topic: str, _described: object, max_message_bytes: int) -> TopicLimits:
     """What is known of topics that tell nothing of themselves."""
-    return [TopicLimits(topic, clients.settings.max_message_bytes) for topic in topics]
+    return TopicLimits(topic, max_message_bytes)
 
 
 @pytest.fixture
 def unforeseen(monkeypatch: pytest.MonkeyPatch) -> None:
     """What topics refuse is not told by their settings."""
-    monkeypatch.setattr("enrichment.kafka.sink.topic_limits", unpredicted)
+    monkeypatch.setattr("enrichment.kafka.sink.limits_of", unpredicted)
 
 
 SMALL = {"max_message_bytes": "5000", "compression_type": "uncompressed"}
@@ -253,20 +252,20 @@ def test_topic_that_is_changed_meanwhile(
     """A limit that is lowered between the look at it and the sending is known to the next try, which is the same
     task's."""
     pipeline = make_limited()
-    asked: list[tuple[str, ...]] = []
+    asked: list[str] = []
 
-    def lowered(clients: Clients, *topics: str) -> list[TopicLimits]:
-        found = topic_limits(clients, *topics)
+    def lowered(topic: str, described: Mapping[str, Any], max_message_bytes: int) -> TopicLimits:
+        found = limits_of(topic, described, max_message_bytes)
         if not asked:
-            alter(pipeline, topics[0], name, value)
-        asked.append(topics)
+            alter(pipeline, topic, name, value)
+        asked.append(topic)
         return found
 
-    monkeypatch.setattr("enrichment.kafka.sink.topic_limits", lowered)
+    monkeypatch.setattr("enrichment.kafka.sink.limits_of", lowered)
     send(pipeline, [Sent(), LARGE._replace(timestamp=NOW - 48 * HOUR), Sent(), Sent(partition=1)])
     pipeline.run()
     conserved(pipeline, 4, {reason: 1})
-    assert len(asked) == 2
+    assert len(asked) == 2 * 2  # both topics, at each try
 
 
 def test_refusal_that_leads_nowhere_says_what_and_where(make_limited: MakeLimited, unforeseen: None) -> None:
@@ -379,7 +378,7 @@ def test_replay_of_refused_messages_comes_to_its_end(
     assert producer.flush(30) == 0
     producer.close()
     if not foreseen:
-        monkeypatch.setattr("enrichment.kafka.sink.topic_limits", unpredicted)
+        monkeypatch.setattr("enrichment.kafka.sink.limits_of", unpredicted)
     replayer.replay(0)
     report = replayer.check()
     assert report.ok, report.summary()
@@ -416,8 +415,8 @@ def test_correction_that_is_refused_holds_up_no_other(
     user_service.end_fault()
     alter(quick, quick.environment["KAFKA_OUTPUT_TOPIC"], "cleanup.policy", "compact")
     if not foreseen:
-        monkeypatch.setattr("enrichment.kafka.sink.topic_limits", unpredicted)
-        monkeypatch.setattr("enrichment.repair.topic_limits", unpredicted)
+        monkeypatch.setattr("enrichment.kafka.sink.limits_of", unpredicted)
+        monkeypatch.setattr("enrichment.kafka.limits.limits_of", unpredicted)
     one = partials.planned(quick, batch)
     assert one is not None
     assert partials.run(quick, one) == (True, {Source.USER: PendingState.UNREPAIRABLE})

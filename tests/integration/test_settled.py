@@ -138,8 +138,8 @@ def test_redrive_sees_letters_that_were_just_set_aside(
             assert redrive.look_through(r.clients, wanted, {}, 10).survey().scanned == PARTITIONS - 1
         with one.committing_soon():
             assert redrive.look_through(r.clients, wanted, {}, 10).survey().scanned == PARTITIONS + 1
-        with stranger(topics.redriven_topic, 0, b"batch").committing_soon(), pytest.raises(ValueError, match="int"):
-            read_markers(r.clients)  # the stranger's key is no position: it was read
+        with stranger(topics.redriven_topic, 0, b"batch", key=b"1:0").committing_soon():
+            assert read_markers(r.clients) == {(1, 0): "batch"}
 
 
 def test_repair_waits_for_what_it_corrects(
