@@ -229,6 +229,30 @@ def test_topic_that_was_made_anew_is_recognised(pipeline: Pipeline, before: int,
     assert [(m.partition, m.skipped) for m in moves(pipeline)] == [(p, 0) for p in range(PARTITIONS)]
 
 
+@pytest.mark.parametrize("when", ["before it is read", "before it is published", "accepted", "published"])
+def test_batch_of_a_topic_that_was_made_anew_publishes_nothing(pipeline: Pipeline, when: str) -> None:
+    """It was claimed of the old topic, whose messages are gone or, read already, have the offsets of other ones: it is
+    neither published nor taken for published, and the new topic is published once."""
+    send(pipeline, 5)
+    [batch] = pipeline.claim("first")
+    drained = None if when == "before it is read" else pipeline.stage(batch)
+    make_anew(pipeline, pipeline.input_topic, 8)
+    if when in ("accepted", "published"):
+        accept(pipeline, dict.fromkeys(range(PARTITIONS), 0))
+    if when == "published":
+        run(pipeline, "second")
+    with pytest.raises(OffsetsMoved, match="made anew while batch dag/first/0 was on its way"):
+        pipeline.finish(drained or pipeline.stage(batch))
+    with pipeline.resources() as r:
+        job = r.ledger.get(batch.batch_id)
+    assert job is not None
+    assert not job.is_published
+    if when not in ("accepted", "published"):
+        accept(pipeline, dict.fromkeys(range(PARTITIONS), 0))
+    run(pipeline, "third")
+    published_once(pipeline, OffsetRange(0, 0, 8))
+
+
 def test_group_is_past_the_end_of_a_truncated_log(pipeline: Pipeline) -> None:
     """What is sent next would be skipped up to where the group is. Nobody can truncate a log at will, so the group is
     set, and recorded, past its end."""

@@ -28,7 +28,7 @@ from enrichment.kafka.offsets import read_committed, take_over
 from enrichment.kafka.refusals import Refusals, cause_of, refusal_of
 from enrichment.kafka.retention import Retention
 from enrichment.kafka.stamps import Committed, check_lanes, is_published, stamped
-from enrichment.kafka.topics import describe_topics
+from enrichment.kafka.topics import describe_topics, read_topic_id
 from enrichment.messages import Batch
 
 log = logging.getLogger(__name__)
@@ -94,6 +94,7 @@ class LanePublisher:
         # Only now: whoever changes the number of lanes fences this publisher, or has said so before.
         self._clients.check_lanes(batch)
         check_lanes(batch, committed)
+        self._check_topic()
         # A group without an offset starts at the log's start: that is where its first batch was claimed.
         if all(committed[r.partition].offset in (r.start, None) for r in batch.ranges):
             return Standing.AT_START
@@ -105,6 +106,18 @@ class LanePublisher:
             f"group {batch.group_id} was moved by somebody else while batch {batch.batch_id} was on its way ({where}). "
             "Nothing was published. The next run goes on from the group's offsets; enrichment_jobs tells who moved it."
         )
+
+    def _check_topic(self) -> None:
+        """Raise `OffsetsMoved` when the batch's topic was deleted and made anew: its offsets are others, and what was
+        read at them may be of either."""
+        batch = self._batch
+        now = read_topic_id(self._clients, batch.topic) if batch.topic_id is not None else None
+        if None not in (batch.topic_id, now) and now != batch.topic_id:
+            raise OffsetsMoved(
+                f"topic {batch.topic} was deleted and made anew while batch {batch.batch_id} was on its way: it was "
+                f"claimed of the topic with the id {batch.topic_id}, and the topic has {now} by now. Nothing was "
+                "published. The next claim says how to go on."
+            )
 
     def _committed(self) -> Mapping[int, Committed]:
         batch = self._batch

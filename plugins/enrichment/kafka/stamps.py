@@ -64,6 +64,8 @@ def is_published(batch: Batch, committed: Mapping[int, Committed]) -> bool:
         offset, stamp = committed[r.partition]
         if offset is None or offset < r.end or (batch.topic_id is not None and stamp is None):
             return False
+        if stamp is not None and None not in (stamp.topic_id, batch.topic_id) and stamp.topic_id != batch.topic_id:
+            return False  # published to, but of another topic of that name
     return True
 
 
