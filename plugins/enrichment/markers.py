@@ -55,8 +55,9 @@ def read_markers(clients: Clients) -> dict[Position, str]:
             for chunk in reader.chunks():
                 for key, value in zip(chunk.keys, chunk.values, strict=True):
                     position = position_of(key or b"")
-                    if position is not None:
-                        redriven[position] = (value or b"").decode(errors="replace")
+                    # A tombstone is no redrive's, and takes back nothing: what was sent in again stays so.
+                    if position is not None and value is not None:
+                        redriven[position] = value.decode(errors="replace")
     return redriven
 
 

@@ -6,6 +6,7 @@ Each alarm of the check would be a real fault, in the pipeline or in the check.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -18,9 +19,10 @@ from enrichment import redrive
 from enrichment.columns import Header
 from enrichment.conservation.check import Defect
 from enrichment.conservation.committed import log_ranges, position, read
-from enrichment.conservation.fingerprint import origin_of
+from enrichment.conservation.fingerprint import labels_of, origin_of
 from enrichment.kafka.source import read_ranges
 from enrichment.letters import Verdict, judge
+from enrichment.limits import TopicLimits
 from enrichment.messages import HEADER_OWN, HEADER_REVISION, ORIGIN_HEADERS, Reason, Wanted
 from enrichment.replay import replay
 from enrichment.settings import load
@@ -337,3 +339,54 @@ def test_letters_of_foreign_writers_fail_no_redrive(make_pipeline: MakePipeline)
         judged = [one for chunk in read_ranges(r.clients, dlq, ranges) for one in judge(chunk, wanted(pipeline), set())]
     assert all("no dead letter" in one.why for one in judged if one.letter is None)
     assert sum(one.verdict is Verdict.REDRIVE for one in judged) >= 8
+
+
+@pytest.mark.parametrize("by", ["tombstone", "tombstone of a letter that was not sent in again"])
+def test_tombstones_of_foreign_writers_undo_no_marker(make_pipeline: MakePipeline, by: str) -> None:
+    """A redrive and the check take the same letters for sent in again, whatever tombstones stand beside the markers."""
+    pipeline = make_pipeline(ENRICHMENT_REQUIRED_SOURCES="business-context", **ANY_SHARE)
+    run_live(pipeline, [Odd(message(n, request_id=f"nobody-{n}")) for n in range(8)])
+    if by == "tombstone":
+        redrive_all(pipeline, "first")
+    marks = [Odd(None, b"%d:0" % partition) for partition in range(PARTITIONS)]
+    send_odd(pipeline.bootstrap_servers, load().kafka.redriven_topic, marks, 2)
+    check(pipeline, 8)
+    assert redrive_all(pipeline).chosen == 8
+    check(pipeline, 8)
+
+
+def test_replayed_letter_counts_for_the_window_of_its_message(
+    make_replayer: Callable[..., Replayer], topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its topic refuses it, a letter has the time at which it was set aside: that is no time of its message."""
+    monkeypatch.setattr("enrichment.kafka.sink.limits_of", lambda topic, _, max_bytes: TopicLimits(topic, max_bytes))
+    compacted = {
+        name: topic("replay", PARTITIONS, cleanup_policy="compact")
+        for name in ("REPLAY_OUTPUT_TOPIC", "REPLAY_DLQ_TOPIC")
+    }
+    replayer = make_replayer(KAFKA_BATCH_SIZE="1000", **compacted)
+    now = int(time.time() * 1000)
+    odd = [Odd(message(n), None if n % 3 else b"k", at) for n in range(6) for at in (START, now)]
+    send_odd(replayer.pipeline.bootstrap_servers, replayer.pipeline.input_topic, odd)
+    hours = 0, (now - START) // HOUR
+    for hour in hours:
+        replay_window(replayer, hour)
+    for hour in hours:
+        report = replayer.check(hour)
+        assert report.ok, report.summary()
+        assert (report.read, report.dead) == (6, 4)
+
+
+def test_filters_of_a_replay_and_of_its_check_are_the_same(make_replayer: Callable[..., Replayer]) -> None:
+    """A label that is a number, however large, is none, and the other one counts."""
+    replayer = make_replayer(KAFKA_BATCH_SIZE="1000", **ANY_SHARE)
+    levels = [b"1e400", b"9" * 5_000, b"1", b'"info"', b"{}"]
+    values = [message(1)[:-1] + b',"level":' + level + b"}" for level in levels]
+    send_odd(
+        replayer.pipeline.bootstrap_servers, replayer.pipeline.input_topic,
+        [Odd(value, timestamp=START) for value in values],
+    )  # fmt: skip
+    said = replay_window(replayer, 0, services=("payment-service",))
+    assert said["selected"] == len(levels)
+    report = replayer.check(0, wanted=lambda m: labels_of(m.value() or b"").get("service") == "payment-service")
+    assert report.ok, report.summary()

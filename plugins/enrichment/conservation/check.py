@@ -118,13 +118,14 @@ class Expected:
     end: int
     wanted: Callable[[Message], bool] | None = None
 
-    def made(self, output: Message) -> bool:
-        """Whether an output is the replay's, and of this time: an output has the time of its input, or says it. Where
-        it has that of the broker, the window that its batch names must be within."""
+    def made(self, output: Message, *, is_letter: bool = False) -> bool:
+        """Whether an output is the replay's, and of this time: an output has the time of its input; a dead letter says
+        it, and may have another itself. Where it has that of the broker, the window that its batch names must be
+        within."""
         if replay_of(output) != self.replay_id:
             return False
         if not is_appended(output):
-            return self._in_time(output.timestamp()[1]) or self._in_time(said_timestamp(output))
+            return self._in_time(said_timestamp(output) if is_letter else output.timestamp()[1])
         try:
             start, end = window_of(output)
         except ValueError:
@@ -215,7 +216,7 @@ class _Check:
                 continue
             origin = origin_of(message)
             ledger = self._ledger(origin) if origin is not None else None
-            if origin is None or ledger is None or not self._is_ours(message):
+            if origin is None or ledger is None or not self._is_ours(message, is_letter=not corrected):
                 self.report.foreign += 1
                 continue
             at = origin.offset - ledger.range.start
@@ -289,8 +290,10 @@ class _Check:
                 self._found(Defect.INVENTED, here, "an output, but no input message")
         return self.report
 
-    def _is_ours(self, output: Message) -> bool:
-        return replay_of(output) is None if self._replay is None else self._replay.made(output)
+    def _is_ours(self, output: Message, *, is_letter: bool) -> bool:
+        if self._replay is None:
+            return replay_of(output) is None
+        return self._replay.made(output, is_letter=is_letter)
 
     def _ledger(self, origin: Origin) -> Ledger | None:
         if origin.topic != self._topic:
@@ -367,12 +370,13 @@ def _redriven(kafka: Kafka, topic: str, timeout: float, settle_seconds: float) -
         if refused.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             return frozenset()
         raise
-    marked = {}
+    marked = set()
     for marker in read(kafka, topic, held, timeout):
         partition, _, offset = (marker.key() or b"").partition(b":")
-        if partition.isdigit() and offset.isdigit() and len(partition + offset) < 30:  # else it is no redrive's
-            marked[int(partition), int(offset)] = marker.value() is not None
-    return frozenset(letter for letter, stands in marked.items() if stands)
+        # Else it is no redrive's.
+        if partition.isdigit() and offset.isdigit() and len(partition + offset) < 30 and marker.value() is not None:
+            marked.add((int(partition), int(offset)))
+    return marked
 
 
 def merge(ranges: Iterable[OffsetRange]) -> list[OffsetRange]:

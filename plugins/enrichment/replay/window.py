@@ -16,9 +16,14 @@ from enrichment.replay.published import Offsets, offsets_with_errors
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
+_NULL = msgspec.Raw(b"null")
+
+
 class _Labels(msgspec.Struct):
-    service: Any = None
-    level: Any = None
+    """Undecoded: a number that no double holds makes no label, and does not hide the other one."""
+
+    service: msgspec.Raw = _NULL
+    level: msgspec.Raw = _NULL
 
 
 _decode_labels = msgspec.json.Decoder(_Labels).decode
@@ -62,12 +67,15 @@ def has_labels(value: bytes | None, window: Window) -> bool:
     """Whether a message's service and level are among those wanted; one that cannot be read has neither."""
     try:
         labels = _decode_labels(value or b"")
+        service, level = map(_text, (labels.service, labels.level))
         (value or b"").decode()  # what is skipped was not looked at
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
-    return (not window.services or labels.service in window.services) and (
-        not window.levels or labels.level in window.levels
-    )
+    return (not window.services or service in window.services) and (not window.levels or level in window.levels)
+
+
+def _text(label: msgspec.Raw) -> Any:
+    return msgspec.json.decode(label) if bytes(label).startswith(b'"') else None
 
 
 def _with_stored_errors(chunk: Chunk, rows: Rows, stored: Mapping[int, Offsets]) -> Rows:
