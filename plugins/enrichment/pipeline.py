@@ -31,7 +31,7 @@ from enrichment.decode import Decoded, decode, refuse_headers, set_aside
 from enrichment.enrichers.base import JSON, STATUS, Added, Enricher
 from enrichment.errors import BatchUnbalanced, RunRefused
 from enrichment.group.lanes import check_claim
-from enrichment.group.progress import find_progress
+from enrichment.group.progress import anchor, find_progress
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import plan_ranges
 from enrichment.kafka.refusals import Refusals, publish_around
@@ -115,7 +115,10 @@ def claim(
         raise RunRefused(f"max_messages={max_messages}: at least one, or none for KAFKA_BATCH_SIZE")
     kafka = clients.settings
     check_claim(clients, ledger.lanes, dry_run=dry_run)
-    backlog, topic_id = find_progress(clients, ledger.positions, partitions or None, dry_run=dry_run)
+    unrecorded = ledger.lanes.open_batches(kafka.consumer_group)
+    backlog, topic_id = find_progress(
+        clients, ledger.positions, partitions or None, dry_run=dry_run, unrecorded=unrecorded
+    )
     size = min(max_messages or kafka.batch_size, kafka.batch_size)
     plan = plan_ranges(backlog, kafka.lanes, size, kafka.batches_per_run)
     shares = shares_of(plan, backlog, ledger, kafka, size)
@@ -136,6 +139,8 @@ def claim(
     ]
     ends = {r.partition: r.end for batch in batches for r in batch.ranges}
     lag = {b.partition: max(0, b.high - ends.get(b.partition, b.start)) for b in backlog}
+    if not dry_run:
+        anchor(clients, batches, backlog)
     warnings = claim_warnings(clients, batches, now_in_milliseconds())
     for batch in batches:
         ledger.claim(batch, dag_id, run_id, settings.fingerprint, lag, warnings.get(batch.batch_id, ()))

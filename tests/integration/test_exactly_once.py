@@ -70,7 +70,7 @@ def test_publish_killed_before_its_commit_leaves_nothing_visible(
     """`kill -9` with messages on the broker: no reader sees them, and the retry publishes each message once."""
     code, _, _ = finish(pipeline.publish_in_process(staged, where), pipeline, staged)
     assert code == -signal.SIGKILL
-    assert committed(pipeline) == [None] * PARTITIONS
+    assert committed(pipeline) == [0] * PARTITIONS
     assert pipeline.publish(staged).produced
     report = pipeline.check()
     assert report.ok, report.summary()
@@ -193,7 +193,7 @@ def test_numbers_that_do_not_add_up_fail_before_the_commit(pipeline: Pipeline, s
                 file.write(chunk)
     with pytest.raises(BatchUnbalanced, match=f"read {MESSAGES}, but .* = {MESSAGES - 2}"):
         pipeline.publish(staged)
-    assert committed(pipeline) == [None] * PARTITIONS
+    assert committed(pipeline) == [0] * PARTITIONS
     assert pipeline.check([OffsetRange(0, 0, 1)]).analytics == 0
 
 
@@ -202,7 +202,7 @@ def test_files_of_two_drains_are_not_published_together(pipeline: Pipeline, stag
     pipeline.drain(staged.batch)
     with pytest.raises(StagingMissing, match=r"does not fit to the batch's latest drain.*clear the batch's `drain`"):
         pipeline.publish(staged)
-    assert committed(pipeline) == [None] * PARTITIONS
+    assert committed(pipeline) == [0] * PARTITIONS
     pipeline.enrich(staged.batch)
     assert pipeline.publish(staged).produced
     report = pipeline.check()
@@ -216,7 +216,7 @@ def test_batch_of_dead_letters_fails_where_a_ceiling_is_set(make_pipeline: MakeP
     [batch] = pipeline.claim()
     with pytest.raises(BatchUnbalanced, match="6 of 10 messages would be dead letters with invalid-json"):
         pipeline.publish(pipeline.stage(batch))
-    assert committed(pipeline) == [None] * PARTITIONS
+    assert committed(pipeline) == [0] * PARTITIONS
 
 
 @pytest.mark.parametrize("dead", [[b"no JSON"] * 5, [b"no JSON"] * 3 + [b"[]"] * 4], ids=["at the share", "two causes"])
@@ -275,7 +275,7 @@ def test_publish_without_staged_files_says_what_to_clear(pipeline: Pipeline, sta
         r.staging.remove(staged.batch.batch_id)
     with pytest.raises(StagingMissing, match="clear the batch's `drain` task"):
         pipeline.publish(staged)
-    assert committed(pipeline) == [None] * PARTITIONS
+    assert committed(pipeline) == [0] * PARTITIONS
 
 
 def test_dry_run_publishes_and_commits_nothing(pipeline: Pipeline) -> None:

@@ -47,8 +47,11 @@ class Astray:
         )
 
 
-def explain(astray: Sequence[Astray], topic: str, group_id: str, bootstrap_servers: str) -> str:
-    """What was found, and what to run for each way to go on."""
+def explain(
+    astray: Sequence[Astray], topic: str, group_id: str, bootstrap_servers: str, unrecorded: Sequence[str] = ()
+) -> str:
+    """What was found, and what to run for each way to go on. `unrecorded` batches may be published: a publisher that
+    died before its record left its stamp in the offset, which is gone."""
     found = "; ".join(
         f"{', '.join(str(a) for a in astray if a.why is why)} ({why})"
         for why in Why
@@ -78,6 +81,16 @@ def explain(astray: Sequence[Astray], topic: str, group_id: str, bootstrap_serve
         f"group {group_id} is not where it has published to in {topic}: {found}. Nothing was claimed. Find out what "
         "happened, then choose, for each partition, and run (stacklens_replay publishes the past again elsewhere):"
         + "".join(ways)
+        + _doubt(unrecorded)
+    )
+
+
+def _doubt(unrecorded: Sequence[str]) -> str:
+    if not unrecorded:
+        return ""
+    return (
+        f"\nNot known is whether {', '.join(unrecorded)} had been published. Look for a `stacklens-batch-id` of "
+        "these in the outputs: if there is one, go on behind its batch (`accept-offsets`), or it is published twice."
     )
 
 

@@ -17,8 +17,10 @@ from confluent_kafka import TopicPartition
 from enrichment.errors import OffsetsLost, OffsetsMoved
 from enrichment.group.choices import Astray, Why, explain
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.offsets import Backlog, read_settled_backlog
+from enrichment.kafka.offsets import Backlog, committed_offsets, read_settled_backlog, take_over
 from enrichment.kafka.topics import read_topic_id
+from enrichment.messages import Batch
+from enrichment.store.lanes import OpenBatch
 from enrichment.store.positions import Move, MoveReason, Position, Positions
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class Group:
 
     positions: Mapping[int, Position]
     topic_id: str | None
+    begun: frozenset[int] = frozenset()  # partitions of batches that may be published, whatever the ledger knows
 
     @property
     def is_known(self) -> bool:
@@ -46,19 +49,22 @@ class Group:
 
 
 def find_progress(
-    clients: Clients, positions: Positions, partitions: Sequence[int] | None = None, *, dry_run: bool = False
-) -> Progress:
+    clients: Clients, positions: Positions, partitions: Sequence[int] | None = None, *, dry_run: bool = False,
+    unrecorded: Sequence[OpenBatch] = (),
+) -> Progress:  # fmt: skip
     """Where draining goes on in these partitions (all, if none is named), as it is recorded from now on.
 
     Raises `OffsetsMoved` when the group is not where it should be, `OffsetsLost` by the declared policy. A dry run
-    records and moves nothing.
+    records and moves nothing. `unrecorded` are the group's batches that are not known to be published.
     """
     settings = clients.settings
     topic, group_id = settings.input_topic, settings.consumer_group
     backlog = read_settled_backlog(clients, partitions)
     topic_id = read_topic_id(clients, topic)
-    group = Group(positions.get(topic, group_id), topic_id)
-    check_progress(clients, backlog, group)
+    unrecorded = [batch for batch in unrecorded if batch.topic == topic]
+    begun = frozenset(r.partition for batch in unrecorded for r in batch.ranges)
+    group = Group(positions.get(topic, group_id), topic_id, begun)
+    check_progress(clients, backlog, group, unrecorded)
     if any(b.lost for b in backlog):
         backlog = settle_lost(clients, positions, backlog, group, dry_run=dry_run)
     if not dry_run:
@@ -66,12 +72,17 @@ def find_progress(
     return Progress(backlog, topic_id)
 
 
-def check_progress(clients: Clients, backlog: Sequence[Backlog], group: Group) -> None:
+def check_progress(
+    clients: Clients, backlog: Sequence[Backlog], group: Group, unrecorded: Sequence[OpenBatch] = ()
+) -> None:
     """Raise `OffsetsMoved`, with all ways to go on, when the group is astray in one of the partitions."""
     astray = [found for b in backlog if (found := find_astray(b, group)) is not None]
     if astray:
-        settings = clients.settings
-        raise OffsetsMoved(explain(astray, settings.input_topic, settings.consumer_group, clients.bootstrap_servers))
+        settings, where = clients.settings, {found.backlog.partition for found in astray}
+        doubtful = [b.batch_id for b in unrecorded if any(r.partition in where for r in b.ranges)]
+        raise OffsetsMoved(
+            explain(astray, settings.input_topic, settings.consumer_group, clients.bootstrap_servers, doubtful)
+        )
 
 
 def find_astray(b: Backlog, group: Group) -> Astray | None:
@@ -89,7 +100,8 @@ def _why(b: Backlog, position: Position | None, group: Group) -> Why | None:
     found = {
         Why.ANEW: _is_anew(b, position, group),
         Why.PAST_END: (at if at is not None else known or 0) > b.high,
-        Why.FORGOTTEN: at is None and known not in (None, b.low),
+        # Whoever claims in a partition sets the group there first (`anchor`).
+        Why.FORGOTTEN: at is None and known is not None and (known != b.low or b.partition in group.begun),
         Why.BEHIND: None not in (at, known) and at < known,  # type: ignore[operator]
         # A publisher that died between its commit and the ledger has left its stamp.
         Why.AHEAD: at is not None and b.stamp is None and at > meant,  # type: ignore[operator]
@@ -141,6 +153,32 @@ def move_group(clients: Clients, offsets: Mapping[int, int]) -> None:
     topic = clients.settings.input_topic
     with clients.offsets_reader() as consumer:
         consumer.commit(offsets=[TopicPartition(topic, p, o) for p, o in offsets.items()], asynchronous=False)
+
+
+def anchor(clients: Clients, batches: Sequence[Batch], backlog: Sequence[Backlog]) -> None:
+    """Set the group to where the batches start, in those partitions where it has no offset: to a publisher, none is
+    then always one that is gone, never one that was not there yet.
+
+    A compare-and-set as publishing is: whoever publishes in the lane is fenced, and what it had committed stays.
+    """
+    settings = clients.settings
+    topic, timeout = settings.input_topic, settings.request_timeout_sec
+    unset = {b.partition for b in backlog if b.committed is None}
+    for batch in batches:
+        starts = {r.partition: r.start for r in batch.ranges if r.partition in unset}
+        if not starts:
+            continue
+        with (
+            clients.lane_producer(batch.lane, settings.max_message_bytes) as producer,
+            clients.offsets_reader() as reader,
+        ):
+            take_over(producer, timeout)
+            committed = committed_offsets(reader, topic, starts, timeout)
+            offsets = [TopicPartition(topic, p, start) for p, start in starts.items() if committed[p] is None]
+            if offsets:
+                producer.begin_transaction()
+                producer.send_offsets_to_transaction(offsets, reader.consumer_group_metadata(), timeout)
+                producer.commit_transaction(timeout)
 
 
 def adopt(

@@ -29,7 +29,7 @@ from enrichment.kafka.refusals import Refusals, cause_of, refusal_of
 from enrichment.kafka.retention import Retention
 from enrichment.kafka.stamps import Committed, check_lanes, is_published, stamped
 from enrichment.kafka.topics import describe_topics, read_topic_id
-from enrichment.messages import Batch
+from enrichment.messages import LIVE, Batch
 
 log = logging.getLogger(__name__)
 QUEUE_SECONDS = 0.02  # between two looks whether a full queue has room again
@@ -95,8 +95,10 @@ class LanePublisher:
         self._clients.check_lanes(batch)
         check_lanes(batch, committed)
         self._check_topic()
-        # A group without an offset starts at the log's start: that is where its first batch was claimed.
-        if all(committed[r.partition].offset in (r.start, None) for r in batch.ranges):
+        # A claim of live draining has set the group to the batch's start, so no offset is one that is gone. A repair's
+        # group is the pass's own.
+        unset = () if batch.purpose.kind == LIVE.kind else (None,)
+        if all(committed[r.partition].offset in (r.start, *unset) for r in batch.ranges):
             return Standing.AT_START
         where = ", ".join(
             f"partition {r.partition}: batch {r.start} to {r.end}, group at {committed[r.partition].offset}"
