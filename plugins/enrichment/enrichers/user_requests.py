@@ -138,7 +138,8 @@ class UserRequests:
             raise Transient(Reason.USER_TIMEOUT, f"{request}: no answer within {seconds:.3g} s") from error
         except TooLong as long:
             raise self._doubt(f"{request} answered {long}") from long
-        except (httpx.HTTPError, httpx.InvalidURL, Garbled) as error:
+        # ValueError: httpx reads the address of a redirect that nobody follows, and a name in it may be none.
+        except (httpx.HTTPError, httpx.InvalidURL, Garbled, ValueError) as error:
             raise Transient(Reason.USER_SERVICE_ERROR, f"{request}: {reason_of(error)}") from error
         if reply.status in wanted:
             return reply

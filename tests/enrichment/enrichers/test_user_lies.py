@@ -500,3 +500,14 @@ def test_version_is_that_of_the_service(make_api: MakeApi) -> None:
     assert re.fullmatch("[0-9a-f]{12}", version)
     assert make_api("http://HOST", "token").version == version
     assert len({version, *(make_api(url).version for url in ("https://host", "http://host:81", "http://host/v2"))}) == 4
+
+
+@pytest.mark.parametrize(
+    "place", ["http://xn--/", "http://xn--a\u00fc/", "http://[::1", "//:99999", "http://h:abc/", "\x7f"]
+)
+def test_redirect_to_no_address_is_a_failure_of_the_service(
+    make_api: MakeApi, make_raw_server: MakeServer, place: str
+) -> None:
+    """Nobody follows it, but the HTTP client reads it all the same."""
+    api = make_api(make_raw_server(lambda _: http(302, b"", f"Location: {place}")).base_url)
+    assert outcome(api) == dict.fromkeys(USERS, FAILED)
