@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Collection
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
@@ -22,8 +22,8 @@ import httpx
 from enrichment.connections import HttpOptions
 from enrichment.errors import SettingsError
 
-# zlib's number for "gzip or zlib, as its head says".
-GZIP_OR_ZLIB = 47
+# zlib's numbers for "gzip or zlib, as its head says", and for deflate without a head, as some servers write it.
+GZIP_OR_ZLIB, HEADLESS = 47, -15
 
 
 class Reply(NamedTuple):
@@ -115,17 +115,41 @@ def _unpacker(encoding: str, max_bytes: int) -> Callable[[bytes], bytes]:
         return lambda piece: piece
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise Garbled(f"an encoding that was not asked for: {encoding[:40]}")
-    packed = zlib.decompressobj(GZIP_OR_ZLIB)
+    return _Unpacker(encoding, max_bytes)
 
-    def unpack(piece: bytes) -> bytes:
-        if not piece and not packed.eof:
-            raise Garbled("the compressed body breaks off")
+
+class _Unpacker:
+    """Of gzip all members are read that follow one another: some servers pack each part of an answer by itself."""
+
+    def __init__(self, encoding: str, max_bytes: int) -> None:
+        self._encoding = encoding
+        self._most = max_bytes + 1
+        self._packed: Any = None
+
+    def __call__(self, piece: bytes) -> bytes:
         try:
-            return packed.decompress(piece, max_bytes + 1) if piece else b""
+            return self._unpack(piece) if piece else self._ended()
         except zlib.error as odd:
-            raise Garbled(f"{encoding}: {odd}") from odd
+            raise Garbled(f"{self._encoding}: {odd}") from odd
 
-    return unpack
+    def _unpack(self, piece: bytes) -> bytes:
+        body = b""
+        while piece and len(body) < self._most:
+            if self._packed is None:
+                has_head = self._encoding != "deflate" or piece[0] & 15 == zlib.DEFLATED
+                self._packed = zlib.decompressobj(GZIP_OR_ZLIB if has_head else HEADLESS)
+            elif self._packed.eof:
+                if self._encoding == "deflate":
+                    break
+                self._packed = zlib.decompressobj(GZIP_OR_ZLIB)
+            body += self._packed.decompress(piece, self._most)
+            piece = self._packed.unused_data
+        return body
+
+    def _ended(self) -> bytes:
+        if self._packed is None or not self._packed.eof:
+            raise Garbled("the compressed body breaks off")
+        return b""
 
 
 def _own_headers(token: str | None) -> dict[str, str]:
