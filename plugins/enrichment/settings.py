@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from enrichment import sql
@@ -25,8 +25,23 @@ from enrichment.names import GroupName, TopicName, find_equal
 DEFAULT_RULES = Path(__file__).with_name("enrichers") / "risk_rules.toml"
 
 PositiveInt = Annotated[int, Field(gt=0, lt=2**63)]  # what the ledger can hold
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Nothing that anybody waits for or keeps takes longer, in whatever unit; more would be none of PostgreSQL's numbers.
+LONGEST = 1_000_000
+PositiveFloat = Annotated[float, Field(gt=0, le=LONGEST)]
+Days = Annotated[float, Field(gt=0, le=100_000)]  # 100,000 days ago there was a year
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def check_home(path: str) -> str:
+    """A path whose `~` means somebody's home. Raises `ValueError`."""
+    try:
+        Path(path).expanduser()
+    except RuntimeError as nobody:
+        raise ValueError(f"there is no such home: {nobody}") from None
+    return path
+
+
+HomePath = Annotated[str, AfterValidator(check_home)]
 
 
 def _config(prefix: str) -> SettingsConfigDict:
@@ -54,8 +69,12 @@ class KafkaSettings(BaseSettings):
         description="lanes: partition p belongs to lane p % lanes; the group's number, the same for all workers:"
         " `python -m enrichment.group set-lanes` changes it",
     )
-    chunk_size: PositiveInt = Field(50_000, description="messages at most whose keys and answers a task holds")
-    chunk_bytes: PositiveInt = Field(16 * 1024**2, description="bytes of messages at most that a task holds")
+    chunk_size: Annotated[int, Field(gt=0, le=10_000_000)] = Field(
+        50_000, description="messages at most whose keys and answers a task holds"
+    )
+    chunk_bytes: Annotated[int, Field(gt=0, le=1024**3)] = Field(
+        16 * 1024**2, description="bytes of messages at most that a task holds"
+    )
     max_message_bytes: Annotated[int, Field(ge=1_000, le=1_000_000_000)] = Field(
         2 * 1024**2, description="largest message that is published; the topics must allow it (max.message.bytes)"
     )
@@ -96,17 +115,17 @@ class GeoSettings(BaseSettings):
 
     model_config = _config("GEO_IP_")
 
-    database_path: str = Field(
+    database_path: HomePath = Field(
         "",
         description="MaxMind-format City database; empty: the one at GEO_IP_INSTALL_PATH, or, while none is there,"
         " GeoLite2 City of 2018 from the package maxminddb-geolite2",
     )
-    install_path: str = Field(
+    install_path: HomePath = Field(
         "~/.stacklens/City.mmdb",
         description="where `stacklens_geoip_refresh` installs databases while GEO_IP_DATABASE_PATH is empty;"
         " all workers share its folder",
     )
-    update_source: str = Field(
+    update_source: HomePath = Field(
         "",
         description="where newer databases come from: `maxmind`, an http(s) URL or a path (.mmdb, .mmdb.gz, .tar.gz);"
         " empty: nowhere",
@@ -127,7 +146,7 @@ class GeoSettings(BaseSettings):
         2048, description="size at most of a newer database, in MiB, as it is downloaded and unpacked"
     )
     max_age_days: PositiveFloat = Field(30, description="age of the database in use above which there is a warning")
-    locale: str = Field("en", description="language of the names")
+    locale: str = Field("en", pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$", description="language of the names")
     cache_size: PositiveInt = Field(10_000, description="addresses kept in a task's memory")
     cache_ttl_hours: PositiveFloat = Field(1, description="how long a place may be served")
     cache_max_rows: PositiveInt = Field(500_000, description="addresses kept in PostgreSQL after an eviction")
@@ -144,9 +163,9 @@ class UserSettings(BaseSettings):
         300, description="time that a task may spend on the API; who is not answered for by then is repaired later"
     )
     batch_size: PositiveInt = Field(500, description="users in one request")
-    concurrency: PositiveInt = Field(4, description="requests at once")
-    retries: Annotated[int, Field(ge=0)] = Field(3, description="further tries of a request that failed")
-    backoff_sec: Annotated[float, Field(ge=0)] = Field(
+    concurrency: Annotated[int, Field(gt=0, le=1_000)] = Field(4, description="requests at once")
+    retries: Annotated[int, Field(ge=0, le=1_000)] = Field(3, description="further tries of a request that failed")
+    backoff_sec: Annotated[float, Field(ge=0, le=LONGEST)] = Field(
         0.2, description="pause before the second try; doubles, with jitter"
     )
     retry_after_max_sec: PositiveFloat = Field(30, description="longest Retry-After that is waited for")
@@ -162,7 +181,7 @@ class BusinessSettings(BaseSettings):
 
     model_config = _config("BUSINESS_")
 
-    risk_rules_path: str = Field("", description="TOML file of the risk rules; empty: the one beside the code")
+    risk_rules_path: HomePath = Field("", description="TOML file of the risk rules; empty: the one beside the code")
     query_timeout_sec: PositiveFloat = Field(
         30, description="time for the query over your own tables, waiting for locks included; longer is their outage"
     )
@@ -183,7 +202,7 @@ class CacheSettings(BaseSettings):
 
     negative_ttl_minutes: PositiveFloat = Field(10, description="how long a key is known not to exist")
     error_ttl_sec: PositiveFloat = Field(30, description="how long a task remembers that a source failed for a key")
-    stale_grace_hours: Annotated[float, Field(ge=0)] = Field(
+    stale_grace_hours: Annotated[float, Field(ge=0, le=LONGEST)] = Field(
         24, description="how long after its expiry an entry may still be served while its source is down"
     )
     touch_after_hours: PositiveFloat = Field(
@@ -258,7 +277,7 @@ class PipelineSettings(BaseSettings):
         pattern="^(publish|hold)$",
         description="in an outage: `publish` the batch partial and repair it later, or `hold` it until the deadline",
     )
-    outage_hold_deadline_minutes: Annotated[float, Field(ge=0)] = Field(
+    outage_hold_deadline_minutes: Annotated[float, Field(ge=0, le=LONGEST)] = Field(
         15, description="how long after its claim a held batch is published partial after all"
     )
 
@@ -294,7 +313,10 @@ class ServiceLevelSettings(BaseSettings):
     @field_validator("notifier_kwargs", mode="before")
     @classmethod
     def _read(cls, value: Any) -> Any:
-        return json.loads(value or "{}") if isinstance(value, str) else value
+        try:
+            return json.loads(value or "{}") if isinstance(value, str) else value
+        except RecursionError:
+            raise ValueError("nested too deep") from None
 
 
 class ReplaySettings(BaseSettings):
@@ -319,21 +341,21 @@ class RetentionSettings(BaseSettings):
 
     model_config = _config("RETENTION_")
 
-    jobs_days: PositiveFloat = Field(
+    jobs_days: Days = Field(
         90, description="batches in the ledger; an unpublished one stays until its group is past it"
     )
-    metrics_days: PositiveFloat = Field(30, description="metrics of the stages; never longer than their batch")
-    audit_days: PositiveFloat = Field(365, description="who changed what of a batch")
-    hourly_rollups_days: PositiveFloat = Field(
+    metrics_days: Days = Field(30, description="metrics of the stages; never longer than their batch")
+    audit_days: Days = Field(365, description="who changed what of a batch")
+    hourly_rollups_days: Days = Field(
         180, description="rollups of hours; those of a day go together, and not before the day has all of them in it"
     )
-    daily_rollups_days: PositiveFloat = Field(
+    daily_rollups_days: Days = Field(
         1095, description="rollups of days, and breaches of service levels; a day never goes before its hours"
     )
-    replays_days: PositiveFloat = Field(
+    replays_days: Days = Field(
         90, description="dry runs of replays, and the details of finished windows; that these were published stays"
     )
-    dag_runs_days: Annotated[float, Field(ge=1)] = Field(
+    dag_runs_days: Annotated[float, Field(ge=1, le=100_000)] = Field(
         7, description="runs of these DAGs in Airflow's metadata, with their tasks, XComs and task logs"
     )
     metadata_conn_id: str = Field("airflow_metadata", description="Airflow connection of Airflow's own database")

@@ -61,6 +61,24 @@ def test_variable_of_the_old_service_is_read(
         ("CACHE_STALE_GRACE_HOURS", "x"),
         ("ENRICHMENT_REQUIRED_SOURCES", "weather"),
         ("ENRICHMENT_MAX_DEAD_LETTER_SHARE", "2"),
+        ("KAFKA_CHUNK_SIZE", "9223372036854775807"),
+        ("KAFKA_CHUNK_BYTES", "4294967296"),
+        ("USER_SERVICE_CONCURRENCY", "1000000000"),
+        ("USER_SERVICE_RETRIES", "2000"),
+        ("POSTGRES_CACHE_TIMEOUT_SEC", "1e308"),
+        ("POSTGRES_LEDGER_TIMEOUT_SEC", "3000000"),
+        ("POSTGRES_CONNECT_TIMEOUT_SEC", "1e12"),
+        ("CACHE_STALE_GRACE_HOURS", "inf"),
+        ("GEO_IP_CACHE_TTL_HOURS", "1e300"),
+        ("RETENTION_JOBS_DAYS", "1e10"),
+        ("RETENTION_DAG_RUNS_DAYS", "inf"),
+        ("ENRICHMENT_OUTAGE_HOLD_DEADLINE_MINUTES", "nan"),
+        ("GEO_IP_LOCALE", "\udcff"),
+        ("GEO_IP_LOCALE", ""),
+        ("GEO_IP_DATABASE_PATH", "~nobody-here/x"),
+        ("GEO_IP_INSTALL_PATH", "~nobody-here/x"),
+        ("BUSINESS_RISK_RULES_PATH", "~nobody-here/x"),
+        ("SERVICE_LEVEL_NOTIFIER_KWARGS", '{"a":' * 100_000),
     ],
 )
 def test_unusable_value_is_refused_by_the_name_of_its_variable(
@@ -68,8 +86,9 @@ def test_unusable_value_is_refused_by_the_name_of_its_variable(
 ) -> None:
     """An error names the variable and the value that it has."""
     monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsError, match=f"{name}=.*{value}"):
+    with pytest.raises(SettingsError) as refused:
         load()
+    assert f"{name}={value!r}"[:200] in str(refused.value)
 
 
 def test_all_unusable_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
