@@ -94,11 +94,17 @@ def lacks_places(findings: Findings) -> str:
 
 
 def present_database_path(database_path: str, install_path: str) -> str:
-    """The database in use: the one that is set, else the one that was installed, else the package's. May be missing."""
+    """The database in use: the one that is set, else the one that was installed, else the package's. May be missing.
+
+    Raises `SettingsError` where it cannot be told whether one was installed."""
     if database_path:
         return str(Path(database_path).expanduser())
     installed = Path(install_path).expanduser()
-    return str(installed) if install_path and installed.exists() else default_database_path()
+    try:
+        is_installed = bool(install_path) and installed.exists()
+    except OSError as unreadable:  # a folder that this user may not enter, a name that is too long
+        raise SettingsError(f"GEO_IP_INSTALL_PATH={install_path!r}: {unreadable}") from unreadable
+    return str(installed) if is_installed else default_database_path()
 
 
 def default_database_path() -> str:

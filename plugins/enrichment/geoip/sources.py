@@ -76,7 +76,10 @@ class FileSource:
 
     def __init__(self, path: str, sha256: str = "", max_bytes: int = MAX_BYTES) -> None:
         self.name = path
-        self._path = Path(path).expanduser()
+        try:
+            self._path = Path(path).expanduser()
+        except RuntimeError as nobody:
+            raise SettingsError(f"{path}: {nobody}; check GEO_IP_UPDATE_SOURCE") from nobody
         self._sha256 = sha256
         self._max_bytes = max_bytes
 
@@ -88,6 +91,8 @@ class FileSource:
             file = self._path.open("rb")
         except OSError as unreadable:
             raise SettingsError(f"{self.name}: {unreadable.strerror}; check GEO_IP_UPDATE_SOURCE") from unreadable
+        except ValueError as odd:  # a NUL
+            raise SettingsError(f"{self.name!r}: {odd}; check GEO_IP_UPDATE_SOURCE") from odd
         with file, closing(_Offered(folder, self.name, self._sha256, self._max_bytes)) as offered:
             while piece := file.read(CHUNK_BYTES):
                 offered.write(piece)
@@ -110,7 +115,7 @@ class UrlSource:
 
         try:
             return asyncio.run(self._download(folder))
-        except aiohttp.InvalidURL:
+        except (aiohttp.InvalidURL, UnicodeError):  # the latter: of a host that no name can be
             raise SettingsError(f"{self.name}: no URL that can be asked; check GEO_IP_UPDATE_SOURCE") from None
         except aiohttp.ClientConnectorError as failed:
             raise RefreshFailed(f"{self.name}: ConnectionError: {failed.strerror}") from None

@@ -15,7 +15,7 @@ from enrichment.caches.layered import LayeredLookup, TimeToLive
 from enrichment.caches.memory import MemoryLayer
 from enrichment.enrichers.base import JSON, STATUS, look_up_and_enrich
 from enrichment.enrichers.geo import GeoEnricher
-from enrichment.enrichers.geo_database import GeoDatabase
+from enrichment.enrichers.geo_database import GeoDatabase, present_database_path
 from enrichment.enrichers.known_addresses import KnownAddresses, network_type
 from enrichment.errors import SettingsError, SourceUnavailable
 from enrichment.messages import Place, Reason
@@ -376,3 +376,9 @@ def test_columns_of_a_chunk_when_addresses_are_public_private_invalid_and_missin
         "private", None, "public", None,
     ]  # fmt: skip
     assert json.loads(b"{%s}" % added.take(JSON)[2])["geo_city"] == "London"
+
+
+def test_install_path_that_cannot_be_looked_at_is_named() -> None:
+    """A name that is too long; a folder that the user of a worker may not enter."""
+    with pytest.raises(SettingsError, match="GEO_IP_INSTALL_PATH"):
+        present_database_path("", "/" + "a" * 300)

@@ -403,3 +403,19 @@ def test_maxmind_fails_when_its_server_is_silent(tmp_path: Path, make_raw_server
             source.fetch(tmp_path, None)
     finally:
         asked_enough.set()
+
+
+@pytest.mark.parametrize("host", ["xn--", "...", "a" * 70 + ".test"])
+def test_host_that_no_name_can_be_is_refused(tmp_path: Path, make_raw_server: MakeServer, host: str) -> None:
+    """In the address itself, and in that of a redirect."""
+    server = make_raw_server(lambda _: http(302, b"", f"Location: http://{host}/"))
+    for url in (f"http://{host}/City.mmdb", server.base_url):
+        with pytest.raises(SettingsError, match="GEO_IP_UPDATE_SOURCE"):
+            UrlSource(url).fetch(tmp_path, None)
+
+
+@pytest.mark.parametrize("path", ["~nobody-here/City.mmdb", "a\0b"])
+def test_path_that_cannot_be_is_refused(tmp_path: Path, path: str) -> None:
+    """As a setting, or as a run's parameter."""
+    with pytest.raises(SettingsError, match="GEO_IP_UPDATE_SOURCE"):
+        FileSource(path).fetch(tmp_path, None)
