@@ -83,6 +83,8 @@ def http_base_url(connection: ConnectionFields, default_scheme: str = "http") ->
     `https`: such is a URI that begins with `https://`, which the provider would send in clear text. A schema that is no
     scheme is a base path: that is where Airflow puts the path of a URI.
     """
+    if any("\ud800" <= character <= "\udfff" for character in f"{connection.host}{connection.schema}"):
+        raise _refused(connection, "its host or schema is no text")
     scheme_in_host, separator, rest = (connection.host or "").strip().rpartition("://")
     word, _, path = (connection.schema or "").strip().strip("/").partition("/")
     scheme_in_schema = word.rstrip(":").lower()
@@ -149,7 +151,7 @@ def extra_of(connection: ConnectionFields) -> Mapping[str, Any]:
         return {}
     try:
         extra = json.loads(text)
-    except ValueError as odd:
+    except (ValueError, RecursionError) as odd:
         raise _refused(connection, "its extra is no JSON") from odd
     if not isinstance(extra, dict):
         raise _refused(connection, "its extra is no JSON object")

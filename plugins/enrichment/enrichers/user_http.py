@@ -61,11 +61,11 @@ class UserHttp:
                 headers=headers,
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
                 verify=_tls(base_url, options),
-                proxy=options.proxy or None,
+                proxy=_proxy(options),
                 limits=limits,
                 timeout=None,  # noqa: S113 - `ask` has one for the whole exchange
             )
-        except (OSError, ValueError, ImportError) as unusable:  # a SOCKS proxy needs a package
+        except (OSError, ValueError, ImportError, httpx.InvalidURL) as unusable:  # a SOCKS proxy needs a package
             raise SettingsError(
                 f"the user service's connection: verify, cert or proxy is unusable: {unusable}"
             ) from None
@@ -158,6 +158,13 @@ def _own_headers(token: str | None) -> dict[str, str]:
         raise SettingsError("the password of the user service's connection is no token: it has unprintable characters")
     headers = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate", "Content-Type": "application/json"}
     return {**headers, "Authorization": f"Bearer {token}"} if token else headers
+
+
+def _proxy(options: HttpOptions) -> str | None:
+    """Raises `ValueError` for a port that is none, which only connecting would notice."""
+    if urlsplit(options.proxy).port == 0:
+        raise ValueError("the proxy's port is 0")
+    return options.proxy or None
 
 
 def _tls(base_url: str, options: HttpOptions) -> ssl.SSLContext | bool:

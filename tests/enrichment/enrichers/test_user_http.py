@@ -154,3 +154,10 @@ def test_settings_error_when_address_or_token_cannot_be_used(
     with pytest.raises(SettingsError) as caught:
         make_api(base_url, token)
     assert "s3cr" not in str(caught.value)
+
+
+@pytest.mark.parametrize("proxy", ["http://[::1", "\0", "http://127.0.0.1:99999", "http://127.0.0.1:0"])
+def test_proxy_that_is_no_address_is_refused(make_api: MakeApi, proxy: str) -> None:
+    """When the task starts, by the name of its connection."""
+    with pytest.raises(SettingsError, match="proxy is unusable"):
+        make_api("http://127.0.0.1:1", options=HttpOptions(proxy=proxy))
