@@ -29,7 +29,7 @@ from enrichment.columns import MESSAGE_FIELDS, Chunk, without
 from enrichment.cornering import shares_of
 from enrichment.decode import Decoded, decode, refuse_headers, set_aside
 from enrichment.enrichers.base import JSON, STATUS, Added, Enricher
-from enrichment.errors import BatchUnbalanced, RunRefused
+from enrichment.errors import BatchUnbalanced, OffsetsMoved, RunRefused
 from enrichment.group.lanes import check_claim
 from enrichment.group.progress import anchor, find_progress
 from enrichment.kafka.clients import Clients
@@ -380,10 +380,16 @@ def record(ledger: Ledger, drained: Drained, published: Published, **details: An
     """Complete the batch's row in the ledger; `details` are those of `Outcome` beside the counts.
 
     A publish that died between its commit and this leaves the row to its next try, which finds the batch published.
+    Raises `OffsetsMoved` when the group is past the batch because somebody moved it there.
     """
-    counts = published.counts
+    counts, batch = published.counts, drained.batch
+    if not published.produced and not batch.dry_run and ledger.positions.passed_over(batch.batch_id):
+        raise OffsetsMoved(
+            f"group {batch.group_id} is past batch {batch.batch_id} because somebody moved it there "
+            "(enrichment_group_moves), so its messages were left out. It is not recorded as published; leave it"
+        )
     ledger.published(
-        drained.batch.batch_id,
+        batch.batch_id,
         Outcome(
             read=drained.messages,
             enriched=counts.enriched,

@@ -468,3 +468,24 @@ def test_status_says_where_the_group_is(pipeline: Pipeline) -> None:
     assert "lanes: 1" in said[0]
     assert said[1].startswith("partition 0: log 0 to 6, group at 4, recorded 4 (topic id ")
     assert said[-1].endswith("partition 0 from 6 to 4, 0 offsets left out")
+
+
+def test_batch_that_was_passed_over_is_not_recorded_as_published(make_pipeline: MakePipeline) -> None:
+    """Somebody accepts that its messages are left out while it is on its way, and later ones are published: its own
+    publish, cleared, does not take that for its own success. One that was published before the move is completed."""
+    pipeline = make_pipeline()
+    send(pipeline, 10)
+    [early] = [pipeline.stage(batch) for batch in pipeline.claim("early", max_messages=2)]
+    published = pipeline.publish(early)
+    [passed] = [pipeline.stage(batch) for batch in pipeline.claim("passed", max_messages=3)]
+    accept(pipeline, {0: 6})
+    run(pipeline, "later")
+    with pytest.raises(OffsetsMoved, match="because somebody moved it there"):
+        pipeline.finish(passed)
+    assert published.produced
+    assert not pipeline.finish(early).produced
+    with pipeline.resources() as r:
+        states = {
+            name: job.is_published for name in ("early", "passed", "later") if (job := r.ledger.get(f"dag/{name}/0"))
+        }
+    assert states == {"early": True, "passed": False, "later": True}

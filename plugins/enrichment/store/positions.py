@@ -84,6 +84,12 @@ class Positions:
             cursor.execute(sql.load("enrichment_group_moves/list"), key)
             return [msgspec.convert(row, RecordedMove) for row in cursor]
 
+    def passed_over(self, batch_id: str) -> bool:
+        """Whether the group was moved past a batch other than by publishing, when it was not published yet."""
+        with self._connection.transaction():
+            found = self._connection.execute(sql.load("enrichment_group_moves/passes_over"), {"batch_id": batch_id})
+            return bool(found.fetchall()[0][0])
+
     def _put(self, topic: str, group_id: str, topic_id: str | None, offsets: Mapping[int, int]) -> None:
         placed = [{"partition": partition, "offset": offset} for partition, offset in offsets.items()]
         parameters = {"topic": topic, "group_id": group_id, "topic_id": topic_id, "offsets": _jsonb(placed)}
