@@ -106,7 +106,7 @@ class UserRequests:
     ) -> dict[str, Entry]:
         """A single user's answer, in proof that whoever has no batch endpoint is the service and not something in its
         place."""
-        one = next((id_ for id_ in user_ids if id_ not in UNADDRESSABLE and not is_odd(id_)), None)
+        one = next((id_ for id_ in user_ids if not is_odd(id_)), None)
         if one is None or not user_answers.is_json_object(reply.body, reply.content_type):
             raise Transient(
                 Reason.USER_SERVICE_ERROR,
@@ -161,4 +161,5 @@ class UserRequests:
 
 def is_odd(user_id: str) -> bool:
     """Whether an address is no good place for an id."""
-    return MANGLED.search(user_id) is not None or len(quote(user_id, safe="")) > LONGEST_SEGMENT
+    mangled = user_id in UNADDRESSABLE or MANGLED.search(user_id) is not None
+    return mangled or len(quote(user_id, safe="")) > LONGEST_SEGMENT

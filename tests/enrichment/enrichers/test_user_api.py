@@ -70,10 +70,12 @@ def test_odd_user_ids_are_absent(user_service: UserService, make_api: MakeApi, u
 def test_user_is_absent_when_no_address_could_name_it(
     make_api: MakeApi, make_raw_server: MakeServer, user_id: str
 ) -> None:
-    """An id that would turn into the address of something else is not asked for."""
-    server = make_raw_server(lambda _: http(200, b"[]"))
-    assert make_api(server.base_url).fetch_many([user_id]) == {user_id: ABSENT}
+    """An id that would turn into the address of something else is not asked for by one; a batch names it."""
+    server = make_raw_server(lambda _: http(200, b'{"users": {}, "not_found": ["%s"]}' % user_id.encode()))
+    assert make_api(server.base_url, batch_size=1).fetch_many([user_id]) == {user_id: ABSENT}
     assert server.requests == []
+    assert make_api(server.base_url).fetch_many([user_id]) == {user_id: ABSENT}
+    assert len(server.requests) == 1
 
 
 def test_requests_at_once_are_bounded(user_service: UserService, make_api: MakeApi) -> None:
