@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import pytest
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, Producer, TopicPartition
 
 from enrichment import redrive, repair
 from enrichment.conservation.committed import log_ranges, whole_log_ranges
@@ -25,7 +25,7 @@ from enrichment.replay import replay
 from enrichment.settings import load
 from tests.fixtures.kafka import MakeTopic
 from tests.fixtures.partials import planned
-from tests.fixtures.pipeline import PARTITIONS, Pipeline, message
+from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message
 from tests.fixtures.replayer import START, Replayer
 from tests.fixtures.strangers import HOLD_SECONDS, Stranger
 
@@ -179,3 +179,23 @@ def test_reader_that_stalls_says_that_a_transaction_is_open(
     slow = Clients(clients._config, clients.settings.model_copy(update={"request_timeout_sec": 1.0}))
     with pytest.raises(KafkaException, match=rf"Is a transaction open\?.*--topic {held}"):
         list(read_ranges(slow, held, [OffsetRange(0, 0, 1)]))
+
+
+def test_claim_says_that_a_stranger_holds_the_offsets_back(make_pipeline: MakePipeline) -> None:
+    """A transaction on the group's offsets that is none of its lanes' can only be ended by its owner: the claim says so
+    in time, and works when it has ended."""
+    pipeline = make_pipeline(KAFKA_REQUEST_TIMEOUT_SEC="4")
+    pipeline.produce([message(n) for n in range(8)])
+    pipeline.run("first", max_messages=4)
+    settings = {"bootstrap.servers": pipeline.bootstrap_servers, "transactional.id": f"odd-{pipeline.input_topic}"}
+    producer = Producer(settings)
+    producer.init_transactions(20)
+    producer.begin_transaction()
+    with pipeline.resources() as r, r.clients.offsets_reader() as reader:
+        offset = TopicPartition(pipeline.input_topic, 0, 1)
+        producer.send_offsets_to_transaction([offset], reader.consumer_group_metadata(), 20)
+    with pytest.raises(TransactionOpen, match="none of its lanes'"):
+        pipeline.claim("held")
+    producer.abort_transaction(20)
+    producer.close()
+    assert len(pipeline.claim("free")) == 1

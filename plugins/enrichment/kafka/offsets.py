@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from enrichment.errors import RunRefused, SettingsError
+from enrichment.errors import RunRefused, SettingsError, TransactionOpen
 from enrichment.kafka.asking import partitions_of, with_retries
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.settled import await_stable
@@ -75,9 +75,19 @@ def committed_offsets(
 
 
 def read_committed(consumer: Consumer, topic: str, partitions: Iterable[int], timeout: float) -> dict[int, Committed]:
-    """What the group has committed in each partition."""
+    """What the group has committed in each partition. Raises `TransactionOpen` when the brokers do not say: they hold
+    the answer back from a `read_committed` consumer while a transaction on these offsets is open."""
     asked = [TopicPartition(topic, partition) for partition in partitions]
-    answers = with_retries(lambda seconds: consumer.committed(asked, timeout=seconds), timeout)
+    try:
+        answers = with_retries(lambda seconds: consumer.committed(asked, timeout=seconds), timeout)
+    except KafkaException as refused:
+        if refused.args[0].code() != KafkaError._TIMED_OUT:
+            raise
+        raise TransactionOpen(
+            f"the brokers did not say within {timeout:g} s what the group has committed in {topic}: a transaction on "
+            "its offsets is open that is none of its lanes', or the group's coordinator does not answer. It is tried "
+            "again; `kafka-transactions.sh --bootstrap-server <brokers> list` shows what is open"
+        ) from refused
     for answer in answers:
         if answer.error is not None:
             raise KafkaException(answer.error)
@@ -137,9 +147,7 @@ def read_settled_backlog(clients: Clients, partitions: Sequence[int] | None = No
         await_stable(clients, settings.input_topic, seconds=VISIBLE_SECONDS, partitions=partitions)
         try:
             backlog = read_backlog(consumer, settings.input_topic, PATIENCE_SECONDS, partitions)
-        except KafkaException as refused:
-            if refused.args[0].code() != KafkaError._TIMED_OUT:
-                raise
+        except TransactionOpen:
             log.warning("offsets.held_back group=%s taking_over_lanes=%d", settings.consumer_group, settings.lanes)
             known = input_partitions(consumer, settings.input_topic, settings.request_timeout_sec)
             fence_lanes(clients, range(min(settings.lanes, 1 + max(known))))
