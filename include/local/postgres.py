@@ -73,12 +73,14 @@ def ready(address: str) -> bool:
 
 def create_databases(config: Config, credentials: Credentials) -> None:
     """Create the stack's databases, those that there are excepted."""
+    from enrichment import sql
     from enrichment.databases import connect
     from enrichment.store.schema import LIMITS, create_database
 
     with connect(conninfo_to_dict(url(config, credentials, "postgres")), LIMITS) as connection:
         for name in DATABASES:
             create_database(connection, name)
+        connection.execute(sql.load("airflow_metadata/release_locks"))
 
 
 def apply_schema(address: str) -> None:

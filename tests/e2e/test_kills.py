@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 
 from tests.fixtures.pipeline import message
@@ -78,4 +79,18 @@ def test_killed_scheduler_is_replaced(
     recovered(stream, what, time.monotonic())
     assert airflow.finish(run_id) == "success"
     assert scheduler(stream.stack.directory).pid != first.pid
+    assert_conserved(stream)
+
+
+def test_lock_of_a_killed_scheduler_goes(airflow: Airflow, stream: Stream) -> None:
+    """A session that says nothing keeps a run locked, as the connection of a killed scheduler does in its workers."""
+    stream.produce([message(n) for n in range(MESSAGES)])
+    run_id = airflow.trigger()
+    address = airflow.stack.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
+    with psycopg.connect(address) as silent:
+        silent.execute("SELECT id FROM dag_run WHERE run_id = %s FOR UPDATE", [run_id])
+        assert airflow.finish(run_id) == "success"
+        with pytest.raises(psycopg.OperationalError):
+            silent.execute("SELECT 1")
+    assert stream.lag() == 0
     assert_conserved(stream)
