@@ -7,6 +7,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+
 REPOSITORY = Path(__file__).parents[1]
 
 # Airflow reads these when it is first imported, by whatever test that is.
@@ -20,6 +22,10 @@ os.environ.update(
         "AIRFLOW__DAG_PROCESSOR__DAG_VERSION_INFLATION_CHECK_LEVEL": "error",
     }
 )
+
+# A property is not about how quick the machine is.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 pytest_plugins = [
     "tests.fixtures.clock",

@@ -46,7 +46,7 @@ keys = st.lists(texts.filter(bool), min_size=1, max_size=8, unique=True)
 # Also what no Arrow string holds, so that nothing of it comes out of a message.
 all_texts = st.lists(st.text(st.characters(exclude_categories=()), max_size=30) | texts, max_size=8, unique=True)
 
-each = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+each = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 LIVES = TimeToLive(60, 60, 60)
 
 

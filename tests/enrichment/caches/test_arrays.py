@@ -38,7 +38,7 @@ def sent(connection: Connection, expression: str, *parameters: Any) -> bytes:
 
 
 @given(column=columns)
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_elements_come_back_when_they_were_sent(postgres_connection: Connection, column: tuple[str, list[Any]]) -> None:
     """Any elements, nulls among them, in their order and type."""
     kind, elements = column

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from enrichment.caches.base import Entry, State
@@ -181,7 +181,6 @@ ROWS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(rows=ROWS)
 def test_chunk_gives_each_row_what_it_gets_alone(rows: list[tuple[str | None, str | None, str | None]]) -> None:
     """A row's JSON and status do not depend on the rows around it."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from enrichment.caches.base import Entry, State, Tiered
@@ -215,7 +215,6 @@ def test_input_is_left_untouched(case: Case) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-@settings(deadline=None)
 @given(keys=st.lists(st.one_of(st.none(), st.text(max_size=3)), max_size=30))
 def test_join_keeps_rows_and_order_for_any_keys(name: str, keys: list[str | None]) -> None:
     """Whatever the keys, row i has the answer for key i."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from enrichment.enrichers.risk import RiskRules
@@ -189,7 +189,6 @@ def test_level_is_the_highest_that_the_score_reaches(score: float, level: str) -
     assert RULES.levels.of(score) == level
 
 
-@settings(deadline=None)
 @given(mask=st.integers(0, 2 ** len(RULES.rules) - 1), bit=st.integers(0, len(RULES.rules) - 1))
 def test_score_stays_in_bounds_and_never_falls_when_a_rule_fires_too(mask: int, bit: int) -> None:
     """For any set of fired rules."""

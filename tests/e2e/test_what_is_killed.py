@@ -1,6 +1,6 @@
 """`kill -9` of what runs the tasks, on the stack of `make run`: the stream goes on within two minutes, exactly once.
 
-How long it took is printed (`make test ARGS='-s tests/e2e/test_kills.py'`).
+How long it took is printed (`make test ARGS='-s tests/e2e/test_what_is_killed.py'`).
 """
 
 from __future__ import annotations
