@@ -70,7 +70,8 @@ def test_rollup_tells_breaches_and_can_be_backfilled(airflow: Airflow, stream: S
         "SELECT coalesce(sum(messages_read), 0)::bigint FROM enrichment_jobs"
         " WHERE published_at >= date_trunc('hour', now(), 'UTC')",
     )
-    stream.produce([message(n) for n in range(200)] + [b"no json"] * (100 + others // 10))
+    bad = 100 + others // 10
+    stream.produce([message(n) for n in range(2 * bad)] + [b"no json"] * bad)
     airflow.run()
     eventually(lambda: stream.lag() == 0 or None, "the end of the backlog")
     [(hour,)] = query(stream, "SELECT date_trunc('hour', max(published_at), 'UTC') FROM enrichment_jobs")
