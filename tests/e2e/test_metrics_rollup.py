@@ -64,7 +64,7 @@ def test_rollup_tells_breaches_and_can_be_backfilled(airflow: Airflow, stream: S
     again."""
     rollup = airflow.of("stacklens_metrics_rollup")
 
-    # A tenth of what is published in this hour, by other tests too, cannot be read: it misses its error rate.
+    # So many cannot be read, beside what other tests published in this hour, that it misses its error rate.
     [(others,)] = query(
         stream,
         "SELECT coalesce(sum(messages_read), 0)::bigint FROM enrichment_jobs"
