@@ -3,8 +3,8 @@
 **Reads** topic `stacklens-enriched` (from the committed offsets of the group `stacklens-enrichment`), the geo database,
 the user-profile API, the business tables. **Writes** topics `stacklens-analytics` and `analytics-dlq`, the cache
 tables, a row of `enrichment_jobs` per batch and one of `enrichment_metrics` per stage of it, `enrichment_positions`,
-`enrichment_lanes`, `circuit_breakers`, and,
-where a source failed, `enrichment_pending` and `enrichment_publications` for `stacklens_repair`.
+`enrichment_lanes`, `circuit_breakers`, `enrichment_group_moves` where it goes on past lost offsets, and, where a source
+failed, `enrichment_pending` and `enrichment_publications` for `stacklens_repair`; warnings also in the run's note.
 
 `claim` fixes offset ranges, one batch per lane; the batches then stand side by side: `drain` reads and decodes, `geo`
 and `user` look up, `business` adds context and risk, `publish` writes messages, dead letters and the group's offsets in

@@ -34,7 +34,7 @@ from include.local.supervision import STOPPED, UP, Program, Supervisor
 # Tasks of replays at once; what somebody has set is left alone.
 REPLAY_SLOTS = 4
 # Variables that make a running stack another one.
-WATCHED = ("AIRFLOW", "POSTGRES_", "STACKLENS_", *(room.model_config["env_prefix"] for room in ROOMS.values()))
+WATCHED = ("AIRFLOW", "STACKLENS_", *(room.model_config["env_prefix"] for room in ROOMS.values()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ transactional id. So whoever publishes has fenced all others, then reads the mar
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from enrichment.kafka.asking import partitions_of
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import watermarks
 from enrichment.kafka.refusals import Refusals
+from enrichment.kafka.retention import now_in_milliseconds
 from enrichment.kafka.settled import advice, await_stable
 from enrichment.kafka.sink import LanePublisher, Standing, Transaction
 from enrichment.kafka.source import RangeReader
@@ -140,7 +140,7 @@ class RedriveTransaction:
                     "behind it: it takes the letters that are left."
                 )
         self._transaction.send(topic, messages)
-        now = round(time.time() * 1000)
+        now = now_in_milliseconds()
         markers = Chunk.of(
             [partition for partition, _ in letters],
             [offset for _, offset in letters],

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -30,6 +30,7 @@ LONGEST = 1_000_000
 PositiveFloat = Annotated[float, Field(gt=0, le=LONGEST)]
 Days = Annotated[float, Field(gt=0, le=100_000)]  # 100,000 days ago there was a year
 Share = Annotated[float, Field(ge=0, le=1)]
+Room = TypeVar("Room", bound=BaseSettings)
 
 
 def check_home(path: str) -> str:
@@ -379,7 +380,7 @@ ROOMS: dict[str, type[BaseSettings]] = {
 # refreshes, evictions, renewals and repairs. (Whoever adds a setting need not think of it: it counts.)
 _OTHER_ROOMS = ("service_levels", "replay", "retention")
 _ELSEWHERE = {
-    "kafka": {"request_timeout_sec", "transaction_timeout_sec"},
+    "kafka": {"request_timeout_sec", "transaction_timeout_sec", "retention_bytes"},
     "geo": {
         "update_source", "edition", "known_addresses", "download_timeout_sec", "max_database_mib", "max_age_days",
         "cache_max_rows",
@@ -387,6 +388,7 @@ _ELSEWHERE = {
     "user": {"cache_max_rows"},
     "business": {"cache_max_rows"},
     "cache": {"touch_after_hours", "eviction_chunk_rows", "refresh_keys", "refresh_ahead_minutes"},
+    "postgres": {"connect_timeout_sec", "ledger_timeout_sec", "maintenance_timeout_sec", "maintenance_lock_timeout_sec"},
     "pipeline": {"repair_attempts", "repair_batches_per_run"},
 }  # fmt: skip
 
@@ -441,14 +443,23 @@ def load() -> Settings:
     faults: list[str] = []
     for name, room in ROOMS.items():
         try:
-            rooms[name] = room()
-        except ValidationError as invalid:
-            faults += [f"{variable(room, str(e['loc'][0]))}={e['input']!r}: {e['msg']}" for e in invalid.errors()]
+            rooms[name] = load_room(room)
+        except SettingsError as unusable:
+            faults.append(str(unusable))
     if not faults:
         faults += find_equal(_topics(rooms["kafka"], rooms["replay"]), MAY_BE_EQUAL)
     if faults:
         raise SettingsError("; ".join(faults))
     return Settings(**rooms)
+
+
+def load_room(room: type[Room]) -> Room:
+    """Read the environment for one room. Raises `SettingsError` as `load` does."""
+    try:
+        return room()
+    except ValidationError as invalid:
+        faults = [f"{variable(room, str(e['loc'][0]))}={e['input']!r}: {e['msg']}" for e in invalid.errors()]
+        raise SettingsError("; ".join(faults)) from invalid
 
 
 # A replay may go to where the messages went at first, told apart by its header.

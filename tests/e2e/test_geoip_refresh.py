@@ -44,7 +44,7 @@ def enrich(airflow: Airflow, stream: Stream, text: str) -> str:
     """Have a message of a known address enriched; returns its city."""
     stream.produce([message(1, source_ip="128.101.101.101", message=text)])
     airflow.run()
-    eventually(lambda: stream.lag() == 0 or None, "the end of the backlog")
+    eventually(lambda: stream.lag() == 0, "the end of the backlog")
     return published_city(stream, text)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from enrichment import settings, sql
 from enrichment.errors import SettingsError
-from enrichment.settings import DEFAULT_RULES, ROOMS, load, variable
+from enrichment.settings import DEFAULT_RULES, ROOMS, ReplaySettings, load, load_room, variable
 
 
 @pytest.fixture(autouse=True)
@@ -265,3 +265,10 @@ def test_value_that_a_client_or_the_ledger_would_refuse_is_refused(
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=f"{name}="):
         load()
+
+
+def test_one_room_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the DAG processor reads by itself is refused as everything else is."""
+    monkeypatch.setenv("REPLAY_OUTPUT_TOPIC", "a b")
+    with pytest.raises(SettingsError, match=r"^REPLAY_OUTPUT_TOPIC='a b': "):
+        load_room(ReplaySettings)

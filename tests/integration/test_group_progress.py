@@ -194,8 +194,11 @@ def test_command_refuses_what_the_log_does_not_have(pipeline: Pipeline, offset: 
     assert moves(pipeline) == []
 
 
+@pytest.mark.parametrize("failed", [False, True], ids=["under way", "failed before"])
 @pytest.mark.parametrize("earlier", [0, 5], ids=["first batch", "later batch"])
-def test_group_that_is_deleted_between_publication_and_record_doubles_nothing(pipeline: Pipeline, earlier: int) -> None:
+def test_group_that_is_deleted_between_publication_and_record_doubles_nothing(
+    pipeline: Pipeline, earlier: int, *, failed: bool
+) -> None:
     """Its stamp is gone with it, and the ledger does not know: neither another try of the batch nor another claim
     publishes again, and the claim names the batch that may be published."""
     if earlier:
@@ -204,6 +207,9 @@ def test_group_that_is_deleted_between_publication_and_record_doubles_nothing(pi
     send(pipeline, 5)
     [batch] = pipeline.claim("first")
     drained = pipeline.stage(batch)
+    if failed:
+        with pipeline.resources() as r:
+            r.ledger.failed(batch.batch_id, "an earlier try of publish")
     pipeline.publish(drained)
     pipeline.forget_group(batch.group_id)
     with pytest.raises(OffsetsMoved, match="group at None"):
@@ -227,6 +233,18 @@ def test_batch_that_others_published_is_not_published_again_once_the_group_is_de
     with pytest.raises(OffsetsMoved, match="group at None"):
         pipeline.publish(drained[0])
     published_once(pipeline, OffsetRange(0, 0, 10))
+
+
+def test_group_of_an_empty_log_is_not_held_up_by_a_batch_that_another_one_published(pipeline: Pipeline) -> None:
+    """A run dies, the next one publishes the same messages; then the topic is idle until group and log have expired."""
+    send(pipeline, 5)
+    [died] = pipeline.claim("died")
+    run(pipeline, "next")
+    expired = TopicPartition(pipeline.input_topic, 0, 5)
+    admin = AdminClient({"bootstrap.servers": pipeline.bootstrap_servers})
+    admin.delete_records([expired])[expired].result()
+    pipeline.forget_group(died.group_id)
+    assert pipeline.claim("idle") == []
 
 
 def make_anew(pipeline: Pipeline, topic: str, count: int) -> None:

@@ -73,17 +73,9 @@ def await_one_check(bootstrap_servers: str, topic: MakeTopic) -> None:
 
 
 @pytest.fixture
-def made(make_replayer: Callable[..., Replayer], kafka: str) -> Replayer:
+def made(make_replayer: Callable[..., Replayer], kafka: str, topic_names: dict[str, str]) -> Replayer:
     """A replay over topics as the pipeline makes them."""
-    own = uuid.uuid4().hex[:8]
-    variables = (
-        "KAFKA_INPUT_TOPIC",
-        "KAFKA_OUTPUT_TOPIC",
-        "KAFKA_DLQ_TOPIC",
-        "REPLAY_OUTPUT_TOPIC",
-        "REPLAY_DLQ_TOPIC",
-    )
-    replayer = make_replayer(KAFKA_CONSUMER_GROUP=f"group-{own}", **{name: f"{name}-{own}" for name in variables})
+    replayer = make_replayer(KAFKA_CONSUMER_GROUP=f"group-{uuid.uuid4().hex[:8]}", **topic_names)
     settings = load()
     create_topics({"bootstrap.servers": kafka}, settings.kafka, settings.replay, partitions=PARTITIONS)
     return replayer

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import uuid
 from pathlib import Path
 
 import pytest
@@ -20,24 +19,10 @@ from enrichment.settings import KafkaSettings
 PLUGINS = Path(__file__).parents[2] / "plugins"
 
 
-@pytest.fixture
-def names() -> dict[str, str]:
-    """Names of topics that nobody else has, by the variables that set them."""
-    own = uuid.uuid4().hex[:8]
-    variables = (
-        "KAFKA_INPUT_TOPIC",
-        "KAFKA_OUTPUT_TOPIC",
-        "KAFKA_DLQ_TOPIC",
-        "REPLAY_OUTPUT_TOPIC",
-        "REPLAY_DLQ_TOPIC",
-    )
-    return {variable: f"{variable.lower()}-{own}" for variable in variables}
-
-
-def create(names: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def create(topic_names: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command as a person does."""
     command = [sys.executable, "-m", "enrichment.kafka", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(PLUGINS), **names}
+    environment = {**os.environ, "PYTHONPATH": str(PLUGINS), **topic_names}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -49,41 +34,43 @@ def settings_of(admin: AdminClient, topic: str) -> tuple[int, str, str]:
     return len(partitions), config["max.message.bytes"].value, config["cleanup.policy"].value
 
 
-def test_topics_are_made_as_the_pipeline_needs_them(kafka: str, names: dict[str, str]) -> None:
+def test_topics_are_made_as_the_pipeline_needs_them(kafka: str, topic_names: dict[str, str]) -> None:
     """All six, under the settings' names and large enough; run again, those that there are stay as they are."""
     servers = ("--bootstrap-servers", kafka)
-    ended = create(names, *servers, "--partitions", "3", "--client", "client.id=test")
+    ended = create(topic_names, *servers, "--partitions", "3", "--client", "client.id=test")
     assert (ended.returncode, ended.stderr) == (0, "")
-    again = create(names, *servers, "--partitions", "5")
+    again = create(topic_names, *servers, "--partitions", "5")
     assert (again.returncode, again.stderr) == (0, "")
     admin = AdminClient({"bootstrap.servers": kafka})
-    redriven = f"{names['KAFKA_DLQ_TOPIC']}-redriven"
-    assert {name: settings_of(admin, name) for name in (*names.values(), redriven)} == {
-        names["KAFKA_INPUT_TOPIC"]: (3, str(MESSAGE_BYTES), "delete"),
-        names["KAFKA_OUTPUT_TOPIC"]: (3, str(MESSAGE_BYTES), "delete"),
-        names["KAFKA_DLQ_TOPIC"]: (3, str(DEAD_LETTER_BYTES), "delete"),
+    redriven = f"{topic_names['KAFKA_DLQ_TOPIC']}-redriven"
+    assert {name: settings_of(admin, name) for name in (*topic_names.values(), redriven)} == {
+        topic_names["KAFKA_INPUT_TOPIC"]: (3, str(MESSAGE_BYTES), "delete"),
+        topic_names["KAFKA_OUTPUT_TOPIC"]: (3, str(MESSAGE_BYTES), "delete"),
+        topic_names["KAFKA_DLQ_TOPIC"]: (3, str(DEAD_LETTER_BYTES), "delete"),
         redriven: (3, str(MESSAGE_BYTES), "compact"),  # the broker's own size
-        names["REPLAY_OUTPUT_TOPIC"]: (3, str(MESSAGE_BYTES), "delete"),
-        names["REPLAY_DLQ_TOPIC"]: (3, str(DEAD_LETTER_BYTES), "delete"),
+        topic_names["REPLAY_OUTPUT_TOPIC"]: (3, str(MESSAGE_BYTES), "delete"),
+        topic_names["REPLAY_DLQ_TOPIC"]: (3, str(DEAD_LETTER_BYTES), "delete"),
     }
 
 
-def test_topics_from_before_that_do_not_keep_what_goes_into_them(kafka: str, names: dict[str, str]) -> None:
+def test_topics_from_before_that_do_not_keep_what_goes_into_them(kafka: str, topic_names: dict[str, str]) -> None:
     """Topics that there were stay as they are, and a line for each says what is wrong and which command mends it."""
     admin = AdminClient({"bootstrap.servers": kafka})
-    redriven = f"{names['KAFKA_DLQ_TOPIC']}-redriven"
+    redriven = f"{topic_names['KAFKA_DLQ_TOPIC']}-redriven"
     before = {
-        names["KAFKA_INPUT_TOPIC"]: {"message.timestamp.type": "LogAppendTime"},  # its messages' times do not count
-        names["KAFKA_OUTPUT_TOPIC"]: {},  # the brokers' default: a week
-        names["KAFKA_DLQ_TOPIC"]: {"retention.ms": "-1", "cleanup.policy": "compact"},
+        topic_names["KAFKA_INPUT_TOPIC"]: {
+            "message.timestamp.type": "LogAppendTime"
+        },  # its messages' times do not count
+        topic_names["KAFKA_OUTPUT_TOPIC"]: {},  # the brokers' default: a week
+        topic_names["KAFKA_DLQ_TOPIC"]: {"retention.ms": "-1", "cleanup.policy": "compact"},
         redriven: {"cleanup.policy": "compact,delete"},
-        names["REPLAY_OUTPUT_TOPIC"]: {"retention.ms": "-1"},
+        topic_names["REPLAY_OUTPUT_TOPIC"]: {"retention.ms": "-1"},
     }
     made = admin.create_topics([NewTopic(n, 1, config=config) for n, config in before.items()], operation_timeout=30)
     for creation in made.values():
         creation.result()
     topics.await_topics(admin, before)
-    ended = create(names, "--bootstrap-servers", kafka)
+    ended = create(topic_names, "--bootstrap-servers", kafka)
     assert ended.returncode == 0
     altered = "kafka-configs.sh --bootstrap-server <brokers> --alter --entity-type topics --entity-name"
     assert {
@@ -91,22 +78,22 @@ def test_topics_from_before_that_do_not_keep_what_goes_into_them(kafka: str, nam
         for line in ended.stderr.splitlines()
         if not line.startswith("%")  # what the client says of a broker that is busy
     } == {
-        f"{names['KAFKA_OUTPUT_TOPIC']} --add-config retention.ms=-1,retention.bytes=10737418240": (
-            f"topic {names['KAFKA_OUTPUT_TOPIC']} deletes what is older than 7 days"
+        f"{topic_names['KAFKA_OUTPUT_TOPIC']} --add-config retention.ms=-1,retention.bytes=10737418240": (
+            f"topic {topic_names['KAFKA_OUTPUT_TOPIC']} deletes what is older than 7 days"
         ),
-        f"{names['KAFKA_DLQ_TOPIC']} --add-config cleanup.policy=delete": (
-            f"topic {names['KAFKA_DLQ_TOPIC']} is compacted"
+        f"{topic_names['KAFKA_DLQ_TOPIC']} --add-config cleanup.policy=delete": (
+            f"topic {topic_names['KAFKA_DLQ_TOPIC']} is compacted"
         ),
         f"{redriven} --add-config cleanup.policy=compact": f"topic {redriven} deletes",
     }
 
 
-def test_topics_that_the_broker_refuses(kafka: str, names: dict[str, str]) -> None:
+def test_topics_that_the_broker_refuses(kafka: str, topic_names: dict[str, str]) -> None:
     """More replicas than brokers: one line says which topic and why, and the exit code is 1."""
-    ended = create(names, "--bootstrap-servers", kafka, "--replication-factor", "3")
+    ended = create(topic_names, "--bootstrap-servers", kafka, "--replication-factor", "3")
     assert ended.returncode == 1
     [line] = ended.stderr.splitlines()
-    assert line.startswith(f"Kafka did not create the topic {names['KAFKA_INPUT_TOPIC']}: ")
+    assert line.startswith(f"Kafka did not create the topic {topic_names['KAFKA_INPUT_TOPIC']}: ")
     assert "only 1 broker(s)" in line
 
 

@@ -4,7 +4,7 @@ SELECT
     topic,
     ranges
 FROM enrichment_jobs
-WHERE state IN ('claimed', 'drained')
+WHERE state IN ('claimed', 'drained', 'failed')
   AND group_id = %(group_id)s
   AND purpose = '{}'
   AND NOT dry_run

@@ -9,24 +9,23 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 
 import psycopg
 from confluent_kafka import KafkaException
+from psycopg.conninfo import conninfo_to_dict
 
 from enrichment.errors import EnrichmentError
 from enrichment.group.accept import accept_offsets
 from enrichment.group.lanes import change
 from enrichment.kafka.clients import Clients
+from enrichment.kafka.command_line import add_brokers, brokers
 from enrichment.kafka.offsets import read_backlog
 from enrichment.kafka.topics import read_topic_id
 from enrichment.settings import load
+from enrichment.store.connections import Connections
 from enrichment.store.jobs import Ledger
-
-
-def option(text: str) -> tuple[str, str]:
-    """`name=value`. Raises `ValueError`."""
-    name, value = text.split("=", 1)
-    return name, value
 
 
 def placed(text: str) -> tuple[int, int]:
@@ -95,16 +94,12 @@ def parse() -> argparse.Namespace:
     for name, (run, text) in described.items():
         made[name] = command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
-        command.add_argument("--bootstrap-servers", required=True)
+        add_brokers(command)
         command.add_argument(
             "--database", default="", help="of StackLens: postgresql://user@host:port/database; libpq's variables count"
         )
         command.add_argument("--topic", help="(default: KAFKA_INPUT_TOPIC)")
         command.add_argument("--group", help="(default: KAFKA_CONSUMER_GROUP)")
-        command.add_argument(
-            "--client", metavar="NAME=VALUE", type=option, action="append", default=[],
-            help="an option of librdkafka, such as security.protocol=SSL; may be repeated",
-        )  # fmt: skip
     made["accept-offsets"].add_argument("offsets", metavar="PARTITION=OFFSET", type=placed, nargs="+")
     made["set-lanes"].add_argument("lanes", type=int, choices=range(1, 10_001), metavar="LANES")
     made["set-lanes"].add_argument(
@@ -118,12 +113,13 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     chosen = parse()
     try:
-        kafka = load().kafka
+        settings = load()
         named = {"input_topic": chosen.topic, "consumer_group": chosen.group}
-        kafka = kafka.model_copy(update={name: value for name, value in named.items() if value})
-        clients = Clients(dict(chosen.client) | {"bootstrap.servers": chosen.bootstrap_servers}, kafka)
-        with psycopg.connect(chosen.database) as connection:
-            chosen.run(clients, Ledger(connection), chosen)
+        kafka = settings.kafka.model_copy(update={name: value for name, value in named.items() if value})
+        clients = Clients(brokers(chosen), kafka)
+        connections = Connections(partial(conninfo_to_dict, chosen.database), settings.postgres, settings.business)
+        with closing(connections):
+            chosen.run(clients, Ledger(connections.ledger), chosen)
     except KafkaException as failed:
         sys.stderr.write(f"Kafka: {failed.args[0].str()}\n")
         return 1

@@ -14,7 +14,7 @@ from confluent_kafka import TopicPartition
 
 from enrichment.errors import ChangeRefused, LanesChanged, SettingsError
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.offsets import committed_offsets, fence_lanes, input_partitions, read_committed
+from enrichment.kafka.offsets import commit, committed_offsets, fence_lanes, input_partitions, read_committed
 from enrichment.kafka.stamps import Stamp
 from enrichment.messages import Batch
 from enrichment.store.lanes import LaneCount, LaneCounts, OpenBatch
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 
 def check_claim(clients: Clients, counts: LaneCounts, *, dry_run: bool = False) -> None:
-    """Raise `SettingsError` when KAFKA_LANES is not the group's number of lanes. The first claim records it; a dry one
-    does not."""
+    """Raise `SettingsError` when KAFKA_LANES is not the group's number of lanes, `LanesChanged` while that is changed.
+    The first claim records it; a dry one does not."""
     settings = clients.settings
     recorded = counts.get(settings.consumer_group)
     if recorded is None:
@@ -39,7 +39,7 @@ def check_claim(clients: Clients, counts: LaneCounts, *, dry_run: bool = False) 
 
 def check_publish(counts: LaneCounts, batch: Batch, setting: int) -> None:
     """For a publisher of a live batch that has fenced its lane: raise `SettingsError` when KAFKA_LANES is not the
-    group's number of lanes, `LanesChanged` when the batch was claimed with another one."""
+    group's number of lanes, `LanesChanged` while that is changed, or when the batch was claimed with another one."""
     recorded = counts.get(batch.group_id)
     if recorded is None:
         if batch.dry_run:
@@ -122,7 +122,7 @@ def restamp(clients: Clients, lanes: int) -> None:
             if stamp is not None
         ]
         if offsets:
-            reader.commit(offsets=offsets, asynchronous=False)
+            commit(reader, offsets, timeout)
 
 
 def _is_in_use(clients: Clients) -> bool:

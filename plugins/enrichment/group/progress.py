@@ -17,9 +17,9 @@ from confluent_kafka import TopicPartition
 from enrichment.errors import OffsetsLost, OffsetsMoved
 from enrichment.group.choices import Astray, Why, explain
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.offsets import Backlog, committed_offsets, read_settled_backlog, take_over
+from enrichment.kafka.offsets import Backlog, commit, commit_as, committed_offsets, read_settled_backlog, take_over
 from enrichment.kafka.topics import read_topic_id
-from enrichment.messages import Batch
+from enrichment.messages import Batch, OffsetRange
 from enrichment.store.lanes import OpenBatch
 from enrichment.store.positions import Move, MoveReason, Position, Positions
 
@@ -59,17 +59,24 @@ def find_progress(
     """
     settings = clients.settings
     topic, group_id = settings.input_topic, settings.consumer_group
+    # First: a batch that is published after it has left its stamp beside the offset.
+    known = positions.get(topic, group_id)
     backlog = read_settled_backlog(clients, partitions)
     topic_id = read_topic_id(clients, topic)
-    unrecorded = [batch for batch in unrecorded if batch.topic == topic]
-    begun = frozenset(r.partition for batch in unrecorded for r in batch.ranges)
-    group = Group(positions.get(topic, group_id), topic_id, begun)
+    unrecorded = [batch for batch in unrecorded if batch.topic == topic and _ranges_in_doubt(batch, known)]
+    begun = frozenset(r.partition for batch in unrecorded for r in _ranges_in_doubt(batch, known))
+    group = Group(known, topic_id, begun)
     check_progress(clients, backlog, group, unrecorded)
     if any(b.lost for b in backlog):
         backlog = settle_lost(clients, positions, backlog, group, dry_run=dry_run)
     if not dry_run:
         adopt(clients, positions, backlog, group, every_partition=partitions is None)
     return Progress(backlog, topic_id)
+
+
+def _ranges_in_doubt(batch: OpenBatch, known: Mapping[int, Position]) -> list[OffsetRange]:
+    """What of a batch may have been published without a record. What the position has come past, other batches have."""
+    return [r for r in batch.ranges if r.partition not in known or r.end > known[r.partition].next_offset]
 
 
 def check_progress(
@@ -152,7 +159,8 @@ def move_group(clients: Clients, offsets: Mapping[int, int]) -> None:
     there."""
     topic = clients.settings.input_topic
     with clients.offsets_reader() as consumer:
-        consumer.commit(offsets=[TopicPartition(topic, p, o) for p, o in offsets.items()], asynchronous=False)
+        placed = [TopicPartition(topic, partition, offset) for partition, offset in offsets.items()]
+        commit(consumer, placed, clients.settings.request_timeout_sec)
 
 
 def anchor(clients: Clients, batches: Sequence[Batch], backlog: Sequence[Backlog]) -> None:
@@ -176,9 +184,7 @@ def anchor(clients: Clients, batches: Sequence[Batch], backlog: Sequence[Backlog
             committed = committed_offsets(reader, topic, starts, timeout)
             offsets = [TopicPartition(topic, p, start) for p, start in starts.items() if committed[p] is None]
             if offsets:
-                producer.begin_transaction()
-                producer.send_offsets_to_transaction(offsets, reader.consumer_group_metadata(), timeout)
-                producer.commit_transaction(timeout)
+                commit_as(producer, reader, offsets, timeout)
 
 
 def adopt(

@@ -9,15 +9,10 @@ from confluent_kafka import KafkaException
 
 from enrichment.errors import SettingsError, TopicRefused
 from enrichment.kafka.clients import Clients
+from enrichment.kafka.command_line import add_brokers, brokers
 from enrichment.kafka.retention import unfit
 from enrichment.kafka.topics import BROKERS_DEFAULT, PARTITIONS, create_topics
 from enrichment.settings import load
-
-
-def option(text: str) -> tuple[str, str]:
-    """`name=value`. Raises `ValueError`."""
-    name, value = text.split("=", 1)
-    return name, value
 
 
 def main() -> int:
@@ -27,19 +22,11 @@ def main() -> int:
         description="Create the topics that the settings name, with the sizes and the retention that "
         "they need; existing ones stay as they are, and a warning says which do not keep what goes into them.",
     )
-    parser.add_argument("--bootstrap-servers", required=True)
-    parser.add_argument(
-        "--client",
-        metavar="NAME=VALUE",
-        type=option,
-        action="append",
-        default=[],
-        help="an option of librdkafka, such as security.protocol=SSL; may be repeated",
-    )
+    add_brokers(parser)
     parser.add_argument("--partitions", type=int, default=PARTITIONS, help="of each topic (default %(default)s)")
     parser.add_argument("--replication-factor", type=int, default=BROKERS_DEFAULT, help="(default: the broker's own)")
     chosen = parser.parse_args()
-    client = dict(chosen.client) | {"bootstrap.servers": chosen.bootstrap_servers}
+    client = brokers(chosen)
     try:
         settings = load()
         there = create_topics(

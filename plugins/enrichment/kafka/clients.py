@@ -24,9 +24,9 @@ READING = {
     "isolation.level": "read_committed",
     "allow.auto.create.topics": False,
 }
-# Raised fetch settings: at their defaults the reader waits for the broker most of the time.
 # Even a first connection is made only after the backoff that is for further ones.
 CONNECTING = {"reconnect.backoff.ms": 5}
+# Raised fetch settings: at their defaults the reader waits for the broker most of the time.
 DRAINING = {
     "enable.partition.eof": True,
     "queued.min.messages": 100_000,

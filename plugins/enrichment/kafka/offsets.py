@@ -141,18 +141,31 @@ def read_settled_backlog(clients: Clients, partitions: Sequence[int] | None = No
     """
     settings = clients.settings
     with clients.offsets_reader() as consumer:
-        input_partitions(
-            consumer, settings.input_topic, settings.request_timeout_sec
-        )  # which names a topic that is none
+        # Asked first: it names a topic that is none.
+        known = input_partitions(consumer, settings.input_topic, settings.request_timeout_sec)
         await_stable(clients, settings.input_topic, seconds=VISIBLE_SECONDS, partitions=partitions)
         try:
             backlog = read_backlog(consumer, settings.input_topic, PATIENCE_SECONDS, partitions)
         except TransactionOpen:
             log.warning("offsets.held_back group=%s taking_over_lanes=%d", settings.consumer_group, settings.lanes)
-            known = input_partitions(consumer, settings.input_topic, settings.request_timeout_sec)
             fence_lanes(clients, range(min(settings.lanes, 1 + max(known))))
             backlog = read_backlog(consumer, settings.input_topic, settings.request_timeout_sec, partitions)
     return backlog
+
+
+def commit(consumer: Consumer, offsets: Sequence[TopicPartition], timeout: float) -> None:
+    """Commit offsets for the consumer's group, all of them. Raises `KafkaException`."""
+    for partition in with_retries(lambda _: consumer.commit(offsets=list(offsets), asynchronous=False), timeout):
+        if partition.error is not None:
+            raise KafkaException(partition.error)
+
+
+def commit_as(producer: Producer, consumer: Consumer, offsets: Sequence[TopicPartition], timeout: float) -> None:
+    """Commit offsets for the consumer's group in a transaction of its own: by the lane's only publisher, or not."""
+    group = consumer.consumer_group_metadata()
+    producer.begin_transaction()
+    with_retries(lambda seconds: producer.send_offsets_to_transaction(list(offsets), group, seconds), timeout)
+    with_retries(producer.commit_transaction, timeout)
 
 
 def fence_lanes(clients: Clients, lanes: Iterable[int]) -> None:

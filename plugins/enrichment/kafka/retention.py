@@ -15,14 +15,13 @@ from datetime import timedelta
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 
 from enrichment.errors import EnrichmentError
-from enrichment.kafka.asking import with_retries
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.times import to_text
+from enrichment.kafka.times import first_since, to_text
 from enrichment.kafka.topics import describe_topics
-from enrichment.messages import Batch, OffsetRange
+from enrichment.messages import Batch
 
 log = logging.getLogger(__name__)
 DELETE, COMPACT = "delete", "compact"
@@ -200,7 +199,9 @@ def claim_warnings(clients: Clients, batches: Sequence[Batch], now: int) -> dict
         limits = [(r, limit) for r in kept if (limit := r.oldest_kept(now)) is not None]
         found: dict[str, tuple[str, ...]] = {}
         for retention, limit in limits:
-            young = _first_since(clients, settings.input_topic, [r for b in batches for r in b.ranges], limit)
+            partitions = {r.partition for batch in batches for r in batch.ranges}
+            with clients.offsets_reader() as reader:
+                young = first_since(reader, settings.input_topic, partitions, limit, settings.request_timeout_sec)
             for batch in batches:
                 old = [r for r in batch.ranges if young.get(r.partition, r.end) > r.start]
                 if old:
@@ -215,18 +216,6 @@ def claim_warnings(clients: Clients, batches: Sequence[Batch], now: int) -> dict
         log.warning("retention.unknown topics=%s,%s error=%s", settings.output_topic, settings.dlq_topic, untold)
         return {}
     return found
-
-
-def _first_since(clients: Clients, topic: str, ranges: Iterable[OffsetRange], at: int) -> dict[int, int]:
-    """The offset of each partition's first message of that time or later, where there is one."""
-    asked = [TopicPartition(topic, partition, at) for partition in sorted({r.partition for r in ranges})]
-    timeout = clients.settings.request_timeout_sec
-    with clients.offsets_reader() as reader:
-        answers = with_retries(lambda seconds: reader.offsets_for_times(asked, timeout=seconds), timeout)
-    for answer in answers:
-        if answer.error is not None:
-            raise KafkaException(answer.error)
-    return {answer.partition: answer.offset for answer in answers if answer.offset >= 0}
 
 
 class OldMessages:

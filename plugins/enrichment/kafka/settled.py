@@ -53,11 +53,9 @@ def await_stable(
     return found
 
 
-def require_stable(
-    clients: Clients, *topics: str, seconds: float | None = None, partitions: Sequence[int] | None = None
-) -> None:
+def require_stable(clients: Clients, *topics: str) -> None:
     """As `await_stable`, but raises `TransactionOpen` where something stays hidden."""
-    for topic, ranges in await_stable(clients, *topics, seconds=seconds, partitions=partitions).items():
+    for topic, ranges in await_stable(clients, *topics).items():
         raise TransactionOpen(
             f"a transaction on {topic} stays open and hides what is published behind it ({_text(ranges)}). Run this "
             f"again when it has ended. {advice(topic, ranges[0].partition)}"

@@ -8,7 +8,7 @@ own timestamp, and by nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -38,21 +38,20 @@ class Bound(NamedTuple):
 
 def find_bounds(consumer: Consumer, topic: str, start: int, timeout: float) -> list[Bound]:
     """The bounds of each of the topic's partitions for windows that begin at `start` (milliseconds)."""
-    bounds = []
-    for partition in partitions_of(consumer, topic, timeout):
-        low, high = watermarks(consumer, topic, partition, timeout)
-        offset = _first_at(consumer, TopicPartition(topic, partition, start), timeout)
-        # A message that came in since the end was read is not of this plan.
-        bounds.append(Bound(partition, low, high, min(offset, high) if offset >= 0 else high))
-    return bounds
+    logs = {p: watermarks(consumer, topic, p, timeout) for p in partitions_of(consumer, topic, timeout)}
+    first = first_since(consumer, topic, logs, start, timeout)
+    # A message that came in since the end was read is not of this plan.
+    return [Bound(p, low, high, min(first.get(p, high), high)) for p, (low, high) in logs.items()]
 
 
-def _first_at(consumer: Consumer, asked: TopicPartition, timeout: float) -> int:
-    """The broker's answer; negative when no message is that late."""
-    answers = with_retries(lambda seconds: consumer.offsets_for_times([asked], timeout=seconds), timeout)
-    if answers[0].error is not None:
-        raise KafkaException(answers[0].error)
-    return int(answers[0].offset)
+def first_since(consumer: Consumer, topic: str, partitions: Iterable[int], at: int, timeout: float) -> dict[int, int]:
+    """The offset of each partition's first message of that time (milliseconds) or later, where there is one."""
+    asked = [TopicPartition(topic, partition, at) for partition in partitions]
+    answers = with_retries(lambda seconds: consumer.offsets_for_times(asked, timeout=seconds), timeout)
+    for answer in answers:
+        if answer.error is not None:
+            raise KafkaException(answer.error)
+    return {answer.partition: answer.offset for answer in answers if answer.offset >= 0}
 
 
 class Loss(NamedTuple):

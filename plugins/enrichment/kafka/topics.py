@@ -99,7 +99,7 @@ def await_topics(admin: AdminClient, names: Iterable[str]) -> None:
 
 def read_topic_id(clients: Clients, topic: str) -> str | None:
     """Kafka's id of a topic, as its tools print it; None where the brokers know none. Raises `KafkaException`."""
-    admin = clients.admin()  # kept until the answer is there: it dies with it
+    admin = clients.admin()
     names = TopicCollection([topic])
     described = with_retries(
         lambda seconds: admin.describe_topics(names, request_timeout=seconds)[topic].result(),

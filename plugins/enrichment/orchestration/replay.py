@@ -12,14 +12,14 @@ from enrichment.errors import SettingsError
 from enrichment.messages import Reason, Source
 from enrichment.orchestration.batches import BATCH_LABEL, batch_of, enrich_batch
 from enrichment.orchestration.common import DEFAULT_ARGS, Manifest, resources, run_params
-from enrichment.settings import ReplaySettings
+from enrichment.settings import ReplaySettings, load_room
 from enrichment.timetables import ReplayTimetable
 
 if TYPE_CHECKING:
     from enrichment.messages import Purpose
     from enrichment.settings import Settings
 
-SETTINGS = ReplaySettings()
+SETTINGS = load_room(ReplaySettings)
 WINDOW = "window"  # the task group around each batch
 REPLAY_ARGS: dict[str, Any] = {**DEFAULT_ARGS, "pool": SETTINGS.pool}
 # Counting and comparing read the log from the window to its end.

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import time
+import logging
 
-from enrichment.errors import ReplayRefused
+from enrichment.errors import EnrichmentError
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.limits import topic_limits
+from enrichment.kafka.retention import alter, now_in_milliseconds
 from enrichment.kafka.times import to_text
+from enrichment.limits import FOREVER
 from enrichment.messages import Purpose, Window
 
+log = logging.getLogger(__name__)
 
-def check_times(clients: Clients, purpose: Purpose, window: Window) -> None:
-    """Raise `ReplayRefused` when a topic takes no messages as old as the window's: each would be a dead letter."""
-    now = int(time.time() * 1000)
+
+def check_times(clients: Clients, purpose: Purpose, window: Window, refusal: type[EnrichmentError] | None) -> None:
+    """Raise `refusal` when a topic takes no messages as old as the window's: each would be a dead letter. Without one,
+    as in a dry run, that is only said."""
+    now = now_in_milliseconds()
     for limits in topic_limits(clients, purpose.output_topic, purpose.dlq_topic):
         oldest = now - limits.max_age_ms
         if window.start < oldest:
-            raise ReplayRefused(
+            text = (
                 f"{limits.topic} takes no messages from before {to_text(oldest)} (message.timestamp.before.max.ms="
                 f"{limits.max_age_ms}), and the window begins at {to_text(window.start)}. Let it take them: "
-                f"kafka-configs.sh --bootstrap-server <brokers> --entity-type topics --entity-name {limits.topic} "
-                f"--alter --add-config message.timestamp.before.max.ms={2**63 - 1}"
+                f"{alter(limits.topic, {'message.timestamp.before.max.ms': FOREVER})}"
             )
+            if refusal is not None:
+                raise refusal(text)
+            log.warning("replay.too_old %s", text)

@@ -20,12 +20,12 @@ from confluent_kafka import TopicPartition
 from enrichment.errors import OffsetsLost, ReplayRefused, WindowLost
 from enrichment.kafka.asking import with_retries
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.offsets import committed_offsets
-from enrichment.kafka.retention import Load, check_kept, now_in_milliseconds
+from enrichment.kafka.offsets import commit, committed_offsets
+from enrichment.kafka.retention import Load, check_kept, now_in_milliseconds, retentions
 from enrichment.kafka.settled import await_stable, require_stable
 from enrichment.kafka.source import read_ranges
 from enrichment.kafka.times import Bound, find_bounds, find_losses, to_text
-from enrichment.kafka.topics import DEAD_LETTER_BYTES, MESSAGE_BYTES, describe_topics
+from enrichment.kafka.topics import DEAD_LETTER_BYTES, MESSAGE_BYTES
 from enrichment.messages import HEADER_REPLAY, REASONS_OF, REPLAY, Batch, OffsetRange, Purpose, Reason, Window
 from enrichment.replay.cuts import Cuts
 from enrichment.replay.differences import Side, compare
@@ -75,10 +75,11 @@ def plan(
     else:
         _refuse_overlap(replays, topic, window)
         check_topics(clients, purpose)
-        check_times(clients, purpose, window)
+        refusal = None if dry_run else ReplayRefused
+        check_times(clients, purpose, window, refusal)
         counted, load = count(clients, purpose, max_messages, allow_lost=allow_lost, dry_run=dry_run)
         outputs_go_to = purpose.output_topic, purpose.dlq_topic
-        check_kept(clients, load, outputs_go_to, now_in_milliseconds(), None if dry_run else ReplayRefused)
+        check_kept(clients, load, outputs_go_to, now_in_milliseconds(), refusal)
         written = replays.put(topic, window, counted, dag_id, run_id)
         log.info(
             "replay.counted replay_id=%s start=%s end=%s messages=%d selected=%d batches=%d lost=%s",
@@ -197,9 +198,8 @@ def freeze(clients: Clients, purpose: Purpose) -> tuple[list[Bound], dict[str, t
     require_stable(clients, *topics)
     with clients.offsets_reader() as reader:
         bounds = find_bounds(reader, settings.input_topic, start, settings.request_timeout_sec)
-        appending = (config["message.timestamp.type"].value for config in describe_topics(clients, *topics))
         # A topic with the broker's times says nothing of the window's: any message of it can be of the window.
-        starts = {topic: start if kind == "CreateTime" else 0 for topic, kind in zip(topics, appending, strict=True)}
+        starts = {kept.topic: 0 if kept.append_time else start for kept in retentions(clients, *topics)}
         marks = {
             topic: tuple(b.range for b in find_bounds(reader, topic, starts[topic], settings.request_timeout_sec))
             for topic in topics
@@ -271,7 +271,7 @@ def begin(clients: Clients, ledger: Ledger, replay: Replay) -> None:
                     reached[r.partition] = r.start
         if unset:
             offsets = [TopicPartition(topic, partition, reached[partition]) for partition in unset]
-            with_retries(lambda _: reader.commit(offsets=offsets, asynchronous=False), timeout)
+            commit(reader, offsets, timeout)
 
 
 def _found_in_output(clients: Clients, replay: Replay, batch_ids: set[str]) -> set[str]:

@@ -20,9 +20,16 @@ from enrichment.enrichers.known_addresses import KnownAddresses, network_type
 from enrichment.errors import SettingsError, SourceUnavailable
 from enrichment.messages import Place, Reason
 from enrichment.testing import FixedClock, FixedLookup, make_events
-from tests.fixtures.geo import BUILT_AT, circular, crashing, endless, write_geo_database
+from tests.fixtures.geo import (
+    BUILT_AT,
+    MAXMINDS_DATABASE,
+    circular,
+    crashing,
+    endless,
+    needs_maxminds_database,
+    write_geo_database,
+)
 
-SHARED_DATABASE = Path(__file__).parents[4] / "shared" / "data" / "GeoIP2-City-Test.mmdb"
 LONDON = {
     "country": {"iso_code": "GB", "names": {"en": "United Kingdom", "de": "Vereinigtes Königreich"}},
     "city": {"names": {"en": "London", "fr": "Londres"}},
@@ -302,7 +309,7 @@ def test_documented_address_is_in_the_default_database() -> None:
     )
 
 
-@pytest.mark.skipif(not SHARED_DATABASE.exists(), reason="MaxMind's test database is not beside the repository")
+@needs_maxminds_database
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
@@ -314,7 +321,7 @@ def test_documented_address_is_in_the_default_database() -> None:
 )
 def test_maxminds_own_test_database_is_read(address: str, expected: Place | None) -> None:
     """GeoIP2 City as MaxMind writes it; a record that knows only the continent is no place."""
-    assert place(GeoDatabase(str(SHARED_DATABASE)), address) == expected
+    assert place(GeoDatabase(str(MAXMINDS_DATABASE)), address) == expected
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ import pytest
 from enrichment.errors import DatabaseRefused
 from enrichment.geoip.candidate import Build, build_of, known_addresses, verify
 from enrichment.settings import GeoSettings
-from tests.fixtures.geo import BUILT_AT, city, write_geo_database
+from tests.fixtures.geo import BUILT_AT, MAXMINDS_DATABASE, city, needs_maxminds_database, write_geo_database
 
-SHARED_DATABASE = Path(__file__).parents[4] / "shared" / "data" / "GeoIP2-City-Test.mmdb"
 KNOWN = {"8.8.8.8": "US", "2001:4860:4860::8888": "US"}
 RECORDS = {"8.8.8.0/24": city("Mountain View"), "2001:4860::/32": city("Mountain View")}
 COUNTRY_ONLY = {network: {"country": record["country"]} for network, record in RECORDS.items()}
@@ -82,7 +81,7 @@ def test_known_addresses_are_read_from_the_setting() -> None:
     )
 
 
-@pytest.mark.skipif(not SHARED_DATABASE.exists(), reason="MaxMind's test database is not beside the repository")
+@needs_maxminds_database
 def test_maxminds_own_test_database_is_good() -> None:
     """GeoIP2 City as MaxMind writes it."""
-    assert Build.of(SHARED_DATABASE, verify(SHARED_DATABASE, {"81.2.69.142": "GB"})) == build_of(SHARED_DATABASE)
+    assert Build.of(MAXMINDS_DATABASE, verify(MAXMINDS_DATABASE, {"81.2.69.142": "GB"})) == build_of(MAXMINDS_DATABASE)

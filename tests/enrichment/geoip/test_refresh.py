@@ -25,12 +25,20 @@ from enrichment.geoip.sources import FileSource, UrlSource
 from enrichment.resources import Resources
 from enrichment.settings import GeoSettings, load
 from enrichment.testing import make_events
-from tests.fixtures.geo import BUILT_AT, circular, city, crashing, endless, write_geo_database
+from tests.fixtures.geo import (
+    BUILT_AT,
+    MAXMINDS_DATABASE,
+    circular,
+    city,
+    crashing,
+    endless,
+    needs_maxminds_database,
+    write_geo_database,
+)
 from tests.fixtures.postgres import Connection
 from tests.fixtures.raw_server import Answer, RawServer, http
 
 CASES = Path(__file__).parents[4] / "shared" / "cases"
-SHARED_DATABASE = Path(__file__).parents[4] / "shared" / "data" / "GeoIP2-City-Test.mmdb"
 NEWER = BUILT_AT + 86_400
 ADDRESSES = [f"8.8.8.{n}" for n in range(200)]
 
@@ -432,10 +440,10 @@ def test_cached_places_of_the_older_build_give_way(
     assert task("8.8.8.1")[1] == 1  # in another language they are other places
 
 
-@pytest.mark.skipif(not SHARED_DATABASE.exists(), reason="MaxMind's test database is not beside the repository")
+@needs_maxminds_database
 def test_maxminds_own_test_database_is_installed(geo: GeoSettings, present: Path) -> None:
     """GeoIP2 City as MaxMind writes it."""
     known = geo.model_copy(update={"known_addresses": "81.2.69.142=GB,2a02:d680::1=GB"})
-    done: Refreshed = refresh(known, FileSource(str(SHARED_DATABASE)))
+    done: Refreshed = refresh(known, FileSource(str(MAXMINDS_DATABASE)))
     assert done.outcome is Outcome.INSTALLED
     assert city_of(present, "81.2.69.142") == "London"
