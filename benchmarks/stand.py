@@ -16,6 +16,7 @@ import psycopg
 from confluent_kafka.admin import AdminClient
 from psycopg.conninfo import conninfo_to_dict
 
+from enrichment.connections import HttpEndpoint
 from enrichment.conservation.committed import log_ranges
 from enrichment.messages import OffsetRange
 from enrichment.resources import Resources
@@ -82,7 +83,7 @@ class Stand:
             settings,
             kafka_config=lambda: {"bootstrap.servers": self.bootstrap_servers},
             postgres_parameters=lambda: conninfo_to_dict(self.dsn),
-            user_service=lambda: (self.user_service_url, None),
+            user_service=lambda: HttpEndpoint(self.user_service_url),
             staging_root=lambda: self.config.directory / "staging",
         )
 

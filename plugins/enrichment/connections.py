@@ -68,9 +68,9 @@ class HttpEndpoint(NamedTuple):
     options: HttpOptions = HttpOptions()
 
 
-def http_endpoint(connection: ConnectionFields, default_scheme: str = "http") -> HttpEndpoint:
+def http_endpoint(connection: ConnectionFields) -> HttpEndpoint:
     """The service that a connection of type `http` names; its password is the token."""
-    base_url = http_base_url(connection, default_scheme)
+    base_url = http_base_url(connection)
     options = http_options(connection, urlsplit(base_url).scheme)
     warn_of_clear_text(connection, base_url, secret=bool(connection.password or options.headers))
     return HttpEndpoint(base_url, connection.password, options)

@@ -33,7 +33,7 @@ from enrichment.enrichers.base import (
     frame_of,
 )
 from enrichment.headers import marked_own
-from enrichment.limits import Refusal, TopicLimits
+from enrichment.limits import TopicLimits
 from enrichment.messages import (
     HEADER_REVISION,
     KEY_COLUMNS,
@@ -46,6 +46,7 @@ from enrichment.messages import (
     Place,
     Profile,
     Reason,
+    Refusal,
     Source,
 )
 from enrichment.provenance import Addition, Statuses
@@ -176,7 +177,7 @@ class Corrector:
         refusals = _refusals(written, now, limits)
         fitting = [n for n in range(len(rows)) if n not in refusals]
         large = [n for n, refusal in refusals.items() if refusal.reason is Reason.MESSAGE_TOO_LARGE]
-        refused = [n for n in refusals if n not in large]
+        refused = [n for n, refusal in refusals.items() if refusal.reason is not Reason.MESSAGE_TOO_LARGE]
         tally = Tally(
             self._count(repaired[rows[n]] for n in fitting),
             self._count(m - r for m, r in zip(missing, repaired, strict=True)),

@@ -141,6 +141,14 @@ def encoding_fault(connection: Connection) -> str | None:
     )
 
 
+def can_be_text(text: str) -> bool:
+    """Whether PostgreSQL's text can hold it: no NUL, and no surrogate without its other half."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 def is_outage(error: psycopg.Error) -> bool:
     """Whether the database could not be asked, or did not answer in time: it may answer the same statement later."""
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
@@ -182,8 +190,9 @@ class KeptConnection:
     restarted, or a pooler that ends idle connections, is no failure."""
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
-        self._connect = connect
+        self._open = connect
         self._connection: Connection | None = None
+        self._is_closed = False
 
     def run(self, work: Callable[[Connection], Result]) -> Result:
         """Do work in a transaction; a second time, on a new connection, where the one that was kept was closed."""
@@ -195,13 +204,14 @@ class KeptConnection:
         except NotAnswered:
             raise
         except psycopg.OperationalError as failed:
-            if not kept.closed:
+            if self._is_closed or not kept.closed:
                 raise
             log.info("database.reconnecting error=%s", failed)
         return self._run(work)
 
     def close(self) -> None:
-        """Close the connection, if there is one."""
+        """Close the connection, if there is one. A thread that is still at work gets no other."""
+        self._is_closed = True
         if self._connection is not None:
             self._connection.close()
 
@@ -220,6 +230,11 @@ class KeptConnection:
                 return connection
         self._connection = self._connect()
         return self._connection
+
+    def _connect(self) -> Connection:
+        if self._is_closed:
+            raise psycopg.OperationalError("the connection was closed on purpose")
+        return self._open()
 
     def _run(self, work: Callable[[Connection], Result]) -> Result:
         if self._connection is None or self._connection.closed:

@@ -19,19 +19,12 @@ from enrichment.buffers import Flags
 from enrichment.flat import read_flat
 from enrichment.headers import unreadable
 from enrichment.json_text import NotJson, TooDeep, check_depth, lone_surrogate, parse
-from enrichment.messages import KEY_COLUMNS, Event, Reason
+from enrichment.messages import KEY_COLUMNS, Event, Reason, Refusal
 
 _decode_event = msgspec.json.Decoder(Event).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _OPTIONAL = tuple(field.name for field in msgspec.structs.fields(Event) if not field.required)
 _REQUIRED = tuple(field.name for field in msgspec.structs.fields(Event) if field.required)
-
-
-class Refusal(NamedTuple):
-    """Why a message cannot be processed: becomes `error_reason` and `error_detail` of its dead letter."""
-
-    reason: Reason
-    detail: str
 
 
 class Decoded(NamedTuple):

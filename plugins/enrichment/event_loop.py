@@ -22,6 +22,7 @@ class BackgroundLoop:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._is_closed = False
 
     @cached_property
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -31,19 +32,25 @@ class BackgroundLoop:
         return loop
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run a coroutine; cancelling the future ends it."""
+        """Run a coroutine; cancelling the future ends it. Raises `RuntimeError` once the loop was closed."""
+        if self._is_closed:
+            coroutine.close()
+            raise RuntimeError(f"the event loop {self._name} was closed")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def close(self, last: Coroutine[Any, Any, None]) -> None:
         """Cancel what still runs, run `last`, and end the thread. Raises `TimeoutError` where that takes too long."""
+        was_closed, self._is_closed = self._is_closed, True
+        if was_closed:
+            last.close()
+            return
         if "_loop" not in self.__dict__:
             asyncio.run(last)
             return
-        self.start(_end(last)).result(CLOSING_SECONDS)
+        asyncio.run_coroutine_threadsafe(_end(last), self._loop).result(CLOSING_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSING_SECONDS)
         self._loop.close()
-        del self._loop
 
 
 async def _end(last: Coroutine[Any, Any, None]) -> None:

@@ -8,26 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from enrichment.columns import Chunk, message_sizes
-from enrichment.messages import Reason
+from enrichment.messages import Reason, Refusal
 
 FOREVER = 2**63 - 1  # Kafka's own "no limit", and its largest timestamp
 CLOCKS_MS = 60_000  # more than our clock and the broker's ever differ by, and than a chunk is on its way
 
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
-
-
-class Refusal(NamedTuple):
-    """Why a topic does not take a message."""
-
-    reason: Reason
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)

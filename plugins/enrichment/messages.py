@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -77,6 +77,13 @@ REASONS_OF = {
     Source.USER: (Reason.USER_TIMEOUT, Reason.USER_SERVICE_ERROR, Reason.USER_NOT_FOUND),
     Source.BUSINESS: (Reason.BUSINESS_NOT_FOUND, Reason.DATABASE_ERROR),
 }
+
+
+class Refusal(NamedTuple):
+    """Why a message cannot be processed or published: `error_reason` and `error_detail` of its dead letter."""
+
+    reason: Reason
+    detail: str
 
 
 class Place(msgspec.Struct, frozen=True, gc=False, rename=lambda field: f"geo_{field}"):

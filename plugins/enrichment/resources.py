@@ -98,7 +98,7 @@ class Resources:
         settings: Settings,
         kafka_config: Callable[[], Mapping[str, Any]],
         postgres_parameters: Parameters,
-        user_service: Callable[[], HttpEndpoint | tuple[str, str | None]],
+        user_service: Callable[[], HttpEndpoint],
         staging_root: Callable[[], Path | StoragePath],
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -304,7 +304,7 @@ class Resources:
 
     def _user_cache(self) -> Cached:
         user = self.settings.user
-        base_url, token, options = HttpEndpoint(*self._user_service())
+        base_url, token, options = self._user_service()
         breaker = PostgresBreakerStorage(self._connections.for_breaker, f"user-profile {base_url}")
         self._open.callback(breaker.close)
         api = UserApi(base_url, token, user, options=options, breaker_storage=breaker)

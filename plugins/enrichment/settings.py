@@ -388,7 +388,9 @@ _ELSEWHERE = {
     "user": {"cache_max_rows"},
     "business": {"cache_max_rows"},
     "cache": {"touch_after_hours", "eviction_chunk_rows", "refresh_keys", "refresh_ahead_minutes"},
-    "postgres": {"connect_timeout_sec", "ledger_timeout_sec", "maintenance_timeout_sec", "maintenance_lock_timeout_sec"},
+    "postgres": {
+        "connect_timeout_sec", "ledger_timeout_sec", "maintenance_timeout_sec", "maintenance_lock_timeout_sec",
+    },
     "pipeline": {"repair_attempts", "repair_batches_per_run"},
 }  # fmt: skip
 

@@ -24,7 +24,7 @@ from enrichment.enrichers.geo import GeoEnricher
 from enrichment.enrichers.geo_database import GeoDatabase
 from enrichment.enrichers.known_addresses import KnownAddresses
 from enrichment.enrichers.user import UserEnricher
-from enrichment.messages import KEY_COLUMNS, REASONS_OF, Context, Place, Profile, Source
+from enrichment.messages import KEY_COLUMNS, OUTAGES, REASONS_OF, Context, Place, Profile, Source
 from enrichment.structs import Words
 from enrichment.testing import FixedClock, make_events
 from tests.fixtures.postgres import Connection
@@ -76,6 +76,12 @@ def layered(postgres_uri: str, clock: FixedClock, postgres_connection: Connectio
     return make
 
 
+def assert_answered(entries: Collection[Entry], source: Source) -> None:
+    """Found, or one of the source's reasons, but not that it could not be asked: no text is a cause for that."""
+    assert_declared(entries, source)
+    assert {entry.reason for entry in entries} & OUTAGES.keys() == set()
+
+
 def assert_declared(entries: Collection[Entry], source: Source) -> None:
     """Found, or one of the source's reasons."""
     for entry in entries:
@@ -108,7 +114,7 @@ def test_geo_database_answers_every_text(database: GeoDatabase, texts: list[str]
     """A place, none, or no address."""
     entries = database.fetch_many(texts)
     assert list(entries) == texts
-    assert_declared(list(entries.values()), Source.GEO)
+    assert_answered(list(entries.values()), Source.GEO)
 
 
 @each
@@ -119,21 +125,24 @@ def test_business_query_answers_every_text(demo: BusinessQuery, texts: list[str]
     """A context or none, from the shipped query in a real database; one odd request costs no other."""
     entries = demo.fetch_many(texts)
     assert entries.keys() == set(texts)
-    assert_declared(list(entries.values()), Source.BUSINESS)
+    assert_answered(list(entries.values()), Source.BUSINESS)
 
 
 @pytest.mark.parametrize("batch_size", [1, 500], ids=["one-by-one", "batch"])
 def test_user_api_answers_every_text(user_service: UserService, make_api: MakeApi, batch_size: int) -> None:
-    """A profile or none, from a real server, where an id is a segment of the path or a text in JSON."""
+    """A profile or none, from a real server, where an id is a text in JSON or a segment of the path, which a server may
+    refuse: that costs no user beside it, such as this one."""
     api = make_api(user_service.base_url, batch_size=batch_size)
 
     @each
     @given(texts=keys)
     @example(texts=KNOWN)
     def check(texts: list[str]) -> None:
-        entries = api.fetch_many(texts)
-        assert entries.keys() == set(texts)
-        assert_declared(list(entries.values()), Source.USER)
+        asked = list(dict.fromkeys([*texts, "user-1"]))
+        entries = api.fetch_many(asked)
+        assert list(entries) == asked
+        assert entries["user-1"].state is State.FOUND
+        (assert_declared if batch_size == 1 else assert_answered)(list(entries.values()), Source.USER)
 
     check()
 

@@ -254,6 +254,10 @@ def test_kept_connection_is_replaced_when_it_was_closed(postgres_connection: Con
     assert kept.live().execute("SELECT 3").fetchall() == [(3,)]
     assert kept.live() is made[2]
     kept.close()
+    for ask in (kept.live, lambda: kept.run(lambda c: c.execute("SELECT 4"))):
+        with pytest.raises(psycopg.OperationalError, match="closed on purpose"):
+            ask()
+    assert len(made) == 3
     assert all(connection.closed for connection in made)
 
 

@@ -52,6 +52,18 @@ def test_close_ends_what_still_runs_and_runs_the_last_thing() -> None:
     assert done == ["hanging", "last"]
 
 
+@pytest.mark.parametrize("used", [False, True])
+def test_nothing_is_started_once_it_was_closed(used: bool) -> None:
+    """A thread that is still at work when its task has ended gets no other loop."""
+    loop = BackgroundLoop("beside")
+    if used:
+        loop.start(nothing()).result(5)
+    loop.close(nothing())
+    with pytest.raises(RuntimeError, match="was closed"):
+        loop.start(nothing())
+    assert "beside" not in {thread.name for thread in threading.enumerate()}
+
+
 def test_nothing_is_started_for_a_caller_that_never_needs_it() -> None:
     """A task whose caches know all users has no thread; closing works all the same, and twice."""
     before = threading.active_count()

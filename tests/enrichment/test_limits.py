@@ -9,8 +9,8 @@ import pytest
 
 from enrichment.columns import Chunk, pack_headers
 from enrichment.kafka.limits import limits_of
-from enrichment.limits import CLOCKS_MS, FOREVER, Refusal, TopicLimits
-from enrichment.messages import Reason
+from enrichment.limits import CLOCKS_MS, FOREVER, TopicLimits
+from enrichment.messages import Reason, Refusal
 
 NOW = 1_705_312_800_000
 HOUR = 3_600_000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from enrichment import sql
 from enrichment.caches.arrays import column_of
 from enrichment.caches.base import Entry, State, Tier
 from enrichment.caches.entries import EXPIRES_AT, IS_STALE, KEY, REASON, STATE, VERSION, Entries
-from enrichment.databases import KeptConnection, Pause
+from enrichment.databases import KeptConnection, Pause, can_be_text
 from enrichment.errors import LayerUnavailable
 from enrichment.structs import arrow_types
 
@@ -23,8 +22,6 @@ log = logging.getLogger(__name__)
 
 # A B-tree takes keys up to a third of a page; a key is whatever text a message holds.
 MAX_KEY_BYTES = 2_000
-# What PostgreSQL's text cannot hold: NUL, and surrogates without their other half.
-UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 ESCAPED_NUL = r"\u0000"
 
 
@@ -163,7 +160,7 @@ def storable_keys(keys: Sequence[str]) -> Sequence[str]:
     text = "".join(keys)
     if text.isascii() and "\0" not in text and max(map(len, keys), default=0) <= MAX_KEY_BYTES:
         return keys
-    return [key for key in keys if not UNSTORABLE.search(key) and len(key.encode()) <= MAX_KEY_BYTES]
+    return [key for key in keys if can_be_text(key) and len(key.encode()) <= MAX_KEY_BYTES]
 
 
 def as_json(value: Any) -> str:
@@ -183,4 +180,4 @@ def rows_as_json(rows: Sequence[msgspec.Struct]) -> str:
 
 
 def _is_unstorable(value: Any) -> bool:
-    return isinstance(value, str) and UNSTORABLE.search(value) is not None
+    return isinstance(value, str) and not can_be_text(value)

@@ -22,7 +22,7 @@ from psycopg.rows import tuple_row
 from psycopg.types.string import TextLoader
 
 from enrichment.caches.base import Entry, State
-from enrichment.databases import KeptConnection, Pause, is_outage
+from enrichment.databases import KeptConnection, Pause, can_be_text, is_outage
 from enrichment.enrichers.bad_keys import BadKeySearch, KeyFault
 from enrichment.errors import SettingsError, SourceUnavailable
 from enrichment.messages import REQUEST_ID, Context, Reason
@@ -134,14 +134,6 @@ class BusinessQuery:
 def has_parameter(query: str) -> bool:
     """Whether a query uses its parameter, and not in a comment only."""
     return f"%({PARAMETER})" in _QUOTED_OR_COMMENT.sub(lambda found: found[1] or " ", query)
-
-
-def can_be_text(key: str) -> bool:
-    """Whether PostgreSQL can hold the key as text: a NUL or a lone surrogate would fail the query for all keys."""
-    try:
-        return b"\0" not in key.encode()
-    except UnicodeEncodeError:
-        return False
 
 
 def _judged(failed: psycopg.Error) -> Exception:

@@ -28,7 +28,7 @@ import numpy as np
 
 from enrichment.enrichers.geo_records import UNREADABLE, PlaceReader, look_up
 
-NO_DATABASE = 3
+NO_DATABASE, UNFINISHED = 3, 4  # exit codes
 # Records whose places are read; all others are only decoded.
 SAMPLE_RECORDS = 20_000
 # Decoding a record takes microseconds. Records that are made of references to one another can take for ever, each.
@@ -226,7 +226,9 @@ def _type(name: object) -> str:
 
 def _limit(seconds: int, size: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    most = seconds + 1 if hard == resource.RLIM_INFINITY else min(seconds + 1, hard)
+    resource.setrlimit(resource.RLIMIT_CPU, (min(seconds, most), most))
     with suppress(ValueError, OSError):  # not every system can; the time is limited all the same
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
@@ -240,6 +242,12 @@ def main(arguments: Sequence[str]) -> int:
     except (maxminddb.InvalidDatabaseError, ValueError) as broken:
         sys.stderr.write(f"{broken}\n")
         return NO_DATABASE
+    except MemoryError as greedy:  # numpy's too, which has a text of its own
+        sys.stderr.write(f"it needs more memory than a file of its size does {greedy}\n")
+        return UNFINISHED
+    except OSError as unreadable:  # the disk's, or the system's
+        sys.stderr.write(f"{unreadable}\n")
+        return UNFINISHED
     sys.stdout.buffer.write(msgspec.json.encode(findings))
     return 0
 

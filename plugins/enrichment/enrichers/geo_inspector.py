@@ -24,7 +24,7 @@ import maxminddb
 import msgspec
 
 import enrichment
-from enrichment.enrichers.geo_inspection import NO_DATABASE, Findings
+from enrichment.enrichers.geo_inspection import NO_DATABASE, UNFINISHED, Findings
 from enrichment.errors import DatabaseRefused
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,9 @@ def inspect(path: Path, addresses: Sequence[str] = ()) -> Findings:
     said = ended.stderr.decode(errors="replace").strip().rpartition("\n")[2]
     if ended.returncode == NO_DATABASE:
         raise DatabaseRefused(f"{path} is no database in MaxMind's format, or not all of one: {said}")
-    if ended.returncode in (-signal.SIGXCPU, -signal.SIGKILL) or said.startswith("MemoryError"):
+    if ended.returncode == UNFINISHED:
+        raise Unfinished(f"{path} was not read to its end: {said}")
+    if ended.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         raise Unfinished(
             f"{path}: reading it takes more than {seconds} s, or more memory than a file of its size needs"
         )
@@ -167,9 +169,10 @@ def _keep(path: Path, known: _Remembered) -> None:
     try:
         memory = _memory()
         memory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=memory.parent, prefix=f".{memory.name}-", delete=False) as file:
-            file.write(msgspec.json.encode(dict(entries[-REMEMBERED:])))
-        Path(file.name).replace(memory)
+        with tempfile.TemporaryDirectory(dir=memory.parent, prefix=f".{memory.name}-") as folder:
+            written = Path(folder) / memory.name
+            written.write_bytes(msgspec.json.encode(dict(entries[-REMEMBERED:])))
+            written.replace(memory)
     except (OSError, RuntimeError) as unwritable:
         log.warning("geo_database.not_remembered path=%s error=%s", path, unwritable)
 

@@ -115,8 +115,9 @@ class UserApi:
         return CircuitBreaker(
             fail_max=self._settings.breaker_failures,
             reset_timeout=self._settings.breaker_reset_sec,
-            # "I have no such endpoint", "later, please" and "not this request" are signs of life.
-            exclude=[AskSingly, Throttled, Doubtful],
+            # "I have no such endpoint", "later, please" and "not this request" are signs of life; a request that we
+            # ended ourselves says nothing against the service.
+            exclude=[AskSingly, Throttled, Doubtful, asyncio.CancelledError],
             state_storage=self._breaker_storage,
             # The try that opens the breaker shall tell what happened to it.
             throw_new_error_on_trip=False,

@@ -13,7 +13,6 @@ import ssl
 import zlib
 from collections.abc import Callable, Collection
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -21,6 +20,7 @@ import httpx
 
 from enrichment.connections import HttpOptions
 from enrichment.errors import SettingsError
+from enrichment.tls import trusting
 
 # zlib's numbers for "gzip or zlib, as its head says", and for deflate without a head, as some servers write it.
 GZIP_OR_ZLIB, HEADLESS = 47, -15
@@ -57,11 +57,12 @@ class UserHttp:
         headers = httpx.Headers(options.headers)
         headers.update(_own_headers(token))
         try:
+            tls = _tls(base_url, options)
             self._client = httpx.AsyncClient(
                 headers=headers,
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-                verify=_tls(base_url, options),
-                proxy=_proxy(options),
+                verify=tls or False,
+                proxy=_proxy(options, tls),
                 limits=limits,
                 timeout=None,  # noqa: S113 - `ask` has one for the whole exchange
             )
@@ -160,25 +161,25 @@ def _own_headers(token: str | None) -> dict[str, str]:
     return {**headers, "Authorization": f"Bearer {token}"} if token else headers
 
 
-def _proxy(options: HttpOptions) -> str | None:
+def _proxy(options: HttpOptions, tls: ssl.SSLContext | None) -> httpx.Proxy | None:
     """Raises `ValueError` for a port that is none, which only connecting would notice."""
+    if not options.proxy:
+        return None
     if urlsplit(options.proxy).port == 0:
         raise ValueError("the proxy's port is 0")
-    return options.proxy or None
+    return httpx.Proxy(options.proxy, ssl_context=tls if _is_https(options.proxy) else None)
 
 
-def _tls(base_url: str, options: HttpOptions) -> ssl.SSLContext | bool:
-    """How the service proves who it is; made only where it is asked for: reading a CA bundle takes a while."""
-    if urlsplit(base_url).scheme != "https" and not options.proxy.startswith("https:"):
-        return False
-    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    if isinstance(options.verify, str):
-        bundle = options.verify
-    if bundle is None:
-        context = httpx.create_ssl_context()
-    else:
-        folder = Path(bundle).is_dir()
-        context = ssl.create_default_context(cafile=None if folder else bundle, capath=bundle if folder else None)
+def _is_https(url: str) -> bool:
+    return urlsplit(url).scheme == "https"
+
+
+def _tls(base_url: str, options: HttpOptions) -> ssl.SSLContext | None:
+    """How the service and its proxy prove who they are; made only where one is asked: reading a CA bundle takes a
+    while."""
+    if not (_is_https(base_url) or _is_https(options.proxy)):
+        return None
+    context = trusting(options.verify if isinstance(options.verify, str) else None)
     if options.verify is False:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import re
-import ssl
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from enrichment.enrichers.geo_inspector import require_file
 from enrichment.errors import DatabaseRefused, RefreshFailed, SettingsError
 from enrichment.geoip.unpacking import MIB, unpack
 from enrichment.settings import GeoSettings
+from enrichment.tls import trusting
 
 if TYPE_CHECKING:
     from pygeoipupdate.client import DownloadResponse, UpdateAvailable
@@ -136,7 +135,7 @@ class UrlSource:
         async with (
             asyncio.timeout(self._timeout),
             aiohttp.ClientSession(timeout=silence, headers=as_is, auto_decompress=False, trust_env=True) as session,
-            session.get(self._url, ssl=_trusted()) as answer,
+            session.get(self._url, ssl=trusting()) as answer,
         ):
             if answer.status in REFUSALS:
                 raise SettingsError(f"{self.name}: HTTP {answer.status}; check GEO_IP_UPDATE_SOURCE")
@@ -261,15 +260,6 @@ def without_login(source: str) -> str:
     if not parts.netloc:
         return source
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def _trusted() -> ssl.SSLContext:
-    """The certificates that `requests` trusts, which brings them along: not every container has the system's."""
-    from requests.utils import DEFAULT_CA_BUNDLE_PATH
-
-    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
-    is_folder = Path(bundle).is_dir()
-    return ssl.create_default_context(cafile=None if is_folder else bundle, capath=bundle if is_folder else None)
 
 
 def _md5(database: Path) -> str:

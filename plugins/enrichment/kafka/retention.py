@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from confluent_kafka import KafkaException
 
-from enrichment.errors import EnrichmentError
+from enrichment.errors import EnrichmentError, OffsetsLost
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.times import first_since, to_text
+from enrichment.kafka.times import first_times, to_text
 from enrichment.kafka.topics import describe_topics
 from enrichment.messages import Batch
 
@@ -190,20 +190,18 @@ def check_kept(
 def claim_warnings(clients: Clients, batches: Sequence[Batch], now: int) -> dict[str, tuple[str, ...]]:
     """By batch, that messages at its beginning are too old for the topics that they will be published to.
 
-    Cheap, and never a false alarm: the broker is only asked for the first message that is young enough. Old ones behind
-    a younger one are found when they are published (`OldMessages`). Brokers that do not tell cost no more than this.
+    Only the first message of each range is read, and none where nothing is deleted by time. Old ones behind a younger
+    one are found when they are published (`OldMessages`). Brokers that do not tell cost no more than this.
     """
     settings = clients.settings
     try:
         kept = retentions(clients, settings.output_topic, settings.dlq_topic) if batches else []
         limits = [(r, limit) for r in kept if (limit := r.oldest_kept(now)) is not None]
+        starts = first_times(clients, settings.input_topic, [r for b in batches for r in b.ranges]) if limits else {}
         found: dict[str, tuple[str, ...]] = {}
         for retention, limit in limits:
-            partitions = {r.partition for batch in batches for r in batch.ranges}
-            with clients.offsets_reader() as reader:
-                young = first_since(reader, settings.input_topic, partitions, limit, settings.request_timeout_sec)
             for batch in batches:
-                old = [r for r in batch.ranges if young.get(r.partition, r.end) > r.start]
+                old = [r for r in batch.ranges if FIRST_TIME <= starts.get(r.partition, limit) < limit]
                 if old:
                     where = ", ".join(f"partition {r.partition} from offset {r.start}" for r in old)
                     what = "to be published" if retention.topic == settings.output_topic else "that may be set aside"
@@ -212,7 +210,7 @@ def claim_warnings(clients: Clients, batches: Sequence[Batch], now: int) -> dict
                         f"gone. To keep them: {retention.command(settings.retention_bytes)}"
                     )
                     found[batch.batch_id] = (*found.get(batch.batch_id, ()), text)
-    except KafkaException as untold:
+    except (KafkaException, OffsetsLost) as untold:
         log.warning("retention.unknown topics=%s,%s error=%s", settings.output_topic, settings.dlq_topic, untold)
         return {}
     return found

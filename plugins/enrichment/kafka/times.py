@@ -39,12 +39,23 @@ class Bound(NamedTuple):
 def find_bounds(consumer: Consumer, topic: str, start: int, timeout: float) -> list[Bound]:
     """The bounds of each of the topic's partitions for windows that begin at `start` (milliseconds)."""
     logs = {p: watermarks(consumer, topic, p, timeout) for p in partitions_of(consumer, topic, timeout)}
-    first = first_since(consumer, topic, logs, start, timeout)
+    first = _first_since(consumer, topic, logs, start, timeout)
     # A message that came in since the end was read is not of this plan.
     return [Bound(p, low, high, min(first.get(p, high), high)) for p, (low, high) in logs.items()]
 
 
-def first_since(consumer: Consumer, topic: str, partitions: Iterable[int], at: int, timeout: float) -> dict[int, int]:
+def first_times(clients: Clients, topic: str, ranges: Iterable[OffsetRange]) -> dict[int, int]:
+    """The time of the message at the start of each range (one a partition), where one is there. Raises `OffsetsLost`
+    when it has left the log."""
+    heads = [OffsetRange(r.partition, r.start, r.start + 1) for r in ranges]
+    return {
+        p: at
+        for chunk in read_ranges(clients, topic, heads)
+        for p, at in zip(chunk.partitions, chunk.timestamps, strict=True)
+    }
+
+
+def _first_since(consumer: Consumer, topic: str, partitions: Iterable[int], at: int, timeout: float) -> dict[int, int]:
     """The offset of each partition's first message of that time (milliseconds) or later, where there is one."""
     asked = [TopicPartition(topic, partition, at) for partition in partitions]
     answers = with_retries(lambda seconds: consumer.offsets_for_times(asked, timeout=seconds), timeout)

@@ -38,7 +38,7 @@ class PostgresBreakerStorage(CircuitBreakerStorage):
         self._kept = KeptConnection(connect)
         self._shared = True
         self._own = CircuitMemoryStorage(STATE_CLOSED)  # what this process has seen
-        self._lock = threading.Lock()  # the requests of a task are made from several threads
+        self._lock = threading.Lock()  # a connection does one thing at a time, whoever asks
 
     def close(self) -> None:
         """Close the connection, if there is one."""

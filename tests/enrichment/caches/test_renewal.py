@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from enrichment import sql
 from enrichment.caches.renewal import Renewed
-from enrichment.connections import HttpOptions
+from enrichment.connections import HttpEndpoint, HttpOptions
 from enrichment.enrichers.user_tries import version_of
 from enrichment.resources import Resources
 from enrichment.settings import load
@@ -41,7 +41,7 @@ def resources(
         opened.append(
             Resources(
                 load(), kafka_config=dict, postgres_parameters=lambda: conninfo_to_dict(postgres_uri),
-                user_service=lambda: (user_service.base_url, None), staging_root=lambda: tmp_path,
+                user_service=lambda: HttpEndpoint(user_service.base_url), staging_root=lambda: tmp_path,
             )
         )  # fmt: skip
         return opened[-1]

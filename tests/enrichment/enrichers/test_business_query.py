@@ -18,10 +18,10 @@ from psycopg.pq import TransactionStatus
 
 from enrichment import sql
 from enrichment.caches.base import Entry, State
-from enrichment.databases import Limits, connect
+from enrichment.databases import Limits, can_be_text, connect
 from enrichment.enrichers.base import JSON, look_up_and_enrich
 from enrichment.enrichers.business import BusinessEnricher
-from enrichment.enrichers.business_query import BusinessQuery, can_be_text
+from enrichment.enrichers.business_query import BusinessQuery
 from enrichment.enrichers.geo import GeoEnricher
 from enrichment.enrichers.risk import RiskRules
 from enrichment.enrichers.user import UserEnricher

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -120,12 +121,23 @@ def test_files_of_the_trials_are_survived(name: str) -> None:
         assert inspect(CASES / name).places == 0
 
 
+def instead(of_reading: str) -> str:
+    """An inspection that does something else than to read the file."""
+    return (
+        "import numpy; from enrichment.enrichers import geo_inspection as inspection\n"
+        f"inspection.inspect = lambda *_: {of_reading}\n"
+        "sys.exit(inspection.main(sys.argv[1:]))"
+    )
+
+
 @pytest.mark.parametrize(
     ("does", "error", "message"),
     [
         pytest.param("while True: pass", Unfinished, "takes more than 1 s", id="loop"),
         pytest.param("import time; time.sleep(60)", Unfinished, "not read to its end within 5 s", id="sleep"),
-        pytest.param("x = bytearray(1 << 42)", Unfinished, "more memory", id="memory"),
+        pytest.param(instead("bytearray(1 << 42)"), Unfinished, "more memory", id="memory"),
+        pytest.param(instead("numpy.zeros(1 << 42)"), Unfinished, "more memory", id="memory of numpy"),
+        pytest.param(instead("open('/no/such')"), Unfinished, "No such file", id="disk"),
         pytest.param("os.abort()", DatabaseRefused, "SIGABRT", id="abort"),
         pytest.param("raise KeyError('node_count')", DatabaseRefused, "KeyError: 'node_count'", id="exception"),
     ],
@@ -282,3 +294,17 @@ def test_inspection_ends_when_the_task_does(database: Path, monkeypatch: pytest.
         signal.signal(signal.SIGALRM, before)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_nothing_is_left_when_what_was_found_cannot_be_put_in_place(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as on a full disk: no temporary file stays with each try."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(Path, "replace", full)
+    assert findings_of(database).places > 0
+    assert list((tmp_path / "cache" / "stacklens").iterdir()) == []

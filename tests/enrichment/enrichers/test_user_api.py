@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -285,6 +286,19 @@ def test_failure_that_opens_the_breaker_is_named(user_service: UserService, make
     user_service.set_fault(latency_seconds=0.5)
     api = make_api(user_service.base_url, breaker_failures=1, timeout_sec=0.05)
     assert failure_of(api, *KNOWN).reason == Reason.USER_TIMEOUT
+
+
+def test_breaker_does_not_count_what_we_ended_ourselves(user_service: UserService, make_api: MakeApi) -> None:
+    """A task that is stopped says nothing against the service."""
+    user_service.set_fault(latency_seconds=30)
+    api = make_api(user_service.base_url, breaker_failures=1, timeout_sec=20)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(api.fetch_many, KNOWN)
+        while user_service.stats()["requests"] == 0:
+            time.sleep(0.01)
+        api.close()
+        assert asking.exception(20) is not None
+    assert (api._breaker.fail_counter, api._breaker.current_state) == (0, "closed")
 
 
 def test_breaker_opens_again_when_the_trial_fails(user_service: UserService, make_api: MakeApi) -> None:

@@ -109,6 +109,24 @@ def test_certificate_is_checked_as_the_connection_says(
         assert b"authorization: bearer s3cret" in server.requests[0].lower()
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+def test_certificate_of_a_proxy_is_checked_as_that_of_the_service(
+    make_api: MakeApi, make_raw_server: MakeServer, certificate: Path, *, trusted: bool
+) -> None:
+    """The connection's `verify` is meant for whoever is asked over TLS."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    proxy = make_raw_server(lambda _: http(200, b'{"user_id":"user-123"}'), context)
+    options = HttpOptions(proxy=proxy.base_url, verify=str(certificate) if trusted else True)
+    api = make_api("http://users.example", options=options)
+    if trusted:
+        assert api.fetch_many(["user-123"])["user-123"].state is State.FOUND
+        assert b"http://users.example/" in proxy.requests[0]
+    else:
+        assert "certificate" in failure_of(api, "user-123").detail.lower()
+        assert proxy.requests == []
+
+
 @pytest.mark.parametrize(
     "options", [HttpOptions(verify="/no/such.pem"), HttpOptions(cert=("/no/such.pem",)), HttpOptions(proxy="nonsense")]
 )

@@ -447,7 +447,6 @@ def test_request_ends_in_time_and_opens_the_breaker_when_the_answer_never_ends(
     assert time.monotonic() - started < 3
     assert api._breaker.current_state == "open"
     assert {entry.state for each in entries for entry in each.values()} == {State.FAILED}
-    assert entries[0]["user-1"].reason in {Reason.USER_TIMEOUT, Reason.USER_SERVICE_ERROR}
 
 
 def test_breaker_opens_within_one_fetch_when_every_answer_drips(make_api: MakeApi, make_raw_server: MakeServer) -> None:

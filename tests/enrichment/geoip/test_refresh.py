@@ -16,6 +16,7 @@ import pytest
 from filelock import FileLock
 from psycopg.conninfo import conninfo_to_dict
 
+from enrichment.connections import HttpEndpoint
 from enrichment.enrichers import geo_inspector
 from enrichment.enrichers.base import JSON, look_up_and_enrich
 from enrichment.enrichers.geo_database import GeoDatabase, default_database_path, present_database_path
@@ -384,7 +385,7 @@ def test_error_names_the_setting_that_has_the_path(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("GEO_IP_INSTALL_PATH", str(tmp_path / "City.mmdb"))
     PRESENT["networks"](tmp_path / "City.mmdb")
     with (
-        Resources(load(), dict, dict, lambda: ("", None), lambda: tmp_path) as r,
+        Resources(load(), dict, dict, lambda: HttpEndpoint(""), lambda: tmp_path) as r,
         pytest.raises(SettingsError, match=r"GEO_IP_INSTALL_PATH=.* type Test-City, which knows no places"),
     ):
         r.geo_enricher()
@@ -412,7 +413,7 @@ def test_cached_places_of_the_older_build_give_way(
         """A geo task: what it adds to the first message, and how many had to be asked of the database."""
         with Resources(
             load(), kafka_config=dict, postgres_parameters=lambda: conninfo_to_dict(postgres_uri),
-            user_service=lambda: ("", None), staging_root=lambda: tmp_path,
+            user_service=lambda: HttpEndpoint(""), staging_root=lambda: tmp_path,
         ) as r:  # fmt: skip
             added = look_up_and_enrich(r.geo_enricher(), make_events(source_ip=list(addresses)), {})
             return added.take(JSON)[0], added.counts.misses
