@@ -21,6 +21,7 @@ from include.local.config import HOST, ROOT
 from include.local.stack import Stack
 from tests.fixtures import compose, deployment
 from tests.fixtures.containers import Deployment, Places
+from tests.fixtures.folders import open_folder
 from tests.fixtures.pipeline import message
 from tests.fixtures.scheduler import DAG_ID, Airflow, Stream, eventually
 from tests.fixtures.user_service import UserService
@@ -32,9 +33,10 @@ SERVICES = compose.services(VARIABLES)
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
+def places() -> Iterator[Places]:
     """The ports and folders of this deployment."""
-    return Places(tmp_path_factory.mktemp("d"), list(SERVICES))
+    with open_folder("compose") as folder:
+        yield Places(folder, list(SERVICES))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 from include.local.stack import Stack
 from tests.fixtures import compose, deployment
 from tests.fixtures.containers import Container, Deployment, Places
+from tests.fixtures.folders import open_folder
 from tests.fixtures.object_store import S3Server
 from tests.fixtures.pipeline import message
 from tests.fixtures.scheduler import BOUND_SECONDS, DAG_ID, Airflow, Stream, eventually
@@ -35,9 +36,10 @@ def variables(object_store: S3Server, bucket: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory, variables: dict[str, str]) -> Places:
+def places(variables: dict[str, str]) -> Iterator[Places]:
     """The ports and folders of this deployment."""
-    return Places(tmp_path_factory.mktemp("d"), list(compose.services(variables)))
+    with open_folder("workers") as folder:
+        yield Places(folder, list(compose.services(variables)))
 
 
 @pytest.fixture(scope="module")

