@@ -73,10 +73,12 @@ def play(stack: Stack, wanted: Input) -> int:
         _await_group(stack, settings.kafka, airflow, played)
         batches = _await_ledger(stack, settings.kafka, played)
         topics = (settings.kafka.input_topic, settings.kafka.output_topic, settings.kafka.dlq_topic)
-        found = check(
-            stack.bootstrap_servers, *topics, played.ranges,
-            redriven_topic=settings.kafka.redriven_topic, output_starts=played.output_starts,
-        )  # fmt: skip
+        # Each message is read twice, as it came and as it went out.
+        with progress("Proving that nothing is lost or doubled: messages read", 2 * played.sent) as advance:
+            found = check(
+                stack.bootstrap_servers, *topics, played.ranges,
+                redriven_topic=settings.kafka.redriven_topic, output_starts=played.output_starts, advance=advance,
+            )  # fmt: skip
         report = Report(
             sent=played.sent,
             seconds=(max(b.published_at for b in batches) - played.started_at).total_seconds(),
@@ -84,6 +86,7 @@ def play(stack: Stack, wanted: Input) -> int:
             batches=batches,
             sample=_sample(stack.bootstrap_servers, settings.kafka, played),
             default_geo_database=GeoDatabase().build in {batch.geo_database_build for batch in batches},
+            max_error_rate=settings.service_levels.max_error_rate,
             ui_url=stack.airflow_url,
             user=stack.airflow_user,
             password=stack.airflow_password,

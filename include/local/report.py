@@ -12,10 +12,12 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from enrichment.alerts import said_of
 from enrichment.caches.base import LookupCounts
-from enrichment.conservation.check import ConservationReport
+from enrichment.conservation.report import ConservationReport
 from enrichment.messages import OffsetRange
 
+WARNINGS_SHOWN = 10  # of many batches, each has its own
 SIDE_BY_SIDE = ("geo", "user")  # stages that run at the same time: only the longer one takes time
 
 
@@ -30,6 +32,7 @@ class PublishedBatch(msgspec.Struct, frozen=True):
     durations: dict[str, float]
     geo_database_build: str | None
     published_at: datetime
+    warnings: tuple[str, ...] = ()
 
     @property
     def task_seconds(self) -> float:
@@ -40,7 +43,8 @@ class PublishedBatch(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything that is printed. `sent` messages were played; `seconds` passed from then until all were published."""
+    """Everything that is printed. `sent` messages were played; `seconds` passed from then until all were published.
+    `max_error_rate` is the service level that the hour is measured by."""
 
     sent: int
     seconds: float
@@ -48,6 +52,7 @@ class Report:
     batches: Sequence[PublishedBatch]
     sample: Mapping[str, Any] | None
     default_geo_database: bool
+    max_error_rate: float
     ui_url: str
     user: str
     password: str
@@ -77,6 +82,25 @@ class Report:
         return _rate(self.sent, self.seconds)
 
     @property
+    def error_rate(self) -> float:
+        """Share of the messages that are partial or dead letters."""
+        found = self.conservation
+        return (found.partial + found.dead) / found.read if found.read else 0.0
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the batches' runs warned of, and that the service level of errors is missed, if it is."""
+        said = list(dict.fromkeys(text for batch in self.batches for text in batch.warnings))
+        if self.error_rate >= self.max_error_rate:
+            errors = self.conservation.partial_errors + self.conservation.dead_reasons
+            said.append(
+                f"{self.error_rate:.1%} of the messages have an error: {said_of(errors)}. With "
+                "these, stacklens_metrics_rollup will be red for the hour "
+                f"(SERVICE_LEVEL_MAX_ERROR_RATE={self.max_error_rate:g})"
+            )
+        return said
+
+    @property
     def geo_databases(self) -> list[str]:
         """The geo databases that were used, by type and date of their build."""
         return sorted({build_name(b.geo_database_build) for b in self.batches if b.geo_database_build})
@@ -103,6 +127,8 @@ def show(report: Report, console: Console) -> None:
     console.print(f"\nGeo database: {geo}{hint if report.default_geo_database else ''}", highlight=False)
     console.print("\nOne enriched message:")
     console.print_json(json.dumps(report.sample)) if report.sample else console.print("  none")
+    for text in report.warnings[:WARNINGS_SHOWN]:
+        console.print(f"\nWarning: {text}", style="yellow", highlight=False, markup=False)
     login = f"\nAirflow: {report.ui_url}, user {report.user}, password {report.password}"
     console.print(login, highlight=False, markup=False)
     console.print(

@@ -13,8 +13,9 @@ from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from enrichment.conservation.check import Expected, check
+from enrichment.conservation.check import check
 from enrichment.conservation.committed import committed_ranges, log_ranges
+from enrichment.conservation.report import Expected
 from enrichment.settings import load
 from tests.conftest import REPOSITORY
 from tests.fixtures.pipeline import message

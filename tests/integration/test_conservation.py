@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
+from enrichment.conservation import shares
 from enrichment.conservation.__main__ import main
-from enrichment.conservation.check import ConservationReport, Defect, check
+from enrichment.conservation.check import check
+from enrichment.conservation.report import ConservationReport, Defect
 from enrichment.messages import (
     HEADER_BATCH,
     HEADER_OFFSET,
@@ -442,3 +444,32 @@ def commit(kafka: str, group: str, offsets: list[TopicPartition]) -> None:
     consumer = Consumer({"bootstrap.servers": kafka, "group.id": group})
     consumer.commit(offsets=offsets, asynchronous=False)
     consumer.close()
+
+
+def test_check_finds_the_same_side_by_side(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process for each input partition as in one for all: counts, defects with their examples, what is foreign."""
+    run = topics.make_run()
+    missing, doubled = run.analytics.pop(), run.dead[0]
+    run.dead.append(doubled)
+    run.analytics += [Sent(b"{}"), replace(missing, headers=(("own", b"1"),))]
+    topics.publish(run)
+    alone = topics.check()
+    assert {Defect.MISSING, Defect.DOUBLED} == alone.defects.keys()
+    assert alone.foreign == 2
+    monkeypatch.setattr(shares, "SIDE_BY_SIDE_FROM", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    heard: list[int] = []
+    monkeypatch.setattr(shares, "LOOK_SECONDS", 0.1)
+    assert topics.check(advance=heard.append) == alone
+    assert heard
+    assert topics.check([OffsetRange(0, 0, 3)]) == topics.check([OffsetRange(0, 0, 2), OffsetRange(0, 2, 3)])
+
+
+def test_check_side_by_side_raises_as_one_does(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A range that never comes, from another process."""
+    topics.publish(topics.make_run())
+    monkeypatch.setattr(shares, "SIDE_BY_SIDE_FROM", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    beyond = [OffsetRange(0, 0, 5), OffsetRange(1, 0, 5_000_000)]
+    with pytest.raises(KafkaException, match=f"no message of {topics.input} 1:0-5000000 in 1 s"):
+        check(topics.kafka, topics.input, topics.output, topics.dlq, beyond, timeout=1)

@@ -17,9 +17,9 @@ from confluent_kafka import Message
 
 from enrichment import redrive
 from enrichment.columns import Header
-from enrichment.conservation.check import Defect
 from enrichment.conservation.committed import log_ranges, position, read
 from enrichment.conservation.fingerprint import labels_of, origin_of
+from enrichment.conservation.report import Defect
 from enrichment.kafka.source import read_ranges
 from enrichment.letters import Verdict, judge
 from enrichment.limits import TopicLimits

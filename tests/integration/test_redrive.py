@@ -16,16 +16,17 @@ from confluent_kafka.cimpl import NewTopic
 
 from enrichment import markers, redrive
 from enrichment import pipeline as stages
-from enrichment.conservation.check import ConservationReport
 from enrichment.conservation.committed import log_ranges, read
-from enrichment.errors import OffsetsMoved, PublishRefused, SettingsError
+from enrichment.conservation.report import ConservationReport
+from enrichment.errors import OffsetsMoved, PublishRefused, RedriveRefused, SettingsError
 from enrichment.kafka.topics import await_topics
 from enrichment.messages import HEADER_ATTEMPTS, Batch, OffsetRange, Reason, Wanted
 from enrichment.pipeline import Drained
 from enrichment.redrive import Survey
 from enrichment.repairable import DEFAULT_REASONS
 from enrichment.settings import load
-from tests.fixtures.pipeline import MakePipeline, Pipeline, message
+from tests.fixtures.kafka import make_anew
+from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message
 
 UNKNOWN = 60  # messages whose business context nobody knows
 HOPELESS = [b"no JSON", b'{"level": "info"}', None]
@@ -265,6 +266,34 @@ def test_redrive_refuses_markers_that_could_be_forgotten(letters: Redriven) -> N
     with pytest.raises(SettingsError, match="forgets"):
         letters.pipeline.publish(staged)
     letters.check(analytics=0, dead=UNKNOWN + 3, redriven=0)
+
+
+def test_letters_of_a_topic_that_was_made_anew_are_not_taken_for_old_ones(
+    letters: Redriven, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New letters have the offsets of old ones that are marked: nobody passes them over, and who makes the topic of the
+    markers anew, too, gets all of them sent in."""
+    letters.run()
+    kafka, pipeline = load().kafka, letters.pipeline
+    waiting = letters.stage("waiting", reasons=("missing-field",))
+    make_anew(pipeline.bootstrap_servers, kafka.dlq_topic, PARTITIONS)
+    monkeypatch.setenv("ENRICHMENT_REQUIRED_SOURCES", "business-context")
+    before = log_ranges(pipeline.bootstrap_servers, kafka.input_topic)
+    pipeline.produce([message(n, request_id=f"nobody-{n}") for n in range(8)])
+    pipeline.run("more")
+    monkeypatch.setenv("ENRICHMENT_REQUIRED_SOURCES", "")
+    new = [OffsetRange(r.partition, r.end, r.end + 2) for r in before]
+    assert pipeline.check(new).dead == 8
+    for dry_run in (True, False):
+        with pytest.raises(RedriveRefused, match=f"made anew .* {UNKNOWN} markers .* Delete {kafka.redriven_topic}"):
+            letters.claim("new", dry_run=dry_run)
+    make_anew(pipeline.bootstrap_servers, kafka.redriven_topic, 2, cleanup_policy="compact")
+    with pytest.raises(OffsetsMoved, match=f"{kafka.dlq_topic} was deleted and made anew while batch redrive/waiting"):
+        pipeline.publish(waiting)
+    assert letters.run("new") == (8, 0)
+    report = pipeline.check(new)
+    assert report.ok, report.summary()
+    assert (report.analytics, report.dead) == (8, 0)
 
 
 def test_redrive_waits_for_a_foreign_transaction_on_the_markers(letters: Redriven) -> None:

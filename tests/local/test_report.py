@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from enrichment.caches.base import LookupCounts
-from enrichment.conservation.check import ConservationReport, Defect
+from enrichment.conservation.report import ConservationReport, Defect
 from enrichment.messages import OffsetRange
 from include.local.report import PublishedBatch, Report, build_name, covered, of_ranges, show
 
@@ -52,6 +52,7 @@ def make_report(**changed: Any) -> Report:
         batches=[make_batch()],
         sample={"service": "payment-service", "geo_country": "Österreich"},
         default_geo_database=True,
+        max_error_rate=0.2,
         ui_url="http://localhost:8080",
         user="admin",
         password="secret-[word]",

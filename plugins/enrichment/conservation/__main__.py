@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from datetime import datetime
 
 from confluent_kafka import Message
 
-from enrichment.conservation.check import Expected, check
+from enrichment.conservation.check import check
 from enrichment.conservation.committed import committed_ranges, log_ranges
 from enrichment.conservation.fingerprint import labels_of
+from enrichment.conservation.report import Expected
 from enrichment.errors import OffsetsLost, TransactionOpen
 from enrichment.messages import OffsetRange
 from enrichment.settings import load
+
+TELL_SECONDS = 5.0
+
+
+class Teller:
+    """Says on stderr how far the check has come, now and then: a long one shall not look dead."""
+
+    def __init__(self) -> None:
+        self._due_at = time.monotonic() + TELL_SECONDS
+
+    def __call__(self, done: int) -> None:
+        """So many messages have been read."""
+        if time.monotonic() >= self._due_at:
+            sys.stderr.write(f"{done:,} messages read\n")
+            self._due_at = time.monotonic() + TELL_SECONDS
 
 
 def parse_ranges(text: str) -> list[OffsetRange]:
@@ -80,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     topics = (chosen.input_topic, chosen.output_topic, chosen.dlq_topic)
     report = check(
         kafka, *topics, ranges, replay=replay, redriven_topic=f"{chosen.dlq_topic}-redriven",
-        content_every=chosen.content_every, examples=chosen.examples,
+        content_every=chosen.content_every, examples=chosen.examples, advance=Teller(),
     )  # fmt: skip
     print(report.summary())
     return 0 if report.ok and report.read else 1

@@ -20,6 +20,7 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 from enrichment.messages import (
     HEADER_BATCH,
     HEADER_OWN,
+    HEADER_PREFIX,
     HEADER_REPLAY,
     HEADER_REVISION,
     LIVE,
@@ -34,6 +35,7 @@ Header = tuple[str, bytes | None]
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_words = lru_cache(maxsize=10_000)(msgspec.json.Decoder(tuple[str, ...] | None).decode)
 _ADDED = frozenset(OUTPUT_COLUMNS)
+_WITH_SPACE = b"{["  # only objects and arrays can have white space between their tokens
 _UNREADABLE = (msgspec.MsgspecError, RecursionError, ValueError)  # ValueError: also what is not UTF-8 or base64
 
 
@@ -87,46 +89,37 @@ class Broken(ValueError):
 
 def origin_of(message: Message) -> Origin | None:
     """The origin in a message's last four headers; None when they are not the origin headers."""
-    last = _headers(message)[-len(ORIGIN_HEADERS) :]
-    if tuple(name for name, _ in last) != ORIGIN_HEADERS:
+    return origin_in(headers_of(message))
+
+
+def origin_in(headers: list[Header]) -> Origin | None:
+    """The same of its headers."""
+    if len(headers) < len(ORIGIN_HEADERS):
         return None
-    topic, partition, _, offset = (value or b"" for _, value in last)
+    (first, topic), (second, partition), (third, _), (fourth, offset) = headers[-len(ORIGIN_HEADERS) :]
+    if (first, second, third, fourth) != ORIGIN_HEADERS:
+        return None
     try:
-        return Origin(topic.decode(), int(partition), int(offset))
+        return Origin((topic or b"").decode(), int(partition or b""), int(offset or b""))
     except ValueError:
         return None
 
 
-def revision_of(message: Message) -> int:
-    """Which version of an enriched message it is: 1, unless a number stands directly before its origin headers."""
-    return _parts(message).revision
-
-
-def replay_of(message: Message) -> str | None:
-    """The replay that an output says it was made by; None when it was live draining."""
-    return _parts(message).replay
-
-
-def sequence_of(message: Message) -> str:
+def sequence_of(headers: list[Header], parts: Parts) -> str:
     """Within what an output has its place in the order: all of live draining, or one window of a replay."""
-    if replay_of(message) is None:
+    if parts.replay is None:
         return ""
-    batch_id = (dict(_headers(message))[HEADER_BATCH] or b"").decode(errors="replace")
+    batch_id = (dict(headers)[HEADER_BATCH] or b"").decode(errors="replace")
     return batch_id.rsplit("/", 2)[0]  # without its lane and number
 
 
 def window_of(message: Message) -> tuple[int, int]:
     """The window of the replay that made an output, to the second, as its batch names it: milliseconds. Raises
     `ValueError` where it names none."""
-    batch_id = (dict(_headers(message)).get(HEADER_BATCH) or b"").decode()
+    batch_id = (dict(headers_of(message)).get(HEADER_BATCH) or b"").decode()
     start, end = batch_id.split("/")[-3].split("-") if batch_id.count("/") > 2 else ("", "")
     first, last = (datetime.strptime(at, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) for at in (start, end))
     return round(first.timestamp() * 1000), round(last.timestamp() * 1000)
-
-
-def is_redriven(message: Message) -> bool:
-    """Whether it says before its origin which dead letter it was."""
-    return _parts(message).redriven
 
 
 def is_appended(message: Message) -> bool:
@@ -152,7 +145,8 @@ def of_input(message: Message, form: Form, size: int) -> Fingerprint:
     value = message.value() or b""
     try:
         if form is Form.ENRICHED:
-            content = _enriched(value)
+            value.decode()  # raw fields are not checked for it
+            content = _enriched(_decode_fields(value))
         elif form is Form.OBJECT:
             content = _object(_parse(value), len(value))
         else:
@@ -160,25 +154,23 @@ def of_input(message: Message, form: Form, size: int) -> Fingerprint:
     except _UNREADABLE as why:
         raise Broken(f"form: the input is no JSON object, {why}") from why
     # Whoever asks the client for a timestamp of 0 gets that of now: 1 is as near as it comes.
-    return _fingerprint(message.key(), message.timestamp()[1] or 1, _headers(message), content)
+    return _fingerprint(message.key(), message.timestamp()[1] or 1, headers_of(message), content)
 
 
-def of_analytics(message: Message) -> Output:
-    """The fingerprint of an enriched message. Raises `Broken`."""
+def of_analytics(message: Message, parts: Parts) -> Output:
+    """The fingerprint of an enriched message, whose headers have these parts. Raises `Broken`."""
     value = message.value() or b""
     try:
         value.decode()  # raw fields are not checked for it
         fields = _decode_fields(value)
-        missing = [name for name in OUTPUT_COLUMNS if name not in fields]
-        if missing:
-            raise Broken(f"without {', '.join(missing)}")
+        if not fields.keys() >= _ADDED:
+            raise Broken(f"without {', '.join(name for name in OUTPUT_COLUMNS if name not in fields)}")
         sources = _decode_words(bytes(fields["enrichment_sources"]))
         errors = _decode_words(bytes(fields["enrichment_errors"]))
-        content = _enriched(value)
+        content = _enriched(fields)
     except _UNREADABLE as why:
         raise Broken(f"no enriched message: {why}") from why
-    own = _parts(message).own
-    fingerprint = _fingerprint(message.key(), _timestamp(message), own, content)
+    fingerprint = _fingerprint(message.key(), _timestamp(message), parts.own, content)
     return Output(Form.ENRICHED, 0, fingerprint, sources or (), errors or ())
 
 
@@ -191,8 +183,9 @@ def said_timestamp(message: Message) -> int:
     return message.timestamp()[1] if said is None else said
 
 
-def of_letter(message: Message, origin: Origin) -> Output:
-    """The fingerprint of a dead letter. Raises `Broken`, also when it contradicts its own origin, key or timestamp."""
+def of_letter(message: Message, origin: Origin, parts: Parts) -> Output:
+    """The fingerprint of a dead letter, whose headers have these parts. Raises `Broken`, also when it contradicts its
+    own origin, key or timestamp."""
     try:
         letter = msgspec.convert(_parse(message.value() or b""), DeadLetter)
         reason = Reason(letter.error_reason)
@@ -213,8 +206,7 @@ def of_letter(message: Message, origin: Origin) -> Output:
     if message.timestamp()[1] not in (timestamp, set_aside_at) and not is_appended(message):
         raise Broken(f"source_timestamp {letter.source_timestamp} is not the timestamp {message.timestamp()[1]}")
     # Earlier versions did not mark a message's own headers, but live draining has never added any.
-    parts = _parts(message)
-    own = parts.own if parts.marked or letter.purpose != LIVE.kind else _headers(message)[: -len(ORIGIN_HEADERS)]
+    own = parts.own if parts.marked or letter.purpose != LIVE.kind else headers_of(message)[: -len(ORIGIN_HEADERS)]
     found = _fingerprint(key, timestamp, own, content)
     return Output(form, size, found._replace(**dict.fromkeys(omitted, UNSAID)), errors=(reason,))
 
@@ -224,12 +216,15 @@ def _stand_in(origin: Origin) -> bytes:
     return f"{origin.topic}:{origin.partition}:{origin.offset}".encode()
 
 
-def _headers(message: Message) -> list[Header]:
+def headers_of(message: Message) -> list[Header]:
+    """A message's headers, in order. The client makes them anew for whoever asks."""
     return cast(list[Header], message.headers() or [])
 
 
 class Parts(NamedTuple):
-    """An output's headers: the input's own, whether a mark says so, and what those of the pipeline behind them say."""
+    """An output's headers: the input's own, whether a mark says so, and what those of the pipeline behind them say: the
+    version (1 unless a number stands directly before the origin), the replay that it was made by (None: live draining),
+    and whether it was a dead letter."""
 
     own: list[Header]
     marked: bool
@@ -238,12 +233,14 @@ class Parts(NamedTuple):
     redriven: bool
 
 
-def _parts(message: Message) -> Parts:
-    return parts_of(_headers(message))
-
-
 def parts_of(headers: list[Header]) -> Parts:
     """Take an output's headers apart, from the last one on; the mark says where the input's own end."""
+    before = headers[: -len(ORIGIN_HEADERS)]
+    for name, _ in before:
+        if name.startswith(HEADER_PREFIX):
+            break
+    else:  # of nearly all: none of the pipeline's
+        return Parts(before, False, 1, None, False)
     marks = [place for place, (name, value) in enumerate(headers) if name == HEADER_OWN and value == b"%d" % place]
     first = marks[-1] + 1 if marks else 0
     before = headers[first : -len(ORIGIN_HEADERS)]
@@ -268,10 +265,13 @@ def _timestamp(output: Message) -> int:
     return UNSAID if is_appended(output) else output.timestamp()[1]
 
 
-def _enriched(value: bytes) -> int:
+def _enriched(fields: dict[str, msgspec.Raw]) -> int:
     """The fields that are not the output's own, each with its JSON text but for white space."""
-    fields = _decode_fields(msgspec.json.format(value, indent=-1))
-    return hash(frozenset((name, bytes(raw)) for name, raw in fields.items() if name not in _ADDED))
+    texts = {name: bytes(fields[name]) for name in fields.keys() - _ADDED}
+    for name, text in texts.items():
+        if text[0] in _WITH_SPACE:
+            texts[name] = msgspec.json.format(text, indent=-1)
+    return hash(frozenset(texts.items()))
 
 
 def _parse(value: bytes) -> Any:
