@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from enrichment.airflow_connections import postgres_parameters
 from enrichment.databases import Limits, connect
-from enrichment.orchestration.postgres import parameters
 
 URI = "postgres://who:p%40ss@db.example.com:6543/logs?sslmode=require&connect_timeout=3"
 
@@ -33,7 +33,7 @@ def test_connection_is_read_as_its_provider_documents_it(
     """Address and extra go to libpq; what is for users of Airflow's hook does not."""
     given = connection if isinstance(connection, str) else json.dumps({"conn_type": "postgres", **connection})
     monkeypatch.setenv("AIRFLOW_CONN_POSTGRES_STACKLENS", given)
-    found = {name: value for name, value in parameters("postgres_stacklens").items() if value is not None}
+    found = {name: value for name, value in postgres_parameters("postgres_stacklens").items() if value is not None}
     assert found == expected
 
 
@@ -45,6 +45,9 @@ def test_connection_of_airflow_opens(monkeypatch: pytest.MonkeyPatch, postgres_u
         "extra": {"cursor": "dictcursor", "application_name": "ours", "keepalives_idle": 20},
     }  # fmt: skip
     monkeypatch.setenv("AIRFLOW_CONN_POSTGRES_STACKLENS", json.dumps(given))
-    with closing(connect(parameters("postgres_stacklens"), Limits(2, 2, 2))) as connection, connection.transaction():
+    with (
+        closing(connect(postgres_parameters("postgres_stacklens"), Limits(2, 2, 2))) as connection,
+        connection.transaction(),
+    ):
         said = connection.execute("SELECT current_setting('application_name'), 1").fetchall()
     assert said == [("ours", 1)]

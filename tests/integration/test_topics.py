@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -51,6 +52,18 @@ def test_topics_are_made_as_the_pipeline_needs_them(kafka: str, topic_names: dic
         topic_names["REPLAY_OUTPUT_TOPIC"]: (3, str(MESSAGE_BYTES), "delete"),
         topic_names["REPLAY_DLQ_TOPIC"]: (3, str(DEAD_LETTER_BYTES), "delete"),
     }
+
+
+def test_brokers_of_airflows_connection(kafka: str, topic_names: dict[str, str]) -> None:
+    """`--connection` takes them, and its options, as the tasks do; one that is none is named."""
+    options = json.dumps({"conn_type": "kafka", "extra": {"bootstrap.servers": kafka, "client.id": "test"}})
+    ended = create({**topic_names, "AIRFLOW_CONN_KAFKA_STACKLENS": options}, "--connection", "--partitions", "1")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert settings_of(AdminClient({"bootstrap.servers": kafka}), topic_names["KAFKA_INPUT_TOPIC"])[0] == 1
+    refused = create({**topic_names, "AIRFLOW_CONN_KAFKA_STACKLENS": "kafka://broker:9092"}, "--connection")
+    assert refused.returncode == 1
+    assert 'its extra needs {"bootstrap.servers": "host:9092"}; its host is not read' in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_topics_from_before_that_do_not_keep_what_goes_into_them(kafka: str, topic_names: dict[str, str]) -> None:

@@ -47,9 +47,7 @@ OTHERS = {
     "CONNECTION_CHECK_MAX_COUNT": "the entrypoint of Airflow's image",
     "DUMB_INIT_SETSID": "dumb-init, under which Airflow's image runs",
     "OMP_NUM_THREADS": "numpy",
-    "PGHOST": "libpq, under enrichment.store",
-    "PGUSER": "libpq, under enrichment.store",
-    "PGPASSWORD": "libpq, under enrichment.store",
+    "DEMONSTRATION": "the command of postgres-schema",
     "POSTGRES_DB": "the image postgres",
     "POSTGRES_PASSWORD": "the image postgres",
     "POSTGRES_USER": "the image postgres",
@@ -154,7 +152,7 @@ def test_env_example_names_every_secret_and_nothing_unknown() -> None:
     """The example has each secret, empty, and otherwise only variables that the file or the settings read."""
     given = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", compose.ENV_EXAMPLE.read_text(), re.MULTILINE))
     assert {name for name, value in given.items() if name in SECRETS and not value} == SECRETS
-    assert given.keys() - set(re.findall(r"\$\{(\w+)", TEXT)) - SETTINGS == set()
+    assert given.keys() - set(re.findall(r"\$\{(\w+)", TEXT)) - SETTINGS == {"COMPOSE_PROFILES"}
 
 
 def test_every_setting_may_stand_in_env() -> None:
@@ -168,6 +166,33 @@ def test_every_setting_may_stand_in_env() -> None:
         for name, value in described.environment.items()
         if name in SETTINGS and value != yours[name]
     } == {}
+
+
+def test_servers_of_ones_own_take_the_place_of_the_bundled_ones() -> None:
+    """Without a line of this file changed: those that are named are used by everybody, the bundled ones not started,
+    the demonstration's tables not made."""
+    yours = {
+        "AIRFLOW_CONN_KAFKA_STACKLENS": '{"conn_type": "kafka", "extra": {"bootstrap.servers": "broker:9093"}}',
+        "AIRFLOW_CONN_POSTGRES_STACKLENS": "postgresql://me:secret@database:5432/mine",
+        "AIRFLOW_CONN_USER_SERVICE": "https://:token@users.example.com",
+        "COMPOSE_PROFILES": "",
+        "DEMONSTRATION": "",
+    }
+    services = compose.services({**VARIABLES, **yours})
+    assert SERVICES.keys() - services.keys() == {"kafka", "kafka-ui", "user-service"}
+    assert {needed for service in services.values() for needed in service.needs} <= services.keys()
+    used = {name: {s.environment[name] for s in services.values() if name in s.environment} for name in yours}
+    assert used == {name: {value} for name, value in yours.items()}
+    assert "kafka:9092" not in str(services)
+    for once, connection in {"kafka-topics": "KAFKA", "postgres-schema": "POSTGRES"}.items():
+        assert "--connection" in " ".join(services[once].command)
+        assert f"AIRFLOW_CONN_{connection}_STACKLENS" in services[once].environment
+
+
+def test_bundled_servers_need_each_profile_of_the_example() -> None:
+    """A profile that is misspelt would start nothing."""
+    profiles = {profile for service in SERVICES.values() for profile in service.get("profiles", [])}
+    assert set(VARIABLES["COMPOSE_PROFILES"].split(",")) == profiles
 
 
 @pytest.mark.parametrize("secret", sorted(SECRETS))
@@ -237,7 +262,9 @@ def test_start_waits_for_health_or_success() -> None:
     for service in SERVICES.values():
         for needed, how in service.get("depends_on", {}).items():
             condition = "service_completed_successfully" if is_once(SERVICES[needed]) else "service_healthy"
-            assert how == {"condition": condition}
+            is_optional = SERVICES[needed].get("profiles", []) not in ([], service.get("profiles"))
+            optional = {"required": False} if is_optional else {}
+            assert how == {"condition": condition, **optional}
 
 
 def test_scheduler_starts_last() -> None:

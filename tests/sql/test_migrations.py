@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -253,3 +255,22 @@ def test_command_says_what_is_wrong_when_it_fails(empty: Connection, sql_folder:
     assert failed.returncode == 1
     assert "division by zero (in include/sql/migrations/9000_broken.sql" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_command_makes_the_database_of_airflows_connection(empty: Connection) -> None:
+    """`--connection --create --demo`, as the compose file has it: where there is none, with what is asked for in it.
+    Run again, it changes nothing."""
+    info, name = empty.info, f"made_{uuid.uuid4().hex[:8]}"
+    connection = {"conn_type": "postgres", "host": info.host, "port": info.port, "login": info.user, "schema": name}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(sql.DEFAULT_FOLDER.parents[1] / "plugins"),
+        "AIRFLOW_CONN_POSTGRES_STACKLENS": json.dumps(connection),
+    }
+    command = [sys.executable, "-m", "enrichment.store", "--connection", "--create", "--demo"]
+    for _ in range(2):
+        made = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert made.returncode == 0, made.stderr
+    with psycopg.connect(host=info.host, port=info.port, user=info.user, dbname=name) as connected:
+        assert connected.execute("SELECT count(*) > 0 FROM demo_requests").fetchone() == (True,)
+        assert connected.execute("SELECT count(*) FROM schema_versions").fetchone() == (len(migrations()),)

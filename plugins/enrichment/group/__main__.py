@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
+from typing import Any
 
 import psycopg
 from confluent_kafka import KafkaException
@@ -23,7 +24,7 @@ from enrichment.kafka.clients import Clients
 from enrichment.kafka.command_line import add_brokers, brokers
 from enrichment.kafka.offsets import read_backlog
 from enrichment.kafka.topics import read_topic_id
-from enrichment.settings import load
+from enrichment.settings import Settings, load
 from enrichment.store.connections import Connections
 from enrichment.store.jobs import Ledger
 
@@ -76,6 +77,15 @@ def set_lanes(clients: Clients, ledger: Ledger, chosen: argparse.Namespace) -> N
     )
 
 
+def database(chosen: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+    """libpq's parameters of the StackLens database."""
+    if chosen.connection and not chosen.database:
+        from enrichment.airflow_connections import database_parameters  # an Airflow need not be there otherwise
+
+        return database_parameters(settings.pipeline)
+    return conninfo_to_dict(chosen.database)
+
+
 def say(line: str) -> None:
     """To whoever ran the command."""
     sys.stdout.write(f"{line}\n")
@@ -96,7 +106,10 @@ def parse() -> argparse.Namespace:
         command.set_defaults(run=run)
         add_brokers(command)
         command.add_argument(
-            "--database", default="", help="of StackLens: postgresql://user@host:port/database; libpq's variables count"
+            "--database",
+            default="",
+            help="of StackLens: postgresql://user@host:port/database; libpq's variables count; with --connection, "
+            "Airflow's where none is named",
         )
         command.add_argument("--topic", help="(default: KAFKA_INPUT_TOPIC)")
         command.add_argument("--group", help="(default: KAFKA_CONSUMER_GROUP)")
@@ -116,8 +129,8 @@ def main() -> int:
         settings = load()
         named = {"input_topic": chosen.topic, "consumer_group": chosen.group}
         kafka = settings.kafka.model_copy(update={name: value for name, value in named.items() if value})
-        clients = Clients(brokers(chosen), kafka)
-        connections = Connections(partial(conninfo_to_dict, chosen.database), settings.postgres, settings.business)
+        clients = Clients(brokers(chosen, kafka), kafka)
+        connections = Connections(partial(database, chosen, settings), settings.postgres, settings.business)
         with closing(connections):
             chosen.run(clients, Ledger(connections.ledger), chosen)
     except KafkaException as failed:

@@ -26,9 +26,9 @@ def main() -> int:
     parser.add_argument("--partitions", type=int, default=PARTITIONS, help="of each topic (default %(default)s)")
     parser.add_argument("--replication-factor", type=int, default=BROKERS_DEFAULT, help="(default: the broker's own)")
     chosen = parser.parse_args()
-    client = brokers(chosen)
     try:
         settings = load()
+        client = brokers(chosen, settings.kafka)
         there = create_topics(
             client,
             settings.kafka,

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
+
+from enrichment.settings import KafkaSettings
 
 
 def add_brokers(parser: argparse.ArgumentParser) -> None:
     """Where the brokers are, and how to connect."""
-    parser.add_argument("--bootstrap-servers", required=True)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--bootstrap-servers")
+    where.add_argument("--connection", action="store_true", help="as the tasks do: by Airflow's connection")
     parser.add_argument(
         "--client",
         metavar="NAME=VALUE",
@@ -18,9 +23,14 @@ def add_brokers(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def brokers(chosen: argparse.Namespace) -> dict[str, str]:
-    """What was chosen, as options of librdkafka."""
-    return dict(chosen.client) | {"bootstrap.servers": chosen.bootstrap_servers}
+def brokers(chosen: argparse.Namespace, settings: KafkaSettings) -> dict[str, Any]:
+    """What was chosen, as options of librdkafka. Raises `SettingsError` for a connection that is none."""
+    options = dict(chosen.client)
+    if chosen.connection:
+        from enrichment.airflow_connections import kafka_config  # an Airflow need not be there otherwise
+
+        return kafka_config(settings) | options
+    return options | {"bootstrap.servers": chosen.bootstrap_servers}
 
 
 def _option(text: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Asset, CronTriggerTimetable, Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from enrichment.orchestration.common import connection_of, run_params, stoppable
+from enrichment.orchestration.common import run_params, stoppable
 
 if TYPE_CHECKING:
     from enrichment.geoip.sources import Account
@@ -87,6 +87,7 @@ def maxmind_account(conn_id: str) -> Account:
 
     A host is another server than MaxMind's, over https unless it says http; the extra `proxy` is a proxy's URL.
     """
+    from enrichment.airflow_connections import connection_of
     from enrichment.connections import http_base_url, http_options, warn_of_clear_text
     from enrichment.geoip.sources import Account
 

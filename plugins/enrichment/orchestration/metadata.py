@@ -41,14 +41,14 @@ CLEANUP_PARAMS = {
 @contextmanager
 def metadata() -> Iterator[tuple[psycopg.Connection[Any], timedelta, bool]]:
     """Airflow's own database, how long runs are kept, and whether the run only counts."""
+    from enrichment.airflow_connections import postgres_parameters
     from enrichment.databases import Limits, connect
-    from enrichment.orchestration.postgres import parameters
     from enrichment.settings import load
 
     settings, params = load(), run_params(get_current_context()["params"], CLEANUP_PARAMS)
     retention, waits = settings.retention, settings.postgres
     limits = Limits(waits.connect_timeout_sec, waits.maintenance_timeout_sec, waits.maintenance_lock_timeout_sec)
-    with stoppable(), closing(connect(parameters(retention.metadata_conn_id), limits)) as connection:
+    with stoppable(), closing(connect(postgres_parameters(retention.metadata_conn_id), limits)) as connection:
         yield connection, timedelta(days=params["days"] or retention.dag_runs_days), params["dry_run"]
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 from enrichment import sql
 from enrichment.databases import connect
 from enrichment.errors import SchemaError, SettingsError
+from enrichment.settings import load
 from enrichment.store.schema import LIMITS, apply_schema, create_database
 
 
@@ -23,16 +25,23 @@ def main() -> int:
         default="",
         help="postgresql://user@host:port/database; what is left out comes from libpq's variables (PGHOST ...)",
     )
-    parser.add_argument("--create", metavar="DATABASE", help="create this database first, if the server has none")
+    parser.add_argument("--connection", action="store_true", help="instead: that of Airflow's connection, as tasks do")
+    parser.add_argument(
+        "--create",
+        metavar="DATABASE",
+        nargs="?",
+        const="",
+        help="create the database first, if the server has none; a name here counts before that of the address",
+    )
     parser.add_argument("--demo", action="store_true", help="put the demonstration's business data into it, too")
     chosen = parser.parse_args()
     try:
-        address = chosen.address
+        parameters = _from_airflow() if chosen.connection else conninfo_to_dict(chosen.address)
         if chosen.create:
-            with connect(conninfo_to_dict(address, dbname="postgres"), LIMITS) as server:
-                create_database(server, chosen.create)
-            address = make_conninfo(address, dbname=chosen.create)
-        with connect(conninfo_to_dict(address), LIMITS) as connection:
+            parameters |= {"dbname": chosen.create}
+        if chosen.create is not None:
+            _require(parameters)
+        with connect(parameters, LIMITS) as connection:
             apply_schema(connection)
             if chosen.demo:
                 with connection.transaction():
@@ -42,6 +51,23 @@ def main() -> int:
         sys.stderr.write(f"the schema was not applied: {failed}{notes}\n")
         return 1
     return 0
+
+
+def _from_airflow() -> dict[str, Any]:
+    from enrichment.airflow_connections import database_parameters  # an Airflow need not be there otherwise
+
+    return database_parameters(load().pipeline)
+
+
+def _require(parameters: dict[str, Any]) -> None:
+    """Create the database where the server has none. Who may use it need not be allowed to more."""
+    if not parameters.get("dbname"):
+        raise SettingsError("--create: the address names no database")
+    try:
+        connect(parameters, LIMITS).close()
+    except psycopg.OperationalError:  # which does not say why; what is wrong with the server is wrong again
+        with connect(parameters | {"dbname": "postgres"}, LIMITS) as server:
+            create_database(server, parameters["dbname"])
 
 
 if __name__ == "__main__":
