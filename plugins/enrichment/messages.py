@@ -10,7 +10,8 @@ import msgspec
 
 
 class Event(msgspec.Struct, gc=False):
-    """A log message of `stacklens-enriched`, as far as the pipeline must know it. All text, as the topic has it."""
+    """A log message of `stacklens-enriched`, as far as the pipeline must know it. All text, as the topic has it, but
+    that a key may be a number."""
 
     timestamp: str
     service: str
@@ -18,13 +19,15 @@ class Event(msgspec.Struct, gc=False):
     message: str
     trace_id: str | None = None
     span_id: str | None = None
-    source_ip: str | None = None
-    user_id: str | None = None
-    request_id: str | None = None
+    source_ip: str | int | float | None = None
+    user_id: str | int | float | None = None
+    request_id: str | int | float | None = None
 
 
 SOURCE_IP, USER_ID, REQUEST_ID = "source_ip", "user_id", "request_id"
-KEY_COLUMNS = (SOURCE_IP, USER_ID, REQUEST_ID)
+# Which field of a message an enrichment is about.
+KEYS = {"geo": SOURCE_IP, "user": USER_ID, "business": REQUEST_ID}
+KEY_COLUMNS = tuple(KEYS.values())
 
 
 class Source(StrEnum):
@@ -168,6 +171,7 @@ ORIGIN_HEADERS = (HEADER_TOPIC, HEADER_PARTITION, HEADER_BATCH, HEADER_OFFSET)
 HEADER_LETTER_TOPIC = "stacklens-letter-topic"
 HEADER_LETTER_PARTITION = "stacklens-letter-partition"
 HEADER_LETTER_OFFSET = "stacklens-letter-offset"
+HEADER_LETTER_TOPIC_ID = "stacklens-letter-topic-id"  # of markers only
 REDRIVE_HEADERS = (HEADER_ATTEMPTS, HEADER_LETTER_TOPIC, HEADER_LETTER_PARTITION, HEADER_LETTER_OFFSET)
 
 
@@ -183,6 +187,16 @@ class OffsetRange(msgspec.Struct, frozen=True, order=True):
     def span(self) -> int:
         """Offsets in the range: an upper bound of its messages."""
         return self.end - self.start
+
+
+class Tail(msgspec.Struct, frozen=True):
+    """The last message that was read of a partition, to know the log again by: its timestamp is Kafka's, in
+    milliseconds, the checksum is of key and value."""
+
+    partition: int
+    offset: int
+    timestamp: int
+    checksum: int
 
 
 class Window(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -245,9 +259,9 @@ class Batch(msgspec.Struct, frozen=True):
     """A set of offset ranges of one lane: what every task after the claim is a function of.
 
     `max_bytes` of values end the drain early, which then shortens the ranges. A batch that is `set_aside` has failed
-    alone before, by what it holds: its messages become dead letters without a further look. In live draining,
-    `topic_id` is Kafka's id of the topic and `lanes` how many there were when it was claimed; None: by an earlier
-    release, which kept neither.
+    alone before, by what it holds: its messages become dead letters without a further look. `topic_id` is
+    Kafka's id of the topic and, in live draining, `lanes` how many there were when it was claimed; None: by an earlier
+    release, which kept neither. `tails` are of what was read, of each range that held a message.
     """
 
     batch_id: str
@@ -261,6 +275,7 @@ class Batch(msgspec.Struct, frozen=True):
     purpose: Purpose = LIVE
     topic_id: str | None = None
     lanes: int | None = None
+    tails: tuple[Tail, ...] = ()
 
     @property
     def span(self) -> int:

@@ -33,7 +33,7 @@ from enrichment.errors import BatchUnbalanced, OffsetsMoved, RunRefused
 from enrichment.group.lanes import check_claim
 from enrichment.group.progress import anchor, find_progress
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.offsets import plan_ranges
+from enrichment.kafka.offsets import look_back, plan_ranges
 from enrichment.kafka.refusals import Refusals, publish_around
 from enrichment.kafka.retention import OldMessages, claim_warnings, now_in_milliseconds
 from enrichment.kafka.sink import LanePublisher, Standing, Transaction
@@ -57,6 +57,7 @@ EVENTS, KEYS, REFUSED = "events", "keys", "refused"
 SLICE = 2_000
 # Message timestamps, all of a batch at once: eight bytes each, since their age is known only when all are visible.
 Milliseconds = np.ndarray[Any, np.dtype[np.int64]]
+DRY_RUN_MESSAGES = 1_000  # that a dry run looks back over, where nothing waits and nobody says how many
 PUBLISH_ORDER = (Source.GEO, Source.USER, Source.BUSINESS)
 # By the purpose's kind, where progress is something else than in live draining.
 PUBLISHERS: dict[str, type[LanePublisher]] = {REPLAY: WindowPublisher, REDRIVE: RedrivePublisher}
@@ -104,7 +105,8 @@ def claim(
     ones.
 
     Where batches failed by what they hold, the next ones over these offsets are smaller, and a message that fails alone
-    is set aside as a dead letter: what breaks the pipeline is cornered, the other partitions go on in between. Raises
+    is set aside as a dead letter: what breaks the pipeline is cornered, the other partitions go on in between. A dry
+    run that finds less waiting than `max_messages` takes the last messages before it, too, which are published. Raises
     `OffsetsLost` by the declared policy, `OffsetsMoved` when the group is not where it has published to,
     `SettingsError` when its lanes are others, `RunRefused` for a parameter that makes no sense.
     """
@@ -114,12 +116,17 @@ def claim(
     if max_messages is not None and max_messages < 1:
         raise RunRefused(f"max_messages={max_messages}: at least one, or none for KAFKA_BATCH_SIZE")
     kafka = clients.settings
+    clients.check_options()
     check_claim(clients, ledger.lanes, dry_run=dry_run)
     unrecorded = ledger.lanes.open_batches(kafka.consumer_group)
     backlog, topic_id = find_progress(
         clients, ledger.positions, partitions or None, dry_run=dry_run, unrecorded=unrecorded
     )
     size = min(max_messages or kafka.batch_size, kafka.batch_size)
+    if dry_run:
+        # Whoever tries something has no time to lose to the minute's own run, which takes whatever waits.
+        waits = any(b.span for b in backlog)
+        backlog = look_back(backlog, min(max_messages or (0 if waits else DRY_RUN_MESSAGES), size))
     plan = plan_ranges(backlog, kafka.lanes, size, kafka.batches_per_run)
     shares = shares_of(plan, backlog, ledger, kafka, size)
     batches = [
@@ -184,7 +191,8 @@ def drain(clients: Clients, staging: Staging, batch: Batch) -> Drained:
             messages += sum(part.messages for part in chunk)
             refusals += sum(part.refused.num_rows for part in chunk)
             chunk.clear()  # before the next one is read: one chunk in memory, not two
-        return Drained(msgspec.structs.replace(batch, ranges=reader.ranges), messages, refusals, reader.value_bytes)
+        read = msgspec.structs.replace(batch, ranges=reader.ranges, tails=reader.tails)
+        return Drained(read, messages, refusals, reader.value_bytes)
 
 
 class Staged(NamedTuple):

@@ -19,6 +19,7 @@ from enrichment.kafka.limits import topic_limits
 from enrichment.kafka.retention import Load, check_kept, now_in_milliseconds
 from enrichment.kafka.settled import await_stable
 from enrichment.kafka.source import RangeReader
+from enrichment.kafka.topics import read_topic_id
 from enrichment.letters import Judged, Position, Verdict, judge, normalised
 from enrichment.markers import Redriven, held_ranges, read_markers
 from enrichment.messages import REDRIVE, Batch, OffsetRange, Purpose, Wanted
@@ -129,8 +130,9 @@ def claim(
     """Count the dead letters and fix a batch of those that are wanted, at most `max_letters`; none when there are none.
 
     A run that claimed before gets its batch back. Letters that are set aside from now on are behind its ranges: a
-    redrive never meets its own. Raises `RedriveRefused` when a topic to which messages would be published, or set aside
-    again, does not keep messages of their time; a dry run only says so.
+    redrive never meets its own. Raises `RedriveRefused` when markers are of another topic than the letters, or when a
+    topic to which messages would be published, or set aside again, does not keep messages of their time; of the latter
+    a dry run only warns.
     """
     kafka = settings.kafka
     surveyor = look_through(clients, wanted, read_markers(clients), min(max_letters, kafka.batch_size))
@@ -152,6 +154,7 @@ def claim(
         dry_run=dry_run,
         max_bytes=kafka.batch_bytes,
         purpose=Purpose(REDRIVE, letters=wanted),
+        topic_id=read_topic_id(clients, kafka.dlq_topic),
     )
     return [ledger.claim(batch, dag_id, run_id, settings.fingerprint)], survey
 

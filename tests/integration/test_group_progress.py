@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewPartitions, NewTopic
+from confluent_kafka.cimpl import NewPartitions
 
 from enrichment.errors import ChangeRefused, OffsetsLost, OffsetsMoved, RunRefused, SettingsError
 from enrichment.group.accept import accept_offsets
@@ -23,7 +23,7 @@ from enrichment.kafka.offsets import committed_offsets
 from enrichment.messages import OffsetRange
 from enrichment.pipeline import Published
 from enrichment.store.positions import MoveReason, RecordedMove
-from tests.fixtures.kafka import MakeTopic
+from tests.fixtures.kafka import MakeTopic, make_anew
 from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
@@ -247,21 +247,9 @@ def test_group_of_an_empty_log_is_not_held_up_by_a_batch_that_another_one_publis
     assert pipeline.claim("idle") == []
 
 
-def make_anew(pipeline: Pipeline, topic: str, count: int) -> None:
-    """Delete the topic, make it again under its name, and send messages."""
-    admin = AdminClient({"bootstrap.servers": pipeline.bootstrap_servers})
-    admin.delete_topics([topic], operation_timeout=20)[topic].result()
-    config = {"retention.ms": "-1", "max.message.bytes": "4194304"}
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            admin.create_topics([NewTopic(topic, PARTITIONS, config=config)], operation_timeout=20)[topic].result()
-            break
-        except KafkaException:  # the old one is not gone yet
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-    while len(admin.list_topics(topic, timeout=10).topics[topic].partitions) < PARTITIONS:
-        time.sleep(0.1)
+def anew(pipeline: Pipeline, count: int) -> None:
+    """Delete the input topic, make it anew and put messages into it."""
+    make_anew(pipeline.bootstrap_servers, pipeline.input_topic, PARTITIONS, max_message_bytes="4194304")
     send(pipeline, count)
 
 
@@ -271,7 +259,7 @@ def test_topic_that_was_made_anew_is_recognised(pipeline: Pipeline, before: int,
     it at its beginning, and all of it is published."""
     send(pipeline, before)
     run(pipeline, "first")
-    make_anew(pipeline, pipeline.input_topic, after)
+    anew(pipeline, after)
     with pytest.raises(OffsetsMoved, match=rf"at None, published to {before}, .* made anew") as refused:
         pipeline.claim("second")
     assert "--to-offset" not in str(refused.value)
@@ -289,7 +277,7 @@ def test_batch_of_a_topic_that_was_made_anew_publishes_nothing(pipeline: Pipelin
     send(pipeline, 5)
     [batch] = pipeline.claim("first")
     drained = None if when == "before it is read" else pipeline.stage(batch)
-    make_anew(pipeline, pipeline.input_topic, 8)
+    anew(pipeline, 8)
     if when in ("accepted", "published"):
         accept(pipeline, dict.fromkeys(range(PARTITIONS), 0))
     if when == "published":
@@ -304,24 +292,6 @@ def test_batch_of_a_topic_that_was_made_anew_publishes_nothing(pipeline: Pipelin
         accept(pipeline, dict.fromkeys(range(PARTITIONS), 0))
     run(pipeline, "third")
     published_once(pipeline, OffsetRange(0, 0, 8))
-
-
-def test_group_is_past_the_end_of_a_truncated_log(pipeline: Pipeline) -> None:
-    """What is sent next would be skipped up to where the group is. Nobody can truncate a log at will, so the group is
-    set, and recorded, past its end."""
-    send(pipeline, 6)
-    run(pipeline, "first")
-    move(pipeline, 9)
-    with pipeline.resources() as r:
-        kafka = r.settings.kafka
-        known = r.ledger.positions.get(kafka.input_topic, kafka.consumer_group)
-        r.ledger.positions.put(kafka.input_topic, kafka.consumer_group, known[0].topic_id, {0: 9})
-    with pytest.raises(OffsetsMoved, match=r"at 9, published to 9, the log has 0 to 6 .*truncated") as refused:
-        pipeline.claim("second")
-    run_command(way(refused, "go on at the log's end"), pipeline)
-    send(pipeline, 4)
-    run(pipeline, "third")
-    published_once(pipeline, OffsetRange(0, 0, 10))
 
 
 def test_publication_that_was_not_recorded_is_known_by_its_stamp(pipeline: Pipeline) -> None:

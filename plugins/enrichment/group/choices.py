@@ -16,6 +16,10 @@ class Why(StrEnum):
     BEHIND = "somebody moved it back, or Kafka lost its latest offsets"
     FORGOTTEN = "Kafka has no offset of it: nobody committed for longer than the brokers' offsets.retention.minutes"
     PAST_END = "the log ends before that: it was truncated, or the topic was restored"
+    REWRITTEN = (
+        "before that, the log has another message than was published: it was truncated and filled again, or the topic "
+        "was restored"
+    )
     ANEW = "the topic was deleted and made anew: its offsets are others"
 
 
@@ -31,7 +35,8 @@ class Astray:
     def resumed(self) -> int | None:
         """Where it has published to, if that is still a place of this log."""
         known = self.published_to
-        return known if known is not None and known <= self.backlog.high and self.why is not Why.ANEW else None
+        is_other_log = self.why in (Why.ANEW, Why.REWRITTEN)
+        return known if known is not None and known <= self.backlog.high and not is_other_log else None
 
     @property
     def accepted(self) -> int | None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 
+import msgspec
 from confluent_kafka import TopicPartition
 
 from enrichment.errors import ChangeRefused, LanesChanged, SettingsError
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import commit, committed_offsets, fence_lanes, input_partitions, read_committed
-from enrichment.kafka.stamps import Stamp
 from enrichment.messages import Batch
 from enrichment.store.lanes import LaneCount, LaneCounts, OpenBatch
 
@@ -115,9 +115,7 @@ def restamp(clients: Clients, lanes: int) -> None:
     with clients.offsets_reader() as reader:
         committed = read_committed(reader, topic, input_partitions(reader, topic, timeout), timeout)
         offsets = [
-            TopicPartition(
-                topic, partition, stamp.end, Stamp(stamp.end, stamp.batch_id, stamp.topic_id, lanes).to_metadata()
-            )
+            TopicPartition(topic, partition, stamp.end, msgspec.structs.replace(stamp, lanes=lanes).to_metadata())
             for partition, (_, stamp) in committed.items()
             if stamp is not None
         ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from confluent_kafka import TopicPartition
@@ -18,8 +18,9 @@ from enrichment.errors import OffsetsLost, OffsetsMoved
 from enrichment.group.choices import Astray, Why, explain
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import Backlog, commit, commit_as, committed_offsets, read_settled_backlog, take_over
+from enrichment.kafka.source import read_tails
 from enrichment.kafka.topics import read_topic_id
-from enrichment.messages import Batch, OffsetRange
+from enrichment.messages import Batch, OffsetRange, Tail
 from enrichment.store.lanes import OpenBatch
 from enrichment.store.positions import Move, MoveReason, Position, Positions
 
@@ -35,10 +36,12 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What is known of a group in a topic: its positions by partition, and the id that the topic has now."""
+    """What is known of a group in a topic: its positions by partition, the id that the topic has now, and the messages
+    before the group's offsets, as the log has them now, where they can be compared with what was published."""
 
     positions: Mapping[int, Position]
     topic_id: str | None
+    tails: Mapping[int, Tail] = field(default_factory=dict)
     begun: frozenset[int] = frozenset()  # partitions of batches that may be published, whatever the ledger knows
 
     @property
@@ -65,7 +68,7 @@ def find_progress(
     topic_id = read_topic_id(clients, topic)
     unrecorded = [batch for batch in unrecorded if batch.topic == topic and _ranges_in_doubt(batch, known)]
     begun = frozenset(r.partition for batch in unrecorded for r in _ranges_in_doubt(batch, known))
-    group = Group(known, topic_id, begun)
+    group = Group(known, topic_id, find_tails(clients, backlog), begun)
     check_progress(clients, backlog, group, unrecorded)
     if any(b.lost for b in backlog):
         backlog = settle_lost(clients, positions, backlog, group, dry_run=dry_run)
@@ -77,6 +80,15 @@ def find_progress(
 def _ranges_in_doubt(batch: OpenBatch, known: Mapping[int, Position]) -> list[OffsetRange]:
     """What of a batch may have been published without a record. What the position has come past, other batches have."""
     return [r for r in batch.ranges if r.partition not in known or r.end > known[r.partition].next_offset]
+
+
+def find_tails(clients: Clients, backlog: Sequence[Backlog]) -> dict[int, Tail]:
+    """The messages that the group was stamped with, as the log has them now, of the partitions where more waits."""
+    stamped = [b.stamp.tail for b in backlog if b.stamp is not None and b.stamp.tail is not None and b.span]
+    low = {b.partition: b.low for b in backlog}
+    # What has left the log by its retention cannot be compared, nor what compaction has taken.
+    held = [OffsetRange(t.partition, t.offset, t.offset + 1) for t in stamped if t.offset >= low[t.partition]]
+    return read_tails(clients, clients.settings.input_topic, held) if held else {}
 
 
 def check_progress(
@@ -104,8 +116,10 @@ def _why(b: Backlog, position: Position | None, group: Group) -> Why | None:
     at, known = b.committed, position.next_offset if position is not None else None
     # Of a partition without a position nothing was published yet: to set the group there leaves out what is before.
     meant = known if known is not None else b.low if group.is_known else at
-    found = {
+    stamped, found = b.stamp.tail if b.stamp is not None else None, group.tails.get(b.partition)
+    causes = {
         Why.ANEW: _is_anew(b, position, group),
+        Why.REWRITTEN: None not in (stamped, found) and stamped != found,
         Why.PAST_END: (at if at is not None else known or 0) > b.high,
         # Whoever claims in a partition sets the group there first (`anchor`).
         Why.FORGOTTEN: at is None and known is not None and (known != b.low or b.partition in group.begun),
@@ -113,7 +127,7 @@ def _why(b: Backlog, position: Position | None, group: Group) -> Why | None:
         # A publisher that died between its commit and the ledger has left its stamp.
         Why.AHEAD: at is not None and b.stamp is None and at > meant,  # type: ignore[operator]
     }
-    return next((why for why, so in found.items() if so), None)
+    return next((why for why, so in causes.items() if so), None)
 
 
 def _is_anew(b: Backlog, position: Position | None, group: Group) -> bool:

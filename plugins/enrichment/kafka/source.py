@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import Self
 
 import numpy as np
@@ -19,7 +21,7 @@ from enrichment.kafka.asking import SLICE_SECONDS
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.librdkafka import Event, FetchQueue
 from enrichment.kafka.settled import advice
-from enrichment.messages import Batch, OffsetRange
+from enrichment.messages import Batch, OffsetRange, Tail
 
 
 class RangeReader:
@@ -39,6 +41,7 @@ class RangeReader:
         # A range that an earlier drain ended before its first message is empty: nothing of it will ever come.
         self._open = {r.partition: r for r in batch.ranges if r.span}
         self._positions = {r.partition: r.start for r in batch.ranges}
+        self._tails: dict[int, Tail] = {}
         self._stable_ends: dict[int, int] = {}  # where the client came to the end of what it may see
         self._closing = ExitStack()
         self._ahead: Future[tuple[pa.RecordBatch, list[Event]]] | None = None
@@ -61,6 +64,11 @@ class RangeReader:
     def ranges(self) -> tuple[OffsetRange, ...]:
         """What has been read so far."""
         return tuple(OffsetRange(r.partition, r.start, self._positions[r.partition]) for r in self._batch.ranges)
+
+    @property
+    def tails(self) -> tuple[Tail, ...]:
+        """The last messages that have been read so far, of those ranges that held any."""
+        return tuple(self._tails[partition] for partition in sorted(self._tails))
 
     def chunks(self) -> Iterator[Chunk]:
         """The messages, at most `chunk_size` at once and about `chunk_bytes` of them. The last chunk may be empty.
@@ -113,7 +121,10 @@ class RangeReader:
             if wanted is None:  # fetched ahead, past the end of its range
                 continue
             own = partitions == partition
-            keep |= own & (offsets < wanted.end)
+            within = own & (offsets < wanted.end)
+            keep |= within
+            if within.any():
+                self._tails[partition] = _tail_of(polled, int(within.nonzero()[0][-1]))
             position = int(offsets[own][-1]) + 1
             if position < wanted.end:
                 self._positions[partition] = position
@@ -151,10 +162,29 @@ class RangeReader:
         return text if hidden is None else f"{text}. Is a transaction open? {advice(self._batch.topic, hidden)}"
 
 
+def _tail_of(polled: pa.RecordBatch, row: int) -> Tail:
+    names = ("partition", "offset", "timestamp", "key", "value")
+    partition, offset, timestamp, key, value = (polled[name][row].as_py() for name in names)
+    return Tail(partition, offset, timestamp, zlib.crc32(value or b"", zlib.crc32(key or b"")))
+
+
 def read_ranges(clients: Clients, topic: str, ranges: Sequence[OffsetRange]) -> Iterator[Chunk]:
     """The messages of any ranges, one a partition, as `RangeReader` reads a batch's; nobody's progress is touched."""
+    with _reader(clients, topic, ranges) as reader:
+        yield from reader.chunks()
+
+
+def read_tails(clients: Clients, topic: str, ranges: Sequence[OffsetRange]) -> dict[int, Tail]:
+    """The last message of each of these ranges that holds one, by partition."""
+    with _reader(clients, topic, ranges) as reader:
+        deque(reader.chunks(), maxlen=0)
+        return {tail.partition: tail for tail in reader.tails}
+
+
+@contextmanager
+def _reader(clients: Clients, topic: str, ranges: Sequence[OffsetRange]) -> Iterator[RangeReader]:
     settings = clients.settings
     wanted = Batch("", topic, settings.consumer_group, 0, tuple(r for r in ranges if r.span))
     limits = settings.chunk_size, settings.chunk_bytes, settings.request_timeout_sec
     with clients.drain_reader() as consumer, RangeReader(consumer, wanted, *limits) as reader:
-        yield from reader.chunks()
+        yield reader

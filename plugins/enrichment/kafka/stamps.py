@@ -13,16 +13,18 @@ import msgspec
 from confluent_kafka import TopicPartition
 
 from enrichment.errors import LanesChanged
-from enrichment.messages import Batch
+from enrichment.messages import Batch, Tail
 
 
 class Stamp(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Which batch committed an offset, of the topic with which id, and in how many lanes the group is published."""
+    """Which batch committed an offset, of the topic with which id, in how many lanes the group is published, and the
+    last message before the offset, if the batch had one."""
 
     end: int
     batch_id: str
     topic_id: str | None = None
     lanes: int | None = None
+    tail: Tail | None = None
 
     @classmethod
     def read(cls, metadata: str | None, offset: int) -> Stamp | None:
@@ -47,12 +49,12 @@ class Committed(NamedTuple):
 
 def stamped(batch: Batch) -> list[TopicPartition]:
     """The offsets that publishing a batch commits."""
-    return [
-        TopicPartition(
-            batch.topic, r.partition, r.end, Stamp(r.end, batch.batch_id, batch.topic_id, batch.lanes).to_metadata()
-        )
+    tails = {tail.partition: tail for tail in batch.tails}
+    stamps = {
+        r.partition: Stamp(r.end, batch.batch_id, batch.topic_id, batch.lanes, tails.get(r.partition))
         for r in batch.ranges
-    ]
+    }
+    return [TopicPartition(batch.topic, p, stamp.end, stamp.to_metadata()) for p, stamp in stamps.items()]
 
 
 def is_published(batch: Batch, committed: Mapping[int, Committed]) -> bool:

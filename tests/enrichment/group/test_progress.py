@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import msgspec
 import pytest
 
 from enrichment.group.choices import Astray, Why, explain
 from enrichment.group.progress import Group, find_astray
 from enrichment.kafka.offsets import Backlog
 from enrichment.kafka.stamps import Stamp
+from enrichment.messages import Tail
 from enrichment.store.positions import Position
 
 OURS = Stamp(250, "dag/run/0", "id-1", 1)
+TAIL = Tail(0, 249, 1_700_000_000_000, 17)
+TAILED = msgspec.structs.replace(OURS, tail=TAIL)
+OTHERS = [msgspec.structs.replace(TAIL, **{name: 5}) for name in ("timestamp", "checksum")]
 
 
 def group(
-    next_offset: int | None = 200, topic_id: str | None = "id-1", now: str | None = "id-1", **others: int
-) -> Group:
+    next_offset: int | None = 200, topic_id: str | None = "id-1", now: str | None = "id-1",
+    found: Mapping[int, Tail] = MappingProxyType({}), **others: int,
+) -> Group:  # fmt: skip
     """A group whose position in partition 0 is known, if any, and those of others."""
     known = {} if next_offset is None else {0: Position(0, next_offset, topic_id)}
-    return Group({**known, **{int(p[1:]): Position(int(p[1:]), offset, topic_id) for p, offset in others.items()}}, now)
+    elsewhere = {int(p[1:]): Position(int(p[1:]), offset, topic_id) for p, offset in others.items()}
+    return Group({**known, **elsewhere}, now, found)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +53,12 @@ def group(
         pytest.param(Backlog(0, None, 0, 100), group(now="id-2"), Why.ANEW, id="made anew with less"),
         pytest.param(Backlog(0, 200, 0, 300), group(now="id-2"), Why.ANEW, id="made anew, and the group moved"),
         pytest.param(Backlog(0, 250, 0, 300, OURS), group(None, now="id-2"), Why.ANEW, id="made anew, ledger is new"),
+        *(
+            pytest.param(
+                Backlog(0, 250, 0, 300, TAILED), group(found={0: other}), Why.REWRITTEN, id=f"another message {number}"
+            )
+            for number, other in enumerate(OTHERS)
+        ),
         pytest.param(Backlog(0, 9, 0, 20), group(None, p1=5), Why.AHEAD, id="nothing published yet, moved on"),
     ],
 )
@@ -61,6 +77,9 @@ def test_group_that_is_astray_is_found(backlog: Backlog, known: Group, why: Why)
         pytest.param(Backlog(0, 250, 0, 300, OURS), group(), id="published, not recorded"),
         pytest.param(Backlog(0, 250, 0, 300, OURS), group(None), id="published, ledger is new"),
         pytest.param(Backlog(0, 250, 0, 300, OURS), group(topic_id="id-0"), id="published, ledger is restored"),
+        pytest.param(Backlog(0, 250, 0, 300, TAILED), group(found={0: TAIL}), id="the message is there"),
+        pytest.param(Backlog(0, 250, 250, 300, TAILED), group(), id="the message has left the log"),
+        pytest.param(Backlog(0, 250, 0, 300, OURS), group(found={0: TAIL}), id="stamped before messages were compared"),
         pytest.param(Backlog(0, None, 0, 300), group(None), id="first use"),
         pytest.param(Backlog(0, 100, 0, 300), group(None), id="first use from an offset that was set"),
         pytest.param(Backlog(0, 100, 0, 300), group(None, topic_id=None, p1=5), id="upgraded database"),
@@ -111,6 +130,7 @@ def test_refusal_has_every_way_to_go_on() -> None:
         (Astray(Backlog(0, None, 0, 8), 3, Why.ANEW), "--to-offset"),
         (Astray(Backlog(0, 9, 0, 2), 9, Why.PAST_END), "0=9"),
         (Astray(Backlog(0, 9, 0, 2), 9, Why.PAST_END), "--to-offset"),
+        (Astray(Backlog(0, 9, 0, 20), 9, Why.REWRITTEN), "--to-offset"),
     ],
 )
 def test_refusal_does_not_advise_offsets_of_another_log(astray: Astray, unwanted: str) -> None:
