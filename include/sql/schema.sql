@@ -377,7 +377,7 @@ CREATE TABLE IF NOT EXISTS service_level_breaches (
     found_at    timestamptz NOT NULL DEFAULT now(),
     notified_at timestamptz,
     PRIMARY KEY (starts_at, level),
-    CONSTRAINT service_level_breaches_level CHECK (level IN ('hit-rate', 'error-rate', 'freshness', 'lag'))
+    CONSTRAINT service_level_breaches_level CHECK (level IN ('hit-rate', 'error-rate', 'freshness', 'lag') OR level LIKE 'keyless-%')
 );
 COMMENT ON TABLE service_level_breaches IS 'Which hour of the live stream missed which service level, and by how much.';
 COMMENT ON COLUMN service_level_breaches.notified_at IS 'When the notifier was told; null: never (none is set, or a backfill found it).';

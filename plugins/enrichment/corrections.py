@@ -21,6 +21,7 @@ import pyarrow as pa
 from enrichment.caches.base import LookupCounts
 from enrichment.columns import Chunk, Header, pack_headers, unpack_headers
 from enrichment.dead_letters import milliseconds
+from enrichment.decode import key_text
 from enrichment.enrichers.base import (
     JSON,
     NO_KEY,
@@ -39,9 +40,6 @@ from enrichment.messages import (
     KEY_COLUMNS,
     ORIGIN_HEADERS,
     OUTAGES,
-    REQUEST_ID,
-    SOURCE_IP,
-    USER_ID,
     Context,
     Place,
     Profile,
@@ -55,7 +53,7 @@ from enrichment.structs import Words, columns_of, fragments
 
 log = logging.getLogger(__name__)
 
-KEY_OF = {Source.GEO: SOURCE_IP, Source.USER: USER_ID, Source.BUSINESS: REQUEST_ID}
+KEY_OF = dict(zip(Source, KEY_COLUMNS, strict=True))
 WORDS: dict[Source, Words] = {Source.GEO: Place, Source.USER: Profile, Source.BUSINESS: Context}
 # Whose answer a reason is. `processing-failed` may be anybody's.
 SOURCE_OF = {
@@ -67,15 +65,22 @@ SOURCE_OF = {
 }
 
 
+NULL = msgspec.Raw(b"null")
+
+
 class Published(msgspec.Struct, gc=False):
     """What a published message says of its keys and of who answered."""
 
-    source_ip: str | None = None
-    user_id: str | None = None
-    request_id: str | None = None
+    source_ip: msgspec.Raw = NULL
+    user_id: msgspec.Raw = NULL
+    request_id: msgspec.Raw = NULL
     enrichment_sources: tuple[str, ...] = ()
     enrichment_errors: tuple[str, ...] | None = None
     enrichment_stale: tuple[str, ...] | None = None
+
+    def key(self, source: Source) -> str | None:
+        """What the source is asked for."""
+        return key_text(getattr(self, KEY_OF[source])) or None
 
     @property
     def missing(self) -> frozenset[Source]:
@@ -89,7 +94,7 @@ class Published(msgspec.Struct, gc=False):
         is_stale = source in (self.enrichment_stale or ())
         if source in self.enrichment_sources:
             return STALE if is_stale else OK
-        if not getattr(self, KEY_OF[source]):
+        if self.key(source) is None:
             return NO_KEY
         errors = self.enrichment_errors or ()
         own = [error for error in errors if SOURCE_OF.get(error, source) == source]  # type: ignore[call-overload]
@@ -210,7 +215,7 @@ class Corrector:
         asked = np.array([source in sources for sources in missing], dtype=bool)
         if not asked.any():
             return before
-        keys = [getattr(m, KEY_OF[source]) if ask else None for m, ask in zip(messages, asked, strict=True)]
+        keys = [m.key(source) if ask else None for m, ask in zip(messages, asked, strict=True)]
         nothing: list[str | None] = [None] * len(keys)
         columns = {name: pd.Series(keys if name == KEY_OF[source] else nothing, dtype="str") for name in KEY_COLUMNS}
         answered = self._lookups[source](pd.DataFrame({name: c.astype("category") for name, c in columns.items()}))

@@ -25,13 +25,16 @@ _decode_event = msgspec.json.Decoder(Event).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _OPTIONAL = tuple(field.name for field in msgspec.structs.fields(Event) if not field.required)
 _REQUIRED = tuple(field.name for field in msgspec.structs.fields(Event) if field.required)
+# A schema registry's serializers write a zero byte and a schema's id (four bytes, counted from 1) before the data.
+REGISTRY_START, REGISTRY_SIZE = b"\0\0", 5
 
 
 class Decoded(NamedTuple):
     """A chunk after decoding, a row for each message of it.
 
     `fast` says which may be spliced, `keys` holds a column for each key that lookups need (null where absent, or empty:
-    that is what parsers write for a field that they did not find), `refused` has those that are no events, by row.
+    that is what parsers write for a field that they did not find; a number is its text, as it was written), `refused`
+    has those that are no events, by row.
     """
 
     fast: Flags
@@ -49,7 +52,7 @@ def decode(column: pa.Array) -> Decoded:
     rows = np.arange(len(flat))
     rows[others] = len(flat) + np.arange(len(others))
     for name in KEY_COLUMNS:
-        found = pa.array([getattr(event, name, None) or None for event in events], pa.string())
+        found = pa.array([event and (getattr(event, name) or None) for event in events], pa.string())
         keys[name] = pa.concat_arrays([keys[name], found]).take(pa.array(rows))
     return Decoded(flat, keys, {int(others[row]): refusal for row, refusal in refused.items()})
 
@@ -68,11 +71,29 @@ def _decode_others(values: Sequence[bytes | None]) -> tuple[list[Event | None], 
             if isinstance(found, Refusal):
                 refused[len(events)] = found
             events.append(found if isinstance(found, Event) else None)
-    # The typed decode skips what it does not know.
     for row, event in enumerate(events):
-        if event is not None and (fault := _strict_fault(values[row] or b"")) is not None:
+        if event is None:
+            continue
+        value = values[row] or b""
+        if (fault := _strict_fault(value)) is not None:  # the typed decode skips what it does not know
             refused[row], events[row] = fault, None
+        elif any(isinstance(getattr(event, name), int | float) for name in KEY_COLUMNS):
+            _write_out(event, value)
     return events, refused
+
+
+def _write_out(event: Event, value: bytes) -> None:
+    """Give an event the texts of keys that are numbers."""
+    fields = _decode_fields(value)
+    for name in KEY_COLUMNS:
+        if name in fields:
+            setattr(event, name, key_text(fields[name]))
+
+
+def key_text(raw: msgspec.Raw) -> str | None:
+    """A key as it is looked up, from its JSON: a text, a number as it is written, None for null."""
+    written = bytes(raw).decode()
+    return msgspec.json.decode(raw, type=str | None) if written[0] in '"n' else written
 
 
 def set_aside(column: pa.Array) -> Decoded:
@@ -104,13 +125,21 @@ def explain(value: bytes | None) -> Refusal | Event:
     """
     if not value:
         return Refusal(Reason.EMPTY_MESSAGE, "the value is null" if value is None else "the value is empty")
+    if value.startswith(REGISTRY_START) and len(value) > REGISTRY_SIZE:
+        schema = int.from_bytes(value[1:REGISTRY_SIZE])
+        return Refusal(
+            Reason.INVALID_JSON,
+            f"it begins with a zero byte and the number {schema}, as what serializers of a schema registry write "
+            "(Avro, Protobuf, JSON with a schema id); the topic must have plain JSON",
+        )
     try:
         parsed = parse(value)
         fault = _field_fault(parsed) if isinstance(parsed, dict) else _no_object(parsed)
         if fault is None and (half := lone_surrogate(value)) is not None:
             fault = Refusal(Reason.INVALID_JSON, half)
         if fault is None:
-            _decode_fields(value)  # as publishing will
+            fields = _decode_fields(value)  # as publishing will
+            parsed |= {name: key_text(fields[name]) for name in KEY_COLUMNS if name in fields}
         return fault or msgspec.convert(parsed, Event)
     except (UnicodeDecodeError, TooDeep, NotJson, msgspec.MsgspecError) as bad:
         return _unreadable(bad)
@@ -132,7 +161,9 @@ def _field_fault(parsed: dict[str, Any]) -> Refusal | None:
         return Refusal(Reason.MISSING_FIELD, f"required: {', '.join(missing)}")
     for name in (*_REQUIRED, *_OPTIONAL):
         value = parsed.get(name, "")
-        if not isinstance(value, str) and not (value is None and name in _OPTIONAL):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_fine = isinstance(value, str) or (value is None and name in _OPTIONAL) or (is_number and name in KEY_COLUMNS)
+        if not is_fine:
             return Refusal(Reason.WRONG_TYPE, f"{name}: a JSON {_JSON_NAMES[type(value)]}, expected a string")
     return None
 

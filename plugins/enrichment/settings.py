@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from enrichment import sql
 from enrichment.errors import SettingsError
-from enrichment.messages import Source
+from enrichment.messages import KEYS, Source
 from enrichment.names import GroupName, TopicName, find_equal
 
 # The risk rules that count while no others are named.
@@ -151,6 +151,9 @@ class GeoSettings(BaseSettings):
     cache_size: PositiveInt = Field(10_000, description="addresses kept in a task's memory")
     cache_ttl_hours: PositiveFloat = Field(1, description="how long a place may be served")
     cache_max_rows: PositiveInt = Field(500_000, description="addresses kept in PostgreSQL after an eviction")
+    max_keyless_share: Share = Field(
+        0.95, description="share of messages without an address above which run and hour say so; 1: never"
+    )
 
 
 class UserSettings(BaseSettings):
@@ -175,6 +178,9 @@ class UserSettings(BaseSettings):
     cache_size: PositiveInt = Field(5_000, description="users kept in a task's memory")
     cache_ttl_hours: PositiveFloat = Field(1, description="how long a profile may be served")
     cache_max_rows: PositiveInt = Field(500_000, description="users kept in PostgreSQL after an eviction")
+    max_keyless_share: Share = Field(
+        0.95, description="share of messages without a user above which run and hour say so; 1: never"
+    )
 
 
 class BusinessSettings(BaseSettings):
@@ -189,6 +195,9 @@ class BusinessSettings(BaseSettings):
     cache_size: PositiveInt = Field(5_000, description="requests kept in a task's memory")
     cache_ttl_minutes: PositiveFloat = Field(30, description="how long a context may be served")
     cache_max_rows: PositiveInt = Field(500_000, description="requests kept in PostgreSQL after an eviction")
+    max_keyless_share: Share = Field(
+        0.95, description="share of messages without a request above which run and hour say so; 1: never"
+    )
 
     @property
     def rules_file(self) -> Path:
@@ -270,6 +279,11 @@ class PipelineSettings(BaseSettings):
     dead_letter_share_from: PositiveInt = Field(
         1_000, description="messages that a batch must have for that: below, dead letters are just dead letters"
     )
+    warn_share: Share = Field(
+        0.5,
+        description="share of a batch's messages, partial or dead letters, above which its run warns; 1: never",
+    )
+    warn_from: PositiveInt = Field(20, description="messages that a batch must have for any warning about its shares")
     outage_share: Share = Field(
         0.5, description="share of the keys that a source was asked for above which their failure is its outage"
     )
@@ -383,15 +397,15 @@ _ELSEWHERE = {
     "kafka": {"request_timeout_sec", "transaction_timeout_sec", "retention_bytes"},
     "geo": {
         "update_source", "edition", "known_addresses", "download_timeout_sec", "max_database_mib", "max_age_days",
-        "cache_max_rows",
+        "cache_max_rows", "max_keyless_share",
     },
-    "user": {"cache_max_rows"},
-    "business": {"cache_max_rows"},
+    "user": {"cache_max_rows", "max_keyless_share"},
+    "business": {"cache_max_rows", "max_keyless_share"},
     "cache": {"touch_after_hours", "eviction_chunk_rows", "refresh_keys", "refresh_ahead_minutes"},
     "postgres": {
         "connect_timeout_sec", "ledger_timeout_sec", "maintenance_timeout_sec", "maintenance_lock_timeout_sec",
     },
-    "pipeline": {"repair_attempts", "repair_batches_per_run"},
+    "pipeline": {"repair_attempts", "repair_batches_per_run", "warn_share", "warn_from"},
 }  # fmt: skip
 
 
@@ -409,6 +423,11 @@ class Settings:
     service_levels: ServiceLevelSettings
     replay: ReplaySettings
     retention: RetentionSettings
+
+    @property
+    def max_keyless_shares(self) -> dict[str, float]:
+        """Up to which share of the messages may lack the key of each enrichment."""
+        return {name: getattr(self, name).max_keyless_share for name in KEYS}
 
     @cached_property
     def fingerprint(self) -> str:

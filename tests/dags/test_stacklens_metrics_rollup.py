@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from enrichment.messages import Batch, OffsetRange
 from enrichment.orchestration import rollup
 from enrichment.orchestration.common import RETRY_POLICY
 from enrichment.rollup.service_levels import Breach, Level
-from enrichment.settings import ServiceLevelSettings
+from enrichment.settings import ServiceLevelSettings, load
 from enrichment.store.jobs import Ledger, Outcome
 from enrichment.store.rollups import Rollups
 from tests.conftest import REPOSITORY
@@ -130,10 +131,11 @@ def test_notifier_that_fails_fails_the_task() -> None:
         rollup.notify(settings(f"{HERE}.BrokenNotifier"), {"dag": DAG}, "ten", BREACHES)
 
 
-def checked(connection: psycopg.Connection[Any], run_type: str, chosen: ServiceLevelSettings) -> list[Level]:
+def checked(connection: psycopg.Connection[Any], run_type: str, chosen: ServiceLevelSettings) -> list[str]:
     """The levels that an hour's check finds missed. The hour left 2,000 messages behind, of 1,000 allowed."""
     context = {"dag": DAG, "dag_run": SimpleNamespace(run_type=run_type)}
-    return [breach.level for breach in rollup.check(Rollups(connection), chosen, context, TEN.isoformat())]
+    wanted = replace(load(), service_levels=chosen)
+    return [breach.level for breach in rollup.check(Rollups(connection), wanted, context, TEN.isoformat())]
 
 
 def test_breach_is_told_once(postgres_connection: psycopg.Connection[Any], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk import CronTriggerTimetable, RetryAction
+from airflow.sdk import AssetAlias, CronTriggerTimetable, RetryAction
 from airflow.sdk.definitions.param import ParamsDict
 
 from enrichment.errors import OutageHeld, RepairIncomplete, SettingsError
@@ -27,7 +27,7 @@ def test_graph_is_a_plan_and_a_pass_for_each_batch() -> None:
         "plan": {"batch.correct", "batch.clean"}, "batch.correct": {"batch.clean"}, "batch.clean": set(),
     }  # fmt: skip
     assert DAG.get_task("batch.correct").get_closest_mapped_task_group() is not None
-    assert {asset.name for asset in DAG.get_task("batch.correct").outlets} == {"stacklens-analytics"}
+    assert DAG.get_task("batch.correct").outlets == [AssetAlias("stacklens-published")]
     assert DAG.get_task("batch.clean").is_teardown
     assert not DAG.get_task("batch.clean").on_failure_fail_dagrun
 

@@ -55,7 +55,14 @@ REFUSED = {
     "5,000 digits and no level": (
         value_of(extra="?").replace(b'"level"', b'"x"').replace(b'"?"', b"1" * 5_000), Reason.MISSING_FIELD, "level"
     ),
-    "last of two of the wrong type": (value_of()[:-1] + b',"user_id":5}', Reason.WRONG_TYPE, "user_id: a JSON number"),
+    "last of two of the wrong type": (value_of()[:-1] + b',"user_id":[5]}', Reason.WRONG_TYPE, "user_id: a JSON array"),
+    "truth for a key": (value_of(user_id=True), Reason.WRONG_TYPE, "user_id: a JSON boolean"),
+    "number for an optional field": (value_of(trace_id=5), Reason.WRONG_TYPE, "trace_id: a JSON number"),
+    "Avro of a schema registry": (
+        b"\0\0\0\1\5" + b"\x02\x14payment-\xff", Reason.INVALID_JSON, "a zero byte and the number 261, as what serial"
+    ),
+    "JSON of a schema registry": (b"\0\0\0\0\7" + value_of(), Reason.INVALID_JSON, "a zero byte and the number 7, as"),
+    "zeros": (b"\0\0\0", Reason.INVALID_JSON, "line 1 column 1"),
     "object for a key": (value_of(source_ip={"v4": "8.8.8.8"}), Reason.WRONG_TYPE, "source_ip: a JSON object"),
     "null for a required field": (value_of(service=None), Reason.WRONG_TYPE, "service: a JSON null"),
     "nested deeply": (with_extra(b"[" * 700 + b"]" * 700), Reason.NESTED_TOO_DEEP, "701 deep"),
@@ -64,6 +71,33 @@ REFUSED = {
         value_of(level=5)[:-1] + b',"extra":' + b"[" * 700 + b"]" * 700 + b"}", Reason.NESTED_TOO_DEEP, "701 deep"
     ),
 }  # fmt: skip
+
+
+NUMBERS = [
+    "0",
+    "42",
+    "-7",
+    "12345678901234567890123",
+    "1" * 5_000,
+    "1.50",
+    "-0",
+    "1e3",
+    "1E400",
+    "3.141592653589793238",
+]
+
+
+@pytest.mark.parametrize("written", NUMBERS)
+@pytest.mark.parametrize("name", KEY_COLUMNS)
+def test_number_is_looked_up_as_it_is_written(name: str, written: str) -> None:
+    """Digit by digit, whatever a reader of JSON makes of it; a duplicate of the wrong type before it counts nothing."""
+    value = value_of(**{name: "?"}).replace(b'"?"', written.encode())
+    twice = value[:-1].replace(written.encode(), b"[]") + f',"{name}":{written}}}'.encode()
+    decoded = decode(pa.array([value_of(), value, twice], pa.binary()))
+    assert decoded.refused == {}
+    assert decoded.keys[name].to_pylist()[1:] == [written, written]
+    others = set(KEY_COLUMNS) - {name}
+    assert all(decoded.keys[other].to_pylist() == [decoded.keys[other][0].as_py()] * 3 for other in others)
 
 
 @pytest.mark.parametrize(("value", "reason", "detail"), REFUSED.values(), ids=REFUSED.keys())

@@ -288,6 +288,25 @@ def test_dry_run_publishes_and_commits_nothing(pipeline: Pipeline) -> None:
     assert pipeline.run("real")[0].produced
 
 
+def test_dry_run_after_the_minutes_own_run_has_messages_all_the_same(pipeline: Pipeline) -> None:
+    """It takes as many of the last ones as it was asked for, published or not, and changes nothing; by itself it takes
+    what waits, or the last ones where nothing does."""
+    pipeline.produce([message(n) for n in range(50)])
+    pipeline.run("real")
+    at = committed(pipeline)
+    for run_id, asked, counted in (("ten", 10, 10), ("all", 80, 50), ("some", None, 50)):
+        [published] = pipeline.run(run_id, dry_run=True, max_messages=asked)
+        assert (published.produced, published.counts.total) == (False, counted)
+    pipeline.produce([message(n) for n in range(4)])
+    for run_id, asked, counted in (("more", 10, 10), ("waiting", None, 4)):
+        assert pipeline.run(run_id, dry_run=True, max_messages=asked)[0].counts.total == counted
+    assert committed(pipeline) == at
+    [published] = pipeline.run("next")
+    assert published.counts.total == 4
+    report = pipeline.check()
+    assert report.ok, report.summary()
+
+
 def test_ledger_row_of_a_published_batch_is_complete(pipeline: Pipeline, staged: Drained) -> None:
     """Ranges, counts and settings of a batch are in `enrichment_jobs`."""
     published = pipeline.publish(staged)

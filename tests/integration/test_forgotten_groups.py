@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections import defaultdict
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from airflow.sdk import Context
-from airflow.sdk.execution_time.context import set_current_context
+from airflow.sdk.execution_time.context import OutletEventAccessors, set_current_context
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
@@ -122,7 +120,7 @@ def publish_task(replayer: Replayer, drained: Drained, monkeypatch: pytest.Monke
     looked_up: dict[str, Any] = {"outage": None, "counts": {}, "seconds": 0.0, "build": None}
     with set_current_context(cast(Context, {})):
         done: dict[str, Any] = publish.function(
-            drained.to_manifest(), looked_up, looked_up, looked_up, outlet_events=defaultdict(SimpleNamespace)
+            drained.to_manifest(), looked_up, looked_up, looked_up, outlet_events=OutletEventAccessors()
         )
     return done
 

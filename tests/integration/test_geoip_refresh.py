@@ -5,24 +5,17 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
+from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from enrichment.conservation.committed import log_ranges, read
 from enrichment.geoip.refresh import refresh
 from enrichment.geoip.sources import FileSource
 from enrichment.orchestration import batches
-from enrichment.orchestration.common import ANALYTICS, DEAD_LETTERS
 from enrichment.settings import load
 from tests.fixtures.geo import BUILT_AT, city, write_geo_database
 from tests.fixtures.pipeline import MakePipeline, message
-
-
-class Events(dict[Any, Any]):
-    """The asset events of a task."""
-
-    extra: Any = None
 
 
 def test_batch_is_of_one_build_when_a_newer_one_is_installed(
@@ -47,8 +40,7 @@ def test_batch_is_of_one_build_when_a_newer_one_is_installed(
             refresh(load().geo, FileSource(str(newer)))
         profiled = batches.user.function(drained)
         scored = batches.business.function(drained, placed, profiled)
-        events = {asset: Events() for asset in (ANALYTICS, DEAD_LETTERS)}
-        batches.publish.function(drained, placed, profiled, scored, outlet_events=events)
+        batches.publish.function(drained, placed, profiled, scored, outlet_events=OutletEventAccessors())
         with pipeline.resources() as r:
             job = r.ledger.get(batch.batch_id)
         return job.geo_database_build if job else None

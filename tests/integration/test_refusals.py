@@ -449,7 +449,8 @@ def test_replay_of_what_its_topics_do_not_take_is_refused(
     young = topic("replay", PARTITIONS, **OLD)
     replayer = make_replayer(REPLAY_OUTPUT_TOPIC=young)
     replayer.produce([START, START + 1])
-    with pytest.raises(ReplayRefused, match=f"--entity-name {young} --alter --add-config message.timestamp.before"):
+    command = f"--alter --entity-type topics --entity-name {young} --add-config message.timestamp.before"
+    with pytest.raises(ReplayRefused, match=command):
         replayer.plan(0)
     alter(replayer.pipeline, young, "message.timestamp.before.max.ms", FOREVER)
     replayer.replay(0)

@@ -64,6 +64,19 @@ def test_correction_is_the_message_that_a_service_in_health_would_have_given(qui
     assert planned(quick, partial) is None
 
 
+def test_message_whose_user_is_a_number_is_corrected(quick: Pipeline, user_service: UserService) -> None:
+    """The number is looked up as it is written, at first and again, and stays one in the message."""
+    user_service.set_fault(status=503)
+    quick.produce([message(n, user_id=n) for n in range(8)])
+    [batch] = publish_all(quick, "down")
+    user_service.end_fault()
+    assert repair_all(quick, batch) == [True]
+    corrected_once(quick, batch, 8)
+    corrected = [value(second) for _, second in versions(quick, batch).values()]
+    assert sorted(one["user_id"] for one in corrected) == list(range(8))
+    assert all(one["enrichment_errors"] == [Reason.USER_NOT_FOUND] for one in corrected)
+
+
 def test_corrections_keep_the_order_of_their_messages(quick: Pipeline, partial: Batch) -> None:
     """In each partition the corrections stand in the order of the first versions."""
     repair_all(quick, partial)

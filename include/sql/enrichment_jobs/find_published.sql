@@ -7,6 +7,7 @@ SELECT
     cache_counts,
     durations,
     geo_database_build,
+    warnings,
     published_at
 FROM enrichment_jobs
 WHERE state = 'published'

@@ -6,15 +6,17 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
+from enrichment.errors import SettingsError
 from enrichment.messages import Batch
 from enrichment.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
+Client = TypeVar("Client")
 
 # Reads never join the group: they assign partitions at fixed offsets, so nothing here may ever commit by itself.
 READING = {
@@ -51,7 +53,8 @@ SET_BYTES = 1_000_000
 
 
 class Clients:
-    """Makes clients. `config` is a connection's librdkafka configuration; what a purpose needs wins over it.
+    """Makes clients. `config` is a connection's librdkafka configuration; what a purpose needs wins over it. To make a
+    client raises `SettingsError` for an option that it does not take.
 
     `check_lanes` is called by each publisher of a batch between fencing its lane's earlier ones and publishing: it
     raises when the batch's lane is none of the group's any more.
@@ -91,12 +94,12 @@ class Clients:
     def offsets_reader(self, isolation: str = "read_committed") -> Iterator[Consumer]:
         """A consumer for offsets and watermarks only; with `read_committed` the end of a log is its last stable
         offset."""
-        yield from closing(Consumer(self._consumer_config({"isolation.level": isolation})))
+        yield from closing(self._made(Consumer, self._consumer_config({"isolation.level": isolation})))
 
     @contextmanager
     def drain_reader(self) -> Iterator[Consumer]:
         """A consumer that is quick at reading long ranges."""
-        consumer = Consumer(self._consumer_config(DRAINING))
+        consumer = self._made(Consumer, self._consumer_config(DRAINING))
         # Connected first: one that is assigned before its first connection is up may sleep for a second.
         consumer.list_topics(timeout=self.settings.request_timeout_sec)
         yield from closing(consumer)
@@ -109,16 +112,8 @@ class Clients:
 
         No set of messages has much more than `max_set_bytes`; `alone` sends each message in a set of its own.
         """
-        producer = Producer(
-            {
-                **self._without_consumer_options(),
-                **PUBLISHING,
-                **(ALONE if alone else {}),
-                "transactional.id": transactional_id(self.settings.consumer_group, lane),
-                "transaction.timeout.ms": int(self.settings.transaction_timeout_sec * 1000),
-                "message.max.bytes": max(SMALLEST_MAX_BYTES, max_message_bytes),
-                "batch.size": min(SET_BYTES, max_set_bytes),
-            }
+        producer = self._made(
+            Producer, self._producer_config(lane, max_message_bytes, max_set_bytes) | (ALONE if alone else {})
         )
         try:
             yield producer
@@ -136,8 +131,34 @@ class Clients:
 
     def admin(self) -> AdminClient:
         """A client that describes topics: one for all questions, which saves a connection each."""
-        self._admin = self._admin or AdminClient(self._without_consumer_options())
+        self._admin = self._admin or self._made(AdminClient, self._without_consumer_options())
         return self._admin
+
+    def check_options(self) -> None:
+        """Raise `SettingsError` when the connection has an option with which nothing can be published: before messages
+        are read and looked up, and not five times."""
+        self._made(Producer, self._producer_config(0, self.settings.max_message_bytes, SET_BYTES)).close()
+
+    def _made(self, client: Callable[[dict[str, Any]], Client], config: dict[str, Any]) -> Client:
+        """A client. Raises `SettingsError` for an option that it does not take."""
+        try:
+            return client(config)
+        except (KafkaException, TypeError) as refused:
+            why = refused.args[0]
+            if isinstance(why, KafkaError) and why.code() != KafkaError._INVALID_ARG:
+                raise
+            text = why.str() if isinstance(why, KafkaError) else why
+            raise SettingsError(f"the connection KAFKA_CONN_ID={self.settings.conn_id}: {text}") from refused
+
+    def _producer_config(self, lane: int, max_message_bytes: int, max_set_bytes: int) -> dict[str, Any]:
+        return {
+            **self._without_consumer_options(),
+            **PUBLISHING,
+            "transactional.id": transactional_id(self.settings.consumer_group, lane),
+            "transaction.timeout.ms": int(self.settings.transaction_timeout_sec * 1000),
+            "message.max.bytes": max(SMALLEST_MAX_BYTES, max_message_bytes),
+            "batch.size": min(SET_BYTES, max_set_bytes),
+        }
 
     def _without_consumer_options(self) -> dict[str, Any]:
         # librdkafka warns about each consumer option that a producer is given.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
@@ -190,6 +190,18 @@ def take_over(producer: Producer, timeout: float) -> None:
             "KAFKA_TRANSACTION_TIMEOUT_SEC is longer than the brokers' transaction.max.timeout.ms: lower the one or "
             "raise the other"
         ) from refused
+
+
+def look_back(backlog: Sequence[Backlog], messages: int) -> list[Backlog]:
+    """The backlog as if the group were so far back that this many offsets wait, as far as the log still holds them:
+    each partition an equal part of what lacks, those with less all of it."""
+    lack = messages - sum(b.span for b in backlog)
+    read = {b.partition: b for b in backlog}
+    for left, b in zip(range(len(backlog), 0, -1), sorted(backlog, key=lambda b: b.start - b.low), strict=True):
+        take = min(b.start - b.low, -(-max(0, lack) // left))
+        lack -= take
+        read[b.partition] = replace(b, committed=b.start - take) if take else b
+    return list(read.values())
 
 
 def plan_ranges(

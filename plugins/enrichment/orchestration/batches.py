@@ -5,11 +5,12 @@ A batch that the ledger has as published is done: whichever of its tasks is clea
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import get_current_context, task, task_group
 
-from enrichment.orchestration.common import ANALYTICS, DEAD_LETTERS, LOOKUP_ARGS, Manifest, resources
+from enrichment.orchestration.common import LOOKUP_ARGS, PUBLISHED, Manifest, resources, tell_published
 from enrichment.orchestration.notes import note_warnings
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def look_up(r: Resources, name: str, manifest: dict[str, Any], enricher: Enriche
     return {"counts": stage.counts, "seconds": stage.seconds, "outage": to_builtins(outage)}
 
 
-@task(multiple_outputs=False, map_index_template=BATCH_LABEL, outlets=[ANALYTICS, DEAD_LETTERS])
+@task(multiple_outputs=False, map_index_template=BATCH_LABEL, outlets=[PUBLISHED])
 def publish(
     drained: Manifest, placed: Manifest, profiled: Manifest, scored: Manifest,
     *, outlet_events: Any = None,
@@ -110,8 +111,11 @@ def publish(
     it goes without because a source failed is noted for `stacklens_repair`.
     """
     from msgspec import convert, to_builtins
+    from msgspec.structs import replace
 
     from enrichment import pipeline
+    from enrichment.alerts import alerts_of, strange_fields
+    from enrichment.caches.base import LookupCounts
     from enrichment.outages import Outage
 
     batch = batch_of(drained["batch"])
@@ -119,12 +123,16 @@ def publish(
     lookups = {"geo": placed, "user": profiled, "business": scored}
     outages = [convert(done["outage"], Outage) for done in lookups.values() if done["outage"]]
     with resources() as r:
+        topics = r.clients.for_batch(batch).settings
         job = r.ledger.get(batch.batch_id)
         if job is not None and job.is_published:
             return {"batch_id": batch.batch_id, "dry_run": False, "produced": False}
         with r.stage(batch.batch_id, "publish") as stage:
             noted = None if batch.dry_run else r.noting(batch, outages)
             published = pipeline.publish(r.clients, r.staging, staged, r.settings, outages=outages, noted=noted)
+            counts = {name: convert(done["counts"], LookupCounts) for name, done in lookups.items()}
+            alerts = alerts_of(staged, published, counts, r.settings, partial(strange_fields, r.staging, batch))
+            published = replace(published, warnings=(*published.warnings, *alerts))
             stage.messages = published.counts.total
             stage.counts = {"counts": to_builtins(published.counts), "produced": published.produced}
             stage.histograms = {"freshness": published.freshness}
@@ -137,8 +145,9 @@ def publish(
         if published.warnings:
             note_warnings(r, [batch.batch_id])
     summary = {"batch_id": batch.batch_id, "kind": batch.purpose.kind, "dry_run": batch.dry_run, **stage.counts}
-    for asset in (ANALYTICS, DEAD_LETTERS):
-        outlet_events[asset].extra = summary
+    if not batch.dry_run:
+        enriched, dead = published.counts.total - published.counts.dead, published.counts.dead
+        tell_published(outlet_events, {topics.output_topic: enriched, topics.dlq_topic: dead}, summary)
     return summary
 
 

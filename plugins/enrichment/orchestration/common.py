@@ -9,18 +9,27 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset, ExceptionRetryPolicy, Param, RetryAction, RetryDecision, RetryRule
+from airflow.sdk import Asset, AssetAlias, ExceptionRetryPolicy, Param, RetryAction, RetryDecision, RetryRule
+
+from enrichment.settings import KafkaSettings, variable
 
 if TYPE_CHECKING:
-    from airflow.sdk import Connection, Context
+    from airflow.sdk import Context
 
-    from enrichment.connections import HttpEndpoint
     from enrichment.resources import Resources
 
-# The topics, as the UI's asset graph shows them. Named, not addressed: the brokers are the connection's business.
-ENRICHED = Asset("stacklens-enriched")
-ANALYTICS = Asset("stacklens-analytics")
-DEAD_LETTERS = Asset("analytics-dlq")
+
+def topic_asset(field: str) -> Asset:
+    """A topic of the settings, as the UI's asset graph shows it. Named, not addressed: the brokers are the connection's
+    business. Whether the name is one, tasks check: a wrong one shall not be the import error of every DAG."""
+    default = KafkaSettings.model_fields[field].default
+    return Asset(os.environ.get(variable(KafkaSettings, field)) or default)
+
+
+ENRICHED = topic_asset("input_topic")
+DEAD_LETTERS = topic_asset("dlq_topic")
+# What a task publishes to: whether to a topic at all, and to which, is known when it has.
+PUBLISHED = AssetAlias("stacklens-published")
 
 # What a task returns and the next ones take: plain JSON types, or an XComArg while the DAG is put together.
 Manifest = Any
@@ -117,71 +126,30 @@ def stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def connection_of(conn_id: str, setting: str) -> Connection:
-    """An Airflow connection; `setting` is the variable that names it. Raises `SettingsError` where there is none.
-
-    A variable whose text Airflow cannot read is none: it goes on to its database.
-    """
-    from airflow.sdk import BaseHook
-    from airflow.sdk.exceptions import AirflowNotFoundException
-
-    from enrichment.errors import SettingsError
-
-    try:
-        return BaseHook.get_connection(conn_id)
-    except AirflowNotFoundException as unknown:
-        raise SettingsError(
-            f"Airflow knows no connection {conn_id!r} ({setting}): add it, or check what "
-            f"AIRFLOW_CONN_{conn_id.upper()} holds"
-        ) from unknown
-
-
 @contextmanager
 def resources() -> Iterator[Resources]:
     """What a task works with, from the settings and Airflow's connections; closed at the end, stoppable meanwhile."""
-    from airflow.providers.apache.kafka.hooks.base import KafkaBaseHook
-    from airflow.providers.common.compat.sdk import AirflowOptionalProviderFeatureException
-
-    from enrichment.connections import check_kafka, check_postgres, http_endpoint
-    from enrichment.errors import SettingsError
-    from enrichment.orchestration import postgres
+    from enrichment.airflow_connections import database_parameters, kafka_config, user_service
     from enrichment.orchestration.staging import staging_root
     from enrichment.resources import Resources
     from enrichment.settings import load
-
-    class KafkaConfigHook(KafkaBaseHook):
-        """Gives the configuration itself, its callbacks and cloud tokens resolved: each purpose adds its own
-        options."""
-
-        def _get_client(self, config: dict[str, Any]) -> dict[str, Any]:
-            return config
-
-    def kafka_config() -> dict[str, Any]:
-        conn_id = settings.kafka.conn_id
-        check_kafka(connection_of(conn_id, "KAFKA_CONN_ID"))
-        try:
-            config: dict[str, Any] = KafkaConfigHook(conn_id).get_conn  # type: ignore[no-untyped-call]
-        except (ValueError, AirflowOptionalProviderFeatureException) as refused:
-            raise SettingsError(f"the connection {conn_id!r} cannot be used: {refused}") from refused
-        return config
-
-    def postgres_parameters() -> dict[str, Any]:
-        conn_id = settings.pipeline.postgres_conn_id
-        check_postgres(connection_of(conn_id, "ENRICHMENT_POSTGRES_CONN_ID"))
-        return postgres.parameters(conn_id)
-
-    def user_service() -> HttpEndpoint:
-        return http_endpoint(connection_of(settings.user.conn_id, "USER_SERVICE_CONN_ID"))
 
     settings = load()
     with (
         stoppable(),
         Resources(
             settings,
-            kafka_config=kafka_config,
-            postgres_parameters=postgres_parameters,
-            user_service=user_service,
+            kafka_config=lambda: kafka_config(settings.kafka),
+            postgres_parameters=lambda: database_parameters(settings.pipeline),
+            user_service=lambda: user_service(settings.user),
             staging_root=lambda: staging_root(settings.pipeline.staging_url),
         ) as opened,
     ):
         yield opened
+
+
+def tell_published(outlet_events: Any, messages: Mapping[str, int], extra: dict[str, Any]) -> None:
+    """Have the task end with an event of each topic, by its name, in which so many messages have become visible."""
+    for topic, count in messages.items():
+        if count:
+            outlet_events[PUBLISHED].add(Asset(topic), extra=extra)

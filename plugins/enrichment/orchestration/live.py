@@ -6,7 +6,7 @@ from typing import Any
 
 from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task
 
-from enrichment.orchestration.common import resources, run_params
+from enrichment.orchestration.common import ENRICHED, resources, run_params
 from enrichment.orchestration.notes import note_warnings
 
 # An event-driven wake-up takes its place here (`AssetOrTimeSchedule` over this timetable).
@@ -31,12 +31,14 @@ LIVE_PARAMS = {
         False,
         type="boolean",
         title="Dry run",
-        description_md="Read and enrich, but publish nothing and commit nothing; the counts are in the task's XCom.",
+        description_md="Read and enrich, but publish nothing and commit nothing; the counts are in the XCom of "
+        "`publish`. It takes what waits and, where that is less than *Messages at most* (or nothing), the last "
+        "messages before it, which are published already: the run of the minute may have been quicker.",
     ),
 }
 
 
-@task
+@task(inlets=[ENRICHED])
 def claim() -> list[dict[str, Any]]:
     """Fix the offset ranges of this run's batches, one per lane, and write them to the ledger.
 

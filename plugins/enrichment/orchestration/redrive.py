@@ -11,7 +11,7 @@ from airflow.sdk import Param, get_current_context, task
 
 from enrichment.log_lines import log_pairs
 from enrichment.messages import Reason
-from enrichment.orchestration.common import resources, run_params
+from enrichment.orchestration.common import DEAD_LETTERS, resources, run_params
 from enrichment.repairable import DEFAULT_REASONS
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ REDRIVE_PARAMS = {
 }  # fmt: skip
 
 
-@task
+@task(inlets=[DEAD_LETTERS])
 def claim() -> list[dict[str, Any]]:
     """Count what the dead letters' topic holds and fix the batch of this run; without a letter to send in, the rest is
     skipped.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task, task_group
 
-from enrichment.orchestration.common import ANALYTICS, Manifest, resources, run_params
+from enrichment.orchestration.common import PUBLISHED, Manifest, resources, run_params, tell_published
 
 if TYPE_CHECKING:
     from enrichment.repair import Pass
@@ -80,7 +80,7 @@ def pass_of(manifest: dict[str, Any]) -> Pass:
     return one
 
 
-@task(multiple_outputs=False, map_index_template=LABEL, outlets=[ANALYTICS])
+@task(multiple_outputs=False, map_index_template=LABEL, outlets=[PUBLISHED])
 def correct(planned: Manifest, *, outlet_events: Any = None) -> dict[str, Any]:
     """Read what a batch goes without, look it up, and publish the corrections, in one transaction.
 
@@ -103,7 +103,8 @@ def correct(planned: Manifest, *, outlet_events: Any = None) -> dict[str, Any]:
         "states": states,
         **to_builtins(prepared),
     }
-    outlet_events[ANALYTICS].extra = summary
+    if produced:
+        tell_published(outlet_events, {one.batch.topic: prepared.tally.messages}, summary)
     ended = repair.to_be_told(one, states)
     if ended and not one.batch.dry_run:
         raise RepairIncomplete(f"batch {one.repaired_id}: {ended}; enrichment_pending says more")

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowTimetableInvalid
 from enrichment.errors import SettingsError
 from enrichment.messages import Reason, Source
 from enrichment.orchestration.batches import BATCH_LABEL, batch_of, enrich_batch
-from enrichment.orchestration.common import DEFAULT_ARGS, Manifest, resources, run_params
+from enrichment.orchestration.common import DEFAULT_ARGS, ENRICHED, Manifest, resources, run_params
 from enrichment.settings import ReplaySettings, load_room
 from enrichment.timetables import ReplayTimetable
 
@@ -97,7 +97,7 @@ REPLAY_PARAMS = {
 }
 
 
-@task(execution_timeout=READING_TIMEOUT)
+@task(inlets=[ENRICHED], execution_timeout=READING_TIMEOUT)
 def plan() -> list[dict[str, Any]]:
     """Count the window, freeze its bounds, and write its batches to the ledger, in the order in which they are run.
 

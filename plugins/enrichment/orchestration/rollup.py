@@ -16,7 +16,7 @@ from enrichment.orchestration.common import Manifest, resources, run_params
 
 if TYPE_CHECKING:
     from enrichment.rollup.service_levels import Breach
-    from enrichment.settings import ServiceLevelSettings
+    from enrichment.settings import ServiceLevelSettings, Settings
     from enrichment.store.rollups import Rollups
 
 log = logging.getLogger(__name__)
@@ -75,12 +75,12 @@ def service_levels(hour: Manifest) -> None:
     from enrichment.store.rollups import Rollups
 
     with resources() as r:
-        breaches = check(Rollups(r.maintenance), r.settings.service_levels, get_current_context(), hour)
+        breaches = check(Rollups(r.maintenance), r.settings, get_current_context(), hour)
     if breaches:
         raise ServiceLevelMissed(f"{hour}: " + "; ".join(map(str, breaches)))
 
 
-def check(rollups: Rollups, settings: ServiceLevelSettings, context: Any, hour: str) -> list[Breach]:
+def check(rollups: Rollups, settings: Settings, context: Any, hour: str) -> list[Breach]:
     """The breaches of an hour, kept, and told to the notifier unless they were.
 
     A backfill keeps them too, and tells nobody: what is past is no alarm.
@@ -89,10 +89,11 @@ def check(rollups: Rollups, settings: ServiceLevelSettings, context: Any, hour: 
     from enrichment.rollup.service_levels import find_breaches
 
     moment = datetime.fromisoformat(hour)
-    breaches = find_breaches(rollups.get("hour", moment) or Rollup(), settings)
+    levels = settings.service_levels
+    breaches = find_breaches(rollups.get("hour", moment) or Rollup(), levels, settings.max_keyless_shares)
     untold = rollups.keep_breaches(moment, breaches)
-    if untold and settings.notifier and context["dag_run"].run_type != "backfill":
-        notify(settings, context, hour, untold)
+    if untold and levels.notifier and context["dag_run"].run_type != "backfill":
+        notify(levels, context, hour, untold)
         rollups.told(moment, untold)
     return breaches
 

@@ -154,6 +154,13 @@ class Rollup(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     @property
+    def keyless_shares(self) -> dict[str, float]:
+        """For each enrichment: the share of the messages that were published without its key."""
+        published = self.messages_enriched + self.messages_partial
+        # Dead letters with a key were looked up, too.
+        return {name: max(0.0, 1 - counts.messages / published) for name, counts in self.caches.items() if published}
+
+    @property
     def error_rate(self) -> float | None:
         """Share of the messages that were published with an error, or are dead letters."""
         return _share(self.messages_partial + self.messages_dead, self.messages)

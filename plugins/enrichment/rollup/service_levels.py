@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
 
+from enrichment.messages import KEYS
 from enrichment.rollup.rollup import Rollup
 from enrichment.settings import ServiceLevelSettings
 
@@ -21,15 +22,22 @@ class Level(StrEnum):
     LAG = "lag"
 
 
-class Breach(msgspec.Struct, frozen=True):
-    """A level that an hour missed: what was seen, and the most (for the hit rate: the least) that is allowed."""
+KEYLESS = "keyless-"  # a level of each enrichment: this and its name
 
-    level: Level
+
+class Breach(msgspec.Struct, frozen=True):
+    """A level that an hour missed: what was seen, and the most (for the hit rate: the least) that is allowed. `level`
+    is one of `Level`, or that of an enrichment's missing keys."""
+
+    level: str
     observed: float
     threshold: float
 
     def __str__(self) -> str:
-        return _LEVELS[self.level].sentence.format(self.observed, self.threshold)
+        if self.level.startswith(KEYLESS):
+            key = KEYS[self.level.removeprefix(KEYLESS)]
+            return f"{self.observed:.1%} of the messages without `{key}`, {self.threshold:.1%} at most wanted"
+        return _LEVELS[Level(self.level)].sentence.format(self.observed, self.threshold)
 
 
 class _Level(NamedTuple):
@@ -67,11 +75,17 @@ _LEVELS: dict[Level, _Level] = {
 }
 
 
-def find_breaches(rollup: Rollup, settings: ServiceLevelSettings) -> list[Breach]:
-    """The levels that were missed, in the order of `Level`."""
+def find_breaches(rollup: Rollup, settings: ServiceLevelSettings, max_keyless: Mapping[str, float]) -> list[Breach]:
+    """The levels that were missed, in the order of `Level`, and behind them the enrichments with more messages without
+    a key than `max_keyless` allows."""
     breaches = []
     for level, how in _LEVELS.items():
         observed, threshold = how.observed(rollup), how.threshold(settings)
         if observed is not None and not how.kept(observed, threshold):
             breaches.append(Breach(level, observed, threshold))
-    return breaches
+    shares = rollup.keyless_shares
+    return breaches + [
+        Breach(f"{KEYLESS}{name}", shares[name], most)
+        for name, most in max_keyless.items()
+        if shares.get(name, 0.0) > most
+    ]

@@ -57,7 +57,7 @@ class Rollups:
     def keep_breaches(self, hour: datetime, breaches: Sequence[Breach]) -> list[Breach]:
         """Keep what was missed in an hour, forget what no longer is; returns those that nobody has been told of."""
         with self._connection.transaction():
-            levels = {"starts_at": hour, "levels": [breach.level.value for breach in breaches]}
+            levels = {"starts_at": hour, "levels": [breach.level for breach in breaches]}
             self._connection.execute(sql.load("service_level_breaches/remove_others"), levels)
             found = {"starts_at": hour, "breaches": _jsonb(breaches)}
             self._connection.execute(sql.load("service_level_breaches/put"), found)
@@ -66,7 +66,7 @@ class Rollups:
 
     def told(self, hour: datetime, breaches: Sequence[Breach]) -> None:
         """The notifier has been told of these breaches."""
-        levels = {"starts_at": hour, "levels": [breach.level.value for breach in breaches]}
+        levels = {"starts_at": hour, "levels": [breach.level for breach in breaches]}
         with self._connection.transaction():
             self._connection.execute(sql.load("service_level_breaches/record_told"), levels)
 

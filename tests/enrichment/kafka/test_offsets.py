@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enrichment.kafka.offsets import Backlog, plan_ranges
+from enrichment.kafka.offsets import Backlog, look_back, plan_ranges
 from enrichment.messages import OffsetRange
 
 backlogs = st.lists(
@@ -55,3 +55,37 @@ def test_backlog_starts_at_the_group_or_at_the_log(committed: int | None, low: i
     """A group without offsets starts at the log's start; one behind it has lost what lies between."""
     backlog = Backlog(0, committed, low, 20)
     assert (backlog.start, backlog.lost, backlog.span) == (start, lost, 20 - start)
+
+
+@pytest.mark.parametrize(
+    ("committed", "messages", "starts"),
+    [
+        ([50, 50], 10, [45, 45]),
+        ([50, 50], 11, [44, 45]),
+        ([50, 50], 1_000, [0, 0]),
+        ([None, 50], 10, [0, 50]),
+        ([None, None], 10, [0, 0]),
+        ([50, 50], 0, [50, 50]),
+        ([40, 50], 10, [40, 50]),
+        ([44, 50], 10, [42, 48]),
+    ],
+    ids=[
+        "equal parts", "an odd one", "all there is", "enough waits", "nothing was read", "none",
+        "just enough waits", "some wait",
+    ],
+)  # fmt: skip
+def test_looking_back_takes_what_lacks(committed: list[int | None], messages: int, starts: list[int]) -> None:
+    """From each partition as much as it has of an equal part, never what waits or has left the log."""
+    backlog = [Backlog(partition, at, 0, 50) for partition, at in enumerate(committed)]
+    assert sorted(b.start for b in look_back(backlog, messages)) == sorted(starts)
+
+
+def test_looking_back_takes_more_from_others_where_one_has_little() -> None:
+    """A short partition gives all that it has."""
+    found = look_back([Backlog(0, 50, 0, 50), Backlog(1, 3, 0, 3)], 10)
+    assert {b.partition: b.start for b in found} == {0: 43, 1: 0}
+
+
+def test_looking_back_ends_where_the_log_begins() -> None:
+    """What has left the log is not there to be tried."""
+    assert [b.start for b in look_back([Backlog(0, 50, 48, 50)], 10)] == [48]
