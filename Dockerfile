@@ -24,4 +24,4 @@ WORKDIR /opt/airflow
 USER airflow
 
 # Compiles the loops over messages, once: what the first task would do else.
-RUN python -c 'import enrichment.pipeline'
+RUN python -c 'import enrichment.batches.pipeline'

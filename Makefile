@@ -96,7 +96,7 @@ $(STAMP):
 	  | grep -v '^ [+~-] ' | sed 's/^ */  /'
 	@[ ! -f $(VENV)/.failed ] || $(UNREACHABLE)
 	@echo "  Compiling the loops over messages, which are kept"
-	@PYTHONPATH=plugins $(BIN)/python -c 'import enrichment.pipeline'
+	@PYTHONPATH=plugins $(BIN)/python -c 'import enrichment.batches.pipeline'
 	@echo '$(INSTALLED)' > $@
 
 UNREACHABLE = { echo "error: packages could not be installed: is the package registry reachable? (see the lines above)" >&2; exit 1; }

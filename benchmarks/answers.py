@@ -17,10 +17,10 @@ from enrichment import sql
 from enrichment.caches.base import Fetch, State, Tiered
 from enrichment.caches.layered import LayeredLookup, TimeToLive
 from enrichment.enrichers.base import NO_KEY, OK
-from enrichment.enrichers.business_query import BusinessQuery
-from enrichment.enrichers.geo_database import GeoDatabase, present_database_path
-from enrichment.enrichers.known_addresses import KnownAddresses
-from enrichment.enrichers.user_api import UserApi
+from enrichment.enrichers.business.query import BusinessQuery
+from enrichment.enrichers.geo.database import GeoDatabase, present_database_path
+from enrichment.enrichers.geo.special_addresses import KnownAddresses
+from enrichment.enrichers.user.api import UserApi
 from enrichment.messages import REQUEST_ID, SOURCE_IP, USER_ID, Context, Place, Profile
 
 AT_ONCE = 2_000  # keys: what the user service is asked within one deadline

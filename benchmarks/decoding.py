@@ -14,10 +14,11 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from enrichment.decode import decode
-from enrichment.flat import read_flat
+from enrichment.batches.drain import SLICE
+from enrichment.codec.decode import decode
+from enrichment.codec.flat import read_flat
+from enrichment.codec.hot_loops import quiet_gc
 from enrichment.messages import KEY_COLUMNS, Event
-from enrichment.pipeline import SLICE, quiet_gc
 from include.local.generate import Options, messages
 
 MESSAGES, ROUNDS = 100_000, 7

@@ -19,6 +19,7 @@ from benchmarks.answers import Answers, TableAnswers
 from benchmarks.loop_risk import risk_of
 from benchmarks.passthrough import exchange
 from benchmarks.stand import Stand
+from enrichment.codec.hot_loops import quiet_gc
 from enrichment.enrichers.base import OK
 from enrichment.messages import (
     HEADER_BATCH,
@@ -33,7 +34,6 @@ from enrichment.messages import (
     Reason,
     Source,
 )
-from enrichment.pipeline import quiet_gc
 from enrichment.settings import Settings
 
 COMMIT_EVERY = 10_000

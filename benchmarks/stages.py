@@ -13,11 +13,12 @@ import msgspec
 
 from benchmarks.cores import Used, used
 from benchmarks.stand import Stand
-from enrichment import pipeline
+from enrichment.batches import pipeline
+from enrichment.batches.kinds import LIVE_KIND
+from enrichment.batches.pipeline import Drained
 from enrichment.caches.base import LookupCounts
 from enrichment.enrichers.base import Enricher
 from enrichment.messages import Batch, Source
-from enrichment.pipeline import Drained
 from enrichment.resources import Resources
 from enrichment.settings import Settings
 
@@ -67,7 +68,7 @@ def _run(stand: Stand, settings: Settings, done: Pass, claimed: Batch) -> int:
     seconds = {name: _look_up(stand, settings, done, drained.batch, name) for name in LOOKUPS}
     with _stage(stand, settings, done, "publish") as r:
         with r.stage(claimed.batch_id, "publish") as stage:
-            published = pipeline.publish(r.clients, r.staging, drained, settings)
+            published = pipeline.publish(r.clients, r.staging, drained, LIVE_KIND, settings)
             stage.messages, stage.counts = published.counts.total, msgspec.to_builtins(published)
         pipeline.record(
             r.ledger, drained, published,
@@ -82,7 +83,7 @@ def _run(stand: Stand, settings: Settings, done: Pass, claimed: Batch) -> int:
 def _drain(stand: Stand, settings: Settings, done: Pass, claimed: Batch) -> Drained:
     with _stage(stand, settings, done, "drain") as r:
         with r.stage(claimed.batch_id, "drain") as stage:
-            drained = pipeline.drain(r.clients, r.staging, claimed)
+            drained = pipeline.drain(r.clients, r.staging, claimed, LIVE_KIND)
             stage.messages = drained.messages
         r.ledger.drained(drained.batch, drained.messages, drained.value_bytes)
     return drained

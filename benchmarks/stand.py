@@ -16,11 +16,11 @@ import psycopg
 from confluent_kafka.admin import AdminClient
 from psycopg.conninfo import conninfo_to_dict
 
-from enrichment.connections import HttpEndpoint
 from enrichment.conservation.committed import log_ranges
 from enrichment.messages import OffsetRange
 from enrichment.resources import Resources
 from enrichment.settings import ROOMS, Settings, load, variable
+from enrichment.sources.connections import HttpEndpoint
 from include.local import airflow, config, kafka, leftovers, ports, postgres, users
 from include.local.config import HOST, Config
 from include.local.credentials import load_or_create

@@ -1,5 +1,5 @@
 """Airflow looks for plugins in the files of this folder (not in `enrichment/`, see `.airflowignore`): here it is."""
 
-from enrichment.airflow_plugin import EnrichmentPlugin
+from enrichment.orchestration.plugin import EnrichmentPlugin
 
 __all__ = ["EnrichmentPlugin"]

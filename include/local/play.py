@@ -23,7 +23,7 @@ from enrichment.conservation.check import check
 from enrichment.conservation.committed import log_ranges, read
 from enrichment.conservation.fingerprint import Origin, origin_of
 from enrichment.databases import Limits, connect
-from enrichment.enrichers.geo_database import GeoDatabase
+from enrichment.enrichers.geo.database import GeoDatabase
 from enrichment.errors import TransactionOpen
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import committed_offsets

@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from enrichment.alerts import said_of
+from enrichment.batches.alerts import said_of
 from enrichment.caches.base import LookupCounts
 from enrichment.conservation.report import ConservationReport
 from enrichment.messages import OffsetRange

@@ -287,8 +287,8 @@ def _settings() -> Settings:
 
 def _require_geo_database(geo: GeoSettings) -> None:
     """Tasks would do without places, batch after batch, and this command would end well."""
-    from enrichment.enrichers.geo_database import present_database_path
-    from enrichment.geoip.candidate import build_of
+    from enrichment.enrichers.geo.database import present_database_path
+    from enrichment.enrichers.geo.refresh.candidate import build_of
 
     try:
         build_of(present_database_path(geo.database_path, geo.install_path))

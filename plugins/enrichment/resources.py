@@ -22,39 +22,39 @@ import msgspec
 import pandas as pd
 
 from enrichment import sql
+from enrichment.batches.outages import Outage, repairable
 from enrichment.caches.base import CacheLayer, Fetch
 from enrichment.caches.eviction import Evicted, evict
 from enrichment.caches.layered import LayeredLookup, TimeToLive
 from enrichment.caches.memory import MemoryLayer
 from enrichment.caches.postgres import PostgresLayer
 from enrichment.caches.renewal import Renewed, RenewedTable, find_hot, renew
-from enrichment.caches.risk import RiskTable
-from enrichment.connections import HttpEndpoint
-from enrichment.corrections import Corrector, LookUp
 from enrichment.enrichers.base import Added, look_up_and_enrich
-from enrichment.enrichers.business import BusinessEnricher
-from enrichment.enrichers.business_query import BusinessQuery
-from enrichment.enrichers.geo import GeoEnricher
-from enrichment.enrichers.geo_database import GeoDatabase, present_database_path
-from enrichment.enrichers.known_addresses import KnownAddresses
-from enrichment.enrichers.risk import RiskRules
-from enrichment.enrichers.user import UserEnricher
-from enrichment.enrichers.user_api import UserApi
+from enrichment.enrichers.business.enricher import BusinessEnricher
+from enrichment.enrichers.business.query import BusinessQuery
+from enrichment.enrichers.business.recorded_risk import RiskTable
+from enrichment.enrichers.business.risk import RiskRules
+from enrichment.enrichers.geo.database import GeoDatabase, present_database_path
+from enrichment.enrichers.geo.enricher import GeoEnricher
+from enrichment.enrichers.geo.special_addresses import KnownAddresses
+from enrichment.enrichers.user.api import UserApi
+from enrichment.enrichers.user.enricher import UserEnricher
 from enrichment.errors import BatchRefused, BatchUnbalanced, OutageHeld, PublishRefused
 from enrichment.group.lanes import check_publish
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import log_ends
 from enrichment.log_lines import log_pairs
 from enrichment.messages import LIVE, Batch, Context, Place, Profile, Source
-from enrichment.outages import Outage, repairable
-from enrichment.rollup.histogram import Histogram
+from enrichment.repair.corrections import Corrector, LookUp
+from enrichment.repair.pending import PendingStore
+from enrichment.replay.table import Replays
 from enrichment.settings import Settings
+from enrichment.sources.connections import HttpEndpoint
 from enrichment.store import metrics
 from enrichment.store.breakers import PostgresBreakerStorage
 from enrichment.store.connections import Connection, Connections, Parameters
+from enrichment.store.histogram import Histogram
 from enrichment.store.jobs import Ledger
-from enrichment.store.pending import PendingStore
-from enrichment.store.replays import Replays
 from enrichment.store.staging import Staging
 from enrichment.store.staging_areas import StoragePath
 

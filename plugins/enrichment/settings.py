@@ -22,7 +22,7 @@ from enrichment.messages import KEYS, Source
 from enrichment.names import GroupName, TopicName, find_equal
 
 # The risk rules that count while no others are named.
-DEFAULT_RULES = Path(__file__).with_name("enrichers") / "risk_rules.toml"
+DEFAULT_RULES = Path(__file__).with_name("enrichers") / "business" / "risk_rules.toml"
 
 PositiveInt = Annotated[int, Field(gt=0, lt=2**63)]  # what the ledger can hold
 # Nothing that anybody waits for or keeps takes longer, in whatever unit; more would be none of PostgreSQL's numbers.

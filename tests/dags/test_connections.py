@@ -8,10 +8,10 @@ import pytest
 from airflow.sdk import BaseHook, Connection
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from enrichment.airflow_connections import connection_of
-from enrichment.connections import HttpEndpoint
 from enrichment.errors import SettingsError
 from enrichment.orchestration.common import resources
+from enrichment.sources.airflow_connections import connection_of
+from enrichment.sources.connections import HttpEndpoint
 
 
 def test_secure_address_stays_secure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,9 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.definitions.param import ParamsDict
 
+from enrichment.dead_letters.reasons import DEFAULT_REASONS
 from enrichment.messages import Wanted
 from enrichment.orchestration.redrive import wanted_of
-from enrichment.repairable import DEFAULT_REASONS
 from tests.conftest import REPOSITORY
 
 DAG_ID = "stacklens_dlq_redrive"

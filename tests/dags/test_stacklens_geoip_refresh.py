@@ -13,8 +13,8 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import CronTriggerTimetable, RetryAction
 from airflow.sdk.exceptions import AirflowSkipException
 
+from enrichment.enrichers.geo.refresh.sources import Account
 from enrichment.errors import DatabaseRefused, RefreshFailed
-from enrichment.geoip.sources import Account
 from enrichment.orchestration import geoip
 from enrichment.orchestration.common import RETRY_POLICY
 from tests.conftest import REPOSITORY

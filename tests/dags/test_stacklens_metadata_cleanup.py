@@ -10,7 +10,7 @@ from airflow.sdk import CronTriggerTimetable
 from airflow.sdk.definitions.param import ParamsDict
 
 from enrichment.errors import SettingsError
-from enrichment.metadata import PREFIX
+from enrichment.housekeeping.metadata import PREFIX
 from enrichment.settings import load
 from tests.conftest import REPOSITORY
 

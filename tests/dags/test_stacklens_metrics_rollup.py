@@ -19,9 +19,9 @@ from enrichment.messages import Batch, OffsetRange
 from enrichment.orchestration import rollup
 from enrichment.orchestration.common import RETRY_POLICY
 from enrichment.rollup.service_levels import Breach, Level
+from enrichment.rollup.table import Rollups
 from enrichment.settings import ServiceLevelSettings, load
 from enrichment.store.jobs import Ledger, Outcome
-from enrichment.store.rollups import Rollups
 from tests.conftest import REPOSITORY
 from tests.fixtures.notifier import told
 

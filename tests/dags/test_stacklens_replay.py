@@ -18,8 +18,8 @@ from enrichment.errors import ReplayRefused
 from enrichment.messages import REASONS_OF, Batch, OffsetRange, Reason
 from enrichment.orchestration import replay
 from enrichment.replay import replay as library
+from enrichment.replay.timetable import ReplayTimetable
 from enrichment.settings import ReplaySettings
-from enrichment.timetables import ReplayTimetable
 from tests.conftest import REPOSITORY
 
 DAG = DagBag(dag_folder=str(REPOSITORY / "dags" / "stacklens_replay.py")).dags["stacklens_replay"]

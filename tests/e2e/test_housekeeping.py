@@ -8,9 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from enrichment.connections import HttpOptions
-from enrichment.enrichers.geo_database import GeoDatabase
-from enrichment.enrichers.user_tries import version_of
+from enrichment.enrichers.geo.database import GeoDatabase
+from enrichment.enrichers.user.tries import version_of
+from enrichment.sources.connections import HttpOptions
 from tests.fixtures.scheduler import Airflow
 
 pytestmark = pytest.mark.timeout(600)

@@ -17,16 +17,16 @@ from enrichment.caches.base import CacheLayer, Entry, Fetch, State
 from enrichment.caches.layered import LayeredLookup, TimeToLive
 from enrichment.caches.memory import MemoryLayer
 from enrichment.caches.postgres import PostgresLayer
-from enrichment.decode import decode
+from enrichment.codec.decode import decode
+from enrichment.codec.struct_columns import Words
 from enrichment.enrichers.base import JSON, STATUS, look_up_and_enrich
-from enrichment.enrichers.business_query import BusinessQuery
-from enrichment.enrichers.geo import GeoEnricher
-from enrichment.enrichers.geo_database import GeoDatabase
-from enrichment.enrichers.known_addresses import KnownAddresses
-from enrichment.enrichers.user import UserEnricher
+from enrichment.enrichers.business.query import BusinessQuery
+from enrichment.enrichers.geo.database import GeoDatabase
+from enrichment.enrichers.geo.enricher import GeoEnricher
+from enrichment.enrichers.geo.special_addresses import KnownAddresses
+from enrichment.enrichers.testing import FixedClock, make_events
+from enrichment.enrichers.user.enricher import UserEnricher
 from enrichment.messages import KEY_COLUMNS, OUTAGES, REASONS_OF, Context, Place, Profile, Source
-from enrichment.structs import Words
-from enrichment.testing import FixedClock, make_events
 from tests.fixtures.postgres import Connection
 from tests.fixtures.user_api import MakeApi
 from tests.fixtures.user_service import UserService

@@ -25,8 +25,8 @@ from enrichment.databases import (
     encoding_fault,
     is_outage,
 )
+from enrichment.enrichers.testing import FixedClock
 from enrichment.errors import SettingsError
-from enrichment.testing import FixedClock
 from tests.fixtures.pgbouncer import Pooled
 from tests.fixtures.postgres import MakeDatabase, Server
 from tests.fixtures.proxy import Network

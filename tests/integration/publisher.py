@@ -19,11 +19,11 @@ from typing import Any
 import msgspec
 from airflow.sdk.execution_time.timeout import TimeoutPosix
 
-from enrichment import pipeline as stages
+from enrichment.batches import pipeline as stages
+from enrichment.batches.outages import Outage
+from enrichment.batches.pipeline import Drained
 from enrichment.kafka.sink import LanePublisher, LaneTransaction
 from enrichment.orchestration.common import stoppable
-from enrichment.outages import Outage
-from enrichment.pipeline import Drained
 from tests.fixtures.pipeline import Pipeline
 
 TIMEOUT_SECONDS = 5

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from enrichment import repair
-from enrichment.pipeline import utc_now
-from enrichment.store.pending import PendingStore
+from enrichment.batches.publish import utc_now
+from enrichment.repair import passes as repair
+from enrichment.repair.pending import PendingStore
 from tests.fixtures.pipeline import Pipeline
 from tests.integration.publisher import die, interrupt
 

@@ -11,9 +11,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from enrichment.batches.pipeline import Drained
 from enrichment.errors import SettingsError
 from enrichment.messages import Reason, Source
-from enrichment.pipeline import Drained
 from tests.fixtures.pgbouncer import Pooled
 from tests.fixtures.pipeline import MakePipeline, Pipeline, message
 from tests.fixtures.postgres import Server

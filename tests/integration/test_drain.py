@@ -10,12 +10,13 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from enrichment import pipeline as stages
+from enrichment.batches import pipeline as stages
+from enrichment.batches.kinds import LIVE_KIND
+from enrichment.batches.staged import EVENTS
 from enrichment.enrichers.base import Added, join
 from enrichment.errors import OffsetsLost
 from enrichment.kafka.offsets import read_settled_backlog
 from enrichment.messages import OffsetRange, Reason
-from enrichment.pipeline import EVENTS
 from enrichment.store.jobs import JobState
 from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message
 
@@ -81,7 +82,8 @@ def test_batch_is_bounded_in_bytes(make_pipeline: MakePipeline) -> None:
             with pipeline.resources() as r:
                 r.ledger.drained(drained.batch, drained.messages, drained.value_bytes)
                 assert r.ledger.find_run("dag", f"run-{run}")[0].ranges == drained.batch.ranges
-                again = stages.drain(r.clients, r.staging, stages.settle(batch, r.ledger.get(batch.batch_id)))
+                settled = stages.settle(batch, r.ledger.get(batch.batch_id))
+                again = stages.drain(r.clients, r.staging, settled, LIVE_KIND)
             assert (again.batch.ranges, again.messages) == (drained.batch.ranges, drained.messages)
             sizes.append(drained.messages)
             pipeline.enrich(again.batch)
@@ -162,7 +164,7 @@ def test_message_that_breaks_the_pipeline_is_cornered(
             raise ValueError("a bug")
         return join(keys, *rest)
 
-    monkeypatch.setattr("enrichment.enrichers.user.join", breaks)
+    monkeypatch.setattr("enrichment.enrichers.user.enricher.join", breaks)
     for run in range(40):
         for batch in pipeline.claim(f"run-{run}"):
             try:

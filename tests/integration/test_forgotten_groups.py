@@ -11,13 +11,13 @@ from airflow.sdk.execution_time.context import OutletEventAccessors, set_current
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from enrichment.batches.pipeline import Drained
 from enrichment.conservation.committed import log_ranges
 from enrichment.errors import OffsetsMoved, ReplayRefused
 from enrichment.messages import (
     Batch,
 )
 from enrichment.orchestration.batches import publish
-from enrichment.pipeline import Drained
 from enrichment.replay import replay
 from enrichment.settings import load
 from tests.fixtures.partials import (

@@ -10,8 +10,8 @@ import pytest
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from enrichment.conservation.committed import log_ranges, read
-from enrichment.geoip.refresh import refresh
-from enrichment.geoip.sources import FileSource
+from enrichment.enrichers.geo.refresh.install import refresh
+from enrichment.enrichers.geo.refresh.sources import FileSource
 from enrichment.orchestration import batches
 from enrichment.settings import load
 from tests.fixtures.geo import BUILT_AT, city, write_geo_database

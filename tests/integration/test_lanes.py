@@ -14,15 +14,15 @@ import msgspec
 import psycopg
 import pytest
 
-from enrichment import pipeline as stages
 from enrichment import sql
+from enrichment.batches.pipeline import Drained
+from enrichment.batches.publish import route, utc_now
 from enrichment.errors import ChangeRefused, LanesChanged, PublishRefused, SettingsError
 from enrichment.group import lanes as group_lanes
 from enrichment.group.lanes import change
 from enrichment.kafka.offsets import read_committed
 from enrichment.kafka.sink import LanePublisher, Standing, Transaction
 from enrichment.messages import REPLAY, Batch, OffsetRange, Purpose
-from enrichment.pipeline import Drained
 from enrichment.resources import Resources
 from enrichment.store.lanes import LaneCount
 from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message
@@ -84,7 +84,7 @@ def send_all(r: Resources, drained: Drained, publisher: LanePublisher) -> None:
 
 def send(r: Resources, drained: Drained, publisher: LanePublisher, transaction: Transaction) -> None:
     """Send what became of a batch's messages."""
-    for routed in stages.route(r.staging, drained.batch, publisher, frozenset(), stages.utc_now):
+    for routed in route(r.staging, drained.batch, publisher, frozenset(), utc_now):
         transaction.send(r.settings.kafka.output_topic, routed.analytics)
         transaction.send(r.settings.kafka.dlq_topic, routed.dead_letters)
 

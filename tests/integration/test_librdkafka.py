@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from enrichment.columns import Chunk, Header, pack_headers, unpack_headers
+from enrichment.codec.records import Chunk, Header, pack_headers, unpack_headers
 from enrichment.kafka.clients import DRAINING, READING
 from enrichment.kafka.librdkafka import Event, FetchQueue, Outbox
 from tests.fixtures.kafka import MakeTopic, free_ports

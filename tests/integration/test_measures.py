@@ -9,7 +9,9 @@ import numpy as np
 import psycopg
 import pytest
 
-from enrichment import pipeline as stages
+from enrichment.batches import pipeline as stages
+from enrichment.batches.kinds import LIVE_KIND
+from enrichment.batches.publish import ages
 from tests.fixtures.pipeline import MakePipeline, Pipeline, message
 
 FIRST = datetime.fromtimestamp(1_700_000_000, UTC)  # the timestamp that the fixture gives the first message
@@ -28,7 +30,7 @@ def test_publish_tells_how_fresh_its_messages_were(pipeline: Pipeline) -> None:
     drained = pipeline.stage(batch)
     with pipeline.resources() as r:
         published = stages.publish(
-            r.clients, r.staging, drained, r.settings, now=lambda: FIRST + timedelta(seconds=100)
+            r.clients, r.staging, drained, LIVE_KIND, r.settings, now=lambda: FIRST + timedelta(seconds=100)
         )  # fmt: skip
     assert published.counts.dead == 1
     assert published.freshness.count == 120
@@ -41,8 +43,8 @@ def test_publish_tells_how_fresh_its_messages_were(pipeline: Pipeline) -> None:
 
 def test_message_without_a_timestamp_has_no_age() -> None:
     """Neither 0 nor less is a time."""
-    ages = stages.ages([np.array([0, -1, 1_700_000_000_000]), np.array([], dtype=np.int64)], FIRST)
-    assert ages.count == 1
+    found = ages([np.array([0, -1, 1_700_000_000_000]), np.array([], dtype=np.int64)], FIRST)
+    assert found.count == 1
 
 
 def test_dry_run_is_never_fresh(pipeline: Pipeline) -> None:

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from confluent_kafka import Message
 
-from enrichment import redrive
-from enrichment.columns import Header
+from enrichment.codec.records import Header
 from enrichment.conservation.committed import log_ranges, position, read
 from enrichment.conservation.fingerprint import labels_of, origin_of
 from enrichment.conservation.report import Defect
+from enrichment.dead_letters import redrive
+from enrichment.dead_letters.reader import Verdict, judge
 from enrichment.kafka.source import read_ranges
-from enrichment.letters import Verdict, judge
-from enrichment.limits import TopicLimits
+from enrichment.kafka.topic_limits import TopicLimits
 from enrichment.messages import HEADER_OWN, HEADER_REVISION, ORIGIN_HEADERS, Reason, Wanted
 from enrichment.replay import replay
 from enrichment.settings import load

@@ -12,12 +12,12 @@ import pytest
 from airflow.sdk import Context
 from airflow.sdk.execution_time.context import set_current_context
 
+from enrichment.batches.outages import Outage
 from enrichment.conservation.committed import read
 from enrichment.errors import OutageHeld, SettingsError
 from enrichment.messages import HEADER_BATCH, Batch, Reason, Source
 from enrichment.orchestration import batches
-from enrichment.outages import Outage
-from enrichment.store.pending import Missing, Publication
+from enrichment.repair.pending import Missing, Publication
 from tests.fixtures.pipeline import MakePipeline, Pipeline, message
 from tests.fixtures.user_service import UserService
 

@@ -14,16 +14,16 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from enrichment import markers, redrive
-from enrichment import pipeline as stages
+from enrichment.batches import pipeline as stages
+from enrichment.batches.pipeline import Drained
 from enrichment.conservation.committed import log_ranges, read
 from enrichment.conservation.report import ConservationReport
+from enrichment.dead_letters import markers, redrive
+from enrichment.dead_letters.reasons import DEFAULT_REASONS
+from enrichment.dead_letters.redrive import Survey
 from enrichment.errors import OffsetsMoved, PublishRefused, RedriveRefused, SettingsError
 from enrichment.kafka.topics import await_topics
 from enrichment.messages import HEADER_ATTEMPTS, Batch, OffsetRange, Reason, Wanted
-from enrichment.pipeline import Drained
-from enrichment.redrive import Survey
-from enrichment.repairable import DEFAULT_REASONS
 from enrichment.settings import load
 from tests.fixtures.kafka import make_anew
 from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message

@@ -20,14 +20,14 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from enrichment import redrive
-from enrichment.columns import Header
+from enrichment.codec.records import Header
 from enrichment.conservation.committed import log_ranges, read
+from enrichment.dead_letters import redrive
 from enrichment.errors import BatchRefused, BatchUnbalanced, PublishRefused, ReplayRefused
 from enrichment.kafka.limits import limits_of
 from enrichment.kafka.offsets import read_settled_backlog
 from enrichment.kafka.sink import LanePublisher
-from enrichment.limits import TopicLimits
+from enrichment.kafka.topic_limits import TopicLimits
 from enrichment.messages import (
     HEADER_ATTEMPTS,
     HEADER_BATCH,
@@ -37,8 +37,8 @@ from enrichment.messages import (
     Source,
     Wanted,
 )
+from enrichment.repair.pending import PendingState
 from enrichment.store.jobs import JobState
-from enrichment.store.pending import PendingState
 from tests.fixtures import partials
 from tests.fixtures.kafka import MakeTopic
 from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message

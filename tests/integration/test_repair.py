@@ -12,10 +12,10 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from enrichment import repair
+from enrichment.batches.publish import utc_now
 from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_REVISION, Batch, Reason, Source
-from enrichment.pipeline import utc_now
-from enrichment.store.pending import PendingState
+from enrichment.repair import passes as repair
+from enrichment.repair.pending import PendingState
 from tests.fixtures.partials import (
     MESSAGES,
     QUICK,

@@ -1,23 +1,26 @@
-"""What a batch's purpose takes of the messages that its drain reads."""
+"""What a kind of batch lets pass of the messages that its drain reads."""
 
 from __future__ import annotations
 
 import pytest
 from msgspec.structs import replace
 
-from enrichment import selection
+from enrichment.batches.kinds import Kind
+from enrichment.batches.staged import EVENTS
+from enrichment.kafka.refusals import Refusals
 from enrichment.messages import Purpose
-from enrichment.pipeline import EVENTS
+from enrichment.orchestration import purposes
 from tests.fixtures.pipeline import Pipeline, message
 
 
-def test_only_what_the_purpose_selects_goes_on(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_the_filter_lets_pass_goes_on(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left out is staged and counted nowhere, chunks of nothing are not staged, and the group moves past
     it."""
-    monkeypatch.setitem(
-        selection.MAKERS, "even",
+    even = Kind(
+        "even",
         lambda clients, batch: lambda chunk: chunk.take([n for n, at in enumerate(chunk.offsets) if 60 < at < 70]),
-    )  # fmt: skip
+    )
+    monkeypatch.setitem(purposes.KINDS, "even", even)
     pipeline.produce([message(n) for n in range(120)], partition=0)
     [claimed] = pipeline.claim()
     batch = replace(claimed, purpose=Purpose("even"))
@@ -27,3 +30,15 @@ def test_only_what_the_purpose_selects_goes_on(pipeline: Pipeline, monkeypatch: 
         assert [chunk["offset"].to_pylist() for chunk in r.staging.read(batch.batch_id, EVENTS)] == [[*range(61, 70)]]
     assert pipeline.publish(drained).counts.total == 9
     assert pipeline.claim("next") == []
+
+
+def test_batch_is_no_other_kinds(pipeline: Pipeline) -> None:
+    """To drain or publish it as another kind would select or commit something else."""
+    pipeline.produce([message(1)])
+    [batch] = pipeline.claim()
+    other = Kind("even")
+    with pipeline.resources() as r:
+        with pytest.raises(ValueError, match=r"batch dag/run/0 is for live, not for even"):
+            other.filter_of(r.clients, batch)
+        with pytest.raises(ValueError, match=r"batch dag/run/0 is for live, not for even"):
+            other.publisher_of(r.clients, batch, Refusals())

@@ -10,17 +10,18 @@ from contextlib import nullcontext
 import pytest
 from confluent_kafka import KafkaException, Producer, TopicPartition
 
-from enrichment import redrive, repair
+from enrichment.batches.publish import utc_now
 from enrichment.conservation.committed import log_ranges, whole_log_ranges
+from enrichment.dead_letters import redrive
+from enrichment.dead_letters.markers import read_markers
+from enrichment.dead_letters.reasons import DEFAULT_REASONS
 from enrichment.errors import TransactionOpen
 from enrichment.kafka import settled
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import read_settled_backlog
 from enrichment.kafka.source import read_ranges
-from enrichment.markers import read_markers
 from enrichment.messages import Batch, OffsetRange, Wanted
-from enrichment.pipeline import utc_now
-from enrichment.repairable import DEFAULT_REASONS
+from enrichment.repair import passes as repair
 from enrichment.replay import replay
 from enrichment.settings import load
 from tests.fixtures.kafka import MakeTopic

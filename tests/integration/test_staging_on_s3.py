@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from enrichment import pipeline as stages
-from enrichment.enrichers.user import UserEnricher
+from enrichment.batches import pipeline as stages
+from enrichment.enrichers.user.enricher import UserEnricher
 from enrichment.errors import StagingMissing
 from enrichment.store.jobs import JobState
 from tests.fixtures.object_store import S3Server

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from enrichment.decode import decode
+from enrichment.codec.decode import decode
 from enrichment.messages import Reason
 from include.local.generate import KNOWN_USERS, Options, main, messages, options_of, parse
 from include.local.malform import MALFORMATIONS

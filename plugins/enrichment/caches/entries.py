@@ -15,9 +15,9 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from enrichment.buffers import Flags
 from enrichment.caches.base import Answer, Entry, State, Tier
-from enrichment.structs import Words, arrow_types, columns_of
+from enrichment.codec.buffers import Flags
+from enrichment.codec.struct_columns import Words, arrow_types, columns_of
 
 KEY, STATE, REASON, EXPIRES_AT, VERSION, IS_STALE, TIER = (
     "key", "state", "reason", "expires_at", "version", "stale", "tier",

@@ -11,12 +11,12 @@ import psycopg
 import pyarrow as pa
 
 from enrichment import sql
-from enrichment.caches.arrays import column_of
 from enrichment.caches.base import Entry, State, Tier
 from enrichment.caches.entries import EXPIRES_AT, IS_STALE, KEY, REASON, STATE, VERSION, Entries
+from enrichment.codec.postgres_arrays import column_of
+from enrichment.codec.struct_columns import arrow_types
 from enrichment.databases import KeptConnection, Pause, can_be_text
 from enrichment.errors import LayerUnavailable
-from enrichment.structs import arrow_types
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from pandas.arrays import ArrowExtensionArray
 
 from enrichment.caches.base import LookupCounts, State, Tier, Tiered
 from enrichment.caches.entries import IS_STALE, REASON, STATE, TIER, Answers
+from enrichment.codec.struct_columns import Words, fragments
 from enrichment.messages import OUTAGES, Reason
-from enrichment.structs import Words, fragments
 
 JSON, STATUS = "json", "status"
 # Words of the status column beside those of `Reason`: the key was absent, answered, or answered past its expiry.

@@ -80,7 +80,7 @@ def set_lanes(clients: Clients, ledger: Ledger, chosen: argparse.Namespace) -> N
 def database(chosen: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     """libpq's parameters of the StackLens database."""
     if chosen.connection and not chosen.database:
-        from enrichment.airflow_connections import database_parameters  # an Airflow need not be there otherwise
+        from enrichment.sources.airflow_connections import database_parameters  # an Airflow need not be there otherwise
 
         return database_parameters(settings.pipeline)
     return conninfo_to_dict(chosen.database)

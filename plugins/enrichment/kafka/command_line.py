@@ -27,7 +27,7 @@ def brokers(chosen: argparse.Namespace, settings: KafkaSettings) -> dict[str, An
     """What was chosen, as options of librdkafka. Raises `SettingsError` for a connection that is none."""
     options = dict(chosen.client)
     if chosen.connection:
-        from enrichment.airflow_connections import kafka_config  # an Airflow need not be there otherwise
+        from enrichment.sources.airflow_connections import kafka_config  # an Airflow need not be there otherwise
 
         return kafka_config(settings) | options
     return options | {"bootstrap.servers": chosen.bootstrap_servers}

@@ -17,7 +17,7 @@ import numpy as np
 from confluent_kafka import KafkaError, Producer
 from numba import njit
 
-from enrichment.buffers import Bytes
+from enrichment.codec.buffers import Bytes
 from enrichment.kafka.librdkafka import LONG, c_function, handle, headers_size, message_headers, pack
 
 log = logging.getLogger(__name__)

@@ -22,8 +22,20 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, cimp
 from numba import njit, types
 from numba.extending import register_jitable
 
-from enrichment.buffers import BYTES, ENDS, FLAGS, NUMBERS, Bytes, Ends, Flags, Numbers, binary_column, memcpy, parts_of
-from enrichment.columns import LENGTHS, MESSAGE_SCHEMA, Chunk
+from enrichment.codec.buffers import (
+    BYTES,
+    ENDS,
+    FLAGS,
+    NUMBERS,
+    Bytes,
+    Ends,
+    Flags,
+    Numbers,
+    binary_column,
+    memcpy,
+    parts_of,
+)
+from enrichment.codec.records import LENGTHS, MESSAGE_SCHEMA, Chunk
 
 # confluent-kafka's extension module is linked with librdkafka: its symbols are found through it, wherever its wheel has
 # put the library.

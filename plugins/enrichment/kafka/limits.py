@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from enrichment.kafka.clients import Clients
+from enrichment.kafka.topic_limits import FOREVER, TopicLimits
 from enrichment.kafka.topics import describe_topics
-from enrichment.limits import FOREVER, TopicLimits
 
 
 def topic_limits(clients: Clients, *topics: str) -> list[TopicLimits]:

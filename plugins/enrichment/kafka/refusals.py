@@ -15,10 +15,10 @@ from typing import TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from enrichment.columns import unpack_headers
+from enrichment.codec.records import unpack_headers
 from enrichment.errors import BatchRefused, PublishRefused
 from enrichment.kafka.deliveries import Failure
-from enrichment.limits import TopicLimits
+from enrichment.kafka.topic_limits import TopicLimits
 from enrichment.messages import HEADER_OFFSET, HEADER_PARTITION, Batch, Reason
 
 log = logging.getLogger(__name__)

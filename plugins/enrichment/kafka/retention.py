@@ -25,7 +25,7 @@ from enrichment.messages import Batch
 
 log = logging.getLogger(__name__)
 DELETE, COMPACT = "delete", "compact"
-FIRST_TIME = 0  # what is below is no time of a message, but says that there is none (`enrichment.columns`)
+FIRST_TIME = 0  # what is below is no time of a message, but says that there is none (`enrichment.codec.records`)
 Times = np.ndarray[Any, np.dtype[np.int64]]
 
 

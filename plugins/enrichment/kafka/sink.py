@@ -17,7 +17,7 @@ from typing import Protocol, Self
 import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from enrichment.columns import Chunk
+from enrichment.codec.records import Chunk
 from enrichment.errors import OffsetsMoved
 from enrichment.kafka.asking import SLICE_SECONDS, with_retries
 from enrichment.kafka.clients import Clients

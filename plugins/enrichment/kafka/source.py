@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from enrichment.columns import Chunk
+from enrichment.codec.records import Chunk
 from enrichment.errors import OffsetsLost
 from enrichment.kafka.asking import SLICE_SECONDS
 from enrichment.kafka.clients import Clients

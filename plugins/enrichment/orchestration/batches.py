@@ -34,7 +34,8 @@ def batch_of(manifest: dict[str, Any]) -> Batch:
 @task(multiple_outputs=False, map_index_template=BATCH_LABEL)
 def drain(batch: Manifest) -> dict[str, Any]:
     """Read the batch's messages, decode them, and stage events, their keys, and what was refused."""
-    from enrichment import pipeline
+    from enrichment.batches import pipeline
+    from enrichment.orchestration.purposes import kind_of
 
     claimed = batch_of(batch)
     with resources() as r:
@@ -43,7 +44,7 @@ def drain(batch: Manifest) -> dict[str, Any]:
         if job is not None and job.is_published:
             return pipeline.Drained(settled, job.messages_read or 0, 0, job.value_bytes or 0).to_manifest()
         with r.stage(claimed.batch_id, "drain") as stage:
-            drained = pipeline.drain(r.clients, r.staging, settled)
+            drained = pipeline.drain(r.clients, r.staging, settled, kind_of(settled))
             r.ledger.drained(drained.batch, drained.messages, drained.value_bytes)
             stage.messages = drained.messages
             stage.counts = {"refused": drained.refused, "value_bytes": drained.value_bytes}
@@ -82,9 +83,9 @@ def look_up(r: Resources, name: str, manifest: dict[str, Any], enricher: Enriche
     source failed for, if it did. Raises `OutageHeld` when the source is down and the batch is to wait for it."""
     from msgspec import to_builtins
 
-    from enrichment import pipeline
+    from enrichment.batches import pipeline
+    from enrichment.batches.outages import Meter, Outage
     from enrichment.messages import Source
-    from enrichment.outages import Meter, Outage
 
     batch = batch_of(manifest["batch"])
     job = r.ledger.get(batch.batch_id)
@@ -113,10 +114,11 @@ def publish(
     from msgspec import convert, to_builtins
     from msgspec.structs import replace
 
-    from enrichment import pipeline
-    from enrichment.alerts import alerts_of, strange_fields
+    from enrichment.batches import pipeline
+    from enrichment.batches.alerts import alerts_of, strange_fields
+    from enrichment.batches.outages import Outage
     from enrichment.caches.base import LookupCounts
-    from enrichment.outages import Outage
+    from enrichment.orchestration.purposes import kind_of
 
     batch = batch_of(drained["batch"])
     staged = convert(drained, pipeline.Drained)
@@ -129,7 +131,9 @@ def publish(
             return {"batch_id": batch.batch_id, "dry_run": False, "produced": False}
         with r.stage(batch.batch_id, "publish") as stage:
             noted = None if batch.dry_run else r.noting(batch, outages)
-            published = pipeline.publish(r.clients, r.staging, staged, r.settings, outages=outages, noted=noted)
+            published = pipeline.publish(
+                r.clients, r.staging, staged, kind_of(batch), r.settings, outages=outages, noted=noted
+            )
             counts = {name: convert(done["counts"], LookupCounts) for name, done in lookups.items()}
             alerts = alerts_of(staged, published, counts, r.settings, partial(strange_fields, r.staging, batch))
             published = replace(published, warnings=(*published.warnings, *alerts))

@@ -129,10 +129,10 @@ def stoppable() -> Iterator[None]:
 @contextmanager
 def resources() -> Iterator[Resources]:
     """What a task works with, from the settings and Airflow's connections; closed at the end, stoppable meanwhile."""
-    from enrichment.airflow_connections import database_parameters, kafka_config, user_service
     from enrichment.orchestration.staging import staging_root
     from enrichment.resources import Resources
     from enrichment.settings import load
+    from enrichment.sources.airflow_connections import database_parameters, kafka_config, user_service
 
     settings = load()
     with (

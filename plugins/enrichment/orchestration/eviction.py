@@ -65,7 +65,7 @@ def forget() -> dict[str, Any]:
     """Delete batches, metrics, audit rows, rollups, breaches and what is known of replays past their retention."""
     from msgspec import to_builtins
 
-    from enrichment.store.retention import forget as forget_old
+    from enrichment.housekeeping.retention import forget as forget_old
 
     dry_run = is_dry()
     with resources() as r:

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from enrichment.orchestration.common import run_params, stoppable
 
 if TYPE_CHECKING:
-    from enrichment.geoip.sources import Account
+    from enrichment.enrichers.geo.refresh.sources import Account
 
 # MaxMind publishes on Tuesdays and Fridays.
 WEEKLY = CronTriggerTimetable("30 4 * * 3", timezone="UTC")
@@ -46,9 +46,9 @@ def refresh(*, outlet_events: Any = None) -> dict[str, Any]:
     """Install what the source has, if it is good and newer; skipped when there is nothing to install."""
     from msgspec import to_builtins
 
-    from enrichment.geoip.refresh import Outcome
-    from enrichment.geoip.refresh import refresh as run
-    from enrichment.geoip.sources import named
+    from enrichment.enrichers.geo.refresh.install import Outcome
+    from enrichment.enrichers.geo.refresh.install import refresh as run
+    from enrichment.enrichers.geo.refresh.sources import named
     from enrichment.settings import load
 
     context, settings = get_current_context(), load()
@@ -75,7 +75,7 @@ def report_age() -> dict[str, Any]:
     """How old the database in use is, after a failed refresh too; the log warns when it is too old."""
     from msgspec import to_builtins
 
-    from enrichment.geoip.refresh import age
+    from enrichment.enrichers.geo.refresh.install import age
     from enrichment.settings import load
 
     told: dict[str, Any] = to_builtins(age(load().geo, time.time()))
@@ -87,9 +87,9 @@ def maxmind_account(conn_id: str) -> Account:
 
     A host is another server than MaxMind's, over https unless it says http; the extra `proxy` is a proxy's URL.
     """
-    from enrichment.airflow_connections import connection_of
-    from enrichment.connections import http_base_url, http_options, warn_of_clear_text
-    from enrichment.geoip.sources import Account
+    from enrichment.enrichers.geo.refresh.sources import Account
+    from enrichment.sources.airflow_connections import connection_of
+    from enrichment.sources.connections import http_base_url, http_options, warn_of_clear_text
 
     connection = connection_of(conn_id, "GEO_IP_MAXMIND_CONN_ID")
     host = http_base_url(connection, default_scheme="https") if connection.host else ""

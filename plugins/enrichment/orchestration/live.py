@@ -45,7 +45,7 @@ def claim() -> list[dict[str, Any]]:
     A run that is cleared gets the ranges back that it had. Without a backlog there are no batches, and the rest is
     skipped.
     """
-    from enrichment import pipeline
+    from enrichment.batches import pipeline
 
     context = get_current_context()
     params = run_params(context["params"], LIVE_PARAMS)

@@ -41,9 +41,9 @@ CLEANUP_PARAMS = {
 @contextmanager
 def metadata() -> Iterator[tuple[psycopg.Connection[Any], timedelta, bool]]:
     """Airflow's own database, how long runs are kept, and whether the run only counts."""
-    from enrichment.airflow_connections import postgres_parameters
     from enrichment.databases import Limits, connect
     from enrichment.settings import load
+    from enrichment.sources.airflow_connections import postgres_parameters
 
     settings, params = load(), run_params(get_current_context()["params"], CLEANUP_PARAMS)
     retention, waits = settings.retention, settings.postgres
@@ -65,8 +65,8 @@ def sqlalchemy_url() -> str:
 @task(multiple_outputs=False)
 def clean_runs() -> dict[str, Any]:
     """Delete old runs of our DAGs from Airflow's database, with their tasks, XComs, asset events and event log."""
-    from enrichment.metadata import clean_runs as clean
-    from enrichment.metadata import find_cutoffs
+    from enrichment.housekeeping.metadata import clean_runs as clean
+    from enrichment.housekeeping.metadata import find_cutoffs
 
     with metadata() as (connection, keep, dry_run):
         cutoffs = find_cutoffs(connection, keep)
@@ -86,7 +86,7 @@ def clean_logs() -> dict[str, Any]:
     from airflow.sdk.configuration import conf
     from msgspec import to_builtins
 
-    from enrichment.metadata import find_cutoffs, remove_logs
+    from enrichment.housekeeping.metadata import find_cutoffs, remove_logs
 
     folder = Path(conf.get("logging", "base_log_folder"))
     with metadata() as (connection, keep, dry_run):

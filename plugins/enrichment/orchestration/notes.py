@@ -41,8 +41,8 @@ def add_note(conn_id: str, dag_id: str, run_id: str, texts: Iterable[str]) -> No
     from airflow.sdk import BaseHook
     from airflow.sdk.exceptions import AirflowNotFoundException
 
-    from enrichment.connections import http_base_url
     from enrichment.errors import SettingsError
+    from enrichment.sources.connections import http_base_url
 
     try:
         connection = BaseHook.get_connection(conn_id)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Param, get_current_context, task
 
+from enrichment.dead_letters.reasons import DEFAULT_REASONS
 from enrichment.log_lines import log_pairs
 from enrichment.messages import Reason
 from enrichment.orchestration.common import DEAD_LETTERS, resources, run_params
-from enrichment.repairable import DEFAULT_REASONS
 
 if TYPE_CHECKING:
     from enrichment.messages import Wanted
@@ -99,7 +99,7 @@ def claim() -> list[dict[str, Any]]:
 
     The counts are the XCom `survey`. A run that is cleared gets the batch back that it had.
     """
-    from enrichment import redrive
+    from enrichment.dead_letters import redrive
 
     context = get_current_context()
     params = run_params(context["params"], REDRIVE_PARAMS)

@@ -10,7 +10,7 @@ from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task, 
 from enrichment.orchestration.common import PUBLISHED, Manifest, resources, run_params, tell_published
 
 if TYPE_CHECKING:
-    from enrichment.repair import Pass
+    from enrichment.repair.passes import Pass
 
 EVERY_FIVE_MINUTES = CronTriggerTimetable("*/5 * * * *", timezone="UTC")
 
@@ -49,8 +49,8 @@ def plan() -> list[dict[str, Any]]:
     """Find the batches that are due and where they lie, the oldest first. Nothing pending: the rest is skipped."""
     from msgspec import to_builtins
 
-    from enrichment import repair
     from enrichment.kafka.offsets import log_ends
+    from enrichment.repair import passes as repair
 
     params = run_params(get_current_context()["params"], REPAIR_PARAMS)
     dry_run = params["dry_run"] and get_current_context()["dag_run"].run_type == BY_HAND
@@ -73,7 +73,7 @@ def pass_of(manifest: dict[str, Any]) -> Pass:
     """The pass of a manifest; it also names the task's square in the UI's grid."""
     from msgspec import convert
 
-    from enrichment.repair import Pass
+    from enrichment.repair.passes import Pass
 
     one = convert(manifest, Pass)
     get_current_context()["repaired"] = one.batch.batch_id  # type: ignore[typeddict-unknown-key]
@@ -88,9 +88,9 @@ def correct(planned: Manifest, *, outlet_events: Any = None) -> dict[str, Any]:
     """
     from msgspec import to_builtins
 
-    from enrichment import repair
+    from enrichment.batches.publish import utc_now
     from enrichment.errors import RepairIncomplete
-    from enrichment.pipeline import utc_now
+    from enrichment.repair import passes as repair
 
     one = pass_of(planned)
     with resources() as r:

@@ -12,8 +12,8 @@ from enrichment.errors import SettingsError
 from enrichment.messages import Reason, Source
 from enrichment.orchestration.batches import BATCH_LABEL, batch_of, enrich_batch
 from enrichment.orchestration.common import DEFAULT_ARGS, ENRICHED, Manifest, resources, run_params
+from enrichment.replay.timetable import ReplayTimetable
 from enrichment.settings import ReplaySettings, load_room
-from enrichment.timetables import ReplayTimetable
 
 if TYPE_CHECKING:
     from enrichment.messages import Purpose

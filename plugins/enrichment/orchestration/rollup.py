@@ -16,8 +16,8 @@ from enrichment.orchestration.common import Manifest, resources, run_params
 
 if TYPE_CHECKING:
     from enrichment.rollup.service_levels import Breach
+    from enrichment.rollup.table import Rollups
     from enrichment.settings import ServiceLevelSettings, Settings
-    from enrichment.store.rollups import Rollups
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ ROLLUP_PARAMS = {
 
 def wanted_hour(context: Mapping[str, Any]) -> datetime:
     """The hour that a run is about: the one asked for, or the one that its data interval begins in."""
-    from enrichment.store.rollups import HOUR, hour_of
+    from enrichment.rollup.table import HOUR, hour_of
 
     asked = run_params(context["params"], ROLLUP_PARAMS)["hour"]
     if asked:
@@ -55,7 +55,7 @@ def wanted_hour(context: Mapping[str, Any]) -> datetime:
 @task
 def roll_up() -> str:
     """Make the hour's rollup and add up its day anew; returns when the hour began."""
-    from enrichment.store.rollups import Rollups
+    from enrichment.rollup.table import Rollups
 
     hour = wanted_hour(get_current_context())
     with resources() as r:
@@ -72,7 +72,7 @@ def roll_up() -> str:
 def service_levels(hour: Manifest) -> None:
     """Check the hour; keep its breaches, tell the notifier of new ones, and fail when there are any."""
     from enrichment.errors import ServiceLevelMissed
-    from enrichment.store.rollups import Rollups
+    from enrichment.rollup.table import Rollups
 
     with resources() as r:
         breaches = check(Rollups(r.maintenance), r.settings, get_current_context(), hour)
@@ -118,7 +118,7 @@ def report(hour: Manifest) -> dict[str, Any]:
     """Say what ledger and metrics hold, and which hours of the last week nothing has rolled up."""
     from msgspec import to_builtins
 
-    from enrichment.store.rollups import HOUR, Rollups
+    from enrichment.rollup.table import HOUR, Rollups
 
     with resources() as r:
         rollups = Rollups(r.maintenance)

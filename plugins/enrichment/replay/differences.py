@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from enrichment.columns import Chunk
+from enrichment.codec.records import Chunk
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.source import read_ranges
 from enrichment.messages import OUTPUT_COLUMNS, OffsetRange, Window

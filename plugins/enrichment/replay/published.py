@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from enrichment.columns import Chunk, unpack_headers
+from enrichment.codec.records import Chunk, unpack_headers
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.source import read_ranges
 from enrichment.messages import ORIGIN_HEADERS, Window

@@ -32,10 +32,10 @@ from enrichment.replay.differences import Side, compare
 from enrichment.replay.group import check_group
 from enrichment.replay.limits import check_times
 from enrichment.replay.published import outputs
+from enrichment.replay.table import CLAIMED, COUNTED, FINISHED, Replay, Replays
 from enrichment.replay.window import in_window, make_picker
 from enrichment.settings import Settings
 from enrichment.store.jobs import Ledger
-from enrichment.store.replays import CLAIMED, COUNTED, FINISHED, Replay, Replays
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from enrichment.columns import Chunk
+from enrichment.codec.records import Chunk
 from enrichment.kafka.clients import Clients
 from enrichment.messages import Batch, Window
 from enrichment.replay.published import Offsets, offsets_with_errors

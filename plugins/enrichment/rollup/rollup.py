@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from enrichment.caches.base import LookupCounts
-from enrichment.rollup.histogram import Histogram
+from enrichment.store.histogram import Histogram
 
 T = TypeVar("T")
 HOUR_SECONDS = 3600

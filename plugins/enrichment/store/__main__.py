@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def _from_airflow() -> dict[str, Any]:
-    from enrichment.airflow_connections import database_parameters  # an Airflow need not be there otherwise
+    from enrichment.sources.airflow_connections import database_parameters  # an Airflow need not be there otherwise
 
     return database_parameters(load().pipeline)
 

@@ -10,8 +10,8 @@ import pytest
 from enrichment.caches.base import CacheLayer, Entry, State
 from enrichment.caches.memory import MemoryLayer
 from enrichment.caches.postgres import PostgresLayer
+from enrichment.enrichers.testing import FixedClock
 from enrichment.messages import Context, Place, Profile
-from enrichment.testing import FixedClock
 
 FULL = {
     "geo_ip_cache": Place(

@@ -16,8 +16,8 @@ from enrichment.caches import eviction
 from enrichment.caches.base import Entry, State
 from enrichment.caches.eviction import TABLES, Evicted, evict, evict_chunks
 from enrichment.caches.postgres import PostgresLayer
+from enrichment.enrichers.testing import FixedClock
 from enrichment.messages import Context, Place, Profile
-from enrichment.testing import FixedClock
 
 Connection = psycopg.Connection[Any]
 

@@ -9,9 +9,9 @@ import pytest
 from enrichment.caches.base import Entry, State, Tier
 from enrichment.caches.layered import LayeredLookup, TimeToLive
 from enrichment.caches.memory import MemoryLayer
+from enrichment.enrichers.testing import FixedClock
 from enrichment.errors import LayerUnavailable, SourceUnavailable
 from enrichment.messages import Profile, Reason
-from enrichment.testing import FixedClock
 
 TTL = TimeToLive(found_seconds=3_600, absent_seconds=600, failed_seconds=30)
 PREMIUM, FREE = Profile("premium", 365, "Acme Corp"), Profile("free", 10, None)

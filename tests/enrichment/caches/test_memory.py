@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enrichment.caches.base import Entry, State
 from enrichment.caches.memory import MemoryLayer
-from enrichment.testing import FixedClock
+from enrichment.enrichers.testing import FixedClock
 
 
 def entries(clock: FixedClock, *keys: str, seconds: float = 60) -> dict[str, Entry]:

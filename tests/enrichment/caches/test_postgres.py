@@ -16,11 +16,11 @@ from psycopg.conninfo import conninfo_to_dict
 from enrichment import sql
 from enrichment.caches.base import Entry, State
 from enrichment.caches.postgres import PostgresLayer
-from enrichment.caches.risk import RiskTable, record_risk
 from enrichment.databases import Limits, connect
+from enrichment.enrichers.business.recorded_risk import RiskTable, record_risk
+from enrichment.enrichers.testing import FixedClock
 from enrichment.errors import LayerUnavailable
 from enrichment.messages import Context, Place, Profile
-from enrichment.testing import FixedClock
 from tests.fixtures.pgbouncer import Pooled
 from tests.fixtures.proxy import Network
 

@@ -12,10 +12,10 @@ from psycopg.conninfo import conninfo_to_dict
 
 from enrichment import sql
 from enrichment.caches.renewal import Renewed
-from enrichment.connections import HttpEndpoint, HttpOptions
-from enrichment.enrichers.user_tries import version_of
+from enrichment.enrichers.user.tries import version_of
 from enrichment.resources import Resources
 from enrichment.settings import load
+from enrichment.sources.connections import HttpEndpoint, HttpOptions
 from tests.fixtures.user_service import UserService
 
 Connection = psycopg.Connection[Any]

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from enrichment.caches.base import Entry, State, Tiered
 from enrichment.enrichers.base import JSON, NO_KEY, OK, STALE, STATUS, Added, Enricher, look_up_and_enrich
-from enrichment.enrichers.business import BusinessEnricher
-from enrichment.enrichers.geo import GeoEnricher
-from enrichment.enrichers.risk import RiskRules
-from enrichment.enrichers.user import UserEnricher
+from enrichment.enrichers.business.enricher import BusinessEnricher
+from enrichment.enrichers.business.risk import RiskRules
+from enrichment.enrichers.geo.enricher import GeoEnricher
+from enrichment.enrichers.testing import FixedLookup, make_events
+from enrichment.enrichers.user.enricher import UserEnricher
 from enrichment.messages import OUTPUT_COLUMNS, Context, Place, Profile, Reason, Source
-from enrichment.testing import FixedLookup, make_events
 
 RULES = RiskRules.load()
 

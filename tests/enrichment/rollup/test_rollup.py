@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enrichment.caches.base import LookupCounts
-from enrichment.rollup.histogram import Histogram
 from enrichment.rollup.rollup import BatchRow, Rollup, StageRow, percentiles, sum_up
+from enrichment.store.histogram import Histogram
 
 START = datetime(2024, 1, 15, 10, tzinfo=UTC)
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from enrichment.caches.base import LookupCounts
-from enrichment.rollup.histogram import Histogram
 from enrichment.rollup.rollup import Rollup
 from enrichment.rollup.service_levels import Breach, Level, find_breaches
 from enrichment.settings import ServiceLevelSettings
+from enrichment.store.histogram import Histogram
 
 SETTINGS = ServiceLevelSettings(min_hit_rate=0.8, max_error_rate=0.05, max_freshness_sec=60, max_lag=1000)
 

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from enrichment.enrichers.user_api import UserApi
+from enrichment.enrichers.user.api import UserApi
 from enrichment.errors import SourceUnavailable
 from enrichment.settings import UserSettings
 from enrichment.store.breakers import PostgresBreakerStorage
@@ -25,7 +25,7 @@ SETTINGS = UserSettings(retries=0, breaker_failures=2, breaker_reset_sec=600)
 OTHER_PROCESS = """
 import sys
 import psycopg
-from enrichment.enrichers.user_api import UserApi
+from enrichment.enrichers.user.api import UserApi
 from enrichment.errors import SourceUnavailable
 from enrichment.settings import UserSettings
 from enrichment.store.breakers import PostgresBreakerStorage

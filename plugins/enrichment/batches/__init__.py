@@ -1,0 +1,1 @@
+"""The centre: a batch from its offset ranges to its publication."""

@@ -1,0 +1,86 @@
+"""A published batch in, what a person should know of it out: that hardly a message has a key, that most are partial or
+dead. Nothing of that fails a batch, so it would be green without a mark."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from enrichment.batches.staged import EVENTS, Drained, Published
+from enrichment.caches.base import LookupCounts
+from enrichment.codec.json_text import NotJson, TooDeep, parse
+from enrichment.messages import KEYS, Batch, Event, Reason
+from enrichment.settings import ROOMS, Settings, variable
+from enrichment.store.staging import Staging
+
+# What an error says of a message, for whoever sees it of many.
+MEANINGS = {
+    Reason.INVALID_IP: "what they have for an address is none",
+    Reason.GEO_NOT_FOUND: "the geo database has no place for their addresses",
+    Reason.GEO_LOOKUP_FAILED: "the geo database could not be read",
+    Reason.USER_NOT_FOUND: "the user service knows no such users",
+    Reason.USER_TIMEOUT: "the user service did not answer in time",
+    Reason.USER_SERVICE_ERROR: "the user service could not be asked",
+    Reason.BUSINESS_NOT_FOUND: "your tables have no such requests",
+    Reason.DATABASE_ERROR: "your tables could not be asked",
+}
+REASONS_SHOWN = 3
+FIELDS_SHOWN = 10
+_CONTRACT = frozenset(field.name for field in msgspec.structs.fields(Event))
+
+
+def alerts_of(
+    drained: Drained, published: Published, lookups: Mapping[str, LookupCounts], settings: Settings,
+    strange: Callable[[], Sequence[str]],
+) -> Iterator[str]:  # fmt: skip
+    """What is odd about the batch, in sentences, each with what to do. `lookups` are by enrichment; `strange` names
+    fields of its messages that the contract does not have, and is asked only when keys are missing."""
+    counts, events = published.counts, drained.messages - drained.refused
+    if events >= settings.pipeline.warn_from:
+        keyless = {name: 1 - found.messages / events for name, found in lookups.items()}
+        lacking = [name for name, share in keyless.items() if share > settings.max_keyless_shares[name]]
+        if lacking:
+            keys = ", ".join(f"`{KEYS[name]}` ({keyless[name]:.1%} go without it)" for name in lacking)
+            fields = ", ".join(f"`{field}`" for field in strange())
+            yield (
+                f"hardly one of {events:,} messages has {keys}, so nothing is looked up by that. "
+                + (f"The first has {fields}: are they the same under other names? " if fields else "")
+                + f"Where it is as it should be: {', '.join(f'{setting_of(name)}=1' for name in lacking)}"
+            )
+    if counts.total < settings.pipeline.warn_from:
+        return
+    if counts.partial > settings.pipeline.warn_share * counts.total:
+        errors = Counter(counts.by_reason) - Counter(counts.dead_by_reason)
+        yield f"{counts.partial:,} of {counts.total:,} messages were published partial: {said_of(errors)}"
+    if counts.dead > settings.pipeline.warn_share * counts.total:
+        yield (
+            f"{counts.dead:,} of {counts.total:,} messages became dead letters: {said_of(counts.dead_by_reason)}. A "
+            "dry run of stacklens_dlq_redrive counts them by what was wrong with them"
+        )
+
+
+def setting_of(name: str) -> str:
+    """The variable that says how many messages may lack the key of an enrichment."""
+    return variable(ROOMS[name], "max_keyless_share")
+
+
+def said_of(errors: Mapping[str, int]) -> str:
+    """The most frequent errors, how often, and what they mean: `user-not-found 12 (the user service knows ...)`."""
+    most = sorted(errors.items(), key=lambda error: (-error[1], error[0]))[:REASONS_SHOWN]
+    meanings = {str(reason): f" ({meaning})" for reason, meaning in MEANINGS.items()}
+    return ", ".join(f"{reason} {count:,}{meanings.get(reason, '')}" for reason, count in most)
+
+
+def strange_fields(staging: Staging, batch: Batch) -> list[str]:
+    """Fields of a batch's first message that the contract does not have. Where its messages have them all under other
+    names, these are those names."""
+    for chunk in staging.read(batch.batch_id, EVENTS, ["value"]):
+        if chunk.num_rows:
+            try:
+                first = parse(chunk["value"][0].as_py())
+            except (NotJson, TooDeep, UnicodeDecodeError):  # not of what is staged as an event
+                return []
+            return [str(name) for name in first if name not in _CONTRACT][:FIELDS_SHOWN]
+    return []

@@ -1,0 +1,84 @@
+"""Claim: the offset ranges of a run, fixed as batches in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from enrichment.batches.cornering import shares_of
+from enrichment.errors import RunRefused
+from enrichment.group.lanes import check_claim
+from enrichment.group.progress import anchor, find_progress
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.offsets import look_back, plan_ranges
+from enrichment.kafka.retention import claim_warnings, now_in_milliseconds
+from enrichment.messages import Batch
+from enrichment.settings import Settings
+from enrichment.store.jobs import Job, Ledger
+
+DRY_RUN_MESSAGES = 1_000  # that a dry run looks back over, where nothing waits and nobody says how many
+
+
+def claim(
+    clients: Clients, ledger: Ledger, settings: Settings, *, dag_id: str, run_id: str,
+    max_messages: int | None = None, partitions: Sequence[int] | None = None, dry_run: bool = False,
+) -> list[Batch]:  # fmt: skip
+    """Fix the offset ranges of a run's batches and write them to the ledger; a run that claimed before gets the same
+    ones.
+
+    Where batches failed by what they hold, the next ones over these offsets are smaller, and a message that fails alone
+    is set aside as a dead letter: what breaks the pipeline is cornered, the other partitions go on in between. A dry
+    run that finds less waiting than `max_messages` takes the last messages before it, too, which are published. Raises
+    `OffsetsLost` by the declared policy, `OffsetsMoved` when the group is not where it has published to,
+    `SettingsError` when its lanes are others, `RunRefused` for a parameter that makes no sense.
+    """
+    claimed = ledger.find_run(dag_id, run_id)
+    if claimed:
+        return claimed
+    if max_messages is not None and max_messages < 1:
+        raise RunRefused(f"max_messages={max_messages}: at least one, or none for KAFKA_BATCH_SIZE")
+    kafka = clients.settings
+    clients.check_options()
+    check_claim(clients, ledger.lanes, dry_run=dry_run)
+    unrecorded = ledger.lanes.open_batches(kafka.consumer_group)
+    backlog, topic_id = find_progress(
+        clients, ledger.positions, partitions or None, dry_run=dry_run, unrecorded=unrecorded
+    )
+    size = min(max_messages or kafka.batch_size, kafka.batch_size)
+    if dry_run:
+        # Whoever tries something has no time to lose to the minute's own run, which takes whatever waits.
+        waits = any(b.span for b in backlog)
+        backlog = look_back(backlog, min(max_messages or (0 if waits else DRY_RUN_MESSAGES), size))
+    plan = plan_ranges(backlog, kafka.lanes, size, kafka.batches_per_run)
+    shares = shares_of(plan, backlog, ledger, kafka, size)
+    batches = [
+        Batch(
+            batch_id=f"{dag_id}/{run_id}/{lane}",
+            topic=kafka.input_topic,
+            group_id=kafka.consumer_group,
+            lane=lane,
+            ranges=share.ranges,
+            dry_run=dry_run,
+            max_bytes=kafka.batch_bytes,
+            set_aside=share.set_aside,
+            topic_id=topic_id,
+            lanes=kafka.lanes,
+        )
+        for lane, share in shares.items()
+    ]
+    ends = {r.partition: r.end for batch in batches for r in batch.ranges}
+    lag = {b.partition: max(0, b.high - ends.get(b.partition, b.start)) for b in backlog}
+    if not dry_run:
+        anchor(clients, batches, backlog)
+    warnings = claim_warnings(clients, batches, now_in_milliseconds())
+    for batch in batches:
+        ledger.claim(batch, dag_id, run_id, settings.fingerprint, lag, warnings.get(batch.batch_id, ()))
+    return batches
+
+
+def settle(batch: Batch, job: Job | None) -> Batch:
+    """The batch with the ranges that its first drain ended with: a drain that runs again reads the same messages."""
+    if job is None or job.drained_at is None:
+        return batch
+    return msgspec.structs.replace(batch, ranges=job.ranges, max_bytes=None)

@@ -1,0 +1,113 @@
+"""Drain: the messages of a batch, decoded and staged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import NamedTuple
+from uuid import uuid4
+
+import msgspec
+import pyarrow as pa
+
+from enrichment.batches.kinds import Kind
+from enrichment.batches.staged import EVENT_SCHEMA, EVENTS, KEY_SCHEMA, KEYS, REFUSED, REFUSED_SCHEMA, Drained
+from enrichment.codec.decode import Decoded, decode, refuse_headers, set_aside
+from enrichment.codec.hot_loops import quiet_gc
+from enrichment.codec.records import Chunk, without
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.source import RangeReader
+from enrichment.messages import KEY_COLUMNS, Batch
+from enrichment.store.staging import ChunkWriter, Staging
+
+# Messages that are read and decoded, and later put together, at once: their bytes fit into a processor's cache, those
+# of a chunk do not.
+SLICE = 2_000
+
+
+def drain(clients: Clients, staging: Staging, batch: Batch, kind: Kind) -> Drained:
+    """Read the batch's ranges, filter the messages as its kind does, decode, and stage events, their keys, and what was
+    refused.
+
+    Events are staged slice by slice as they come; keys, which all later stages work on, in chunks of many slices.
+    """
+    clients = clients.for_batch(batch)
+    settings = clients.settings
+    decoder = set_aside if batch.set_aside else decode
+    drain_filter = kind.filter_of(clients, batch)
+    messages = refusals = 0
+    drain_id = uuid4().hex
+    slice_size = min(SLICE, settings.chunk_size)
+    limits = slice_size, settings.chunk_bytes, settings.request_timeout_sec
+    with (
+        quiet_gc(),
+        clients.drain_reader() as consumer,
+        RangeReader(consumer, batch, *limits) as reader,
+        staging.write(batch.batch_id, EVENTS, drain_id) as events,
+        staging.write(batch.batch_id, KEYS, drain_id) as keys,
+        staging.write(batch.batch_id, REFUSED, drain_id) as refused,
+    ):
+        chosen = reader.chunks() if drain_filter is None else filter(len, map(drain_filter, reader.chunks()))
+        slices = _write_events(map(partial(stage, decoder=decoder), chosen), events)
+        for chunk in _chunks(slices, settings.chunk_size - slice_size, settings.chunk_bytes):
+            keys.write(pa.concat_batches([part.keys for part in chunk]))
+            refused.write(pa.concat_batches([part.refused for part in chunk]))
+            messages += sum(part.messages for part in chunk)
+            refusals += sum(part.refused.num_rows for part in chunk)
+            chunk.clear()  # before the next one is read: one chunk in memory, not two
+        read = msgspec.structs.replace(batch, ranges=reader.ranges, tails=reader.tails)
+        return Drained(read, messages, refusals, reader.value_bytes)
+
+
+class Staged(NamedTuple):
+    """Messages as they are staged: each is an event with its keys, or it was refused."""
+
+    events: pa.RecordBatch
+    keys: pa.RecordBatch
+    refused: pa.RecordBatch
+
+    @property
+    def messages(self) -> int:
+        """How many there are of both."""
+        return int(self.keys.num_rows + self.refused.num_rows)
+
+
+def _write_events(slices: Iterable[Staged], file: ChunkWriter) -> Iterator[Staged]:
+    """Write the events of each slice, and go on with the rest of it."""
+    for part in slices:
+        if part.events.num_rows:
+            file.write(part.events)
+        yield part._replace(events=part.events.slice(0, 0))
+
+
+def _chunks(slices: Iterable[Staged], messages: int, size: int) -> Iterator[list[Staged]]:
+    """Put slices together until a chunk has more than so many messages, or `size` bytes."""
+    chunk: list[Staged] = []
+    held_messages = held_bytes = 0
+    for part in slices:
+        chunk.append(part)
+        held_messages += part.messages
+        held_bytes += part.keys.nbytes + part.refused.nbytes
+        if held_messages > messages or held_bytes >= size:
+            yield chunk
+            chunk, held_messages, held_bytes = [], 0, 0
+    if chunk:
+        yield chunk
+
+
+def stage(read: Chunk, decoder: Callable[[pa.Array], Decoded]) -> Staged:
+    """Decode what was read: each message becomes an event with its keys, or is refused."""
+    decoded = decoder(read.columns["value"])
+    frame = read.columns
+    refusals = refuse_headers(frame["headers"]) | decoded.refused
+    events = pa.record_batch([*frame.columns, pa.array(decoded.fast)], schema=EVENT_SCHEMA)
+    keys = pa.record_batch([decoded.keys[name] for name in KEY_COLUMNS], schema=KEY_SCHEMA)
+    rows = sorted(refusals)
+    reasons = pa.array([refusals[row].reason for row in rows], pa.string())
+    details = pa.array([refusals[row].detail for row in rows], pa.string())
+    dead = frame.take(pa.array(rows, pa.int64()))
+    return Staged(
+        without(events, rows),
+        without(keys, rows),
+        pa.record_batch([*dead.columns, reasons, details], schema=REFUSED_SCHEMA),
+    )

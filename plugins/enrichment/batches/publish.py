@@ -1,0 +1,181 @@
+"""Publish and record: what was staged, routed and sent in one transaction, and the ledger completed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from enrichment.batches.kinds import Kind
+from enrichment.batches.outages import Outage, without_down
+from enrichment.batches.provenance import Addition, Counts
+from enrichment.batches.route import Routed, Router
+from enrichment.batches.staged import EVENTS, REFUSED, Drained, Published, codes_of, values_of
+from enrichment.codec.hot_loops import quiet_gc
+from enrichment.enrichers.base import JSON, STATUS
+from enrichment.errors import BatchUnbalanced, OffsetsMoved
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.refusals import Refusals, publish_around
+from enrichment.kafka.retention import OldMessages, now_in_milliseconds
+from enrichment.kafka.sink import LanePublisher, Standing, Transaction
+from enrichment.messages import LIVE, Batch, Source
+from enrichment.settings import PipelineSettings, Settings
+from enrichment.store.histogram import Histogram
+from enrichment.store.jobs import Ledger, Outcome
+from enrichment.store.staging import Staging
+
+# Message timestamps, all of a batch at once: eight bytes each, since their age is known only when all are visible.
+Milliseconds = np.ndarray[Any, np.dtype[np.int64]]
+PUBLISH_ORDER = (Source.GEO, Source.USER, Source.BUSINESS)
+
+
+def utc_now() -> datetime:
+    """The processing time."""
+    return datetime.now(UTC)
+
+
+def publish(
+    clients: Clients, staging: Staging, drained: Drained, kind: Kind, settings: Settings,
+    now: Callable[[], datetime] = utc_now,
+    outages: Sequence[Outage] = (), noted: AbstractContextManager[None] | None = None,
+) -> Published:  # fmt: skip
+    """Publish a batch once, whoever else tries: produce and commit, or only count when the group is past its end.
+
+    A source that is down (`outages`) is missed by no message, even if it is required; `noted` is entered before the
+    transaction and left after it. Messages that a broker refuses become dead letters. Raises `OffsetsMoved`,
+    `PublishRefused`, `StagingMissing`, and `BatchUnbalanced` before anything is committed.
+    """
+    batch = drained.batch
+    clients = clients.for_batch(batch)
+    required = without_down(settings.pipeline.required_sources, outages)
+    with quiet_gc(), ExitStack() as around:
+        # Once, however often what brokers refuse has it begin anew.
+        note = cache(lambda: around.enter_context(noted or nullcontext()))
+
+        def attempt(refusals: Refusals) -> Published:
+            with kind.publisher_of(clients, batch, refusals) as publisher:
+                produce = not batch.dry_run and publisher.standing() is Standing.AT_START
+                old = OldMessages(publisher.kept, now_in_milliseconds(), clients.settings.retention_bytes)
+                note()
+                with publisher.transaction() if produce else nullcontext() as transaction:
+                    counts, times, dead = _send(clients, staging, drained, publisher, transaction, required, now, old)
+                    check_balance(drained, counts)
+                    check_dead_letters(drained, counts, settings.pipeline, dead)
+            freshness = Histogram() if batch.dry_run else ages(times, now())
+            # What a replay or a redrive reads is more than what it takes: their claims have looked at that.
+            least = drained.value_bytes // max(1, len(batch.ranges)) if batch.purpose.kind == LIVE.kind else 0
+            return Published(counts, produce, freshness, old.warnings(least))
+
+        return publish_around(attempt, clients.settings.transaction_timeout_sec)
+
+
+def _send(
+    clients: Clients, staging: Staging, drained: Drained, publisher: LanePublisher, transaction: Transaction | None,
+    required: frozenset[Source], now: Callable[[], datetime], old: OldMessages,
+) -> tuple[Counts, list[Milliseconds], Counter[int]]:  # fmt: skip
+    """Route the batch and send it, if there is a transaction; what became of its messages, the times of those that are
+    enriched, and how many are dead in each partition. `old` sees the times of all."""
+    kafka, counts = clients.settings, Counts()
+    times: list[Milliseconds] = []
+    dead: Counter[int] = Counter()
+    for routed in route(staging, drained.batch, publisher, required, now):
+        counts = counts + routed.counts
+        # A copy: a view of the column would keep all of the slice in memory.
+        times.append(routed.analytics.columns["timestamp"].to_numpy().copy())
+        old.see(kafka.output_topic, times[-1])
+        old.see(kafka.dlq_topic, routed.dead_letters.columns["timestamp"].to_numpy())
+        dead.update(routed.dead_letters.partitions)
+        if transaction is not None:
+            transaction.send(kafka.output_topic, routed.analytics)
+            transaction.send(kafka.dlq_topic, routed.dead_letters)
+    return counts, times, dead
+
+
+def ages(times: Sequence[Milliseconds], moment: datetime) -> Histogram:
+    """How long before `moment` these times were, in milliseconds since the epoch. 0 and less is no time."""
+    known = np.concatenate([*times, np.empty(0, dtype=np.int64)])
+    return Histogram.of(moment.timestamp() - known[known > 0] / 1000)
+
+
+def route(
+    staging: Staging, batch: Batch, limits: LanePublisher, required: frozenset[Source], now: Callable[[], datetime]
+) -> Iterator[Routed]:
+    """The batch's chunks as the two topics get them."""
+    drain_id = staging.drain_of(batch.batch_id, REFUSED)
+    additions = {source: _additions(staging, batch, source, drain_id) for source in PUBLISH_ORDER}
+    events = staging.read(batch.batch_id, EVENTS, drain=drain_id)
+    for refusals in staging.read(batch.batch_id, REFUSED, drain=drain_id):
+        moment = now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        router = Router(batch, moment, limits.output, limits.dead_letters, required)
+        yield from router.route(events, [next(additions[source]) for source in PUBLISH_ORDER], refusals)
+
+
+def _additions(staging: Staging, batch: Batch, source: Source, drain_id: str) -> Iterator[Addition]:
+    codes = staging.read(batch.batch_id, codes_of(source), drain=drain_id)
+    values = staging.read(batch.batch_id, values_of(source), [STATUS, JSON], drain_id)
+    for code, value in zip(codes, values, strict=True):
+        yield Addition(source, code["code"].to_numpy(), value[STATUS], value[JSON])
+
+
+def record(ledger: Ledger, drained: Drained, published: Published, **details: Any) -> None:
+    """Complete the batch's row in the ledger; `details` are those of `Outcome` beside the counts.
+
+    A publish that died between its commit and this leaves the row to its next try, which finds the batch published.
+    Raises `OffsetsMoved` when the group is past the batch because somebody moved it there.
+    """
+    counts, batch = published.counts, drained.batch
+    if not published.produced and not batch.dry_run and ledger.positions.passed_over(batch.batch_id):
+        raise OffsetsMoved(
+            f"group {batch.group_id} is past batch {batch.batch_id} because somebody moved it there "
+            "(enrichment_group_moves), so its messages were left out. It is not recorded as published; leave it"
+        )
+    ledger.published(
+        batch.batch_id,
+        Outcome(
+            read=drained.messages,
+            enriched=counts.enriched,
+            partial=counts.partial,
+            dead=counts.dead,
+            errors_by_reason=counts.by_reason,
+            warnings=published.warnings,
+            **details,
+        ),
+    )
+
+
+def check_balance(drained: Drained, counts: Counts) -> None:
+    """Nothing lost, nothing doubled; raises `BatchUnbalanced`."""
+    if counts.total != drained.messages:
+        raise BatchUnbalanced(
+            f"batch {drained.batch.batch_id}: read {drained.messages}, but {counts.enriched} enriched "
+            f"+ {counts.partial} partial + {counts.dead} dead = {counts.total}; nothing was committed"
+        )
+
+
+def check_dead_letters(
+    drained: Drained, counts: Counts, settings: PipelineSettings, dead_by_partition: Counter[int]
+) -> None:
+    """Not suspiciously much dead of one cause; raises `BatchUnbalanced`.
+
+    The next claim over these offsets, in the partitions where it was so much, is smaller, until it is too small to be
+    suspected: a flood of junk is let through slowly and in view of whoever looks after failed runs, and stops nothing.
+    Only live draining claims again: what a replay or a redrive finds dead has been suspected before.
+    """
+    batch, suspected = drained.batch, max(counts.dead_by_reason.items(), key=lambda item: item[1], default=("", 0))
+    if batch.set_aside or batch.purpose.kind != LIVE.kind or drained.messages < settings.dead_letter_share_from:
+        return
+    reason, dead = suspected
+    share = settings.max_dead_letter_share
+    if dead > share * drained.messages:
+        raise BatchUnbalanced(
+            f"batch {batch.batch_id}: {dead} of {drained.messages} messages would be dead letters with {reason}, more "
+            f"than ENRICHMENT_MAX_DEAD_LETTER_SHARE={share:g}; nothing was "
+            "committed, suspect the code or the source",
+            # A message that stands alone is set aside, where even that is suspected.
+            {r.partition for r in batch.ranges if batch.span > 1 and dead_by_partition[r.partition] > share * r.span},
+        )

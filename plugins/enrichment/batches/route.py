@@ -1,0 +1,119 @@
+"""Events and what was added to them in, what each topic gets out: enriched messages and dead letters, as bytes.
+
+The value of an enriched message is the input's bytes without the closing brace, then the additions. Each addition was
+written once per distinct key; here bytes are only put side by side. A message that must not be spliced takes the plain
+road.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from enrichment.batches.provenance import Addition, Counts, Statuses
+from enrichment.codec.buffers import Flags
+from enrichment.codec.outgoing import in_order, origin_headers
+from enrichment.codec.records import MESSAGE_SCHEMA, Chunk
+from enrichment.codec.splicing import Splicer
+from enrichment.dead_letters.writer import DeadLetters, milliseconds
+from enrichment.kafka.topic_limits import TopicLimits
+from enrichment.messages import Batch, Source
+
+Death = tuple[Any, str]  # reason and detail
+NOTHING = Chunk.of([], [], [], [], [], [])
+_decode_plain = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Routed(NamedTuple):
+    """What a chunk becomes: messages for the two topics, their offsets those of the messages that they were."""
+
+    analytics: Chunk
+    dead_letters: Chunk
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """Routes the chunks of one batch, each message to the topic that takes it."""
+
+    batch: Batch
+    now: str  # processing time, RFC 3339 with milliseconds
+    output: TopicLimits
+    dead_letters: TopicLimits
+    required: frozenset[Source] = field(default_factory=frozenset)
+
+    def route(
+        self, events: Iterator[pa.RecordBatch], additions: Sequence[Addition], refused: pa.RecordBatch
+    ) -> Iterator[Routed]:
+        """Route a chunk: its events with their additions (in the order of the columns), and its refused messages.
+
+        `events` come in slices, as many as the additions are for, and leave in slices, so that an output is still in
+        the processor's cache when it is handed on; the last one has the dead letters, in the order of their offsets,
+        and the counts of all.
+        """
+        words = Statuses.of(additions, self.required, self.now)
+        tails = words.codes, pa.array(words.tails, pa.binary())
+        splicer = Splicer([*((addition.codes, addition.json) for addition in additions), tails])
+        letters = DeadLetters(self.batch, self.now, self.dead_letters)
+        refusals = dict(enumerate(zip(refused["reason"].to_pylist(), refused["detail"].to_pylist(), strict=True)))
+        dead_letters = [letters.write(refused, origin_headers(refused, self.batch), "decode", refusals)]
+        dead: dict[int, Death] = {}
+        first = 0
+        while first < len(words.codes):
+            part = next(events)
+            values = splicer.splice(part["value"], *self._roads(part, additions, words, first))
+            messages, dying = self._enriched(part, values, words, first)
+            if dying:
+                dead_letters.append(letters.write(part, messages.columns["headers"], "enrich", dying))
+                dead |= {first + row: death for row, death in dying.items()}
+                messages = messages.take(sorted(set(range(part.num_rows)) - dying.keys()))
+            yield Routed(messages, NOTHING, Counts())
+            first += part.num_rows
+        reasons = _tally([*dead.values(), *refusals.values()])
+        lost = Counts(dead=len(dead) + len(refusals), by_reason=reasons, dead_by_reason=reasons)
+        yield Routed(NOTHING, in_order(dead_letters), words.counts(dead) + lost)
+
+    @staticmethod
+    def _roads(
+        events: pa.RecordBatch, additions: Sequence[Addition], words: Statuses, first: int
+    ) -> tuple[Flags, int, list[bytes]]:
+        """Which events are spliced, and the values of the others."""
+        fast = events["fast"].to_numpy(zero_copy_only=False)
+        plain = []
+        for row in np.flatnonzero(~fast).tolist():
+            fragments = [a.json[int(a.codes[first + row])].as_py() for a in additions]
+            plain.append(plain_road(events["value"][row].as_py(), fragments, words.tails[words.codes[first + row]]))
+        return fast, first, plain
+
+    def _enriched(
+        self, events: pa.RecordBatch, values: pa.Array, words: Statuses, first: int
+    ) -> tuple[Chunk, dict[int, Death]]:
+        """The enriched messages of a slice that begins at row `first`, and which of them are dead after all."""
+        parts = [events[name] for name in ("partition", "offset", "timestamp", "key")]
+        headers = origin_headers(events, self.batch)
+        messages = Chunk(pa.record_batch([*parts, headers, values], schema=MESSAGE_SCHEMA))
+        refused = self.output.refusals(messages, milliseconds(self.now))
+        rows = slice(first, first + events.num_rows)
+        fatal = {row: (reason, "the source is required") for row, reason in words.fatal_rows(rows)}
+        return messages, {**refused, **fatal}
+
+
+def plain_road(value: bytes, fragments: Sequence[bytes], tail: bytes | None) -> bytes:
+    """Parse, update, encode. Values stay the bytes they were; a key of the output that the input holds is replaced, one
+    that stands twice in the input keeps its last value."""
+    message = _decode_plain(value)
+    message.update(_decode_plain(b"{" + b",".join([*fragments, tail or b""])))
+    return _encode(message)
+
+
+def _tally(deaths: Sequence[Death]) -> dict[str, int]:
+    tally: dict[str, int] = {}
+    for reason, _ in deaths:
+        tally[str(reason)] = tally.get(str(reason), 0) + 1
+    return tally

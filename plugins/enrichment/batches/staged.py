@@ -1,0 +1,59 @@
+"""What a batch has staged, file by file, and what is known of it at the end of its stages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from enrichment.batches.provenance import Counts
+from enrichment.codec.records import MESSAGE_FIELDS
+from enrichment.codec.struct_columns import arrow_types
+from enrichment.messages import KEY_COLUMNS, Batch, Context, Place, Profile, Risk, Source
+from enrichment.store.histogram import Histogram
+
+EVENTS, KEYS, REFUSED = "events", "keys", "refused"
+EVENT_SCHEMA = pa.schema([*MESSAGE_FIELDS, ("fast", pa.bool_())])
+REFUSED_SCHEMA = pa.schema([*MESSAGE_FIELDS, ("reason", pa.string()), ("detail", pa.string())])
+KEY_SCHEMA = pa.schema([(name, pa.string()) for name in KEY_COLUMNS])
+CODE_SCHEMA = pa.schema([("code", pa.int32())])
+VALUE_FIELDS = {name: kind for words in (Place, Profile, Context, Risk) for name, kind in arrow_types(words).items()}
+
+
+class Drained(msgspec.Struct, frozen=True):
+    """What drain staged: the batch with the ranges that were read, and how much that was."""
+
+    batch: Batch
+    messages: int
+    refused: int
+    value_bytes: int
+
+    def to_manifest(self) -> dict[str, Any]:
+        """As plain JSON types, for XCom."""
+        manifest: dict[str, Any] = msgspec.to_builtins(self)
+        return manifest
+
+
+class Published(msgspec.Struct, frozen=True):
+    """What became of a batch. `produced` is false when the group's offsets said that it had been published before.
+
+    `freshness` is the time from each enriched message's timestamp to its publication; of one that had been published
+    before, to when that was found out. Nothing where nothing became visible, or had no timestamp. `warnings` are for
+    the ledger: what somebody should look at, although the batch is published.
+    """
+
+    counts: Counts
+    produced: bool
+    freshness: Histogram = Histogram()
+    warnings: tuple[str, ...] = ()
+
+
+def codes_of(source: Source) -> str:
+    """The file of the codes that a source's enricher staged."""
+    return f"{source}.codes"
+
+
+def values_of(source: Source) -> str:
+    """The file of its values."""
+    return f"{source}.values"

@@ -1,0 +1,173 @@
+"""Message values in, events and refusals out: what must be known of a message, and why one cannot be processed.
+
+A value goes on as the bytes it came in; decoding only reads it. Two roads lead on from here. On the **fast** one the
+output is the input's bytes with additions spliced in before the closing brace, which is right only when no key stands
+twice and none is a key of the output: for flat values (`enrichment.codec.flat`), so for nearly all. Every other message
+is read by a JSON library and takes the **plain** road (parse, update, encode), which means the same and costs more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from enrichment.codec.buffers import Flags
+from enrichment.codec.flat import read_flat
+from enrichment.codec.headers import unreadable
+from enrichment.codec.json_text import NotJson, TooDeep, check_depth, lone_surrogate, parse
+from enrichment.messages import KEY_COLUMNS, Event, Reason, Refusal
+
+_decode_event = msgspec.json.Decoder(Event).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_OPTIONAL = tuple(field.name for field in msgspec.structs.fields(Event) if not field.required)
+_REQUIRED = tuple(field.name for field in msgspec.structs.fields(Event) if field.required)
+# A schema registry's serializers write a zero byte and a schema's id (four bytes, counted from 1) before the data.
+REGISTRY_START, REGISTRY_SIZE = b"\0\0", 5
+
+
+class Decoded(NamedTuple):
+    """A chunk after decoding, a row for each message of it.
+
+    `fast` says which may be spliced, `keys` holds a column for each key that lookups need (null where absent, or empty:
+    that is what parsers write for a field that they did not find; a number is its text, as it was written), `refused`
+    has those that are no events, by row.
+    """
+
+    fast: Flags
+    keys: dict[str, pa.Array]
+    refused: dict[int, Refusal]
+
+
+def decode(column: pa.Array) -> Decoded:
+    """Decode a chunk's values (binary). Never raises for what a message holds."""
+    flat, keys = read_flat(column)
+    if flat.all():
+        return Decoded(flat, keys, {})
+    others = np.flatnonzero(~flat)
+    events, refused = _decode_others(column.take(pa.array(others)).to_pylist())
+    rows = np.arange(len(flat))
+    rows[others] = len(flat) + np.arange(len(others))
+    for name in KEY_COLUMNS:
+        found = pa.array([event and (getattr(event, name) or None) for event in events], pa.string())
+        keys[name] = pa.concat_arrays([keys[name], found]).take(pa.array(rows))
+    return Decoded(flat, keys, {int(others[row]): refusal for row, refusal in refused.items()})
+
+
+def _decode_others(values: Sequence[bytes | None]) -> tuple[list[Event | None], dict[int, Refusal]]:
+    """The event of each value, None for those that are refused."""
+    events: list[Event | None] = []
+    refused: dict[int, Refusal] = {}
+    decoding = map(_decode_event, values)  # type: ignore[arg-type]  # a null value is refused below
+    while len(events) < len(values):
+        try:
+            # Keeps what came before an exception, and goes on behind it at the next turn.
+            events.extend(decoding)
+        except (msgspec.MsgspecError, TypeError, RecursionError, UnicodeDecodeError):
+            found = explain(values[len(events)])
+            if isinstance(found, Refusal):
+                refused[len(events)] = found
+            events.append(found if isinstance(found, Event) else None)
+    for row, event in enumerate(events):
+        if event is None:
+            continue
+        value = values[row] or b""
+        if (fault := _strict_fault(value)) is not None:  # the typed decode skips what it does not know
+            refused[row], events[row] = fault, None
+        elif any(isinstance(getattr(event, name), int | float) for name in KEY_COLUMNS):
+            _write_out(event, value)
+    return events, refused
+
+
+def _write_out(event: Event, value: bytes) -> None:
+    """Give an event the texts of keys that are numbers."""
+    fields = _decode_fields(value)
+    for name in KEY_COLUMNS:
+        if name in fields:
+            setattr(event, name, key_text(fields[name]))
+
+
+def key_text(raw: msgspec.Raw) -> str | None:
+    """A key as it is looked up, from its JSON: a text, a number as it is written, None for null."""
+    written = bytes(raw).decode()
+    return msgspec.json.decode(raw, type=str | None) if written[0] in '"n' else written
+
+
+def set_aside(column: pa.Array) -> Decoded:
+    """Refuse a chunk whole: something about it fails the pipeline, whatever it is."""
+    refusal = Refusal(Reason.PROCESSING_FAILED, "every batch with this message failed; see the tasks' logs")
+    keys = dict.fromkeys(KEY_COLUMNS, pa.nulls(len(column), pa.string()))
+    return Decoded(np.zeros(len(column), dtype=bool), keys, dict.fromkeys(range(len(column)), refusal))
+
+
+def refuse_headers(column: pa.Array) -> dict[int, Refusal]:
+    """The messages, by row, whose headers (packed) could not all be published."""
+    return {row: Refusal(Reason.UNREADABLE_HEADERS, why) for row, why in unreadable(column).items()}
+
+
+def _strict_fault(value: bytes) -> Refusal | None:
+    try:
+        value.decode()
+        check_depth(value)
+    except (UnicodeDecodeError, TooDeep) as bad:
+        return _unreadable(bad)
+    return None
+
+
+def explain(value: bytes | None) -> Refusal | Event:
+    """The slow, exact road: name the reason for which the fast decode refused a value.
+
+    That one judges each value of a key that stands twice. Only the last one counts, so the value may be an event after
+    all.
+    """
+    if not value:
+        return Refusal(Reason.EMPTY_MESSAGE, "the value is null" if value is None else "the value is empty")
+    if value.startswith(REGISTRY_START) and len(value) > REGISTRY_SIZE:
+        schema = int.from_bytes(value[1:REGISTRY_SIZE])
+        return Refusal(
+            Reason.INVALID_JSON,
+            f"it begins with a zero byte and the number {schema}, as what serializers of a schema registry write "
+            "(Avro, Protobuf, JSON with a schema id); the topic must have plain JSON",
+        )
+    try:
+        parsed = parse(value)
+        fault = _field_fault(parsed) if isinstance(parsed, dict) else _no_object(parsed)
+        if fault is None and (half := lone_surrogate(value)) is not None:
+            fault = Refusal(Reason.INVALID_JSON, half)
+        if fault is None:
+            fields = _decode_fields(value)  # as publishing will
+            parsed |= {name: key_text(fields[name]) for name in KEY_COLUMNS if name in fields}
+        return fault or msgspec.convert(parsed, Event)
+    except (UnicodeDecodeError, TooDeep, NotJson, msgspec.MsgspecError) as bad:
+        return _unreadable(bad)
+
+
+def _unreadable(bad: Exception) -> Refusal:
+    if isinstance(bad, UnicodeDecodeError):
+        return Refusal(Reason.INVALID_ENCODING, f"not UTF-8 at byte {bad.start}")
+    return Refusal(Reason.NESTED_TOO_DEEP if isinstance(bad, TooDeep) else Reason.INVALID_JSON, str(bad))
+
+
+def _no_object(parsed: Any) -> Refusal:
+    return Refusal(Reason.NOT_AN_OBJECT, f"a JSON {_JSON_NAMES[type(parsed)]}")
+
+
+def _field_fault(parsed: dict[str, Any]) -> Refusal | None:
+    missing = [name for name in _REQUIRED if name not in parsed]
+    if missing:
+        return Refusal(Reason.MISSING_FIELD, f"required: {', '.join(missing)}")
+    for name in (*_REQUIRED, *_OPTIONAL):
+        value = parsed.get(name, "")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_fine = isinstance(value, str) or (value is None and name in _OPTIONAL) or (is_number and name in KEY_COLUMNS)
+        if not is_fine:
+            return Refusal(Reason.WRONG_TYPE, f"{name}: a JSON {_JSON_NAMES[type(value)]}, expected a string")
+    return None
+
+
+_JSON_NAMES = {
+    dict: "object", list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"
+}  # fmt: skip

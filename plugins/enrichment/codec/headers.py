@@ -1,0 +1,92 @@
+"""A message's headers: which are its own and which the pipeline's, whatever names its own have.
+
+The pipeline's stand behind all others, and consumers know them by name and place. A name of its own that begins as the
+pipeline's do would make that ambiguous, so behind such headers stands a mark that says how many there are, and the
+revision is said even of a first version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from enrichment.codec.buffers import Flags, parts_of
+from enrichment.codec.records import LENGTHS, Header, pack_headers, unpack_headers
+from enrichment.messages import (
+    HEADER_OWN,
+    HEADER_PREFIX,
+    HEADER_REPLAY,
+    HEADER_REVISION,
+    ORIGIN_HEADERS,
+    REDRIVE_HEADERS,
+)
+
+# The Kafka client reads no message's headers if there are more of them, and does not say so.
+READABLE_HEADERS = 100_000
+# How many the pipeline may add: mark, redrive, replay, revision, origin.
+_ROOM = 12
+FIRST_VERSION: Header = (HEADER_REVISION, b"1")
+
+
+def mark_own(column: pa.Array, behind: int) -> tuple[pa.Array, Flags]:
+    """Packed headers, with the mark behind those of a message's own that could be taken for the pipeline's; which rows
+    have it. The last `behind` headers are the pipeline's already."""
+    marked = np.zeros(len(column), dtype=bool)
+    content, ends = parts_of(column)
+    if HEADER_PREFIX.encode() not in content[ends[0] : ends[-1]].tobytes():  # nearly always: a look at all at once
+        return column, marked
+    suspects = pc.fill_null(pc.match_substring(column, HEADER_PREFIX), False).to_numpy(zero_copy_only=False)
+    packed = column.to_pylist()
+    for row in np.flatnonzero(suspects).tolist():
+        headers = unpack_headers(packed[row])
+        own = headers[: len(headers) - behind]
+        if any(name.startswith(HEADER_PREFIX) for name, _ in own):
+            packed[row] = pack_headers([*own, (HEADER_OWN, b"%d" % len(own)), *headers[len(own) :]])
+            marked[row] = True
+    return (pa.array(packed, pa.binary()) if marked.any() else column), marked
+
+
+def marked_own(headers: Sequence[Header]) -> int | None:
+    """How many of an output's headers are the message's own, if the mark says so: the last one, for any before it is
+    one of these."""
+    for place in range(len(headers) - 1, -1, -1):
+        name, value = headers[place]
+        if name == HEADER_OWN:
+            return place if value == b"%d" % place else None
+    return None
+
+
+def pipelines_own(headers: Sequence[Header], *, redriven: bool) -> list[Header]:
+    """The pipeline's headers of an output that is no correction, as they are without any before them: origin and
+    purpose. `redriven` says that those of a redrive are there."""
+    own = marked_own(headers)
+    if own is not None:
+        return [header for header in headers[own + 1 :] if header != FIRST_VERSION]
+    start = len(headers) - len(ORIGIN_HEADERS)
+    if redriven:
+        start -= len(REDRIVE_HEADERS)
+    elif start and headers[start - 1][0] == HEADER_REPLAY:
+        start -= 1
+    return list(headers[start:])
+
+
+def unreadable(column: pa.Array) -> dict[int, str]:
+    """The rows whose headers no output could keep, and why: packed headers that the client did not read (null), or so
+    many that it would not read those of the output."""
+    most = READABLE_HEADERS - _ROOM
+    _, ends = parts_of(column)
+    if not column.null_count and ends[-1] - ends[0] <= most * LENGTHS.size:  # nearly always
+        return {}
+    found = dict.fromkeys(
+        np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist(),
+        f"more than {READABLE_HEADERS} headers, which the Kafka client does not read",
+    )
+    large = pc.fill_null(pc.greater(pc.binary_length(column), most * LENGTHS.size), False)
+    for row in np.flatnonzero(large.to_numpy(zero_copy_only=False)).tolist():
+        count = len(unpack_headers(column[row].as_py()))
+        if count > most:
+            found[row] = f"{count} headers; {most} at most, or the Kafka client does not read those of the output"
+    return found

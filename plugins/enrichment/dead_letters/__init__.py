@@ -1,0 +1,1 @@
+"""Messages that cannot be processed: written, read, and sent in again."""

@@ -1,0 +1,241 @@
+"""Messages of the dead letters' topic in; which of them are to be sent in again, why the others stay, and the messages
+that were set aside, as they came.
+
+Nothing here asks anybody: what a letter says, and what a redrive wants, decide.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Collection, Iterator
+from datetime import datetime
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+
+from enrichment.codec.headers import marked_own
+from enrichment.codec.json_text import NotJson, TooDeep, lone_surrogate, parse, without_lone_surrogates
+from enrichment.codec.records import NO_TIMESTAMP, Chunk, Header, message_size, pack_headers, unpack_headers
+from enrichment.dead_letters.reasons import REPAIRS, UNKNOWN
+from enrichment.messages import LIVE, ORIGIN_HEADERS, REDRIVE, REDRIVE_HEADERS, DeadLetter, Wanted
+
+Position = tuple[int, int]  # partition and offset of a letter
+# How much larger the next letter of the same message may be: the headers of a redrive, another detail.
+GROWTH_BYTES = 4096
+
+
+class RawLetter(DeadLetter, frozen=True):
+    """A dead letter whose `original_message` is still JSON text."""
+
+    original_message: msgspec.Raw
+
+
+class Verdict(StrEnum):
+    """What is to become of a letter."""
+
+    REDRIVE = "redrive"  # sent in again
+    PARKED = "parked"  # would be, but was tried too often
+    LEFT = "left"  # stays where it is
+    FILTERED = "filtered"  # not asked about
+    DONE = "already-redriven"  # has a successor: an enriched message or another letter
+
+
+class Judged(NamedTuple):
+    """A letter (None where it is none), where it is in its chunk, and what is to become of it, and why."""
+
+    row: int
+    letter: RawLetter | None
+    verdict: Verdict
+    why: str
+
+
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # ValueError: also what is not UTF-8 or base64
+_decode_letter = msgspec.json.Decoder(RawLetter).decode
+# The numbers of a letter, below these: what Kafka's partitions and offsets can be, and how often anybody tries.
+_PARTITIONS, _OFFSETS, _ATTEMPTS = 2**31, 2**63, 10**9
+_ENCODINGS = {"json", "utf-8", "base64", "null"}
+
+
+def judge(chunk: Chunk, wanted: Wanted, redriven: Collection[Position]) -> Iterator[Judged]:
+    """Each letter of a chunk; those at the positions `redriven` are done."""
+    for row, position in enumerate(zip(chunk.partitions, chunk.offsets, strict=True)):
+        if position in redriven:
+            yield Judged(row, None, Verdict.DONE, "sent in again before")
+            continue
+        try:
+            written = chunk.values[row] or b""
+            letter = _read(written)
+            _check(letter, written)
+            if chunk.headers[row] is None:
+                raise ValueError("more headers than the Kafka client reads")
+            size = message_size(written, chunk.keys[row], chunk.headers[row])
+            yield Judged(row, letter, *_judge(letter, written, size, wanted))
+        except _UNREADABLE as why:
+            yield Judged(row, None, Verdict.LEFT, f"no dead letter of this pipeline: {normalised(str(why))}")
+
+
+def _read(written: bytes) -> RawLetter:
+    """A letter. Those of earlier versions hold an object as it came, which may have half a surrogate pair in it: then
+    its `original_message` is not quite right here, and must be taken from the bytes."""
+    try:
+        return _decode_letter(written)
+    except msgspec.DecodeError:
+        readable = without_lone_surrogates(written)
+        if readable == written:
+            raise
+        return _decode_letter(readable)
+
+
+def _check(letter: RawLetter, written: bytes) -> None:
+    """Raises what `judge` catches when the letter cannot be taken back into a message: nobody here wrote it."""
+    if letter.original_encoding not in _ENCODINGS:
+        raise ValueError("another encoding than the pipeline's")
+    if letter.original_encoding == "json" and not bytes(letter.original_message).lstrip().startswith(b"{"):
+        raise ValueError("no object, but not said to be text")
+    original_value(letter, written)
+    timestamp = letter.source_timestamp or 0
+    for number, least, end in (
+        (letter.source_partition, 0, _PARTITIONS),
+        (letter.source_offset, 0, _OFFSETS),
+        (timestamp, -_OFFSETS, _OFFSETS),
+        (letter.attempts, 1, _ATTEMPTS),
+    ):
+        if not least <= number < end:
+            raise ValueError("a number out of range")
+
+
+def _judge(letter: RawLetter, written: bytes, size: int, wanted: Wanted) -> tuple[Verdict, str]:
+    if not _is_asked_for(letter, written, wanted):
+        return Verdict.FILTERED, "not asked for"
+    for stays, why in (
+        (letter.error_reason not in wanted.reasons, REPAIRS.get(letter.error_reason, UNKNOWN).why),
+        (letter.purpose not in (LIVE.kind, REDRIVE), f"set aside by a {letter.purpose}: run that again"),
+        (letter.original_truncated, "it holds only the beginning of the message"),
+        (_is_without(letter), "key or headers of the message were too large to be kept"),
+        (size + GROWTH_BYTES > wanted.max_letter_bytes, "another letter of it would not fit into the topic"),
+    ):
+        if stays:
+            return Verdict.LEFT, why
+    if letter.attempts >= wanted.max_attempts:
+        return Verdict.PARKED, f"tried {letter.attempts} times, {wanted.max_attempts} at most"
+    return Verdict.REDRIVE, REPAIRS.get(letter.error_reason, UNKNOWN).why
+
+
+def _is_without(letter: RawLetter) -> bool:
+    """Whether it lacks key or headers of the message; letters of earlier versions said so of the key alone."""
+    return bool(letter.omitted) or letter.source_key_encoding == "omitted"
+
+
+def _is_asked_for(letter: RawLetter, written: bytes, wanted: Wanted) -> bool:
+    return (
+        letter.source_topic == wanted.source_topic
+        and wanted.source_partition in (None, letter.source_partition)
+        and _is_between(letter.sent_to_dlq_at, wanted.since, wanted.until)
+        and (not wanted.service or _service(letter, written) == wanted.service)
+    )
+
+
+def _is_between(moment: str, since: datetime | None, until: datetime | None) -> bool:
+    if since is None and until is None:
+        return True
+    try:
+        at = datetime.fromisoformat(moment)
+        return (since is None or at >= since) and (until is None or at < until)
+    except (ValueError, TypeError):  # no time, or one without a zone
+        return False
+
+
+def _service(letter: RawLetter, written: bytes) -> Any:
+    """The service of the original, as far as it can be told."""
+    try:
+        parsed = parse(original_value(letter, written) or b"")
+    except (NotJson, TooDeep, UnicodeDecodeError):
+        return None
+    return parsed.get("service") if isinstance(parsed, dict) else None
+
+
+def unwrap(chunk: Chunk, wanted: Wanted, redriven: Collection[Position], topic: str) -> Chunk:
+    """The messages that are to be sent in again, in the place of their letters of `topic`: bytes, key, timestamp and
+    headers as they came, partition and offset those that they first had.
+
+    Behind their own headers stands how often they were tried, and where the letter was.
+    """
+    rows = [judged for judged in judge(chunk, wanted, redriven) if judged.verdict is Verdict.REDRIVE]
+    letters = [(judged.row, judged.letter) for judged in rows if judged.letter is not None]
+    return Chunk.of(
+        [letter.source_partition for _, letter in letters],
+        [letter.source_offset for _, letter in letters],
+        [NO_TIMESTAMP if letter.source_timestamp is None else letter.source_timestamp for _, letter in letters],
+        # In a topic that takes no letter without a key, one whose message had none has another.
+        [None if letter.source_key_encoding == "null" else chunk.keys[row] for row, letter in letters],
+        [
+            pack_headers(
+                [
+                    *own_headers(letter, unpack_headers(chunk.headers[row])),
+                    *redrive_headers(letter.attempts, topic, chunk.partitions[row], chunk.offsets[row]),
+                ]
+            )
+            for row, letter in letters
+        ],
+        [original_value(letter, chunk.values[row] or b"") for row, letter in letters],
+    )
+
+
+def original_value(letter: RawLetter, written: bytes) -> bytes | None:
+    """The bytes that were set aside; `written` is the letter as it is in the topic.
+
+    Of an object even the white space around it, which a JSON reader drops: the letter says how long it was. (A letter
+    that a tool has written anew still gives an equal object.)
+    """
+    if letter.original_encoding == "json":
+        verbatim = written[len(_BEFORE) :][: letter.original_size_bytes]
+        if written.startswith(_BEFORE + verbatim + _BEHIND) and len(verbatim) == letter.original_size_bytes:
+            return verbatim
+        if lone_surrogate(written) is not None:
+            raise ValueError("half a surrogate pair in a letter that was written anew")
+        return bytes(letter.original_message)
+    text = msgspec.json.decode(letter.original_message, type=str | None)
+    if text is None:
+        return None
+    return base64.b64decode(text, validate=True) if letter.original_encoding == "base64" else text.encode()
+
+
+_BEFORE, _BEHIND = b'{"original_message":', b',"original_encoding":'
+
+
+def own_headers(letter: RawLetter, headers: list[Header]) -> list[Header]:
+    """The headers that the message had when it first came in."""
+    marked = marked_own(headers)
+    if marked is not None:
+        return headers[:marked]
+    own = without_block(headers, ORIGIN_HEADERS)
+    return without_block(own, REDRIVE_HEADERS) if letter.purpose == REDRIVE else own
+
+
+def without_block(headers: list[Header], names: tuple[str, ...]) -> list[Header]:
+    """All but the last ones, if those are these."""
+    last = headers[-len(names) :]
+    return headers[: -len(names)] if tuple(name for name, _ in last) == names else headers
+
+
+def redrive_headers(attempts: int, topic: str, partition: int, offset: int) -> list[Header]:
+    """How often a message was tried, and where its letter was."""
+    said = (b"%d" % attempts, topic.encode(), b"%d" % partition, b"%d" % offset)
+    return list(zip(REDRIVE_HEADERS, said, strict=True))
+
+
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`""")
+_HEX = re.compile(
+    r"\b(?:0x[0-9a-f]+|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|(?=\d*[a-f])(?=[a-f]*\d)[0-9a-f]{8,})\b",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(r"(UTF-\d+)|\d+(?:[.,]\d+)*")  # the name of an encoding is no number
+
+
+@lru_cache(maxsize=10_000)
+def normalised(detail: str) -> str:
+    """A detail without what differs from message to message: `row 17 has 'x'` is `row <n> has <quoted>`."""
+    return _NUMBER.sub(lambda found: found[1] or "<n>", _HEX.sub("<hex>", _QUOTED.sub("<quoted>", detail)))

@@ -1,0 +1,184 @@
+"""A message that is set aside in, its dead letter out: one that its topic takes, whatever the message is like.
+
+A letter has the key and timestamp of its message. Where the topic would refuse these, it has the time at which it was
+set aside, and the place of its message as the key; `source_timestamp` and `source_key` say what they were.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from enrichment.codec.headers import pipelines_own, unreadable
+from enrichment.codec.json_text import is_strict
+from enrichment.codec.records import NO_TIMESTAMP, Chunk, Header, message_size, pack_headers, unpack_headers
+from enrichment.kafka.topic_limits import CLOCKS_MS, TopicLimits
+from enrichment.messages import HEADER_ATTEMPTS, Batch, DeadLetter, Reason
+
+_encode = msgspec.json.Encoder().encode
+HEADERS, KEY = "headers", "key"  # what may be omitted of a message beside its value
+Omitted = tuple[str, ...]
+# What a letter goes without, from the least on; headers that no reader would get are no choice.
+_CHOICES: tuple[Omitted, ...] = ((), (HEADERS,), (KEY,), (HEADERS, KEY))
+_WITHOUT_HEADERS = tuple(omitted for omitted in _CHOICES if HEADERS in omitted)
+# With these reasons the value need not be a JSON object: its dead letter carries it as text.
+AS_TEXT = frozenset(
+    {
+        Reason.INVALID_JSON,
+        Reason.INVALID_ENCODING,
+        Reason.NOT_AN_OBJECT,
+        Reason.EMPTY_MESSAGE,
+        Reason.NESTED_TOO_DEEP,
+        Reason.PROCESSING_FAILED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """Writes a batch's dead letters. `now` is the processing time, `limits` what their topic takes."""
+
+    batch: Batch
+    now: str
+    limits: TopicLimits
+
+    def write(
+        self, messages: pa.RecordBatch, headers: pa.Array, stage: str, dead: Mapping[int, tuple[Any, str]]
+    ) -> Chunk:
+        """The letters of those rows of `messages` that are dead, with reason and detail of each.
+
+        `headers` are those that they are published with, packed.
+        """
+        rows = sorted(dead)
+        taken = messages.take(pa.array(rows, pa.int64()))
+        chosen, beyond = taken.to_pylist(), unreadable(taken["headers"])
+        letters = [
+            self._fit(m, headers[row].as_py(), _WITHOUT_HEADERS if n in beyond else _CHOICES, stage, *dead[row])
+            for n, (row, m) in enumerate(zip(rows, chosen, strict=True))
+        ]
+        return Chunk.of(
+            [m["partition"] for m in chosen],
+            [m["offset"] for m in chosen],
+            self._times(taken, [kept in self.limits.known for _, kept, _ in letters]),
+            [key for key, _, _ in letters],
+            [kept for _, kept, _ in letters],
+            [value for _, _, value in letters],
+        )
+
+    def _times(self, messages: pa.RecordBatch, known: Sequence[bool]) -> list[int]:
+        """The letters' timestamps: of those that their topic has refused or may refuse, the time of now."""
+        now = milliseconds(self.now)
+        refused = self.limits.out_of_time(messages["timestamp"], now, -CLOCKS_MS) | np.array(known, dtype=bool)
+        times: list[int] = np.where(refused, now, messages["timestamp"].to_numpy()).tolist()
+        return times
+
+    def _fit(
+        self, message: dict[str, Any], headers: bytes, choices: Sequence[Omitted], stage: str, reason: str, detail: str
+    ) -> tuple[bytes | None, bytes, bytes]:
+        """Key, headers and value of a letter; of what is too large here as well, as much as fits.
+
+        The value is cut before key and headers go. Where these alone are too large, they are omitted whole, and the
+        value stays as it is if it can. What is missing is named: the letter is either all of the message, or says so.
+        """
+        letter, max_bytes = self._letter(message, unpack_headers(headers), stage, reason, detail), self.limits.max_bytes
+        for omitted in choices:
+            kept = self._pipelines_own(headers) if HEADERS in omitted else headers
+            key = self._key(message, None if KEY in omitted else message["key"], needed=kept in self.limits.known)
+            said = _without(letter, omitted)
+            whole = _encode(said)
+            if message_size(whole, key, kept) <= max_bytes:
+                return key, kept, whole
+            cut = msgspec.structs.replace(said, original_message="", original_encoding="base64")
+            room = max_bytes - message_size(_encode(cut), key, kept)
+            if room >= 0 or omitted == choices[-1]:
+                break
+        value = message["value"] or b""
+        head = value[: max(0, room) // 4 * 3]
+        text, truncated = base64.b64encode(head).decode(), len(head) < len(value)
+        return key, kept, _encode(msgspec.structs.replace(cut, original_message=text, original_truncated=truncated))
+
+    def _pipelines_own(self, headers: bytes) -> bytes:
+        return pack_headers(pipelines_own(unpack_headers(headers), redriven=self.batch.purpose.letters is not None))
+
+    def _key(self, message: dict[str, Any], key: bytes | None, *, needed: bool = False) -> bytes | None:
+        """A letter's key, which a compacted topic must have."""
+        if key is not None or not (self.limits.compacted or needed):
+            return key
+        return position_key(self.batch.source_topic, message["partition"], message["offset"])
+
+    def _letter(
+        self, message: dict[str, Any], headers: Sequence[Header], stage: str, reason: str, detail: str
+    ) -> DeadLetter:
+        value: bytes | None = message["value"]
+        key, key_encoding = as_text(message["key"])
+        original, encoding = original_of(value, reason)
+        return DeadLetter(
+            original_message=original,
+            original_encoding=encoding,
+            original_size_bytes=len(value or b""),
+            original_truncated=False,
+            error_reason=reason,
+            error_detail=detail,
+            stage=stage,
+            source_topic=self.batch.source_topic,
+            source_partition=message["partition"],
+            source_offset=message["offset"],
+            source_timestamp=None if message["timestamp"] == NO_TIMESTAMP else message["timestamp"],
+            source_key=key,
+            source_key_encoding=key_encoding,
+            batch_id=self.batch.batch_id,
+            attempts=attempts_of(headers) if self.batch.purpose.letters is not None else 1,
+            sent_to_dlq_at=self.now,
+            purpose=self.batch.purpose.kind,
+        )
+
+
+def position_key(topic: str, partition: int, offset: int) -> bytes:
+    """The key of a letter whose message had none, in a topic that must have one."""
+    return f"{topic}:{partition}:{offset}".encode()
+
+
+def milliseconds(now: str) -> int:
+    """A processing time (RFC 3339) as a Kafka timestamp."""
+    return round(datetime.fromisoformat(now).timestamp() * 1000)
+
+
+def _without(letter: DeadLetter, omitted: Omitted) -> DeadLetter:
+    if not omitted:
+        return letter
+    keyless = {"source_key": None, "source_key_encoding": "omitted"} if KEY in omitted else {}
+    return msgspec.structs.replace(letter, omitted=omitted, **keyless)
+
+
+def original_of(value: bytes | None, reason: str) -> tuple[Any, str]:
+    """What a letter carries of a value, and how it is encoded: the object as it came where every reader of the letter
+    can take it, else its text."""
+    if value is None:
+        return None, "null"
+    return as_text(value) if reason in AS_TEXT or not is_strict(value) else (msgspec.Raw(value), "json")
+
+
+def attempts_of(headers: Sequence[Header]) -> int:
+    """How often a message of a redrive has been tried, this time included: its headers say so.
+
+    They stand behind what the message had itself: the last one counts.
+    """
+    tried = next((value for name, value in reversed(headers) if name == HEADER_ATTEMPTS), None)
+    return int(tried) + 1 if tried is not None and tried.isdigit() and len(tried) < 10 else 1
+
+
+def as_text(data: bytes | None) -> tuple[str | None, str]:
+    """Bytes as a JSON string: the text where they are UTF-8, else base64, and which of the two."""
+    if data is None:
+        return None, "null"
+    try:
+        return data.decode(), "utf-8"
+    except UnicodeDecodeError:
+        return base64.b64encode(data).decode(), "base64"

@@ -1,0 +1,1 @@
+"""What a request was about, and how risky it looks."""

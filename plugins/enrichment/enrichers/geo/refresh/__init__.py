@@ -1,0 +1,1 @@
+"""A newer geo database in the place of the one in use."""

@@ -1,0 +1,1 @@
+"""Airflow's metadata and the pipeline's own past."""

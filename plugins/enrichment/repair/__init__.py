@@ -1,0 +1,1 @@
+"""Corrections of what was published without a source that failed."""

@@ -1,0 +1,1 @@
+"""What answers keys: connections, TLS, an event loop for requests."""

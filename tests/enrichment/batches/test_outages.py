@@ -1,0 +1,86 @@
+"""When a source counts as down for a batch."""
+
+from __future__ import annotations
+
+import pytest
+
+from enrichment.batches.outages import Asked, Meter, Outage, repairable, without_down
+from enrichment.caches.base import Entry, State, Tier
+from enrichment.enrichers.base import look_up_and_enrich
+from enrichment.enrichers.testing import FixedLookup, make_events
+from enrichment.enrichers.user.enricher import UserEnricher
+from enrichment.messages import Profile, Reason, Source
+
+FOUND, STALE = Entry(State.FOUND, Profile("free")), Entry(State.FOUND, Profile("free"), stale=True)
+ONCE_UNKNOWN = Entry(State.ABSENT, reason=Reason.USER_NOT_FOUND, stale=True)
+DOWN, UNKNOWN = Entry(State.FAILED, reason=Reason.USER_TIMEOUT), Entry(State.ABSENT, reason=Reason.USER_NOT_FOUND)
+
+
+def asked(answers: list[Entry], rows: list[int | None], tier: Tier = Tier.SOURCE) -> Asked:
+    """What a meter says of a chunk; rows are numbers of answers, None has no key."""
+    enricher = UserEnricher(FixedLookup({f"u{n}": entry for n, entry in enumerate(answers)}, tier=tier))
+    meter = Meter()
+    events = make_events(user_id=[None if row is None else f"u{row}" for row in rows])
+    meter(events, look_up_and_enrich(enricher, events, {}))
+    return meter.asked
+
+
+def test_keys_and_messages_are_counted() -> None:
+    """Keys are asked about once, however many messages have them; messages without the key go without nothing."""
+    assert asked([FOUND, DOWN, UNKNOWN, STALE], [0, 1, 1, 1, 2, 3, None]) == Asked(keys=4, failed=1, messages=3)
+
+
+def test_cached_answers_are_not_asked_for_and_remembered_failures_are() -> None:
+    """What the caches answer says nothing of the source; a failure that memory still knows does."""
+    assert asked([FOUND, FOUND, DOWN], [0, 1, 2], Tier.MEMORY) == Asked(keys=1, failed=1, messages=1)
+
+
+@pytest.mark.parametrize(
+    ("answers", "down"),
+    [([DOWN] * 3, True), ([DOWN, DOWN, FOUND], True), ([DOWN, FOUND], False), ([UNKNOWN] * 3, False),
+     ([DOWN, STALE, STALE], False), ([], False), ([ONCE_UNKNOWN] * 3, True), ([ONCE_UNKNOWN, STALE], False)],
+    ids=["all failed", "most failed", "half failed", "none exists", "most served stale", "nobody asked",
+         "none existed once", "one of two existed"],
+)  # fmt: skip
+def test_outage_is_a_share_of_failed_keys(answers: list[Entry], down: bool) -> None:
+    """More than the share must have failed, with nothing stale to serve: what does not exist has been answered."""
+    assert asked(answers, list(range(len(answers)))).is_outage(0.5) is down
+
+
+@pytest.mark.parametrize("tier", [Tier.SOURCE, Tier.MEMORY])
+def test_absence_that_is_stale_goes_without_an_answer(tier: Tier) -> None:
+    """That a key did not exist when it was last asked about is no answer of a source that is down: its messages are
+    pending, whether the source was asked just now or is remembered to be down."""
+    assert asked([ONCE_UNKNOWN], [0, 0], tier) == Asked(keys=1, failed=1, messages=2)
+    assert Outage.of(Source.USER, asked([ONCE_UNKNOWN], [0, 0], tier), 0.5) == Outage(Source.USER, 2)
+
+
+def test_address_that_is_none_is_no_outage() -> None:
+    """A failure that another try cannot mend is the message's own."""
+    assert not asked([Entry(State.FAILED, reason=Reason.INVALID_IP)], [0]).is_outage(0.5)
+
+
+def test_chunks_add_up() -> None:
+    """A batch is judged as a whole."""
+    assert Asked(3, 2, 5) + Asked(4, 1, 1) == Asked(7, 3, 6)
+
+
+def test_failing_for_a_few_keys_is_no_outage_and_is_noted() -> None:
+    """What goes without an answer is said in both cases; where nothing does, there is nothing to say."""
+    assert Outage.of(Source.USER, Asked(10, 1, 4), 0.5) == Outage(Source.USER, 4, down=False)
+    assert Outage.of(Source.USER, Asked(10, 6, 9), 0.5) == Outage(Source.USER, 9)
+    assert Outage.of(Source.USER, Asked(10, 0, 0), 0.5) is None
+
+
+def test_what_becomes_a_dead_letter_waits_for_no_repair() -> None:
+    """A source that is required and failed for a few keys costs their messages, which a redrive sends in again."""
+    few = [Outage(Source.USER, 1, down=False), Outage(Source.GEO, 2, down=False), Outage(Source.BUSINESS, 3)]
+    assert repairable((Source.USER, Source.BUSINESS), few) == few[1:]
+
+
+def test_source_that_is_down_is_not_required() -> None:
+    """In an outage a required source costs its columns, not the message."""
+    outages = [Outage(Source.USER, 3)]
+    assert without_down((Source.USER, Source.GEO), outages) == {Source.GEO}
+    assert without_down((Source.USER,), []) == {Source.USER}
+    assert without_down((Source.USER,), [Outage(Source.USER, 3, down=False)]) == {Source.USER}
