@@ -17,7 +17,7 @@ COPY --chown=airflow:0 include /opt/airflow/include
 COPY --chown=airflow:0 plugins /opt/airflow/plugins
 
 # Owned by the user that writes to them: a new named volume takes its owner from here.
-RUN mkdir -p /opt/airflow/logs /opt/airflow/staging /opt/airflow/geoip
+RUN mkdir -p /opt/airflow/logs /opt/airflow/staging /opt/airflow/geoip /opt/airflow/own
 
 ENV PYTHONPATH=/opt/airflow:/opt/airflow/plugins
 WORKDIR /opt/airflow

@@ -65,7 +65,7 @@ def test_all_but_kafka_ui_comes_up(running: Deployment, places: Places) -> None:
         for published in SERVICES[name].ports:
             socket.create_connection((HOST, places.port(published.rpartition(":")[2]))).close()
         for mounted in SERVICES[name].volumes:
-            assert Path(places.of(mounted.partition(":")[2])).is_dir(), mounted
+            assert Path(places.of(mounted.split(":")[1])).is_dir(), mounted
 
 
 def test_topics_are_there(stack: Stack) -> None:
