@@ -16,10 +16,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run up status logs airflow sql check stop clean test bench lint format setup constraints
+.PHONY: help run up status logs airflow sql check stop clean test test-quick bench lint format setup constraints
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  PYTHON=python3.12     another Python for .venv (3.11, 3.12 or 3.13)'
 	@echo '  INPUT=logs.jsonl.gz   play this file with `make run` (plain or gzip); COUNT=50000 generates as many'
@@ -58,6 +58,9 @@ clean: ## Stop everything and remove what was made, .venv included
 
 test: setup ## Run the tests (ARGS='-k geo' for some)
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-quick: setup ## Run the tests that need no services (ARGS='-k geo' for some)
+	@$(BIN)/python -m pytest -q -m 'not services' tests/enrichment tests/user_service tests/test_readme.py tests/test_rooms.py $(ARGS)
 
 bench: setup ## Measure, on the real Kafka: benchmarks/results/latest.json (ARGS='--only peers' for some)
 	@PYTHONPATH=plugins:. $(BIN)/python -m benchmarks $(ARGS)

@@ -7,6 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).parents[1]
@@ -43,6 +44,17 @@ pytest_plugins = [
     "tests.fixtures.replayer",
     "tests.fixtures.scheduler",
 ]
+
+
+# Whoever asks for one of these, by however many others, needs a server that takes its time to start.
+SERVICES = {"kafka", "own_broker", "embedded_postgres", "ascii_server", "object_store", "user_server", "stack", "places"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a service: `-m 'not services'` leaves them out."""
+    for item in items:
+        if isinstance(item, pytest.Function) and SERVICES.intersection(item.fixturenames):
+            item.add_marker("services")
 
 
 def pytest_unconfigure() -> None:

@@ -221,10 +221,13 @@ def test_damaged_file_is_remembered_too(tmp_path: Path, database: Path, inspecti
 
 
 def test_file_that_took_too_long_is_tried_again_later(
-    database: Path, monkeypatch: pytest.MonkeyPatch, inspections: list[Path]
+    database: Path, monkeypatch: pytest.MonkeyPatch, inspections: list[Path], tmp_path: Path
 ) -> None:
     """The machine may have been busy; but not every task tries."""
     monkeypatch.setattr(inspector, "WAITING", 0.001)
+    monkeypatch.setattr(inspector, "INSPECTION", "sleeper")
+    (tmp_path / "sleeper.py").write_text("import time; time.sleep(60)")
+    monkeypatch.syspath_prepend(str(tmp_path))
     now = time.time()
     for _ in range(2):
         with pytest.raises(DatabaseRefused, match="not read to its end"):
