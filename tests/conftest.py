@@ -47,7 +47,16 @@ pytest_plugins = [
 
 
 # Whoever asks for one of these, by however many others, needs a server that takes its time to start.
-SERVICES = {"kafka", "own_broker", "embedded_postgres", "ascii_server", "object_store", "user_server", "stack", "places"}
+SERVICES = {
+    "kafka",
+    "own_broker",
+    "embedded_postgres",
+    "ascii_server",
+    "object_store",
+    "user_server",
+    "stack",
+    "places",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

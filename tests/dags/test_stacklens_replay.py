@@ -17,8 +17,8 @@ from pendulum import datetime as moment
 from enrichment.errors import ReplayRefused
 from enrichment.messages import REASONS_OF, Batch, OffsetRange, Reason
 from enrichment.orchestration import replay
+from enrichment.orchestration.timetable import ReplayTimetable
 from enrichment.replay import replay as library
-from enrichment.replay.timetable import ReplayTimetable
 from enrichment.settings import ReplaySettings
 from tests.conftest import REPOSITORY
 

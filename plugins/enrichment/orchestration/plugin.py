@@ -6,7 +6,7 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from enrichment.replay.timetable import ReplayTimetable
+from enrichment.orchestration.timetable import ReplayTimetable
 
 
 class EnrichmentPlugin(AirflowPlugin):

@@ -12,7 +12,7 @@ from enrichment.errors import SettingsError
 from enrichment.messages import Reason, Source
 from enrichment.orchestration.batches import BATCH_LABEL, batch_of, enrich_batch
 from enrichment.orchestration.common import DEFAULT_ARGS, ENRICHED, Manifest, resources, run_params
-from enrichment.replay.timetable import ReplayTimetable
+from enrichment.orchestration.timetable import ReplayTimetable
 from enrichment.settings import ReplaySettings, load_room
 
 if TYPE_CHECKING:
