@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from enrichment import settings, sql
+from enrichment import sql
 from enrichment.errors import SettingsError
-from enrichment.settings import DEFAULT_RULES, ROOMS, ReplaySettings, load, load_room, variable
+from enrichment.settings import DEFAULT_RULES, ROOMS, ReplaySettings, load, load_room, loading, variable
 
 
 @pytest.fixture(autouse=True)
@@ -167,9 +167,9 @@ def test_fingerprint_names_the_variable_when_the_rules_cannot_be_read(
 
 def test_fields_that_the_fingerprint_leaves_out_exist() -> None:
     """A field that is renamed must not come back into it unseen."""
-    for name, fields in settings._ELSEWHERE.items():
+    for name, fields in loading._ELSEWHERE.items():
         assert fields <= ROOMS[name].model_fields.keys()
-    assert set(settings._OTHER_ROOMS) < ROOMS.keys()
+    assert set(loading._OTHER_ROOMS) < ROOMS.keys()
 
 
 def test_settings_do_not_change() -> None:

@@ -1,0 +1,38 @@
+"""What values of settings there are, and how a room is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PositiveInt = Annotated[int, Field(gt=0, lt=2**63)]  # what the ledger can hold
+# Nothing that anybody waits for or keeps takes longer, in whatever unit; more would be none of PostgreSQL's numbers.
+LONGEST = 1_000_000
+PositiveFloat = Annotated[float, Field(gt=0, le=LONGEST)]
+Days = Annotated[float, Field(gt=0, le=100_000)]  # 100,000 days ago there was a year
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def check_home(path: str) -> str:
+    """A path whose `~` means somebody's home. Raises `ValueError`."""
+    try:
+        Path(path).expanduser()
+    except RuntimeError as nobody:
+        raise ValueError(f"there is no such home: {nobody}") from None
+    return path
+
+
+HomePath = Annotated[str, AfterValidator(check_home)]
+
+
+def room_config(prefix: str) -> SettingsConfigDict:
+    """How a room is read: the variables with this prefix, frozen."""
+    return SettingsConfigDict(env_prefix=prefix, frozen=True, extra="ignore")
+
+
+def variable(room: type[BaseSettings], field: str) -> str:
+    """The environment variable of a room's field."""
+    return f"{room.model_config['env_prefix']}{field}".upper()
