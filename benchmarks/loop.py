@@ -19,6 +19,7 @@ from benchmarks.answers import Answers, TableAnswers
 from benchmarks.loop_risk import risk_of
 from benchmarks.passthrough import exchange
 from benchmarks.stand import Stand
+from enrichment.batch import OffsetRange
 from enrichment.codec.hot_loops import quiet_gc
 from enrichment.enrichers.base import OK
 from enrichment.messages import (
@@ -30,7 +31,6 @@ from enrichment.messages import (
     SOURCE_IP,
     USER_ID,
     Event,
-    OffsetRange,
     Reason,
     Source,
 )

@@ -16,13 +16,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from benchmarks.cores import Used, used
 from benchmarks.stand import Stand, span
+from enrichment.batch import Batch, OffsetRange
 from enrichment.batches.drain import SLICE
 from enrichment.codec.hot_loops import quiet_gc
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import take_over
 from enrichment.kafka.sink import LaneTransaction
 from enrichment.kafka.source import RangeReader
-from enrichment.messages import Batch, OffsetRange
 from enrichment.settings import Settings
 
 POLL_MESSAGES = 1_000

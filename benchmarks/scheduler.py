@@ -16,9 +16,9 @@ from confluent_kafka import TopicPartition
 from rich.console import Console
 
 from benchmarks.stand import Stand, span, whole_stack
+from enrichment.batch import OffsetRange
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import committed_offsets
-from enrichment.messages import OffsetRange
 from enrichment.settings import KafkaSettings
 from include.local.airflow_api import AirflowApi
 from include.local.errors import StackError

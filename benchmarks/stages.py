@@ -13,12 +13,13 @@ import msgspec
 
 from benchmarks.cores import Used, used
 from benchmarks.stand import Stand
+from enrichment.batch import Batch
 from enrichment.batches import pipeline
 from enrichment.batches.kinds import LIVE_KIND
 from enrichment.batches.pipeline import Drained
 from enrichment.caches.base import LookupCounts
 from enrichment.enrichers.base import Enricher
-from enrichment.messages import Batch, Source
+from enrichment.messages import Source
 from enrichment.resources import Resources
 from enrichment.settings import Settings
 

@@ -16,8 +16,8 @@ import psycopg
 from confluent_kafka.admin import AdminClient
 from psycopg.conninfo import conninfo_to_dict
 
+from enrichment.batch import OffsetRange
 from enrichment.conservation.committed import log_ranges
-from enrichment.messages import OffsetRange
 from enrichment.resources import Resources
 from enrichment.settings import ROOMS, Settings, load, variable
 from enrichment.sources.connections import HttpEndpoint

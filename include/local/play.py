@@ -19,6 +19,7 @@ from psycopg.rows import dict_row
 from rich.console import Console
 
 from enrichment import sql
+from enrichment.batch import OffsetRange
 from enrichment.conservation.check import check
 from enrichment.conservation.committed import log_ranges, read
 from enrichment.conservation.fingerprint import Origin, origin_of
@@ -27,7 +28,7 @@ from enrichment.enrichers.geo.database import GeoDatabase
 from enrichment.errors import TransactionOpen
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import committed_offsets
-from enrichment.messages import OffsetRange, Source
+from enrichment.messages import Source
 from enrichment.settings import KafkaSettings, load
 from include.local.airflow_api import AirflowApi
 from include.local.arguments import Input

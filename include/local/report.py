@@ -12,10 +12,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from enrichment.batch import OffsetRange
 from enrichment.batches.alerts import said_of
 from enrichment.caches.base import LookupCounts
 from enrichment.conservation.report import ConservationReport
-from enrichment.messages import OffsetRange
 
 WARNINGS_SHOWN = 10  # of many batches, each has its own
 SIDE_BY_SIDE = ("geo", "user")  # stages that run at the same time: only the longer one takes time

@@ -22,6 +22,7 @@ import msgspec
 import pandas as pd
 
 from enrichment import sql
+from enrichment.batch import LIVE, Batch
 from enrichment.batches.outages import Outage, repairable
 from enrichment.caches.base import CacheLayer, Fetch
 from enrichment.caches.eviction import Evicted, evict
@@ -44,7 +45,7 @@ from enrichment.group.lanes import check_publish
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import log_ends
 from enrichment.log_lines import log_pairs
-from enrichment.messages import LIVE, Batch, Context, Place, Profile, Source
+from enrichment.messages import Context, Place, Profile, Source
 from enrichment.repair.corrections import Corrector, LookUp
 from enrichment.repair.pending import PendingStore
 from enrichment.replay.table import Replays

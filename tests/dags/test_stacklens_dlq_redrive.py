@@ -9,8 +9,8 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.definitions.param import ParamsDict
 
+from enrichment.batch import Wanted
 from enrichment.dead_letters.reasons import DEFAULT_REASONS
-from enrichment.messages import Wanted
 from enrichment.orchestration.redrive import wanted_of
 from tests.conftest import REPOSITORY
 

@@ -14,8 +14,8 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import BaseNotifier, CronDataIntervalTimetable, RetryAction
 from airflow.sdk.definitions.param import ParamsDict
 
+from enrichment.batch import Batch, OffsetRange
 from enrichment.errors import ServiceLevelMissed, SettingsError
-from enrichment.messages import Batch, OffsetRange
 from enrichment.orchestration import rollup
 from enrichment.orchestration.common import RETRY_POLICY
 from enrichment.rollup.service_levels import Breach, Level

@@ -14,8 +14,9 @@ from airflow.sdk.definitions.param import ParamsDict
 from airflow.timetables.base import DataInterval, TimeRestriction
 from pendulum import datetime as moment
 
+from enrichment.batch import Batch, OffsetRange
 from enrichment.errors import ReplayRefused
-from enrichment.messages import REASONS_OF, Batch, OffsetRange, Reason
+from enrichment.messages import REASONS_OF, Reason
 from enrichment.orchestration import replay
 from enrichment.orchestration.timetable import ReplayTimetable
 from enrichment.replay import replay as library

@@ -6,7 +6,7 @@ import pytest
 from airflow.sdk.execution_time.context import OutletEventAccessors, set_current_context
 from msgspec import to_builtins
 
-from enrichment.messages import Batch
+from enrichment.batch import Batch
 from enrichment.orchestration import repair
 from enrichment.settings import load
 from tests.fixtures.partials import planned

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
+from enrichment.batch import OffsetRange
 from enrichment.conservation import shares
 from enrichment.conservation.__main__ import main
 from enrichment.conservation.check import check
@@ -23,7 +24,6 @@ from enrichment.messages import (
     HEADER_REVISION,
     HEADER_TOPIC,
     OUTPUT_COLUMNS,
-    OffsetRange,
     Reason,
 )
 from tests.fixtures.kafka import MakeTopic

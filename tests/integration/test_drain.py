@@ -10,13 +10,14 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from enrichment.batch import OffsetRange
 from enrichment.batches import pipeline as stages
 from enrichment.batches.kinds import LIVE_KIND
 from enrichment.batches.staged import EVENTS
 from enrichment.enrichers.base import Added, join
 from enrichment.errors import OffsetsLost
 from enrichment.kafka.offsets import read_settled_backlog
-from enrichment.messages import OffsetRange, Reason
+from enrichment.messages import Reason
 from enrichment.store.jobs import JobState
 from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message
 

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pytest
 
+from enrichment.batch import OffsetRange
 from enrichment.batches import pipeline as stages
 from enrichment.batches.staged import REFUSED, Drained, Published
 from enrichment.errors import BatchUnbalanced, OffsetsMoved, PublishRefused, StagingMissing
 from enrichment.kafka.offsets import committed_offsets
 from enrichment.kafka.settled import await_stable
-from enrichment.messages import OffsetRange
 from enrichment.store.jobs import JobState
 from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message
 

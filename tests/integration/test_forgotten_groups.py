@@ -11,12 +11,10 @@ from airflow.sdk.execution_time.context import OutletEventAccessors, set_current
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from enrichment.batch import Batch
 from enrichment.batches.pipeline import Drained
 from enrichment.conservation.committed import log_ranges
 from enrichment.errors import OffsetsMoved, ReplayRefused
-from enrichment.messages import (
-    Batch,
-)
 from enrichment.orchestration.batches import publish
 from enrichment.replay import replay
 from enrichment.settings import load

@@ -17,11 +17,11 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
+from enrichment.batch import OffsetRange
 from enrichment.batches.pipeline import Published
 from enrichment.errors import ChangeRefused, OffsetsLost, OffsetsMoved, RunRefused, SettingsError
 from enrichment.group.accept import accept_offsets
 from enrichment.kafka.offsets import committed_offsets
-from enrichment.messages import OffsetRange
 from enrichment.store.positions import MoveReason, RecordedMove
 from tests.fixtures.kafka import MakeTopic, make_anew
 from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message

@@ -19,12 +19,12 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from enrichment.batch import Batch, Wanted
 from enrichment.conservation.committed import log_ranges
 from enrichment.dead_letters import redrive
 from enrichment.dead_letters.reasons import DEFAULT_REASONS
 from enrichment.errors import RedriveRefused, ReplayRefused
 from enrichment.kafka.topics import create_topics
-from enrichment.messages import Batch, Wanted
 from enrichment.settings import load
 from tests.fixtures.kafka import MakeTopic
 from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message

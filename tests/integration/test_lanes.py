@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from enrichment import sql
+from enrichment.batch import REPLAY, Batch, OffsetRange, Purpose
 from enrichment.batches.pipeline import Drained
 from enrichment.batches.publish import route, utc_now
 from enrichment.errors import ChangeRefused, LanesChanged, PublishRefused, SettingsError
@@ -22,7 +23,6 @@ from enrichment.group import lanes as group_lanes
 from enrichment.group.lanes import change
 from enrichment.kafka.offsets import read_committed
 from enrichment.kafka.sink import LanePublisher, Standing, Transaction
-from enrichment.messages import REPLAY, Batch, OffsetRange, Purpose
 from enrichment.resources import Resources
 from enrichment.store.lanes import LaneCount
 from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Message
 
+from enrichment.batch import Wanted
 from enrichment.codec.records import Header
 from enrichment.conservation.committed import log_ranges, position, read
 from enrichment.conservation.fingerprint import labels_of, origin_of
@@ -23,7 +24,7 @@ from enrichment.dead_letters import redrive
 from enrichment.dead_letters.reader import Verdict, judge
 from enrichment.kafka.source import read_ranges
 from enrichment.kafka.topic_limits import TopicLimits
-from enrichment.messages import HEADER_OWN, HEADER_REVISION, ORIGIN_HEADERS, Reason, Wanted
+from enrichment.messages import HEADER_OWN, HEADER_REVISION, ORIGIN_HEADERS, Reason
 from enrichment.replay import replay
 from enrichment.settings import load
 from tests.fixtures.kafka import MakeTopic

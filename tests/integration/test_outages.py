@@ -12,10 +12,11 @@ import pytest
 from airflow.sdk import Context
 from airflow.sdk.execution_time.context import set_current_context
 
+from enrichment.batch import Batch
 from enrichment.batches.outages import Outage
 from enrichment.conservation.committed import read
 from enrichment.errors import OutageHeld, SettingsError
-from enrichment.messages import HEADER_BATCH, Batch, Reason, Source
+from enrichment.messages import HEADER_BATCH, Reason, Source
 from enrichment.orchestration import batches
 from enrichment.repair.pending import Missing, Publication
 from tests.fixtures.pipeline import MakePipeline, Pipeline, message

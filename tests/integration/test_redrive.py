@@ -14,6 +14,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from enrichment.batch import Batch, OffsetRange, Wanted
 from enrichment.batches import pipeline as stages
 from enrichment.batches.pipeline import Drained
 from enrichment.conservation.committed import log_ranges, read
@@ -23,7 +24,7 @@ from enrichment.dead_letters.reasons import DEFAULT_REASONS
 from enrichment.dead_letters.redrive import Survey
 from enrichment.errors import OffsetsMoved, PublishRefused, RedriveRefused, SettingsError
 from enrichment.kafka.topics import await_topics
-from enrichment.messages import HEADER_ATTEMPTS, Batch, OffsetRange, Reason, Wanted
+from enrichment.messages import HEADER_ATTEMPTS, Reason
 from enrichment.settings import load
 from tests.fixtures.kafka import make_anew
 from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message

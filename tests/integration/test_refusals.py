@@ -20,6 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from enrichment.batch import Wanted
 from enrichment.codec.records import Header
 from enrichment.conservation.committed import log_ranges, read
 from enrichment.dead_letters import redrive
@@ -28,15 +29,7 @@ from enrichment.kafka.limits import limits_of
 from enrichment.kafka.offsets import read_settled_backlog
 from enrichment.kafka.sink import LanePublisher
 from enrichment.kafka.topic_limits import TopicLimits
-from enrichment.messages import (
-    HEADER_ATTEMPTS,
-    HEADER_BATCH,
-    HEADER_LETTER_TOPIC,
-    HEADER_OFFSET,
-    Reason,
-    Source,
-    Wanted,
-)
+from enrichment.messages import HEADER_ATTEMPTS, HEADER_BATCH, HEADER_LETTER_TOPIC, HEADER_OFFSET, Reason, Source
 from enrichment.repair.pending import PendingState
 from enrichment.store.jobs import JobState
 from tests.fixtures import partials

@@ -12,8 +12,9 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from enrichment.batch import Batch
 from enrichment.batches.publish import utc_now
-from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_REVISION, Batch, Reason, Source
+from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_REVISION, Reason, Source
 from enrichment.repair import passes as repair
 from enrichment.repair.pending import PendingState
 from tests.fixtures.partials import (

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from enrichment.batch import Batch
 from enrichment.errors import OffsetsMoved, PublishRefused
-from enrichment.messages import Batch
 from tests.fixtures.partials import (
     corrected_once,
     in_process,

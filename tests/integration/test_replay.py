@@ -14,10 +14,11 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from msgspec import to_builtins
 
+from enrichment.batch import OffsetRange, Window
 from enrichment.conservation.committed import log_ranges, read
 from enrichment.errors import OffsetsMoved, ReplayRefused, WindowLost
 from enrichment.kafka.offsets import read_settled_backlog
-from enrichment.messages import HEADER_REPLAY, OffsetRange, Window
+from enrichment.messages import HEADER_REPLAY
 from enrichment.replay import replay
 from enrichment.settings import load
 from tests.fixtures.pipeline import PARTITIONS, message

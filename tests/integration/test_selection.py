@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from enrichment.batch import Purpose
 from enrichment.batches.kinds import Kind
 from enrichment.batches.staged import EVENTS
 from enrichment.kafka.refusals import Refusals
-from enrichment.messages import Purpose
 from enrichment.orchestration import purposes
 from tests.fixtures.pipeline import Pipeline, message
 

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 import pytest
 from confluent_kafka import KafkaException, Producer, TopicPartition
 
+from enrichment.batch import Batch, OffsetRange, Wanted
 from enrichment.batches.publish import utc_now
 from enrichment.conservation.committed import log_ranges, whole_log_ranges
 from enrichment.dead_letters import redrive
@@ -20,7 +21,6 @@ from enrichment.kafka import settled
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import read_settled_backlog
 from enrichment.kafka.source import read_ranges
-from enrichment.messages import Batch, OffsetRange, Wanted
 from enrichment.repair import passes as repair
 from enrichment.replay import replay
 from enrichment.settings import load

@@ -11,11 +11,11 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from enrichment.batch import OffsetRange
 from enrichment.conservation.report import Defect
 from enrichment.errors import OffsetsMoved
 from enrichment.group.accept import accept_offsets
 from enrichment.kafka.topics import create_topics
-from enrichment.messages import OffsetRange
 from enrichment.settings import load
 from tests.fixtures.kafka import Broker, running_broker
 from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from enrichment.batch import OffsetRange
 from enrichment.caches.base import LookupCounts
 from enrichment.conservation.report import ConservationReport, Defect
-from enrichment.messages import OffsetRange
 from include.local.report import PublishedBatch, Report, build_name, covered, of_ranges, show
 
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from enrichment.batch import Batch
 from enrichment.batches.staged import EVENTS, Drained, Published
 from enrichment.caches.base import LookupCounts
 from enrichment.codec.json_text import NotJson, TooDeep, parse
-from enrichment.messages import KEYS, Batch, Event, Reason
+from enrichment.messages import KEYS, Event, Reason
 from enrichment.settings import ROOMS, Settings, variable
 from enrichment.store.staging import Staging
 

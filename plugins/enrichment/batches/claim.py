@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from enrichment.batch import Batch
 from enrichment.batches.cornering import shares_of
 from enrichment.errors import RunRefused
 from enrichment.group.lanes import check_claim
@@ -13,7 +14,6 @@ from enrichment.group.progress import anchor, find_progress
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import look_back, plan_ranges
 from enrichment.kafka.retention import claim_warnings, now_in_milliseconds
-from enrichment.messages import Batch
 from enrichment.settings import Settings
 from enrichment.store.jobs import Job, Ledger
 

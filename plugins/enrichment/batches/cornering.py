@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from enrichment.batch import OffsetRange
 from enrichment.kafka.offsets import Backlog, share_out
-from enrichment.messages import OffsetRange
 from enrichment.settings import KafkaSettings
 from enrichment.store.jobs import Ledger, Suspicion
 

@@ -10,6 +10,7 @@ from uuid import uuid4
 import msgspec
 import pyarrow as pa
 
+from enrichment.batch import Batch
 from enrichment.batches.kinds import Kind
 from enrichment.batches.staged import EVENT_SCHEMA, EVENTS, KEY_SCHEMA, KEYS, REFUSED, REFUSED_SCHEMA, Drained
 from enrichment.codec.decode import Decoded, decode, refuse_headers, set_aside
@@ -17,7 +18,7 @@ from enrichment.codec.hot_loops import quiet_gc
 from enrichment.codec.records import Chunk, without
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.source import RangeReader
-from enrichment.messages import KEY_COLUMNS, Batch
+from enrichment.messages import KEY_COLUMNS
 from enrichment.store.staging import ChunkWriter, Staging
 
 # Messages that are read and decoded, and later put together, at once: their bytes fit into a processor's cache, those

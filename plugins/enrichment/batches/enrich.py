@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from enrichment.batch import Batch
 from enrichment.batches.prefetch import one_ahead
 from enrichment.batches.staged import CODE_SCHEMA, KEYS, VALUE_FIELDS, codes_of, values_of
 from enrichment.caches.base import LookupCounts
 from enrichment.caches.entries import Answers
 from enrichment.codec.hot_loops import quiet_gc
 from enrichment.enrichers.base import JSON, STATUS, Added, Enricher
-from enrichment.messages import KEY_COLUMNS, Batch, Source
+from enrichment.messages import KEY_COLUMNS, Source
 from enrichment.store.staging import Staging
 
 

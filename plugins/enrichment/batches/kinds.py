@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from enrichment.batch import LIVE, Batch
 from enrichment.codec.records import Chunk
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.refusals import Refusals
 from enrichment.kafka.sink import LanePublisher
-from enrichment.messages import LIVE, Batch
 
 # Takes a chunk as it was read and gives the messages that go on, in the order of the offsets: fewer ones
 # (`Chunk.take`), or others in their place. It runs before decoding. What it leaves out is as if it had never been in

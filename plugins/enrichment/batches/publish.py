@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from enrichment.batch import LIVE, Batch
 from enrichment.batches.kinds import Kind
 from enrichment.batches.outages import Outage, without_down
 from enrichment.batches.provenance import Addition, Counts
@@ -23,7 +24,7 @@ from enrichment.kafka.clients import Clients
 from enrichment.kafka.refusals import Refusals, publish_around
 from enrichment.kafka.retention import OldMessages, now_in_milliseconds
 from enrichment.kafka.sink import LanePublisher, Standing, Transaction
-from enrichment.messages import LIVE, Batch, Source
+from enrichment.messages import Source
 from enrichment.settings import PipelineSettings, Settings
 from enrichment.store.histogram import Histogram
 from enrichment.store.jobs import Ledger, Outcome

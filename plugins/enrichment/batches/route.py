@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from enrichment.batch import Batch
 from enrichment.batches.provenance import Addition, Counts, Statuses
 from enrichment.codec.buffers import Flags
 from enrichment.codec.outgoing import in_order, origin_headers
@@ -22,7 +23,7 @@ from enrichment.codec.records import MESSAGE_SCHEMA, Chunk
 from enrichment.codec.splicing import Splicer
 from enrichment.dead_letters.writer import DeadLetters, milliseconds
 from enrichment.kafka.topic_limits import TopicLimits
-from enrichment.messages import Batch, Source
+from enrichment.messages import Source
 
 Death = tuple[Any, str]  # reason and detail
 NOTHING = Chunk.of([], [], [], [], [], [])

@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from enrichment.batch import Batch
 from enrichment.batches.provenance import Counts
 from enrichment.codec.records import MESSAGE_FIELDS
 from enrichment.codec.struct_columns import arrow_types
-from enrichment.messages import KEY_COLUMNS, Batch, Context, Place, Profile, Risk, Source
+from enrichment.messages import KEY_COLUMNS, Context, Place, Profile, Risk, Source
 from enrichment.store.histogram import Histogram
 
 EVENTS, KEYS, REFUSED = "events", "keys", "refused"

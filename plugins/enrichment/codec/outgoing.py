@@ -9,17 +9,11 @@ import numpy as np
 import pyarrow as pa
 from numba import njit
 
+from enrichment.batch import Batch
 from enrichment.codec.buffers import BYTES, ENDS, NUMBERS, Bytes, Ends, Numbers, binary_column, memcpy, parts_of
 from enrichment.codec.headers import FIRST_VERSION, mark_own
 from enrichment.codec.records import LENGTHS, Chunk, Header, pack_headers
-from enrichment.messages import (
-    HEADER_BATCH,
-    HEADER_OFFSET,
-    HEADER_PARTITION,
-    HEADER_TOPIC,
-    REDRIVE_HEADERS,
-    Batch,
-)
+from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC, REDRIVE_HEADERS
 
 _OFFSET_NAME = HEADER_OFFSET.encode()
 # The head of a packed offset header, by how many digits its value has.

@@ -10,12 +10,12 @@ from datetime import datetime
 
 from confluent_kafka import Message
 
+from enrichment.batch import OffsetRange
 from enrichment.conservation.check import check
 from enrichment.conservation.committed import committed_ranges, log_ranges
 from enrichment.conservation.fingerprint import labels_of
 from enrichment.conservation.report import Expected
 from enrichment.errors import OffsetsLost, TransactionOpen
-from enrichment.messages import OffsetRange
 from enrichment.settings import load
 
 TELL_SECONDS = 5.0

@@ -32,10 +32,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from confluent_kafka import KafkaError, KafkaException
 
+from enrichment.batch import OffsetRange
 from enrichment.conservation.committed import Kafka, read, topic_id, whole_log_ranges
 from enrichment.conservation.report import ConservationReport, Expected
 from enrichment.conservation.shares import Share, match, match_side_by_side, worthwhile_processes
-from enrichment.messages import HEADER_LETTER_TOPIC_ID, OffsetRange
+from enrichment.messages import HEADER_LETTER_TOPIC_ID
 
 
 def check(

@@ -13,8 +13,8 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from enrichment.batch import OffsetRange
 from enrichment.errors import OffsetsLost, TransactionOpen
-from enrichment.messages import OffsetRange
 
 Kafka = str | Mapping[str, Any]  # bootstrap servers, or a whole librdkafka configuration
 

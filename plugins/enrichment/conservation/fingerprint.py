@@ -17,13 +17,13 @@ from typing import Any, NamedTuple, cast
 import msgspec
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 
+from enrichment.batch import LIVE
 from enrichment.messages import (
     HEADER_BATCH,
     HEADER_OWN,
     HEADER_PREFIX,
     HEADER_REPLAY,
     HEADER_REVISION,
-    LIVE,
     ORIGIN_HEADERS,
     OUTPUT_COLUMNS,
     REDRIVE_HEADERS,

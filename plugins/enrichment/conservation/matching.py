@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 from confluent_kafka import Message
 
+from enrichment.batch import OffsetRange
 from enrichment.conservation.committed import position
 from enrichment.conservation.fingerprint import (
     UNSAID,
@@ -27,7 +28,6 @@ from enrichment.conservation.fingerprint import (
     sequence_of,
 )
 from enrichment.conservation.report import ConservationReport, Defect, Expected
-from enrichment.messages import OffsetRange
 
 _OUTPUT, _MATCHED = 1, 2  # states of an offset in a ledger
 

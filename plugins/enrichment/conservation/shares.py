@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
+from enrichment.batch import OffsetRange
 from enrichment.conservation.committed import Kafka, read
 from enrichment.conservation.fingerprint import of_analytics, of_letter
 from enrichment.conservation.matching import Matcher
 from enrichment.conservation.report import ConservationReport, Expected
-from enrichment.messages import OffsetRange
 
 ADVANCE_EVERY = 10_000  # messages
 LOOK_SECONDS = 0.5

@@ -15,6 +15,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
+from enrichment.batch import Batch, OffsetRange
 from enrichment.codec.records import Chunk, Header, pack_headers, unpack_headers
 from enrichment.dead_letters.reader import Position
 from enrichment.errors import OffsetsMoved, PublishRefused, RedriveRefused, SettingsError
@@ -27,13 +28,7 @@ from enrichment.kafka.settled import advice, await_stable
 from enrichment.kafka.sink import LanePublisher, Standing, Transaction
 from enrichment.kafka.source import RangeReader
 from enrichment.kafka.topics import describe_topics, read_topic_id
-from enrichment.messages import (
-    HEADER_LETTER_OFFSET,
-    HEADER_LETTER_PARTITION,
-    HEADER_LETTER_TOPIC_ID,
-    Batch,
-    OffsetRange,
-)
+from enrichment.messages import HEADER_LETTER_OFFSET, HEADER_LETTER_PARTITION, HEADER_LETTER_TOPIC_ID
 
 _MARKER_KEY = re.compile(rb"([0-9]{1,10}):([0-9]{1,19})")
 Redriven = Mapping[Position, str]  # letters that are done, and the batch that did it

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from enrichment.batch import LIVE, REDRIVE, Wanted
 from enrichment.codec.headers import marked_own
 from enrichment.codec.json_text import NotJson, TooDeep, lone_surrogate, parse, without_lone_surrogates
 from enrichment.codec.records import NO_TIMESTAMP, Chunk, Header, message_size, pack_headers, unpack_headers
 from enrichment.dead_letters.reasons import REPAIRS, UNKNOWN
-from enrichment.messages import LIVE, ORIGIN_HEADERS, REDRIVE, REDRIVE_HEADERS, DeadLetter, Wanted
+from enrichment.messages import ORIGIN_HEADERS, REDRIVE_HEADERS, DeadLetter
 
 Position = tuple[int, int]  # partition and offset of a letter
 # How much larger the next letter of the same message may be: the headers of a redrive, another detail.

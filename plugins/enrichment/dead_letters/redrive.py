@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from enrichment.batch import REDRIVE, Batch, OffsetRange, Purpose, Wanted
 from enrichment.codec.hot_loops import quiet_gc
 from enrichment.codec.records import Chunk
 from enrichment.dead_letters.markers import Redriven, held_ranges, read_markers
@@ -23,7 +24,6 @@ from enrichment.kafka.retention import Load, check_kept, now_in_milliseconds
 from enrichment.kafka.settled import await_stable
 from enrichment.kafka.source import RangeReader
 from enrichment.kafka.topics import read_topic_id
-from enrichment.messages import REDRIVE, Batch, OffsetRange, Purpose, Wanted
 from enrichment.settings import KafkaSettings, Settings
 from enrichment.store.jobs import Ledger
 

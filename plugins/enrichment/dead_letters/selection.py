@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from enrichment.batch import Batch
 from enrichment.codec.records import Chunk
 from enrichment.dead_letters.markers import read_markers
 from enrichment.dead_letters.reader import unwrap
 from enrichment.kafka.clients import Clients
-from enrichment.messages import Batch
 
 
 def wanted_letters(clients: Clients, batch: Batch) -> Callable[[Chunk], Chunk]:

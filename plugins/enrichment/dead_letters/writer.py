@@ -16,11 +16,12 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from enrichment.batch import Batch
 from enrichment.codec.headers import pipelines_own, unreadable
 from enrichment.codec.json_text import is_strict
 from enrichment.codec.records import NO_TIMESTAMP, Chunk, Header, message_size, pack_headers, unpack_headers
 from enrichment.kafka.topic_limits import CLOCKS_MS, TopicLimits
-from enrichment.messages import HEADER_ATTEMPTS, Batch, DeadLetter, Reason
+from enrichment.messages import HEADER_ATTEMPTS, DeadLetter, Reason
 
 _encode = msgspec.json.Encoder().encode
 HEADERS, KEY = "headers", "key"  # what may be omitted of a message beside its value

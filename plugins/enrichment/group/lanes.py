@@ -13,10 +13,10 @@ import logging
 import msgspec
 from confluent_kafka import TopicPartition
 
+from enrichment.batch import Batch
 from enrichment.errors import ChangeRefused, LanesChanged, SettingsError
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import commit, committed_offsets, fence_lanes, input_partitions, read_committed
-from enrichment.messages import Batch
 from enrichment.store.lanes import LaneCount, LaneCounts, OpenBatch
 
 log = logging.getLogger(__name__)

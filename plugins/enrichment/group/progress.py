@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 from confluent_kafka import TopicPartition
 
+from enrichment.batch import Batch, OffsetRange, Tail
 from enrichment.errors import OffsetsLost, OffsetsMoved
 from enrichment.group.choices import Astray, Why, explain
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import Backlog, commit, commit_as, committed_offsets, read_settled_backlog, take_over
 from enrichment.kafka.source import read_tails
 from enrichment.kafka.topics import read_topic_id
-from enrichment.messages import Batch, OffsetRange, Tail
 from enrichment.store.lanes import OpenBatch
 from enrichment.store.positions import Move, MoveReason, Position, Positions
 

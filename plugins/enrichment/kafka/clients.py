@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
+from enrichment.batch import Batch
 from enrichment.errors import SettingsError
-from enrichment.messages import Batch
 from enrichment.settings import KafkaSettings
 
 log = logging.getLogger(__name__)

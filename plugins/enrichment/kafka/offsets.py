@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from enrichment.batch import OffsetRange
 from enrichment.errors import RunRefused, SettingsError, TransactionOpen
 from enrichment.kafka.asking import partitions_of, with_retries
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.settled import await_stable
 from enrichment.kafka.stamps import Committed, Stamp
-from enrichment.messages import OffsetRange
 
 log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 3.0  # a transaction in good health commits well within it

@@ -15,11 +15,12 @@ from typing import TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from enrichment.batch import Batch
 from enrichment.codec.records import unpack_headers
 from enrichment.errors import BatchRefused, PublishRefused
 from enrichment.kafka.deliveries import Failure
 from enrichment.kafka.topic_limits import TopicLimits
-from enrichment.messages import HEADER_OFFSET, HEADER_PARTITION, Batch, Reason
+from enrichment.messages import HEADER_OFFSET, HEADER_PARTITION, Reason
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

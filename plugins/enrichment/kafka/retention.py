@@ -17,11 +17,11 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from confluent_kafka import KafkaException
 
+from enrichment.batch import Batch
 from enrichment.errors import EnrichmentError, OffsetsLost
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.times import first_times, to_text
 from enrichment.kafka.topics import describe_topics
-from enrichment.messages import Batch
 
 log = logging.getLogger(__name__)
 DELETE, COMPACT = "delete", "compact"

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
+from enrichment.batch import OffsetRange
 from enrichment.errors import TransactionOpen
 from enrichment.kafka.asking import partitions_of, with_retries
 from enrichment.kafka.clients import Clients
-from enrichment.messages import OffsetRange
 
 log = logging.getLogger(__name__)
 SETTLE_SECONDS = 10.0  # a publication in good health is over well within it

@@ -17,6 +17,7 @@ from typing import Protocol, Self
 import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from enrichment.batch import LIVE, Batch
 from enrichment.codec.records import Chunk
 from enrichment.errors import OffsetsMoved
 from enrichment.kafka.asking import SLICE_SECONDS, with_retries
@@ -29,7 +30,6 @@ from enrichment.kafka.refusals import Refusals, cause_of, refusal_of
 from enrichment.kafka.retention import Retention
 from enrichment.kafka.stamps import Committed, check_lanes, is_published, stamped
 from enrichment.kafka.topics import describe_topics, read_topic_id
-from enrichment.messages import LIVE, Batch
 
 log = logging.getLogger(__name__)
 QUEUE_SECONDS = 0.02  # between two looks whether a full queue has room again

@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from enrichment.batch import Batch, OffsetRange, Tail
 from enrichment.codec.records import Chunk
 from enrichment.errors import OffsetsLost
 from enrichment.kafka.asking import SLICE_SECONDS
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.librdkafka import Event, FetchQueue
 from enrichment.kafka.settled import advice
-from enrichment.messages import Batch, OffsetRange, Tail
 
 
 class RangeReader:

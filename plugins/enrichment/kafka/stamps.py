@@ -12,8 +12,8 @@ from typing import NamedTuple
 import msgspec
 from confluent_kafka import TopicPartition
 
+from enrichment.batch import Batch, Tail
 from enrichment.errors import LanesChanged
-from enrichment.messages import Batch, Tail
 
 
 class Stamp(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from enrichment.batch import OffsetRange, Window
 from enrichment.kafka.asking import partitions_of, with_retries
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import watermarks
 from enrichment.kafka.source import read_ranges
-from enrichment.messages import OffsetRange, Window
 
 
 class Bound(NamedTuple):

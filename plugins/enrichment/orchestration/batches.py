@@ -14,8 +14,8 @@ from enrichment.orchestration.common import LOOKUP_ARGS, PUBLISHED, Manifest, re
 from enrichment.orchestration.notes import note_warnings
 
 if TYPE_CHECKING:
+    from enrichment.batch import Batch
     from enrichment.enrichers.base import Enricher
-    from enrichment.messages import Batch
     from enrichment.resources import Resources
 
 # What a batch's tasks are called in the UI's grid; each task fills it in.
@@ -24,7 +24,7 @@ BATCH_LABEL = "{{ batch_label }}"
 
 def batch_of(manifest: dict[str, Any]) -> Batch:
     """The batch of a manifest; it also names the task's square in the UI's grid."""
-    from enrichment.messages import Batch
+    from enrichment.batch import Batch
 
     batch = Batch.from_manifest(manifest)
     get_current_context()["batch_label"] = f"lane {batch.lane}: {batch.span:,} offsets"  # type: ignore[typeddict-unknown-key]

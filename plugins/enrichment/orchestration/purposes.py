@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from enrichment.batch import REDRIVE, REPLAY, Batch
 from enrichment.batches.kinds import LIVE_KIND, Kind
 from enrichment.dead_letters.markers import RedrivePublisher
 from enrichment.dead_letters.selection import wanted_letters
-from enrichment.messages import REDRIVE, REPLAY, Batch
 from enrichment.replay.group import WindowPublisher
 from enrichment.replay.window import window_selection
 

@@ -15,7 +15,7 @@ from enrichment.messages import Reason
 from enrichment.orchestration.common import DEAD_LETTERS, resources, run_params
 
 if TYPE_CHECKING:
-    from enrichment.messages import Wanted
+    from enrichment.batch import Wanted
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def claim() -> list[dict[str, Any]]:
 
 def wanted_of(params: Mapping[str, Any], input_topic: str, max_letter_bytes: int) -> Wanted:
     """Which letters a run is for, by its parameters."""
-    from enrichment.messages import Wanted
+    from enrichment.batch import Wanted
 
     return Wanted(
         source_topic=params["source_topic"] or input_topic,

@@ -16,7 +16,7 @@ from enrichment.orchestration.timetable import ReplayTimetable
 from enrichment.settings import ReplaySettings, load_room
 
 if TYPE_CHECKING:
-    from enrichment.messages import Purpose
+    from enrichment.batch import Purpose
     from enrichment.settings import Settings
 
 SETTINGS = load_room(ReplaySettings)
@@ -118,8 +118,8 @@ def plan() -> list[dict[str, Any]]:
 
 def purpose_of(settings: Settings) -> Purpose:
     """What this run is for, from its data interval and parameters."""
+    from enrichment.batch import Window
     from enrichment.errors import ReplayRefused
-    from enrichment.messages import Window
     from enrichment.replay import replay
 
     context = get_current_context()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from confluent_kafka import Consumer
 
+from enrichment.batch import Batch, OffsetRange, Purpose
 from enrichment.codec.hot_loops import quiet_gc
 from enrichment.codec.records import Chunk, unpack_headers
 from enrichment.kafka.clients import Clients
@@ -28,16 +29,7 @@ from enrichment.kafka.retention import OldMessages, now_in_milliseconds
 from enrichment.kafka.settled import require_stable
 from enrichment.kafka.sink import LanePublisher, Standing
 from enrichment.kafka.source import RangeReader
-from enrichment.messages import (
-    HEADER_BATCH,
-    HEADER_OFFSET,
-    HEADER_PARTITION,
-    HEADER_TOPIC,
-    Batch,
-    OffsetRange,
-    Purpose,
-    Source,
-)
+from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC, Source
 from enrichment.repair.corrections import Corrector, Tally, missing_of
 from enrichment.repair.pending import INCOMPLETE, Missing, PendingState, PendingStore, Publication
 from enrichment.store.staging import Staging

@@ -12,7 +12,8 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from enrichment import sql
-from enrichment.messages import OffsetRange, Source
+from enrichment.batch import OffsetRange
+from enrichment.messages import Source
 
 if TYPE_CHECKING:
     from enrichment.batches.outages import Outage

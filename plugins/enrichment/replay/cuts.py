@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
-from enrichment.messages import OffsetRange
+from enrichment.batch import OffsetRange
 
 
 @dataclass

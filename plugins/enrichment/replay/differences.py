@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from enrichment.batch import OffsetRange, Window
 from enrichment.codec.records import Chunk
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.source import read_ranges
-from enrichment.messages import OUTPUT_COLUMNS, OffsetRange, Window
+from enrichment.messages import OUTPUT_COLUMNS
 from enrichment.replay.published import Origin, outputs
 
 # The time of processing always differs.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from enrichment.batch import Batch
 from enrichment.errors import ReplayRefused
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import committed_offsets
 from enrichment.kafka.sink import LanePublisher
 from enrichment.kafka.stamps import Committed
-from enrichment.messages import Batch
 
 
 class WindowPublisher(LanePublisher):

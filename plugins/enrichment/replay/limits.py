@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 
+from enrichment.batch import Purpose, Window
 from enrichment.errors import EnrichmentError
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.limits import topic_limits
 from enrichment.kafka.retention import alter, now_in_milliseconds
 from enrichment.kafka.times import to_text
 from enrichment.kafka.topic_limits import FOREVER
-from enrichment.messages import Purpose, Window
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from enrichment.batch import Window
 from enrichment.codec.records import Chunk, unpack_headers
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.source import read_ranges
-from enrichment.messages import ORIGIN_HEADERS, Window
+from enrichment.messages import ORIGIN_HEADERS
 
 Offsets = np.ndarray[Any, np.dtype[np.int64]]
 

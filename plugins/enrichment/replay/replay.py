@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from confluent_kafka import TopicPartition
 
+from enrichment.batch import REPLAY, Batch, OffsetRange, Purpose, Window
 from enrichment.errors import OffsetsLost, ReplayRefused, WindowLost
 from enrichment.kafka.asking import with_retries
 from enrichment.kafka.clients import Clients
@@ -26,7 +27,7 @@ from enrichment.kafka.settled import await_stable, require_stable
 from enrichment.kafka.source import read_ranges
 from enrichment.kafka.times import Bound, find_bounds, find_losses, to_text
 from enrichment.kafka.topics import DEAD_LETTER_BYTES, MESSAGE_BYTES
-from enrichment.messages import HEADER_REPLAY, REASONS_OF, REPLAY, Batch, OffsetRange, Purpose, Reason, Window
+from enrichment.messages import HEADER_REPLAY, REASONS_OF, Reason
 from enrichment.replay.cuts import Cuts
 from enrichment.replay.differences import Side, compare
 from enrichment.replay.group import check_group

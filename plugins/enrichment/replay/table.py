@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from enrichment import sql
-from enrichment.messages import Batch, OffsetRange, Purpose, Window
+from enrichment.batch import Batch, OffsetRange, Purpose, Window
 
 Marks = dict[str, tuple[OffsetRange, ...]]
 # How far a window has come: a dry run counted it, its bounds are fixed, all of it is published and compared.

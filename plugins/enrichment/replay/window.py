@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from enrichment.batch import Batch, Window
 from enrichment.codec.records import Chunk
 from enrichment.kafka.clients import Clients
-from enrichment.messages import Batch, Window
 from enrichment.replay.published import Offsets, offsets_with_errors
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]

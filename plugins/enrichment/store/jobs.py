@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from enrichment import sql
-from enrichment.messages import Batch, OffsetRange, Purpose
+from enrichment.batch import Batch, OffsetRange, Purpose
 from enrichment.store.lanes import LaneCounts
 from enrichment.store.positions import Positions
 

@@ -9,7 +9,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from enrichment import sql
-from enrichment.messages import OffsetRange
+from enrichment.batch import OffsetRange
 
 
 class LaneCount(msgspec.Struct, frozen=True):

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 import pytest
 
+from enrichment.batch import Batch
 from enrichment.batches.alerts import MEANINGS, alerts_of, said_of
 from enrichment.batches.pipeline import Drained, Published
 from enrichment.batches.provenance import Counts
 from enrichment.caches.base import LookupCounts
-from enrichment.messages import OUTAGES, REASONS_OF, Batch, Reason
+from enrichment.messages import OUTAGES, REASONS_OF, Reason
 from enrichment.settings import load
 
 BATCH = Batch("dag/run/0", "in", "us", 0, ())

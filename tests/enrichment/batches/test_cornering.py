@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enrichment.batch import OffsetRange
 from enrichment.batches.cornering import SHRINK, Share, corner
 from enrichment.kafka.offsets import Backlog
-from enrichment.messages import OffsetRange
 from enrichment.store.jobs import Suspicion
 
 SIZE = 1_000

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enrichment.batch import REDRIVE, Batch, OffsetRange, Purpose, Wanted
 from enrichment.batches.drain import stage
 from enrichment.batches.provenance import Addition
 from enrichment.batches.route import Routed, Router, plain_road
@@ -26,19 +27,14 @@ from enrichment.messages import (
     HEADER_ATTEMPTS,
     ORIGIN_HEADERS,
     OUTPUT_COLUMNS,
-    REDRIVE,
     REDRIVE_HEADERS,
-    Batch,
     Context,
-    OffsetRange,
     Place,
     Profile,
     Provenance,
-    Purpose,
     Reason,
     Risk,
     Source,
-    Wanted,
 )
 
 BATCH = Batch("dag/run/0", "stacklens-enriched", "group", 0, (OffsetRange(3, 100, 200),))

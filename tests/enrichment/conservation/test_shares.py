@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from enrichment.batch import OffsetRange
 from enrichment.conservation.report import Expected
 from enrichment.conservation.shares import Share, worthwhile_processes
-from enrichment.messages import OffsetRange
 
 RANGES = [
     OffsetRange(0, 0, 900_000),

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from enrichment.batch import LIVE, REDRIVE, REPLAY, Batch, OffsetRange, Purpose, Wanted
 from enrichment.codec.decode import decode
 from enrichment.codec.json_text import is_strict
 from enrichment.codec.outgoing import origin_headers
@@ -30,16 +31,9 @@ from enrichment.messages import (
     HEADER_OWN,
     HEADER_REPLAY,
     HEADER_REVISION,
-    LIVE,
     ORIGIN_HEADERS,
-    REDRIVE,
     REDRIVE_HEADERS,
-    REPLAY,
-    Batch,
-    OffsetRange,
-    Purpose,
     Reason,
-    Wanted,
 )
 
 SOURCE, DLQ = "stacklens-enriched", "analytics-dlq"

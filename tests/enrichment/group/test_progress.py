@@ -8,11 +8,11 @@ from types import MappingProxyType
 import msgspec
 import pytest
 
+from enrichment.batch import Tail
 from enrichment.group.choices import Astray, Why, explain
 from enrichment.group.progress import Group, find_astray
 from enrichment.kafka.offsets import Backlog
 from enrichment.kafka.stamps import Stamp
-from enrichment.messages import Tail
 from enrichment.store.positions import Position
 
 OURS = Stamp(250, "dag/run/0", "id-1", 1)

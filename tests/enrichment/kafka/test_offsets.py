@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enrichment.batch import OffsetRange
 from enrichment.kafka.offsets import Backlog, look_back, plan_ranges
-from enrichment.messages import OffsetRange
 
 backlogs = st.lists(
     st.tuples(st.integers(0, 5000), st.integers(0, 5000), st.none() | st.integers(0, 9000)), min_size=1, max_size=12

@@ -7,12 +7,13 @@ from typing import cast
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from enrichment.batch import Batch, OffsetRange
 from enrichment.codec.records import pack_headers
 from enrichment.errors import BatchRefused, PublishRefused
 from enrichment.kafka.deliveries import Failure
 from enrichment.kafka.refusals import Refusals, cause_of, publish_around, refusal_of
 from enrichment.kafka.topic_limits import TopicLimits
-from enrichment.messages import HEADER_OFFSET, HEADER_PARTITION, Batch, OffsetRange
+from enrichment.messages import HEADER_OFFSET, HEADER_PARTITION
 
 BATCH = Batch("b", "in", "g", 0, (OffsetRange(0, 0, 9), OffsetRange(3, 0, 9)))
 

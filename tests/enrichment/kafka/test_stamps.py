@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from enrichment.batch import Batch, OffsetRange
 from enrichment.errors import LanesChanged
 from enrichment.kafka.stamps import Committed, Stamp, check_lanes, is_published, stamped
-from enrichment.messages import Batch, OffsetRange
 
 BATCH = Batch("dag/lauf-ü/0", "in", "group", 0, (OffsetRange(0, 2, 9), OffsetRange(2, 0, 5)), topic_id="id-1", lanes=2)
 

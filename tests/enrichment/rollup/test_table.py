@@ -11,8 +11,8 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+from enrichment.batch import Batch, OffsetRange, Purpose
 from enrichment.caches.base import LookupCounts
-from enrichment.messages import Batch, OffsetRange, Purpose
 from enrichment.rollup.rollup import Rollup
 from enrichment.rollup.service_levels import Breach, Level
 from enrichment.rollup.table import HOUR, Rollups, hour_of

@@ -8,8 +8,8 @@ import msgspec
 import psycopg
 import pytest
 
+from enrichment.batch import Batch, OffsetRange, Purpose
 from enrichment.caches.base import LookupCounts
-from enrichment.messages import Batch, OffsetRange, Purpose
 from enrichment.store.jobs import JobState, Ledger, Outcome, Suspicion
 
 Connection = psycopg.Connection[Any]

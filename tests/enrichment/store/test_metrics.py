@@ -7,8 +7,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from enrichment.batch import Batch, OffsetRange
 from enrichment.caches.base import LookupCounts
-from enrichment.messages import Batch, OffsetRange
 from enrichment.store import metrics
 from enrichment.store.jobs import Ledger
 
