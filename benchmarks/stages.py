@@ -17,6 +17,7 @@ from enrichment.batch import Batch
 from enrichment.batches import pipeline
 from enrichment.batches.kinds import LIVE_KIND
 from enrichment.batches.pipeline import Drained
+from enrichment.batches.stage_clock import timed_stage
 from enrichment.caches.base import LookupCounts
 from enrichment.enrichers.base import Enricher
 from enrichment.messages import Source
@@ -68,7 +69,7 @@ def _run(stand: Stand, settings: Settings, done: Pass, claimed: Batch) -> int:
     drained = _drain(stand, settings, done, claimed)
     seconds = {name: _look_up(stand, settings, done, drained.batch, name) for name in LOOKUPS}
     with _stage(stand, settings, done, "publish") as r:
-        with r.stage(claimed.batch_id, "publish") as stage:
+        with timed_stage(r, claimed.batch_id, "publish") as stage:
             published = pipeline.publish(r.clients, r.staging, drained, LIVE_KIND, settings)
             stage.messages, stage.counts = published.counts.total, msgspec.to_builtins(published)
         pipeline.record(
@@ -83,7 +84,7 @@ def _run(stand: Stand, settings: Settings, done: Pass, claimed: Batch) -> int:
 
 def _drain(stand: Stand, settings: Settings, done: Pass, claimed: Batch) -> Drained:
     with _stage(stand, settings, done, "drain") as r:
-        with r.stage(claimed.batch_id, "drain") as stage:
+        with timed_stage(r, claimed.batch_id, "drain") as stage:
             drained = pipeline.drain(r.clients, r.staging, claimed, LIVE_KIND)
             stage.messages = drained.messages
         r.ledger.drained(drained.batch, drained.messages, drained.value_bytes)
@@ -91,7 +92,7 @@ def _drain(stand: Stand, settings: Settings, done: Pass, claimed: Batch) -> Drai
 
 
 def _look_up(stand: Stand, settings: Settings, done: Pass, batch: Batch, name: str) -> float:
-    with _stage(stand, settings, done, name) as r, r.stage(batch.batch_id, name) as stage:
+    with _stage(stand, settings, done, name) as r, timed_stage(r, batch.batch_id, name) as stage:
         enricher, how = _enricher(r, name)
         counts = pipeline.enrich(r.staging, batch, enricher, **how)
         stage.messages, stage.counts = counts.messages, msgspec.to_builtins(counts)

@@ -8,11 +8,9 @@ source.
 from __future__ import annotations
 
 import logging
-import resource
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,7 +21,6 @@ import pandas as pd
 
 from enrichment import sql
 from enrichment.batch import LIVE, Batch
-from enrichment.batches.outages import Outage, repairable
 from enrichment.caches.base import CacheLayer, Fetch
 from enrichment.caches.eviction import Evicted, evict
 from enrichment.caches.layered import LayeredLookup, TimeToLive
@@ -40,44 +37,21 @@ from enrichment.enrichers.geo.enricher import GeoEnricher
 from enrichment.enrichers.geo.special_addresses import KnownAddresses
 from enrichment.enrichers.user.api import UserApi
 from enrichment.enrichers.user.enricher import UserEnricher
-from enrichment.errors import BatchRefused, BatchUnbalanced, OutageHeld, PublishRefused
 from enrichment.group.lanes import check_publish
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.offsets import log_ends
-from enrichment.log_lines import log_pairs
 from enrichment.messages import Context, Place, Profile, Source
 from enrichment.repair.corrections import Corrector, LookUp
 from enrichment.repair.pending import PendingStore
 from enrichment.replay.table import Replays
 from enrichment.settings import Settings
 from enrichment.sources.connections import HttpEndpoint
-from enrichment.store import metrics
 from enrichment.store.breakers import PostgresBreakerStorage
 from enrichment.store.connections import Connection, Connections, Parameters
-from enrichment.store.histogram import Histogram
 from enrichment.store.jobs import Ledger
 from enrichment.store.staging import Staging
 from enrichment.store.staging_areas import StoragePath
 
 log = logging.getLogger(__name__)
-
-# What goes wrong when code meets data that it was not made for. Brokers, databases, disks and settings raise other
-# things.
-BATCH_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
-
-
-@dataclass
-class Stage:
-    """What a stage did to a batch; `seconds` and `peak_rss_bytes` are known when its block has ended.
-
-    `histograms` are kept beside the counts, and are no part of the log line.
-    """
-
-    messages: int = 0
-    counts: dict[str, Any] = field(default_factory=dict)
-    histograms: dict[str, Histogram] = field(default_factory=dict)
-    seconds: float = 0.0
-    peak_rss_bytes: int = 0
 
 
 class Cached(NamedTuple):
@@ -222,72 +196,6 @@ class Resources:
         if risks.request_ids:
             self._risks.record(*risks)
 
-    def hold(self, batch: Batch, outage: Outage) -> None:
-        """Raise `OutageHeld` when the declared policy has the batch wait for its source."""
-        settings = self.settings.pipeline
-        if settings.outage_policy != "hold" or batch.dry_run:
-            return
-        held, deadline = self.ledger.held_seconds(batch), 60 * settings.outage_hold_deadline_minutes
-        if held < deadline:
-            raise OutageHeld(
-                f"batch {batch.batch_id}: {outage.source} is down, {outage.messages} messages wait for it since "
-                f"{held:.0f} s; after {deadline:.0f} s they are published without it"
-            )
-        log.warning("outage.deadline batch_id=%s source=%s held_seconds=%.0f", batch.batch_id, outage.source, held)
-
-    @contextmanager
-    def noting(self, batch: Batch, outages: Sequence[Outage]) -> Iterator[None]:
-        """Note, around a batch's publication, what it goes without and between which offsets it lies."""
-        missed = repairable(self.settings.pipeline.required_sources, outages)
-        if not missed:
-            yield
-            return
-        topic = self.clients.for_batch(batch).settings.output_topic
-        with self.placing(batch.batch_id, 0, topic):
-            self.pending.expect(batch.batch_id, topic, missed)
-            log.warning("outage.pending batch_id=%s %s", batch.batch_id, {o.source.value: o.messages for o in missed})
-            yield
-
-    @contextmanager
-    def placing(self, batch_id: str, number: int, topic: str) -> Iterator[None]:
-        """Note between which offsets of a topic a pass over a batch lies, which is published within the block.
-
-        Before it, too, because nobody could tell afterwards where a publication began that died at its end.
-        """
-        self.pending.start(batch_id, number, log_ends(self.clients, topic))
-        yield
-        self.pending.settle(batch_id, number, log_ends(self.clients, topic))
-
-    @contextmanager
-    def stage(self, batch_id: str, name: str) -> Iterator[Stage]:
-        """Time a stage of a batch and record what it did, once it has ended well.
-
-        A failure that is nobody's fault but the batch's is noted in the ledger: the next claim there takes less. Why
-        the broker did not take a batch is noted, too, and shrinks nothing.
-        """
-        stage, start = Stage(), time.perf_counter()
-        try:
-            yield stage
-        except (BatchRefused, BatchUnbalanced) as fault:
-            self.ledger.failed(batch_id, _said(name, fault), fault.partitions)
-            raise
-        except BATCH_FAULTS as fault:
-            self.ledger.failed(batch_id, _said(name, fault))
-            raise
-        except PublishRefused as refused:
-            self.ledger.noted(batch_id, _said(name, refused))
-            raise
-        stage.seconds = time.perf_counter() - start
-        stage.peak_rss_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        metrics.record(
-            self.postgres, batch_id, name, messages=stage.messages, seconds=stage.seconds,
-            peak_rss_bytes=stage.peak_rss_bytes, counts={**stage.counts, **stage.histograms},
-        )  # fmt: skip
-        done = {"stage": name, "messages": stage.messages, "seconds": round(stage.seconds, 3)}
-        memory = {"peak_rss_mb": stage.peak_rss_bytes // 1024**2, "batch_id": batch_id}
-        log_pairs(log, "stage.done", {**done, **memory})
-        log_pairs(log, "stage.counts", stage.counts)
-
     def _check_lanes(self, batch: Batch) -> None:
         """Only live draining has as many lanes as the settings say: a replay's were fixed by its plan."""
         if batch.purpose.kind == LIVE.kind:
@@ -337,7 +245,3 @@ class Resources:
     def _ttl(self, cached: Cached) -> TimeToLive:
         shared = self.settings.cache
         return TimeToLive(cached.found_seconds, 60 * shared.negative_ttl_minutes, shared.error_ttl_sec)
-
-
-def _said(stage: str, error: Exception) -> str:
-    return f"{stage}: {type(error).__name__}: {error}"

@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 from enrichment.batch import OffsetRange
 from enrichment.batches import pipeline as stages
 from enrichment.batches.kinds import LIVE_KIND
+from enrichment.batches.stage_clock import timed_stage
 from enrichment.batches.staged import EVENTS
 from enrichment.enrichers.base import Added, join
 from enrichment.errors import OffsetsLost
@@ -169,7 +170,7 @@ def test_message_that_breaks_the_pipeline_is_cornered(
     for run in range(40):
         for batch in pipeline.claim(f"run-{run}"):
             try:
-                with pipeline.resources() as r, r.stage(batch.batch_id, "user"):
+                with pipeline.resources() as r, timed_stage(r, batch.batch_id, "user"):
                     drained = pipeline.stage(batch)
             except ValueError:
                 continue

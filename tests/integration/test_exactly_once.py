@@ -13,6 +13,7 @@ import pytest
 
 from enrichment.batch import OffsetRange
 from enrichment.batches import pipeline as stages
+from enrichment.batches.stage_clock import timed_stage
 from enrichment.batches.staged import REFUSED, Drained, Published
 from enrichment.errors import BatchUnbalanced, OffsetsMoved, PublishRefused, StagingMissing
 from enrichment.kafka.offsets import committed_offsets
@@ -244,7 +245,7 @@ def test_flood_of_junk_does_not_stop_the_topic(make_pipeline: MakePipeline, susp
     for run in range(60):
         for batch in pipeline.claim(f"run-{run}"):
             try:
-                with pipeline.resources() as r, r.stage(batch.batch_id, "publish"):
+                with pipeline.resources() as r, timed_stage(r, batch.batch_id, "publish"):
                     drained = pipeline.stage(batch)
                     published = pipeline.publish(drained)
                     stages.record(r.ledger, drained, published)

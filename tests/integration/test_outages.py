@@ -13,7 +13,7 @@ from airflow.sdk import Context
 from airflow.sdk.execution_time.context import set_current_context
 
 from enrichment.batch import Batch
-from enrichment.batches.outages import Outage
+from enrichment.batches.outages import Outage, hold
 from enrichment.conservation.committed import read
 from enrichment.errors import OutageHeld, SettingsError
 from enrichment.messages import HEADER_BATCH, Reason, Source
@@ -129,13 +129,13 @@ def test_batch_is_held_until_the_deadline_of_its_first_claim(
     outage = Outage(Source.USER, 20)
     with pipeline.resources() as r:
         with pytest.raises(OutageHeld, match="user-profile is down, 20 messages wait"):
-            r.hold(batch, outage)
+            hold(r.ledger, r.settings.pipeline, batch, outage)
         [again] = pipeline.claim("second")
         r.postgres.execute("UPDATE enrichment_jobs SET claimed_at = now() - interval '9 min' WHERE run_id = 'first'")
         with pytest.raises(OutageHeld):
-            r.hold(again, outage)
+            hold(r.ledger, r.settings.pipeline, again, outage)
         r.postgres.execute("UPDATE enrichment_jobs SET claimed_at = now() - interval '11 min' WHERE run_id = 'first'")
-        r.hold(again, outage)
+        hold(r.ledger, r.settings.pipeline, again, outage)
     user_service.set_fault(status=503)
     assert pipeline.finish(pipeline.stage(again)).counts.partial == 20
 
@@ -185,12 +185,12 @@ def test_default_policy_and_dry_runs_hold_nothing(pipeline: Pipeline, make_pipel
     pipeline.produce([message(1)])
     [batch] = pipeline.claim()
     with pipeline.resources() as r:
-        r.hold(batch, Outage(Source.USER, 1))
+        hold(r.ledger, r.settings.pipeline, batch, Outage(Source.USER, 1))
     held = make_pipeline(ENRICHMENT_OUTAGE_POLICY="hold")
     held.produce([message(1)])
     [dry] = held.claim(dry_run=True)
     with held.resources() as r:
-        r.hold(dry, Outage(Source.USER, 1))
+        hold(r.ledger, r.settings.pipeline, dry, Outage(Source.USER, 1))
 
 
 def test_value_of_a_partial_message_names_what_failed(pipeline: Pipeline, user_service: UserService) -> None:

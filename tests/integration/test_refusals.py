@@ -21,6 +21,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from enrichment.batch import Wanted
+from enrichment.batches.stage_clock import timed_stage
 from enrichment.codec.records import Header
 from enrichment.conservation.committed import log_ranges, read
 from enrichment.dead_letters import redrive
@@ -281,7 +282,7 @@ def try_run(pipeline: Pipeline, run_id: str) -> list[bool]:
     for batch in pipeline.claim(run_id):
         drained = pipeline.stage(batch)
         try:
-            with pipeline.resources() as r, r.stage(batch.batch_id, "publish"):
+            with pipeline.resources() as r, timed_stage(r, batch.batch_id, "publish"):
                 pipeline.finish(drained)
         except (BatchRefused, BatchUnbalanced):
             published.append(False)
@@ -344,7 +345,7 @@ def test_refusal_that_is_nobodys_fault_is_noted_and_shrinks_nothing(
             return found
 
     monkeypatch.setattr(LanePublisher, "standing", fenced)
-    with pipeline.resources() as r, pytest.raises(PublishRefused), r.stage(batch.batch_id, "publish"):
+    with pipeline.resources() as r, pytest.raises(PublishRefused), timed_stage(r, batch.batch_id, "publish"):
         pipeline.publish(drained)
     with pipeline.resources() as r:
         job = r.ledger.get(batch.batch_id)

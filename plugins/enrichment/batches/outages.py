@@ -7,14 +7,21 @@ not exist has been answered.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 
 import msgspec
 import numpy as np
 import pandas as pd
 
+from enrichment.batch import Batch
 from enrichment.enrichers.base import STATUS, UNANSWERED, Added
+from enrichment.errors import OutageHeld
 from enrichment.messages import Source
+from enrichment.settings import PipelineSettings
+from enrichment.store.jobs import Ledger
+
+log = logging.getLogger(__name__)
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -77,3 +84,16 @@ def repairable(required: Iterable[Source], outages: Iterable[Outage]) -> list[Ou
     keys, their messages are dead letters, which a redrive sends in again."""
     fatal = without_down(required, outages)
     return [outage for outage in outages if outage.source not in fatal]
+
+
+def hold(ledger: Ledger, settings: PipelineSettings, batch: Batch, outage: Outage) -> None:
+    """Raise `OutageHeld` when the declared policy has the batch wait for its source."""
+    if settings.outage_policy != "hold" or batch.dry_run:
+        return
+    held, deadline = ledger.held_seconds(batch), 60 * settings.outage_hold_deadline_minutes
+    if held < deadline:
+        raise OutageHeld(
+            f"batch {batch.batch_id}: {outage.source} is down, {outage.messages} messages wait for it since "
+            f"{held:.0f} s; after {deadline:.0f} s they are published without it"
+        )
+    log.warning("outage.deadline batch_id=%s source=%s held_seconds=%.0f", batch.batch_id, outage.source, held)

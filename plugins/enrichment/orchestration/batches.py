@@ -35,6 +35,7 @@ def batch_of(manifest: dict[str, Any]) -> Batch:
 def drain(batch: Manifest) -> dict[str, Any]:
     """Read the batch's messages, decode them, and stage events, their keys, and what was refused."""
     from enrichment.batches import pipeline
+    from enrichment.batches.stage_clock import timed_stage
     from enrichment.orchestration.purposes import kind_of
 
     claimed = batch_of(batch)
@@ -43,7 +44,7 @@ def drain(batch: Manifest) -> dict[str, Any]:
         settled = pipeline.settle(claimed, job)
         if job is not None and job.is_published:
             return pipeline.Drained(settled, job.messages_read or 0, 0, job.value_bytes or 0).to_manifest()
-        with r.stage(claimed.batch_id, "drain") as stage:
+        with timed_stage(r, claimed.batch_id, "drain") as stage:
             drained = pipeline.drain(r.clients, r.staging, settled, kind_of(settled))
             r.ledger.drained(drained.batch, drained.messages, drained.value_bytes)
             stage.messages = drained.messages
@@ -84,7 +85,8 @@ def look_up(r: Resources, name: str, manifest: dict[str, Any], enricher: Enriche
     from msgspec import to_builtins
 
     from enrichment.batches import pipeline
-    from enrichment.batches.outages import Meter, Outage
+    from enrichment.batches.outages import Meter, Outage, hold
+    from enrichment.batches.stage_clock import timed_stage
     from enrichment.messages import Source
 
     batch = batch_of(manifest["batch"])
@@ -92,12 +94,12 @@ def look_up(r: Resources, name: str, manifest: dict[str, Any], enricher: Enriche
     if job is not None and job.is_published:
         return {"counts": job.cache_counts.get(name, {}), "seconds": job.durations.get(name, 0.0), "outage": None}
     meter = Meter(how.pop("on_chunk", None))
-    with r.stage(batch.batch_id, name) as stage:
+    with timed_stage(r, batch.batch_id, name) as stage:
         counts = pipeline.enrich(r.staging, batch, enricher, on_chunk=meter, **how)
         stage.messages, stage.counts = counts.messages, to_builtins(counts)
     outage = Outage.of(Source(enricher.name), meter.asked, r.settings.pipeline.outage_share)
     if outage is not None and outage.down:
-        r.hold(batch, outage)
+        hold(r.ledger, r.settings.pipeline, batch, outage)
     return {"counts": stage.counts, "seconds": stage.seconds, "outage": to_builtins(outage)}
 
 
@@ -117,8 +119,10 @@ def publish(
     from enrichment.batches import pipeline
     from enrichment.batches.alerts import alerts_of, strange_fields
     from enrichment.batches.outages import Outage
+    from enrichment.batches.stage_clock import timed_stage
     from enrichment.caches.base import LookupCounts
     from enrichment.orchestration.purposes import kind_of
+    from enrichment.repair.spans import noting
 
     batch = batch_of(drained["batch"])
     staged = convert(drained, pipeline.Drained)
@@ -129,8 +133,9 @@ def publish(
         job = r.ledger.get(batch.batch_id)
         if job is not None and job.is_published:
             return {"batch_id": batch.batch_id, "dry_run": False, "produced": False}
-        with r.stage(batch.batch_id, "publish") as stage:
-            noted = None if batch.dry_run else r.noting(batch, outages)
+        with timed_stage(r, batch.batch_id, "publish") as stage:
+            required = r.settings.pipeline.required_sources
+            noted = None if batch.dry_run else noting(r.pending, r.clients, required, batch, outages)
             published = pipeline.publish(
                 r.clients, r.staging, staged, kind_of(batch), r.settings, outages=outages, noted=noted
             )

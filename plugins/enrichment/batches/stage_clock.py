@@ -1,0 +1,87 @@
+"""Times the stages of a batch, and records what each did or why it failed."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from enrichment.errors import BatchRefused, BatchUnbalanced, PublishRefused
+from enrichment.log_lines import log_pairs
+from enrichment.store import metrics
+from enrichment.store.connections import Connection
+from enrichment.store.histogram import Histogram
+from enrichment.store.jobs import Ledger
+
+log = logging.getLogger(__name__)
+
+# What goes wrong when code meets data that it was not made for. Brokers, databases, disks and settings raise other
+# things.
+BATCH_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
+
+
+@dataclass
+class Stage:
+    """What a stage did to a batch; `seconds` and `peak_rss_bytes` are known when its block has ended.
+
+    `histograms` are kept beside the counts, and are no part of the log line.
+    """
+
+    messages: int = 0
+    counts: dict[str, Any] = field(default_factory=dict)
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak_rss_bytes: int = 0
+
+
+class Account(Protocol):
+    """Where stages are recorded; opened when it is needed."""
+
+    @property
+    def postgres(self) -> Connection:
+        """The connection for metrics."""
+        ...
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger of batches."""
+        ...
+
+
+@contextmanager
+def timed_stage(account: Account, batch_id: str, name: str) -> Iterator[Stage]:
+    """Time a stage of a batch and record what it did, once it has ended well.
+
+    A failure that is nobody's fault but the batch's is noted in the ledger: the next claim there takes less. Why
+    the broker did not take a batch is noted, too, and shrinks nothing.
+    """
+    stage, start = Stage(), time.perf_counter()
+    try:
+        yield stage
+    except (BatchRefused, BatchUnbalanced) as fault:
+        account.ledger.failed(batch_id, _said(name, fault), fault.partitions)
+        raise
+    except BATCH_FAULTS as fault:
+        account.ledger.failed(batch_id, _said(name, fault))
+        raise
+    except PublishRefused as refused:
+        account.ledger.noted(batch_id, _said(name, refused))
+        raise
+    stage.seconds = time.perf_counter() - start
+    stage.peak_rss_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    metrics.record(
+        account.postgres, batch_id, name, messages=stage.messages, seconds=stage.seconds,
+        peak_rss_bytes=stage.peak_rss_bytes, counts={**stage.counts, **stage.histograms},
+    )  # fmt: skip
+    done = {"stage": name, "messages": stage.messages, "seconds": round(stage.seconds, 3)}
+    memory = {"peak_rss_mb": stage.peak_rss_bytes // 1024**2, "batch_id": batch_id}
+    log_pairs(log, "stage.done", {**done, **memory})
+    log_pairs(log, "stage.counts", stage.counts)
+
+
+def _said(stage: str, error: Exception) -> str:
+    return f"{stage}: {type(error).__name__}: {error}"
