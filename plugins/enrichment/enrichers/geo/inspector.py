@@ -126,10 +126,13 @@ def open_inspected(path: Path) -> tuple[maxminddb.Reader, Findings]:
 
 
 def require_file(path: Path) -> os.stat_result:
-    """Opening a FIFO waits for a writer, and a device may never end: raises `DatabaseRefused` for what is no file."""
+    """Opening a FIFO waits for a writer, and a device may never end: raises `DatabaseRefused` for what is no file, and
+    for an empty one. (Some files of `/proc` say that they are, and wait.)"""
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
         raise DatabaseRefused(f"{path} is {KINDS.get(stat.S_IFMT(about.st_mode), 'something else')}, not a file")
+    if not about.st_size:
+        raise DatabaseRefused(f"{path} is empty")
     return about
 
 

@@ -171,6 +171,16 @@ def test_nothing_is_opened_that_is_no_file(tmp_path: Path, kind: str) -> None:
             findings_of(path)
 
 
+def test_empty_file_is_not_opened(tmp_path: Path, inspections: list[Path]) -> None:
+    """Nor one of the system's that says so and waits for what will never come."""
+    kernel = Path("/proc/kmsg")
+    (tmp_path / "City.mmdb").touch()
+    for path in [tmp_path / "City.mmdb", *([kernel] if kernel.exists() else [])]:
+        with pytest.raises(DatabaseRefused, match=f"{path} is empty"):
+            findings_of(path)
+    assert inspections == []
+
+
 @pytest.mark.parametrize(
     "about",
     [
