@@ -16,7 +16,7 @@ from enrichment.batches.pipeline import Drained
 from enrichment.conservation.committed import log_ranges
 from enrichment.errors import OffsetsMoved, ReplayRefused
 from enrichment.orchestration.batches import publish
-from enrichment.replay import replay
+from enrichment.replay import turns
 from enrichment.settings import load
 from tests.fixtures.partials import (
     corrected_once,
@@ -91,9 +91,9 @@ def test_window_is_gone_on_with_by_its_plan(replayer: Replayer) -> None:
     replayer.run(batches[0])
     replayer.pipeline.forget_group(batches[0].group_id)
     with replayer.pipeline.resources() as r:
-        assert replay.is_next(r.clients, r.ledger, batches[0])
+        assert turns.is_next(r.clients, r.ledger, batches[0])
         with pytest.raises(ReplayRefused, match="has expired: clear the run's `plan`"):
-            replay.is_next(r.clients, r.ledger, batches[1])
+            turns.is_next(r.clients, r.ledger, batches[1])
     for batch in replayer.plan()[1][1:]:
         assert replayer.run(batch).produced
     report = replayer.check()

@@ -14,8 +14,8 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from enrichment.codec.records import Chunk, Header, pack_headers, unpack_headers
+from enrichment.kafka.bulk import Event, FetchQueue, Outbox
 from enrichment.kafka.clients import DRAINING, READING
-from enrichment.kafka.librdkafka import Event, FetchQueue, Outbox
 from tests.fixtures.kafka import MakeTopic, free_ports
 
 HEADERS: list[list[Header]] = [
@@ -227,7 +227,7 @@ CALLED_BACK = """
 import sys, time
 from contextlib import closing
 from confluent_kafka import Consumer, TopicPartition
-from enrichment.kafka.librdkafka import FetchQueue
+from enrichment.kafka.bulk import FetchQueue
 heard = []
 with closing(Consumer({"bootstrap.servers": sys.argv[1], "group.id": "g", "error_cb": heard.append})) as consumer:
     with closing(FetchQueue(consumer)) as queue:

@@ -25,7 +25,7 @@ from enrichment.dead_letters.reader import Verdict, judge
 from enrichment.kafka.source import read_ranges
 from enrichment.kafka.topic_limits import TopicLimits
 from enrichment.messages import HEADER_OWN, HEADER_REVISION, ORIGIN_HEADERS, Reason
-from enrichment.replay import replay
+from enrichment.replay import report
 from enrichment.settings import load
 from tests.fixtures.kafka import MakeTopic
 from tests.fixtures.odd import TIME, Odd, odd_messages, own_headers, send_at, send_odd, shared_lines
@@ -104,7 +104,7 @@ def replay_window(replayer: Replayer, hour: int, **how: Any) -> dict[str, Any]:
     for topic in (planned.purpose.output_topic, planned.purpose.dlq_topic):
         log_ranges(replayer.pipeline.bootstrap_servers, topic, settle_seconds=10)
     with replayer.pipeline.resources() as r:
-        return replay.report(r.clients, r.ledger, r.replays, planned.purpose)
+        return report.report(r.clients, r.ledger, r.replays, planned.purpose)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -19,7 +19,7 @@ from enrichment.conservation.committed import log_ranges, read
 from enrichment.errors import OffsetsMoved, ReplayRefused, WindowLost
 from enrichment.kafka.offsets import read_settled_backlog
 from enrichment.messages import HEADER_REPLAY
-from enrichment.replay import replay
+from enrichment.replay import replay, report, turns
 from enrichment.settings import load
 from tests.fixtures.pipeline import PARTITIONS, message
 from tests.fixtures.replayer import HOUR, START, Replayer
@@ -77,7 +77,7 @@ def test_batch_before_its_turn_publishes_nothing(replayer: Replayer) -> None:
     replayer.produce([START + n for n in range(200)], partition=0)
     _, batches = replayer.plan()
     with replayer.pipeline.resources() as r:
-        assert [replay.is_next(r.clients, r.ledger, batch) for batch in batches[:2]] == [True, False]
+        assert [turns.is_next(r.clients, r.ledger, batch) for batch in batches[:2]] == [True, False]
     drained = replayer.pipeline.stage(batches[1])
     with pytest.raises(OffsetsMoved):
         replayer.pipeline.publish(drained)
@@ -142,7 +142,7 @@ def test_dry_run_counts_and_publishes_nothing(replayer: Replayer) -> None:
     counted, batches = replayer.plan(dry_run=True, levels=("error",))
     assert (counted.messages, counted.selected, batches, replayer.replayed()) == (10, 4, [], [])
     with replayer.pipeline.resources() as r:
-        said = replay.report(r.clients, r.ledger, r.replays, counted.purpose)
+        said = report.report(r.clients, r.ledger, r.replays, counted.purpose)
     assert (said["state"], said["messages"], said["selected"]) == ("counted", 10, 4)
     assert replayer.replay(0)["selected"] == 10
 

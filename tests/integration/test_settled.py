@@ -22,7 +22,7 @@ from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import read_settled_backlog
 from enrichment.kafka.source import read_ranges
 from enrichment.repair import passes as repair
-from enrichment.replay import replay
+from enrichment.replay import report
 from enrichment.settings import load
 from tests.fixtures.kafka import MakeTopic
 from tests.fixtures.partials import planned
@@ -104,7 +104,7 @@ def test_replay_compares_with_all_that_was_published(replayer: Replayer, strange
     for batch in batches:
         replayer.run(batch)
     with replayer.pipeline.resources() as r, held.committing_soon() if held and side == "after" else nullcontext():
-        told = replay.report(r.clients, r.ledger, r.replays, planned_.purpose)
+        told = report.report(r.clients, r.ledger, r.replays, planned_.purpose)
     assert (told["differences"]["replayed"], told["differences"]["same"]) == (20, 20)
 
 
@@ -117,11 +117,11 @@ def test_replay_says_that_a_transaction_is_open(replayer: Replayer, stranger: Be
         replayer.run(batch)
     with replayer.pipeline.resources() as r:
         with pytest.raises(TransactionOpen, match=r"describe-producers"):
-            replay.report(r.clients, r.ledger, r.replays, planned_.purpose)
+            report.report(r.clients, r.ledger, r.replays, planned_.purpose)
         with pytest.raises(TransactionOpen):
             replayer.plan(1)
         one.commit()
-        assert replay.report(r.clients, r.ledger, r.replays, planned_.purpose)["differences"]["replayed"] == 20
+        assert report.report(r.clients, r.ledger, r.replays, planned_.purpose)["differences"]["replayed"] == 20
 
 
 def test_redrive_sees_letters_that_were_just_set_aside(

@@ -12,13 +12,12 @@ And every pointer that is taken here is given back before its client is closed.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
+import confluent_kafka
 import llvmlite.binding
 import numpy as np
-import pyarrow as pa
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, cimpl
+from confluent_kafka import Consumer, Producer, cimpl
 from numba import njit, types
 from numba.extending import register_jitable
 
@@ -31,12 +30,19 @@ from enrichment.codec.buffers import (
     Ends,
     Flags,
     Numbers,
-    binary_column,
     memcpy,
-    parts_of,
 )
-from enrichment.codec.records import LENGTHS, MESSAGE_SCHEMA, Chunk
+from enrichment.codec.records import LENGTHS
 
+# Of which it is known that pointers lie where they are looked for: in others they may lie elsewhere, which reads wrong
+# memory. Add a release once `tests/integration/test_librdkafka.py` passes with it.
+TESTED = frozenset({"2.16.1"})
+VERSION = confluent_kafka.version()[0]
+if VERSION not in TESTED:
+    raise ImportError(
+        f"confluent-kafka {VERSION} was never tried with the access to its memory in "
+        f"enrichment/kafka/librdkafka.py: install {' or '.join(sorted(TESTED))}, as requirements.txt has it"
+    )
 # confluent-kafka's extension module is linked with librdkafka: its symbols are found through it, wherever its wheel has
 # put the library.
 library = ctypes.CDLL(cimpl.__file__)
@@ -71,7 +77,7 @@ _MESSAGE_WORDS, _ERROR, _PARTITION, _PAYLOAD, _PAYLOAD_SIZE, _KEY, _KEY_SIZE, _O
 # rd_kafka_vu_t, likewise: a kind, and up to 64 bytes of what it is; the kinds are those of rd_kafka_vtype_t.
 _VU_WORDS, _VU_TOPIC, _VU_PARTITION, _VU_VALUE, _VU_KEY, _VU_FLAGS, _VU_TIMESTAMP, _VU_HEADERS = 9, 2, 3, 4, 5, 7, 8, 10
 _COPY = 2  # RD_KAFKA_MSG_F_COPY: the value is the client's own from then on
-_APPENDED = 2  # RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME: when the broker appended the message
+APPENDED = 2  # RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME: when the broker appended the message
 # RD_KAFKA_RESP_ERR__NOENT. With any other error there are headers, but the client does not read so many.
 _NO_HEADERS = -156
 _UNREAD = -1  # in the place of a pointer to headers
@@ -164,7 +170,7 @@ def _measure(pointers: Numbers, header_sizes: Numbers) -> tuple[Numbers, Ends, F
 
 
 @njit((LONG, LONG, LONG, INT), nogil=True, cache=True)
-def _poll(queue: int, count: int, max_bytes: int, timeout_ms: int) -> tuple[Any, ...]:
+def poll_queue(queue: int, count: int, max_bytes: int, timeout_ms: int) -> tuple[Any, ...]:
     """Up to `count` messages of a queue, until they have `max_bytes`: error, partition, offset, timestamp and what kind
     of timestamp of each, then its key, packed headers and value as `binary_column` takes them."""
     pointers, lists, header_sizes = np.empty(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64)
@@ -208,7 +214,7 @@ def _unpack(at: int, end: int) -> int:
     nogil=True,
     cache=True,
 )
-def _produce(
+def produce_rows(
     client: int, topic: Bytes, partitions: Ends, timestamps: Numbers, keys: Bytes, key_ends: Ends, keyed: Flags,
     headers: Bytes, header_ends: Ends, values: Bytes, value_ends: Ends, valued: Flags, row: int, stop: int,
 ) -> tuple[int, int]:  # fmt: skip
@@ -252,117 +258,3 @@ def c_function(name: str, returns: Any, *takes: Any) -> Any:
     function = getattr(library, name)
     function.restype, function.argtypes = returns, takes
     return function
-
-
-_queue_new = c_function("rd_kafka_queue_new", ctypes.c_void_p, ctypes.c_void_p)
-_queue_destroy = c_function("rd_kafka_queue_destroy", None, ctypes.c_void_p)
-_queue_forward = c_function("rd_kafka_queue_forward", None, ctypes.c_void_p, ctypes.c_void_p)
-_queue_get_partition = c_function(
-    "rd_kafka_queue_get_partition", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32
-)
-
-
-class Event(NamedTuple):
-    """What a partition has to say beside its messages: its end, or an error; `offset` is where."""
-
-    error: KafkaError
-    partition: int
-    offset: int
-
-
-class FetchQueue:
-    """A queue of its own for what a consumer fetches. Close it before the consumer.
-
-    `appended` says whether the timestamp of any message so far was that of its appending to the log
-    (`message.timestamp.type` of the topic as it was then).
-    """
-
-    def __init__(self, consumer: Consumer) -> None:
-        self._client = handle(consumer)
-        self._queue: int | None = _queue_new(self._client)
-        self.appended = False
-
-    def close(self) -> None:
-        """Give the queue back, and what is still in it."""
-        _queue_destroy(self._queue)
-        self._queue = None
-
-    def take_over(self, topic: str, partitions: Iterable[int]) -> None:
-        """Lead what is fetched of these partitions here; before they are assigned."""
-        for partition in partitions:
-            queue = _queue_get_partition(self._client, topic.encode(), partition)
-            _queue_forward(queue, self._queue)
-            _queue_destroy(queue)
-
-    def poll(self, count: int, max_bytes: int, timeout: float) -> tuple[pa.RecordBatch, list[Event]]:
-        """Up to `count` messages in the order of each partition, until they have `max_bytes`, and events.
-
-        Waits up to `timeout` seconds for the first one only. An event stands behind all messages of its partition.
-        """
-        if self._queue is None:
-            raise RuntimeError("the queue is closed")
-        places, keys, key_ends, keyed, headers, header_ends, read, values, value_ends, valued = _poll(
-            self._queue, count, max_bytes, int(timeout * 1000)
-        )
-        errors, partitions, offsets, timestamps, kinds = places.T
-        self.appended = self.appended or bool((kinds[errors == 0] == _APPENDED).any())
-        messages = pa.record_batch(
-            [
-                pa.array(partitions.astype(np.int32)),
-                pa.array(offsets),
-                pa.array(timestamps),
-                binary_column(keys, key_ends, keyed),
-                binary_column(headers, header_ends, read),
-                binary_column(values, value_ends, valued),
-            ],
-            schema=MESSAGE_SCHEMA,
-        )
-        if not errors.any():
-            return messages, []
-        events = [
-            Event(KafkaError(int(errors[row]), (messages["value"][row].as_py() or b"").decode(errors="replace")),
-                  int(partitions[row]), int(offsets[row]))
-            for row in np.flatnonzero(errors)
-        ]  # fmt: skip
-        return messages.take(pa.array(np.flatnonzero(errors == 0))), events
-
-
-class NotTaken(KafkaException):
-    """The client itself has refused a message: the one at this row."""
-
-    def __init__(self, error: KafkaError, row: int) -> None:
-        super().__init__(error)
-        self.row = row
-
-
-def sent_timestamps(messages: pa.RecordBatch) -> Numbers:
-    """The timestamps of messages as they are sent."""
-    timestamps: Numbers = messages["timestamp"].to_numpy()
-    return timestamps if timestamps.all() else np.where(timestamps == 0, np.int64(1), timestamps)
-
-
-class Outbox:
-    """Messages on their way to a topic, to these partitions of it.
-
-    A timestamp of 0 becomes 1: the client takes 0 for the time of now, and there is no other way to say it.
-    """
-
-    def __init__(self, producer: Producer, topic: str, partitions: Ends, messages: Chunk) -> None:
-        columns = messages.columns
-        keys, key_ends = parts_of(columns["key"])
-        headers, header_ends = parts_of(columns["headers"])
-        values, value_ends = parts_of(columns["value"])
-        keyed, valued = (columns[part].is_valid().to_numpy(zero_copy_only=False) for part in ("key", "value"))
-        self._columns = (
-            np.frombuffer(topic.encode() + b"\0", np.uint8), partitions, sent_timestamps(columns),
-            keys, key_ends, keyed, headers, header_ends, values, value_ends, valued,
-        )  # fmt: skip
-        self._producer = producer
-
-    def produce(self, start: int, stop: int) -> int:
-        """Hand the rows from `start` to before `stop` to the producer, in order; returns the first that it had no room
-        for. Raises `NotTaken` for what the client refuses."""
-        row, code = _produce(handle(self._producer), *self._columns, start, stop)
-        if code not in (0, KafkaError._QUEUE_FULL):
-            raise NotTaken(KafkaError(code), int(row))
-        return int(row)

@@ -21,9 +21,9 @@ from enrichment.batch import LIVE, Batch
 from enrichment.codec.records import Chunk
 from enrichment.errors import OffsetsMoved
 from enrichment.kafka.asking import SLICE_SECONDS, with_retries
+from enrichment.kafka.bulk import NotTaken, Outbox
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.deliveries import Deliveries, Failure
-from enrichment.kafka.librdkafka import NotTaken, Outbox
 from enrichment.kafka.limits import limits_of
 from enrichment.kafka.offsets import read_committed, take_over
 from enrichment.kafka.refusals import Refusals, cause_of, refusal_of

@@ -19,8 +19,8 @@ from enrichment.batch import Batch, OffsetRange, Tail
 from enrichment.codec.records import Chunk
 from enrichment.errors import OffsetsLost
 from enrichment.kafka.asking import SLICE_SECONDS
+from enrichment.kafka.bulk import Event, FetchQueue
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.librdkafka import Event, FetchQueue
 from enrichment.kafka.settled import advice
 
 

@@ -153,11 +153,11 @@ class Turn(BaseSensorOperator):
     def poke(self, context: Any) -> bool:
         """Look where the window's group is, and, if not here yet, whether somebody is still on the way."""
         from enrichment.errors import ReplayRefused
-        from enrichment.replay import replay
+        from enrichment.replay import turns
 
         claimed = batch_of(self.batch)
         with resources() as r:
-            if replay.is_next(r.clients, r.ledger, claimed):
+            if turns.is_next(r.clients, r.ledger, claimed):
                 return True
         ended = context["ti"].get_task_states(
             dag_id=self.dag_id, task_ids=[f"{WINDOW}.batch.publish"], run_ids=[context["run_id"]]
@@ -178,7 +178,7 @@ def replay_batch(batch: Manifest) -> None:
 @task(multiple_outputs=False, execution_timeout=READING_TIMEOUT, trigger_rule="none_failed")
 def report() -> dict[str, Any]:
     """What the window came to, and how its output differs from what was published before."""
-    from enrichment.replay import replay
+    from enrichment.replay import report
 
     with resources() as r:
-        return replay.report(r.clients, r.ledger, r.replays, purpose_of(r.settings))
+        return report.report(r.clients, r.ledger, r.replays, purpose_of(r.settings))

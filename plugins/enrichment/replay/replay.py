@@ -9,19 +9,16 @@ its first batches, so that publishing a batch is the same compare-and-set as in 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import zip_longest
-from typing import Any
 
 import msgspec
-from confluent_kafka import TopicPartition
 
 from enrichment.batch import REPLAY, Batch, OffsetRange, Purpose, Window
-from enrichment.errors import OffsetsLost, ReplayRefused, WindowLost
+from enrichment.errors import ReplayRefused, WindowLost
 from enrichment.kafka.asking import with_retries
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.offsets import commit, committed_offsets
 from enrichment.kafka.retention import Load, check_kept, now_in_milliseconds, retentions
 from enrichment.kafka.settled import await_stable, require_stable
 from enrichment.kafka.source import read_ranges
@@ -29,12 +26,10 @@ from enrichment.kafka.times import Bound, find_bounds, find_losses, to_text
 from enrichment.kafka.topics import DEAD_LETTER_BYTES, MESSAGE_BYTES
 from enrichment.messages import HEADER_REPLAY, REASONS_OF, Reason
 from enrichment.replay.cuts import Cuts
-from enrichment.replay.differences import Side, compare
-from enrichment.replay.group import check_group
 from enrichment.replay.limits import check_times
-from enrichment.replay.published import outputs
 from enrichment.replay.table import CLAIMED, COUNTED, FINISHED, Replay, Replays
-from enrichment.replay.window import in_window, make_picker
+from enrichment.replay.turns import begin
+from enrichment.replay.window import in_window, make_picker, window_of
 from enrichment.settings import Settings
 from enrichment.store.jobs import Ledger
 
@@ -95,13 +90,6 @@ def plan(
     with replays.locked(known.group_id):
         begin(clients, ledger, known)
     return known, [ledger.claim(batch, dag_id, run_id, settings.fingerprint) for batch in known.batches]
-
-
-def window_of(purpose: Purpose) -> Window:
-    """The window of a replay's purpose."""
-    if purpose.window is None:
-        raise ValueError(f"a purpose of the kind {purpose.kind} has no window")
-    return purpose.window
 
 
 def _refuse_other(known: Replay, purpose: Purpose) -> None:
@@ -241,123 +229,3 @@ def group_of(consumer_group: str, window: Window) -> str:
 
 def _compact(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
-
-
-def begin(clients: Clients, ledger: Ledger, replay: Replay) -> None:
-    """Set the window's group, where it has no offset, to the start of the first batch that is not published.
-
-    Without it, a batch behind the first would find the group without an offset and take that for its turn. Where the
-    group has expired, only ledger and output say how far it was. Raises `ReplayRefused` when they can not.
-    """
-    jobs = {batch.batch_id: ledger.get(batch.batch_id) for batch in replay.batches}
-    published = {batch_id for batch_id, job in jobs.items() if job is not None and job.is_published}
-    if len(published) == len(jobs):
-        return
-    own = clients.for_batch(replay.batches[0])
-    topic, timeout = replay.batches[0].topic, clients.settings.request_timeout_sec
-    partitions = sorted({r.partition for batch in replay.batches for r in batch.ranges})
-    with own.offsets_reader() as reader:
-        committed = committed_offsets(reader, topic, partitions, timeout)
-        unset = [partition for partition in partitions if committed[partition] is None]
-        # A batch that was read and never said to be published may have died between its commit and its record.
-        read = {batch_id for batch_id, job in jobs.items() if job is not None and job.drained_at is not None}
-        if unset and read - published:
-            published |= _found_in_output(clients, replay, read - published)
-        reached: dict[int, int] = {}
-        for batch in replay.batches[::-1]:
-            for r in batch.ranges:
-                if batch.batch_id in published:
-                    reached.setdefault(r.partition, r.end)
-                else:
-                    reached[r.partition] = r.start
-        if unset:
-            offsets = [TopicPartition(topic, partition, reached[partition]) for partition in unset]
-            commit(reader, offsets, timeout)
-
-
-def _found_in_output(clients: Clients, replay: Replay, batch_ids: set[str]) -> set[str]:
-    """Which of these batches the output topics hold messages of: a batch is there as a whole, or not at all."""
-    topic, window = clients.settings.input_topic, window_of(replay.purpose)
-    replayed, _ = _sides(clients, replay)
-    try:
-        found = {o.batch_id for _, chunk in replayed.chunks(clients) for _, o in outputs(chunk, topic, window)}
-    except OffsetsLost as lost:
-        raise ReplayRefused(
-            f"the group {replay.group_id} has expired, and nobody can tell any more whether {', '.join(batch_ids)} was "
-            f"published: {lost}. Take another replay id, or, if you know, set the group's offsets by hand."
-        ) from lost
-    return batch_ids & found
-
-
-def is_next(clients: Clients, ledger: Ledger, batch: Batch) -> bool:
-    """Whether all batches before this one in its lane are published: the window's group has come to its start.
-
-    Raises `ReplayRefused` when the group has no offset any more, which nobody would ever wait out.
-    """
-    job = ledger.get(batch.batch_id)
-    if job is not None and job.is_published:
-        return True
-    committed = check_group(clients, batch)
-    return all(committed[r.partition] >= r.start for r in batch.ranges)
-
-
-def report(clients: Clients, ledger: Ledger, replays: Replays, purpose: Purpose) -> dict[str, Any]:
-    """What a window came to and how its output differs from what was published before; written down the first time.
-
-    Raises `ReplayRefused` when a batch of it is not published.
-    """
-    window, topic = window_of(purpose), clients.settings.input_topic
-    replay = replays.get(topic, window)
-    if replay is None:
-        raise ReplayRefused(f"replay {window.replay_id} has not counted this window")
-    if replay.state == CLAIMED:
-        counts = _published_counts(ledger, replay)
-        differences = compare(
-            clients, topic, window, {b.batch_id: n for b, n in zip(replay.batches, counts["by_batch"], strict=True)},
-            *_sides(clients, replay),
-        )  # fmt: skip
-        totals = {name: counts[name] for name in ("enriched", "partial", "dead")}
-        replays.finish(topic, window, totals, msgspec.to_builtins(differences))
-        replay = replays.get(topic, window) or replay
-    return {
-        "replay_id": window.replay_id, "start": to_text(window.start), "end": to_text(window.end),
-        "state": replay.state, "messages": replay.messages, "selected": replay.selected, "lost": replay.lost,
-        "output_topic": replay.purpose.output_topic, "counts": replay.counts, "differences": replay.differences,
-    }  # fmt: skip
-
-
-def _published_counts(ledger: Ledger, replay: Replay) -> Mapping[str, Any]:
-    jobs = [ledger.get(batch.batch_id) for batch in replay.batches]
-    unpublished = [
-        b.batch_id for b, job in zip(replay.batches, jobs, strict=True) if job is None or not job.is_published
-    ]
-    if unpublished:
-        raise ReplayRefused(f"not published yet: {', '.join(unpublished)}. Clear the window's run.")
-    done = [job for job in jobs if job is not None]
-    return {
-        "by_batch": [job.messages_read or 0 for job in done],
-        "enriched": sum(job.messages_enriched or 0 for job in done),
-        "partial": sum(job.messages_partial or 0 for job in done),
-        "dead": sum(job.messages_dead or 0 for job in done),
-    }
-
-
-def _sides(clients: Clients, replay: Replay) -> tuple[Side, Side]:
-    """What the replay has published since it was claimed, and what was published of the window until then.
-
-    Raises `TransactionOpen` when some of it is hidden.
-    """
-    settings, purpose, marks = clients.settings, replay.purpose, replay.marks
-    require_stable(clients, purpose.output_topic, purpose.dlq_topic)
-
-    def since(topic: str) -> tuple[str, list[OffsetRange]]:
-        ends = {r.partition: r.end for r in marks[topic]}
-        now = {b.partition: b.high for b in find_bounds(reader, topic, 0, settings.request_timeout_sec)}
-        return topic, [OffsetRange(p, ends.get(p, 0), max(high, ends.get(p, 0))) for p, high in now.items()]
-
-    with clients.offsets_reader() as reader:
-        replayed = Side(since(purpose.output_topic), since(purpose.dlq_topic))
-    before = Side(
-        (settings.output_topic, marks[settings.output_topic]), (settings.dlq_topic, marks[settings.dlq_topic])
-    )
-    return replayed, before

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from enrichment.batch import Batch, Window
+from enrichment.batch import Batch, Purpose, Window
 from enrichment.codec.records import Chunk
 from enrichment.kafka.clients import Clients
 from enrichment.replay.published import Offsets, offsets_with_errors
@@ -86,3 +86,10 @@ def _with_stored_errors(chunk: Chunk, rows: Rows, stored: Mapping[int, Offsets])
         here = partitions == partition
         kept[here] = np.isin(offsets[here], stored[partition])
     return rows[kept]
+
+
+def window_of(purpose: Purpose) -> Window:
+    """The window of a replay's purpose."""
+    if purpose.window is None:
+        raise ValueError(f"a purpose of the kind {purpose.kind} has no window")
+    return purpose.window
