@@ -11,7 +11,7 @@ from benchmarks.loop import PEERS, run_loop
 from benchmarks.stages import drain_backlog
 from benchmarks.stand import Stand
 from enrichment.conservation.committed import log_ranges, read
-from enrichment.conservation.fingerprint import Origin, origin_of
+from enrichment.conservation.origins import Origin, origin_of
 from enrichment.messages import HEADER_BATCH
 from enrichment.settings import Settings
 from include.local.errors import StackError

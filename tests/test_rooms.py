@@ -66,3 +66,9 @@ def test_centre_writes_dead_letters_and_reads_none() -> None:
     """What a redrive needs is handed in."""
     known = {imported for module in MODULES if room_of(module) == "batches" for imported in imports_of(module)}
     assert {module for module in known if room_of(module) == "dead_letters"} == {"enrichment.dead_letters.writer"}
+
+
+def test_no_module_is_longer_than_anybody_reads() -> None:
+    """What has grown beyond this has two subjects."""
+    lengths = {module: len(path.read_text().splitlines()) for module, path in MODULES.items()}
+    assert {module: length for module, length in lengths.items() if length > 300} == {}

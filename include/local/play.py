@@ -22,7 +22,7 @@ from enrichment import sql
 from enrichment.batch import OffsetRange
 from enrichment.conservation.check import check
 from enrichment.conservation.committed import log_ranges, read
-from enrichment.conservation.fingerprint import Origin, origin_of
+from enrichment.conservation.origins import Origin, origin_of
 from enrichment.databases import Limits, connect
 from enrichment.enrichers.geo.database import GeoDatabase
 from enrichment.errors import TransactionOpen

@@ -21,10 +21,10 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-from enrichment.errors import DatabaseRefused, SettingsError
-from enrichment.settings import ROOMS, GeoSettings, Settings, load
+from enrichment.settings import ROOMS, Settings
 from include.local import airflow, kafka, leftovers, ports, postgres, users
 from include.local.airflow_api import AirflowApi
+from include.local.checks import checked_settings
 from include.local.config import Config, ports_used_last, remember
 from include.local.credentials import Credentials, load_or_create, write_private
 from include.local.errors import StackError
@@ -67,7 +67,7 @@ class LocalStack:
 
         Raises `StackError` when a port is taken or a component fails; what this call started is stopped again then.
         """
-        settings = _settings()
+        settings = checked_settings()
         with self._locked():
             credentials = load_or_create(self._config.directory)
             addresses = self._addresses(credentials)
@@ -273,30 +273,6 @@ class LocalStack:
             except BlockingIOError as held:
                 raise StackError("another command is starting or stopping this stack: wait for it") from held
             yield
-
-
-def _settings() -> Settings:
-    try:
-        settings = load()
-    except SettingsError as unusable:
-        raise StackError(str(unusable)) from unusable
-    if settings.geo.database_path:
-        _require_geo_database(settings.geo)
-    return settings
-
-
-def _require_geo_database(geo: GeoSettings) -> None:
-    """Tasks would do without places, batch after batch, and this command would end well."""
-    from enrichment.enrichers.geo.database import present_database_path
-    from enrichment.enrichers.geo.refresh.candidate import build_of
-
-    try:
-        build_of(present_database_path(geo.database_path, geo.install_path))
-    except (DatabaseRefused, OSError) as unusable:
-        raise StackError(
-            f"GEO_IP_DATABASE_PATH={geo.database_path!r}: {unusable}; set it to a City database in MaxMind's format"
-            " (.mmdb), or leave it empty"
-        ) from unusable
 
 
 def _digest(value: str) -> str:

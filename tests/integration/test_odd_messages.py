@@ -18,7 +18,8 @@ from confluent_kafka import Message
 from enrichment.batch import Wanted
 from enrichment.codec.records import Header
 from enrichment.conservation.committed import log_ranges, position, read
-from enrichment.conservation.fingerprint import labels_of, origin_of
+from enrichment.conservation.fingerprint import labels_of
+from enrichment.conservation.origins import origin_of
 from enrichment.conservation.report import Defect
 from enrichment.dead_letters import redrive
 from enrichment.dead_letters.reader import Verdict, judge

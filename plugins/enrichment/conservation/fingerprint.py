@@ -9,29 +9,23 @@ from __future__ import annotations
 import base64
 import json
 import math
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import IntEnum
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import msgspec
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 
 from enrichment.batch import LIVE
+from enrichment.conservation.origins import Header, Origin, Parts, headers_of
 from enrichment.messages import (
-    HEADER_BATCH,
-    HEADER_OWN,
-    HEADER_PREFIX,
-    HEADER_REPLAY,
-    HEADER_REVISION,
     ORIGIN_HEADERS,
     OUTPUT_COLUMNS,
-    REDRIVE_HEADERS,
     DeadLetter,
     Reason,
 )
 
-Header = tuple[str, bytes | None]
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_words = lru_cache(maxsize=10_000)(msgspec.json.Decoder(tuple[str, ...] | None).decode)
 _ADDED = frozenset(OUTPUT_COLUMNS)
@@ -75,51 +69,8 @@ class Output(NamedTuple):
     errors: tuple[str, ...] = ()
 
 
-class Origin(NamedTuple):
-    """Where an output says that it came from."""
-
-    topic: str
-    partition: int
-    offset: int
-
-
 class Broken(ValueError):
     """An output that is not what its topic holds; the message says what is wrong with it."""
-
-
-def origin_of(message: Message) -> Origin | None:
-    """The origin in a message's last four headers; None when they are not the origin headers."""
-    return origin_in(headers_of(message))
-
-
-def origin_in(headers: list[Header]) -> Origin | None:
-    """The same of its headers."""
-    if len(headers) < len(ORIGIN_HEADERS):
-        return None
-    (first, topic), (second, partition), (third, _), (fourth, offset) = headers[-len(ORIGIN_HEADERS) :]
-    if (first, second, third, fourth) != ORIGIN_HEADERS:
-        return None
-    try:
-        return Origin((topic or b"").decode(), int(partition or b""), int(offset or b""))
-    except ValueError:
-        return None
-
-
-def sequence_of(headers: list[Header], parts: Parts) -> str:
-    """Within what an output has its place in the order: all of live draining, or one window of a replay."""
-    if parts.replay is None:
-        return ""
-    batch_id = (dict(headers)[HEADER_BATCH] or b"").decode(errors="replace")
-    return batch_id.rsplit("/", 2)[0]  # without its lane and number
-
-
-def window_of(message: Message) -> tuple[int, int]:
-    """The window of the replay that made an output, to the second, as its batch names it: milliseconds. Raises
-    `ValueError` where it names none."""
-    batch_id = (dict(headers_of(message)).get(HEADER_BATCH) or b"").decode()
-    start, end = batch_id.split("/")[-3].split("-") if batch_id.count("/") > 2 else ("", "")
-    first, last = (datetime.strptime(at, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) for at in (start, end))
-    return round(first.timestamp() * 1000), round(last.timestamp() * 1000)
 
 
 def is_appended(message: Message) -> bool:
@@ -214,47 +165,6 @@ def of_letter(message: Message, origin: Origin, parts: Parts) -> Output:
 def _stand_in(origin: Origin) -> bytes:
     """The key of a letter whose message has none, where the topic takes no letter without one."""
     return f"{origin.topic}:{origin.partition}:{origin.offset}".encode()
-
-
-def headers_of(message: Message) -> list[Header]:
-    """A message's headers, in order. The client makes them anew for whoever asks."""
-    return cast(list[Header], message.headers() or [])
-
-
-class Parts(NamedTuple):
-    """An output's headers: the input's own, whether a mark says so, and what those of the pipeline behind them say: the
-    version (1 unless a number stands directly before the origin), the replay that it was made by (None: live draining),
-    and whether it was a dead letter."""
-
-    own: list[Header]
-    marked: bool
-    revision: int
-    replay: str | None
-    redriven: bool
-
-
-def parts_of(headers: list[Header]) -> Parts:
-    """Take an output's headers apart, from the last one on; the mark says where the input's own end."""
-    before = headers[: -len(ORIGIN_HEADERS)]
-    for name, _ in before:
-        if name.startswith(HEADER_PREFIX):
-            break
-    else:  # of nearly all: none of the pipeline's
-        return Parts(before, False, 1, None, False)
-    marks = [place for place, (name, value) in enumerate(headers) if name == HEADER_OWN and value == b"%d" % place]
-    first = marks[-1] + 1 if marks else 0
-    before = headers[first : -len(ORIGIN_HEADERS)]
-    name, value = before[-1] if before else ("", None)
-    # A number that no revision can be is one of the input's own, from before such were marked.
-    stated = name == HEADER_REVISION and value is not None and value.isdigit() and len(value) < 10
-    revision = int(value or b"") if stated else 1
-    if revision > 1 or (stated and marks):
-        before = before[:-1]
-    redriven = tuple(name for name, _ in before[-len(REDRIVE_HEADERS) :]) == REDRIVE_HEADERS
-    replay = (before[-1][1] or b"").decode(errors="replace") if before and before[-1][0] == HEADER_REPLAY else None
-    added = len(REDRIVE_HEADERS) if redriven else int(replay is not None)
-    own = headers[: first - 1] if marks else before[: len(before) - added]
-    return Parts(own, bool(marks), revision, replay, redriven)
 
 
 def _fingerprint(key: bytes | None, timestamp: int, headers: list[Header], content: int) -> Fingerprint:

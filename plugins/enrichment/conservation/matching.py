@@ -12,21 +12,8 @@ from confluent_kafka import Message
 
 from enrichment.batch import OffsetRange
 from enrichment.conservation.committed import position
-from enrichment.conservation.fingerprint import (
-    UNSAID,
-    Broken,
-    Fingerprint,
-    Form,
-    Origin,
-    Output,
-    Parts,
-    headers_of,
-    of_analytics,
-    of_input,
-    origin_in,
-    parts_of,
-    sequence_of,
-)
+from enrichment.conservation.fingerprint import UNSAID, Broken, Fingerprint, Form, Output, of_analytics, of_input
+from enrichment.conservation.origins import Origin, Parts, headers_of, origin_in, parts_of, sequence_of
 from enrichment.conservation.report import ConservationReport, Defect, Expected
 
 _OUTPUT, _MATCHED = 1, 2  # states of an offset in a ledger

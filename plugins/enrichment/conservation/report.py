@@ -9,7 +9,8 @@ from enum import StrEnum
 
 from confluent_kafka import Message
 
-from enrichment.conservation.fingerprint import Parts, is_appended, said_timestamp, window_of
+from enrichment.conservation.fingerprint import is_appended, said_timestamp
+from enrichment.conservation.origins import Parts, window_of
 
 
 class Defect(StrEnum):

@@ -12,7 +12,7 @@ from enrichment.batch import REDRIVE, Batch, OffsetRange, Purpose, Wanted
 from enrichment.codec.headers import READABLE_HEADERS, marked_own, pipelines_own, unreadable
 from enrichment.codec.outgoing import in_order, origin_headers
 from enrichment.codec.records import Chunk, Header, pack_headers, unpack_headers
-from enrichment.conservation.fingerprint import parts_of as parts_of_headers
+from enrichment.conservation.origins import parts_of as parts_of_headers
 from enrichment.messages import HEADER_OWN, HEADER_REPLAY, HEADER_REVISION, ORIGIN_HEADERS, REDRIVE_HEADERS
 from enrichment.repair.corrections import revised
 

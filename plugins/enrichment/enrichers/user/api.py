@@ -23,9 +23,8 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
-from queue import Empty, SimpleQueue
+from queue import Empty
 
 from pybreaker import (
     STATE_CLOSED,
@@ -38,6 +37,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop
 
 from enrichment.caches.base import Entry, State
 from enrichment.enrichers.user.answers import ABSENT
+from enrichment.enrichers.user.asking import PART_SECONDS, Asking, Outcome, gathered, is_text
 from enrichment.enrichers.user.request import UserRequests
 from enrichment.enrichers.user.tries import (
     AskSingly,
@@ -57,27 +57,8 @@ from enrichment.sources.event_loop import BackgroundLoop
 
 log = logging.getLogger(__name__)
 
-# Answers are handed on as soon as there are as many as a request asks for, or this much time has passed.
-PART_SECONDS = 1.0
 # How often a fetch may ask for less, apart from four times for each slice.
 SPLITS = 64
-
-Outcome = tuple[Sequence[str], Mapping[str, Entry] | SourceUnavailable]
-
-
-@dataclass
-class _Fetch:
-    """One call of `fetch_parts`: until when it may ask, how often for less, and where its outcomes go."""
-
-    deadline: float
-    late: SourceUnavailable
-    splits_left: int
-    slots: asyncio.Semaphore
-    outcomes: SimpleQueue[Outcome | None] = field(default_factory=SimpleQueue)
-
-    def tell(self, user_ids: Sequence[str], outcome: Mapping[str, Entry] | SourceUnavailable) -> None:
-        """These users are answered, or nobody will be asked for them any more."""
-        self.outcomes.put((user_ids, outcome))
 
 
 class UserApi:
@@ -146,7 +127,7 @@ class UserApi:
 
         The service is asked on meanwhile, whatever the caller does with a part.
         """
-        askable = [key for key in keys if _is_text(key)]
+        askable = [key for key in keys if is_text(key)]
         if len(askable) < len(keys):
             yield dict.fromkeys(set(keys).difference(askable), ABSENT)
         if not askable:
@@ -154,7 +135,7 @@ class UserApi:
         failed: dict[str, Entry] = {}
         failures: list[SourceUnavailable] = []
         is_answered = len(askable) < len(keys)
-        for answers, unanswered in _gathered(self._outcomes(askable), self._settings.batch_size):
+        for answers, unanswered in gathered(self._outcomes(askable), self._settings.batch_size):
             is_answered |= bool(answers)
             for user_ids, failure in unanswered:
                 failures.append(failure)
@@ -177,7 +158,7 @@ class UserApi:
         if seconds > self._seconds_left:
             seconds = self._seconds_left
             late = f"USER_SERVICE_TASK_TIMEOUT_SEC={self._settings.task_timeout_sec:g} is used up"
-        fetch = _Fetch(
+        fetch = Asking(
             deadline=time.monotonic() + seconds,
             late=SourceUnavailable(Reason.USER_TIMEOUT, f"{self._base_url}: {late}"),
             splits_left=SPLITS + 4 * len(slices),
@@ -199,7 +180,7 @@ class UserApi:
         finally:
             running.cancel()
 
-    async def _ask_all(self, slices: Sequence[Sequence[str]], fetch: _Fetch) -> None:
+    async def _ask_all(self, slices: Sequence[Sequence[str]], fetch: Asking) -> None:
         """Ask for every slice, as many at once as there may be requests."""
         started, waiting = time.monotonic(), iter(slices)
 
@@ -212,7 +193,7 @@ class UserApi:
         finally:
             self._seconds_left -= time.monotonic() - started
 
-    async def _ask(self, user_ids: Sequence[str], fetch: _Fetch, *, again: bool = False) -> None:
+    async def _ask(self, user_ids: Sequence[str], fetch: Asking, *, again: bool = False) -> None:
         """Have these users answered for, in one request or in several smaller ones; `again`: they were part of one."""
         try:
             entries = await self._try(user_ids, fetch, 0 if again else self._settings.retries)
@@ -238,11 +219,11 @@ class UserApi:
         except SourceUnavailable as failure:
             fetch.tell(user_ids, failure)
 
-    async def _ask_parts(self, user_ids: Sequence[str], size: int, fetch: _Fetch, *, again: bool) -> None:
+    async def _ask_parts(self, user_ids: Sequence[str], size: int, fetch: Asking, *, again: bool) -> None:
         parts = [user_ids[start : start + size] for start in range(0, len(user_ids), size)]
         await asyncio.gather(*(self._ask(part, fetch, again=again) for part in parts))
 
-    async def _try(self, user_ids: Sequence[str], fetch: _Fetch, retries: int) -> Mapping[str, Entry] | None:
+    async def _try(self, user_ids: Sequence[str], fetch: Asking, retries: int) -> Mapping[str, Entry] | None:
         """One request, tried until it is answered, the tries or the time are used up, or the breaker is open.
 
         Nothing where by now, when it is its turn, so many users are known to be too many for one.
@@ -278,30 +259,3 @@ class UserApi:
         if failure is not None:
             return SourceUnavailable(failure.reason, failure.detail)
         return SourceUnavailable(Reason.USER_SERVICE_ERROR, f"{self._base_url}: circuit breaker is open")
-
-
-def _gathered(
-    outcomes: Iterator[Outcome | None], size: int
-) -> Iterator[tuple[dict[str, Entry], list[tuple[Sequence[str], SourceUnavailable]]]]:
-    """Answers and failures of about `size` users, or of what has come in `PART_SECONDS`."""
-    answers: dict[str, Entry] = {}
-    failures: list[tuple[Sequence[str], SourceUnavailable]] = []
-    due = time.monotonic() + PART_SECONDS
-    for user_ids, outcome in (each or ((), {}) for each in outcomes):
-        if isinstance(outcome, SourceUnavailable):
-            failures.append((user_ids, outcome))
-        else:
-            answers |= outcome
-        if len(answers) >= size or time.monotonic() >= due:
-            yield answers, failures
-            answers, failures, due = {}, [], time.monotonic() + PART_SECONDS
-    yield answers, failures
-
-
-def _is_text(user_id: str) -> bool:
-    """Whether an id can be sent at all: half of a surrogate pair cannot, so no service knows such a user."""
-    try:
-        user_id.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
