@@ -14,12 +14,12 @@ from psycopg.sql import SQL, Identifier
 from benchmarks.backlog import Seen
 from benchmarks.stand import Stand
 from enrichment import sql
-from enrichment.caches.base import Fetch, State, Tiered
+from enrichment.caches.base import KeyLookup, LookupSource, State
 from enrichment.caches.layered import LayeredLookup, TimeToLive
 from enrichment.enrichers.base import NO_KEY, OK
 from enrichment.enrichers.business.query import BusinessQuery
 from enrichment.enrichers.geo.database import GeoDatabase, present_database_path
-from enrichment.enrichers.geo.special_addresses import KnownAddresses
+from enrichment.enrichers.geo.special_addresses import SpecialAddresses
 from enrichment.enrichers.user.api import UserApi
 from enrichment.messages import REQUEST_ID, SOURCE_IP, USER_ID, Context, Place, Profile
 
@@ -99,11 +99,11 @@ class TableAnswers(Answers):
         return Known(reason or OK, msgspec.to_builtins(WORDS[name](*value)))
 
 
-def _lookups(stand: Stand) -> Iterator[tuple[str, Tiered]]:
+def _lookups(stand: Stand) -> Iterator[tuple[str, KeyLookup]]:
     """The pipeline's own sources, without caches."""
     settings = stand.settings
     database = present_database_path(settings.geo.database_path, settings.geo.install_path)
-    yield SOURCE_IP, KnownAddresses(_uncached(GeoDatabase(database, settings.geo.locale)))
+    yield SOURCE_IP, SpecialAddresses(_uncached(GeoDatabase(database, settings.geo.locale)))
     api = UserApi(stand.user_service_url, None, settings.user)
     yield USER_ID, _uncached(api)
     api.close()
@@ -112,11 +112,11 @@ def _lookups(stand: Stand) -> Iterator[tuple[str, Tiered]]:
     query.close()
 
 
-def _uncached(source: Fetch) -> Tiered:
+def _uncached(source: LookupSource) -> KeyLookup:
     return LayeredLookup([], source, TimeToLive(TTL_SECONDS, TTL_SECONDS, TTL_SECONDS), time.time)
 
 
-def _ask(lookup: Tiered, keys: Iterable[str], words: type[msgspec.Struct]) -> Iterator[tuple[str, Known]]:
+def _ask(lookup: KeyLookup, keys: Iterable[str], words: type[msgspec.Struct]) -> Iterator[tuple[str, Known]]:
     ordered = sorted(keys)
     nothing = words()
     for first in range(0, len(ordered), AT_ONCE):

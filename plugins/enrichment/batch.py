@@ -34,7 +34,7 @@ class Tail(msgspec.Struct, frozen=True):
     checksum: int
 
 
-class Window(msgspec.Struct, frozen=True, omit_defaults=True):
+class ReplayWindow(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which messages a replay takes: those of a time window, and of them only those that pass each filter given.
 
     A message is of the window when `start <= its Kafka timestamp < end`, in milliseconds since the epoch: of exactly
@@ -52,7 +52,7 @@ class Window(msgspec.Struct, frozen=True, omit_defaults=True):
     published: tuple[OffsetRange, ...] = ()
 
 
-class Wanted(msgspec.Struct, frozen=True, omit_defaults=True):
+class RedriveFilter(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which dead letters a redrive sends in again: of one source topic, with these reasons, set aside in
     `[since, until)`, tried less than `max_attempts` times.
 
@@ -81,8 +81,8 @@ class Purpose(msgspec.Struct, frozen=True, omit_defaults=True):
     output_topic: str = ""
     dlq_topic: str = ""
     headers: tuple[tuple[str, str], ...] = ()
-    window: Window | None = None
-    letters: Wanted | None = None
+    window: ReplayWindow | None = None
+    letters: RedriveFilter | None = None
 
 
 LIVE = Purpose()

@@ -21,20 +21,20 @@ import pandas as pd
 
 from enrichment import sql
 from enrichment.batch import LIVE, Batch
-from enrichment.caches.base import CacheLayer, Fetch
+from enrichment.caches.base import CacheLayer, LookupSource
 from enrichment.caches.eviction import Evicted, evict
 from enrichment.caches.layered import LayeredLookup, TimeToLive
 from enrichment.caches.memory import MemoryLayer
 from enrichment.caches.postgres import PostgresLayer
 from enrichment.caches.renewal import Renewed, RenewedTable, find_hot, renew
-from enrichment.enrichers.base import Added, look_up_and_enrich
+from enrichment.enrichers.base import Enrichment, look_up_and_enrich
 from enrichment.enrichers.business.enricher import BusinessEnricher
 from enrichment.enrichers.business.query import BusinessQuery
 from enrichment.enrichers.business.recorded_risk import RiskTable
 from enrichment.enrichers.business.risk import RiskRules
 from enrichment.enrichers.geo.database import GeoDatabase, present_database_path
 from enrichment.enrichers.geo.enricher import GeoEnricher
-from enrichment.enrichers.geo.special_addresses import KnownAddresses
+from enrichment.enrichers.geo.special_addresses import SpecialAddresses
 from enrichment.enrichers.user.api import UserApi
 from enrichment.enrichers.user.enricher import UserEnricher
 from enrichment.group.lanes import check_publish
@@ -60,7 +60,7 @@ class Cached(NamedTuple):
 
     table: str
     words: type[msgspec.Struct]
-    source: Fetch
+    source: LookupSource
     size: int
     found_seconds: float
 
@@ -138,7 +138,7 @@ class Resources:
 
     def geo_enricher(self) -> GeoEnricher:
         """Places by address: known networks first, then the caches, then the database."""
-        return GeoEnricher(KnownAddresses(self._layered(self._geo_cache())))
+        return GeoEnricher(SpecialAddresses(self._layered(self._geo_cache())))
 
     def user_enricher(self) -> UserEnricher:
         """Profiles by user id: the caches, then the user-profile API."""
@@ -189,7 +189,7 @@ class Resources:
             lookups[Source.BUSINESS] = business.contexts
         return Corrector(lookups, business.score)
 
-    def record_risks(self, events: pd.DataFrame, added: Added) -> None:
+    def record_risks(self, events: pd.DataFrame, added: Enrichment) -> None:
         """Keep the risks of a chunk beside the cached contexts, for the views. A database that is down costs only
         that."""
         risks = BusinessEnricher.risks(events, added)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from enrichment import sql
-from enrichment.caches.base import CacheLayer, Entry, Fetch, State
+from enrichment.caches.base import CacheLayer, Entry, LookupSource, State
 from enrichment.caches.layered import LayeredLookup, TimeToLive
 from enrichment.caches.memory import MemoryLayer
 from enrichment.caches.postgres import PostgresLayer
@@ -23,7 +23,7 @@ from enrichment.enrichers.base import JSON, STATUS, look_up_and_enrich
 from enrichment.enrichers.business.query import BusinessQuery
 from enrichment.enrichers.geo.database import GeoDatabase
 from enrichment.enrichers.geo.enricher import GeoEnricher
-from enrichment.enrichers.geo.special_addresses import KnownAddresses
+from enrichment.enrichers.geo.special_addresses import SpecialAddresses
 from enrichment.enrichers.testing import FixedClock, make_events
 from enrichment.enrichers.user.enricher import UserEnricher
 from enrichment.messages import KEY_COLUMNS, OUTAGES, REASONS_OF, Context, Place, Profile, Source
@@ -69,7 +69,7 @@ def demo(postgres_connection: Connection) -> Iterator[BusinessQuery]:
 def layered(postgres_uri: str, clock: FixedClock, postgres_connection: Connection) -> Callable[..., LayeredLookup]:
     """Memory and a real table before a source."""
 
-    def make(table: str, words: Words, source: Fetch) -> LayeredLookup:
+    def make(table: str, words: Words, source: LookupSource) -> LayeredLookup:
         rows = PostgresLayer(lambda: postgres_connection, table, words, clock=clock, version=source.version)
         return LayeredLookup([MemoryLayer(100, clock), rows], source, LIVES, clock)
 
@@ -178,7 +178,7 @@ def test_every_text_comes_through_the_enrichers(
     layered: Callable[..., LayeredLookup], database: GeoDatabase, user_service: UserService, make_api: MakeApi
 ) -> None:
     """With memory and table before the source, as tasks have them: every row has its status and its JSON."""
-    geo = GeoEnricher(KnownAddresses(layered("geo_ip_cache", Place, database)))
+    geo = GeoEnricher(SpecialAddresses(layered("geo_ip_cache", Place, database)))
     user = UserEnricher(layered("user_profile_cache", Profile, make_api(user_service.base_url)))
 
     @each

@@ -15,7 +15,7 @@ from enrichment.batches import pipeline as stages
 from enrichment.batches.kinds import LIVE_KIND
 from enrichment.batches.stage_clock import timed_stage
 from enrichment.batches.staged import EVENTS
-from enrichment.enrichers.base import Added, join
+from enrichment.enrichers.base import Enrichment, join
 from enrichment.errors import OffsetsLost
 from enrichment.kafka.offsets import read_settled_backlog
 from enrichment.messages import Reason
@@ -161,7 +161,7 @@ def test_message_that_breaks_the_pipeline_is_cornered(
     pipeline = make_pipeline(KAFKA_BATCH_SIZE="64")
     pipeline.produce([message(n, user_id="poison" if n == 21 else "user-1") for n in range(48)], partition=2)
 
-    def breaks(keys: pd.Series[Any], *rest: Any) -> Added:
+    def breaks(keys: pd.Series[Any], *rest: Any) -> Enrichment:
         if "poison" in keys.cat.categories:
             raise ValueError("a bug")
         return join(keys, *rest)

@@ -19,7 +19,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from enrichment.batch import Batch, Wanted
+from enrichment.batch import Batch, RedriveFilter
 from enrichment.conservation.committed import log_ranges
 from enrichment.dead_letters import redrive
 from enrichment.dead_letters.reasons import DEFAULT_REASONS
@@ -248,7 +248,7 @@ def test_redrive_that_would_not_stay_is_refused(
 
     def claim(run_id: str, *, dry_run: bool = False) -> list[Batch]:
         with pipeline.resources() as r:
-            wanted = Wanted(
+            wanted = RedriveFilter(
                 source_topic=pipeline.input_topic, reasons=DEFAULT_REASONS, max_attempts=3, max_letter_bytes=10**6
             )
             return redrive.claim(

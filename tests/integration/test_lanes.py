@@ -22,7 +22,7 @@ from enrichment.errors import ChangeRefused, LanesChanged, PublishRefused, Setti
 from enrichment.group import lanes as group_lanes
 from enrichment.group.lanes import change
 from enrichment.kafka.offsets import read_committed
-from enrichment.kafka.sink import LanePublisher, Standing, Transaction
+from enrichment.kafka.sink import GroupPosition, LanePublisher, Transaction
 from enrichment.resources import Resources
 from enrichment.store.lanes import LaneCount
 from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message
@@ -70,7 +70,7 @@ def conserved(pipeline: Pipeline, count: int) -> None:
 def publishing(r: Resources, drained: Drained) -> Iterator[None]:
     """A publisher in the middle of its transaction, which it commits at the end of the block."""
     with LanePublisher(r.clients.for_batch(drained.batch), drained.batch) as publisher:
-        assert publisher.standing() is Standing.AT_START
+        assert publisher.standing() is GroupPosition.AT_START
         with publisher.transaction() as transaction:
             send(r, drained, publisher, transaction)
             yield
@@ -156,7 +156,7 @@ def test_zombie_that_passed_its_check_before_the_change_is_fenced(
         pipeline.resources() as zombie,
         LanePublisher(zombie.clients.for_batch(old.batch), old.batch) as publisher,
     ):
-        assert publisher.standing() is Standing.AT_START
+        assert publisher.standing() is GroupPosition.AT_START
         set_lanes(pipeline, after, despite_open=True)
         with pytest.raises(PublishRefused):
             send_all(zombie, old, publisher)

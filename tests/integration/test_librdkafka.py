@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from enrichment.codec.records import Chunk, Header, pack_headers, unpack_headers
-from enrichment.kafka.bulk import Event, FetchQueue, Outbox
+from enrichment.kafka.bulk import FetchQueue, Outbox, PartitionEvent
 from enrichment.kafka.clients import DRAINING, READING
 from tests.fixtures.kafka import MakeTopic, free_ports
 
@@ -47,10 +47,10 @@ def fetching(kafka: str, topic: str, partitions: Sequence[int] = (0,), start: in
         yield queue
 
 
-def read(queue: FetchQueue, partitions: int = 1, count: int = 1_000) -> tuple[Chunk, list[Event]]:
+def read(queue: FetchQueue, partitions: int = 1, count: int = 1_000) -> tuple[Chunk, list[PartitionEvent]]:
     """All messages up to the end of that many partitions, and what else was said."""
     polled: list[pa.RecordBatch] = []
-    said: list[Event] = []
+    said: list[PartitionEvent] = []
     while len(said) < partitions:
         found, events = queue.poll(count, 2**24, 10)
         assert found.num_rows or events, "nothing came within 10 s"

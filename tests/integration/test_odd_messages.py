@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Message
 
-from enrichment.batch import Wanted
+from enrichment.batch import RedriveFilter
 from enrichment.codec.records import Header
 from enrichment.conservation.committed import log_ranges, position, read
 from enrichment.conservation.fingerprint import labels_of
@@ -44,9 +44,9 @@ def run_live(pipeline: Pipeline, messages: list[Odd]) -> None:
     pipeline.run()
 
 
-def wanted(pipeline: Pipeline, max_letter_bytes: int = 2 * MOST) -> Wanted:
+def wanted(pipeline: Pipeline, max_letter_bytes: int = 2 * MOST) -> RedriveFilter:
     """All letters, whatever their reason."""
-    return Wanted(pipeline.input_topic, tuple(Reason), max_attempts=10**9, max_letter_bytes=max_letter_bytes)
+    return RedriveFilter(pipeline.input_topic, tuple(Reason), max_attempts=10**9, max_letter_bytes=max_letter_bytes)
 
 
 def redrive_all(pipeline: Pipeline, run_id: str = "again") -> redrive.Survey:

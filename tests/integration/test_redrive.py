@@ -14,7 +14,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from enrichment.batch import Batch, OffsetRange, Wanted
+from enrichment.batch import Batch, OffsetRange, RedriveFilter
 from enrichment.batches import pipeline as stages
 from enrichment.batches.pipeline import Drained
 from enrichment.conservation.committed import log_ranges, read
@@ -43,7 +43,7 @@ class Redriven:
         """The batch of a redrive, and what it saw; keywords are the filters, and `dry_run`."""
         dry_run = changed.pop("dry_run", False)
         with self.pipeline.resources() as r:
-            wanted = Wanted(
+            wanted = RedriveFilter(
                 **{
                     "source_topic": self.pipeline.input_topic, "reasons": DEFAULT_REASONS, "max_attempts": 3,
                     "max_letter_bytes": redrive.max_letter_bytes(r.clients), **changed,

@@ -20,7 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from enrichment.batch import Wanted
+from enrichment.batch import RedriveFilter
 from enrichment.batches.stage_clock import timed_stage
 from enrichment.codec.records import Header
 from enrichment.conservation.committed import log_ranges, read
@@ -388,7 +388,9 @@ def test_redriven_message_that_is_refused_is_another_letter(make_limited: MakeLi
         if run == 1:
             alter(pipeline, pipeline.environment["KAFKA_OUTPUT_TOPIC"], "cleanup.policy", "delete")
         with pipeline.resources() as r:
-            wanted = Wanted(pipeline.input_topic, (Reason.MESSAGE_REFUSED,), 9, redrive.max_letter_bytes(r.clients))
+            wanted = RedriveFilter(
+                pipeline.input_topic, (Reason.MESSAGE_REFUSED,), 9, redrive.max_letter_bytes(r.clients)
+            )
             [batch], _ = redrive.claim(
                 r.clients, r.ledger, r.settings, wanted, dag_id="redrive", run_id=str(run), max_letters=9, dry_run=False
             )

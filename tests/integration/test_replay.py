@@ -14,7 +14,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from msgspec import to_builtins
 
-from enrichment.batch import OffsetRange, Window
+from enrichment.batch import OffsetRange, ReplayWindow
 from enrichment.conservation.committed import log_ranges, read
 from enrichment.errors import OffsetsMoved, ReplayRefused, WindowLost
 from enrichment.kafka.offsets import read_settled_backlog
@@ -219,7 +219,7 @@ def test_report_tells_what_differs_from_what_was_published(replayer: Replayer) -
     assert set(said["fields"].values()) == {1}
     assert said["examples"][0].startswith("1@1: business_")
     with replayer.pipeline.resources() as r:
-        stored = r.replays.get(replayer.pipeline.input_topic, Window("again", START, START + HOUR))
+        stored = r.replays.get(replayer.pipeline.input_topic, ReplayWindow("again", START, START + HOUR))
     assert stored is not None
     assert stored.differences == said
     live = replayer.replay(0, replay_id="live", output=load().kafka.output_topic)["differences"]

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import pytest
 from confluent_kafka import KafkaException, Producer, TopicPartition
 
-from enrichment.batch import Batch, OffsetRange, Wanted
+from enrichment.batch import Batch, OffsetRange, RedriveFilter
 from enrichment.batches.publish import utc_now
 from enrichment.conservation.committed import log_ranges, whole_log_ranges
 from enrichment.dead_letters import redrive
@@ -132,7 +132,9 @@ def test_redrive_sees_letters_that_were_just_set_aside(
     pipeline.produce([b"no JSON"] * PARTITIONS)
     one = stranger(topics.dlq_topic, 1)
     pipeline.run()
-    wanted = Wanted(source_topic=pipeline.input_topic, reasons=DEFAULT_REASONS, max_attempts=3, max_letter_bytes=10**6)
+    wanted = RedriveFilter(
+        source_topic=pipeline.input_topic, reasons=DEFAULT_REASONS, max_attempts=3, max_letter_bytes=10**6
+    )
     with pipeline.resources() as r:
         with monkeypatch.context() as patch:
             patch.setattr(settled, "SETTLE_SECONDS", 0.2)

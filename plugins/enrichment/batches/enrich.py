@@ -10,19 +10,19 @@ import pandas as pd
 import pyarrow as pa
 
 from enrichment.batch import Batch
-from enrichment.batches.prefetch import one_ahead
+from enrichment.batches.prefetch import prefetched
 from enrichment.batches.staged import CODE_SCHEMA, KEYS, VALUE_FIELDS, codes_of, values_of
 from enrichment.caches.base import LookupCounts
 from enrichment.caches.entries import Answers
 from enrichment.codec.hot_loops import quiet_gc
-from enrichment.enrichers.base import JSON, STATUS, Added, Enricher
+from enrichment.enrichers.base import JSON, STATUS, Enricher, Enrichment
 from enrichment.messages import KEY_COLUMNS, Source
 from enrichment.store.staging import Staging
 
 
 def enrich(
     staging: Staging, batch: Batch, enricher: Enricher, after: Sequence[Source] = (),
-    on_chunk: Callable[[pd.DataFrame, Added], None] | None = None,
+    on_chunk: Callable[[pd.DataFrame, Enrichment], None] | None = None,
 ) -> LookupCounts:  # fmt: skip
     """Run one enricher over the staged keys, after those enrichers whose columns it reads, and stage what it adds.
 
@@ -40,7 +40,7 @@ def enrich(
         quiet_gc(),
         staging.write(batch.batch_id, codes_of(source), drain_id) as codes,
         staging.write(batch.batch_id, values_of(source), drain_id) as values,
-        closing(one_ahead(_look_up(enricher, staging.read(batch.batch_id, KEYS, wanted, drain_id)))) as chunks,
+        closing(prefetched(_look_up(enricher, staging.read(batch.batch_id, KEYS, wanted, drain_id)))) as chunks,
     ):
         earlier = {name: _staged(staging, batch, name, drain_id) for name in after}
         for events, answers in chunks:
@@ -60,9 +60,9 @@ def _look_up(enricher: Enricher, chunks: Iterator[pa.RecordBatch]) -> Iterator[t
         yield events, enricher.look_up(events)
 
 
-def _staged(staging: Staging, batch: Batch, source: Source, drain_id: str) -> Iterator[Added]:
+def _staged(staging: Staging, batch: Batch, source: Source, drain_id: str) -> Iterator[Enrichment]:
     codes = staging.read(batch.batch_id, codes_of(source), drain=drain_id)
     values = staging.read(batch.batch_id, values_of(source), drain=drain_id)
     for code, value in zip(codes, values, strict=True):
         values = value.to_pandas(types_mapper=pd.ArrowDtype)
-        yield Added(code["code"].to_numpy(), values, np.zeros(len(values), dtype=bool), LookupCounts())
+        yield Enrichment(code["code"].to_numpy(), values, np.zeros(len(values), dtype=bool), LookupCounts())

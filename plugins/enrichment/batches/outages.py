@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from enrichment.batch import Batch
-from enrichment.enrichers.base import STATUS, UNANSWERED, Added
+from enrichment.enrichers.base import STATUS, UNANSWERED, Enrichment
 from enrichment.errors import OutageHeld
 from enrichment.messages import Source
 from enrichment.settings import PipelineSettings
@@ -24,7 +24,7 @@ from enrichment.store.jobs import Ledger
 log = logging.getLogger(__name__)
 
 
-class Asked(msgspec.Struct, frozen=True):
+class SourceTally(msgspec.Struct, frozen=True):
     """How a source answered for a batch, by key; `messages` are those that go without because it failed."""
 
     keys: int = 0
@@ -32,31 +32,31 @@ class Asked(msgspec.Struct, frozen=True):
     messages: int = 0
 
     @classmethod
-    def of(cls, added: Added) -> Asked:
+    def of(cls, added: Enrichment) -> SourceTally:
         """Of one chunk."""
         failed = added.values[STATUS].isin(UNANSWERED).to_numpy(dtype=bool)
         rows = np.bincount(added.codes, minlength=len(failed))
         asked = (added.fetched | failed) & (rows > 0)
         return cls(int(asked.sum()), int((failed & asked).sum()), int(rows[failed].sum()))
 
-    def __add__(self, other: Asked) -> Asked:
-        return Asked(self.keys + other.keys, self.failed + other.failed, self.messages + other.messages)
+    def __add__(self, other: SourceTally) -> SourceTally:
+        return SourceTally(self.keys + other.keys, self.failed + other.failed, self.messages + other.messages)
 
     def is_outage(self, share: float) -> bool:
         """Whether so large a share of the keys failed that the source must have been down."""
         return self.failed > share * self.keys
 
 
-class Meter:
+class OutageDetector:
     """Sees the chunks of a batch as they are enriched, and passes them on."""
 
-    def __init__(self, on_chunk: Callable[[pd.DataFrame, Added], None] | None = None) -> None:
+    def __init__(self, on_chunk: Callable[[pd.DataFrame, Enrichment], None] | None = None) -> None:
         self._on_chunk = on_chunk
-        self.asked = Asked()
+        self.asked = SourceTally()
 
-    def __call__(self, events: pd.DataFrame, added: Added) -> None:
+    def __call__(self, events: pd.DataFrame, added: Enrichment) -> None:
         """See a chunk."""
-        self.asked += Asked.of(added)
+        self.asked += SourceTally.of(added)
         if self._on_chunk is not None:
             self._on_chunk(events, added)
 
@@ -69,7 +69,7 @@ class Outage(msgspec.Struct, frozen=True, omit_defaults=True):
     down: bool = True
 
     @classmethod
-    def of(cls, source: Source, asked: Asked, share: float) -> Outage | None:
+    def of(cls, source: Source, asked: SourceTally, share: float) -> Outage | None:
         """Nothing where it answered for every message."""
         return cls(source, asked.messages, asked.is_outage(share)) if asked.messages else None
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def one_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
+def prefetched(items: Iterator[Item]) -> Generator[Item, None, None]:
     """What making an item raises is raised where the item would have come.
 
     Who ends early does not wait for the item that is being made: its source may hang. Close the iterator then.

@@ -47,7 +47,7 @@ def _sum(left: Mapping[str, int], right: Mapping[str, int]) -> dict[str, int]:
     return {name: left.get(name, 0) + right.get(name, 0) for name in sorted({*left, *right})}
 
 
-class Addition(NamedTuple):
+class StagedEnrichment(NamedTuple):
     """One enricher's staged work on a chunk: row numbers into `status` and `json`, and the name that it goes by."""
 
     source: Source
@@ -67,7 +67,7 @@ class Statuses:
     fatal: dict[int, Reason]
 
     @classmethod
-    def of(cls, additions: Sequence[Addition], required: frozenset[Source], now: str) -> Statuses:
+    def of(cls, additions: Sequence[StagedEnrichment], required: frozenset[Source], now: str) -> Statuses:
         """Find the combinations and write each one's tail once."""
         count = len(additions[0].codes)
         codes = np.zeros(count, dtype=np.int64)
@@ -133,7 +133,7 @@ def _fatal(source: Source, word: str) -> Reason | None:
     return Reason(word) if _failed(word) else None
 
 
-def provenance_of(additions: Sequence[Addition], words: Sequence[str], now: str) -> Provenance:
+def provenance_of(additions: Sequence[StagedEnrichment], words: Sequence[str], now: str) -> Provenance:
     """Sources that answered, errors of those that did not, and who was served past its expiry, be it an answer or an
     error."""
     by_source = list(zip([a.source for a in additions], words, strict=True))

@@ -14,7 +14,7 @@ import numpy as np
 from enrichment.batch import LIVE, Batch
 from enrichment.batches.kinds import Kind
 from enrichment.batches.outages import Outage, without_down
-from enrichment.batches.provenance import Addition, Counts
+from enrichment.batches.provenance import Counts, StagedEnrichment
 from enrichment.batches.route import Routed, Router
 from enrichment.batches.staged import EVENTS, REFUSED, Drained, Published, codes_of, values_of
 from enrichment.codec.hot_loops import quiet_gc
@@ -23,7 +23,7 @@ from enrichment.errors import BatchUnbalanced, OffsetsMoved
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.refusals import Refusals, publish_around
 from enrichment.kafka.retention import OldMessages, now_in_milliseconds
-from enrichment.kafka.sink import LanePublisher, Standing, Transaction
+from enrichment.kafka.sink import GroupPosition, LanePublisher, Transaction
 from enrichment.messages import Source
 from enrichment.settings import PipelineSettings, Settings
 from enrichment.store.histogram import Histogram
@@ -60,7 +60,7 @@ def publish(
 
         def attempt(refusals: Refusals) -> Published:
             with kind.publisher_of(clients, batch, refusals) as publisher:
-                produce = not batch.dry_run and publisher.standing() is Standing.AT_START
+                produce = not batch.dry_run and publisher.standing() is GroupPosition.AT_START
                 old = OldMessages(publisher.kept, now_in_milliseconds(), clients.settings.retention_bytes)
                 note()
                 with publisher.transaction() if produce else nullcontext() as transaction:
@@ -116,11 +116,11 @@ def route(
         yield from router.route(events, [next(additions[source]) for source in PUBLISH_ORDER], refusals)
 
 
-def _additions(staging: Staging, batch: Batch, source: Source, drain_id: str) -> Iterator[Addition]:
+def _additions(staging: Staging, batch: Batch, source: Source, drain_id: str) -> Iterator[StagedEnrichment]:
     codes = staging.read(batch.batch_id, codes_of(source), drain=drain_id)
     values = staging.read(batch.batch_id, values_of(source), [STATUS, JSON], drain_id)
     for code, value in zip(codes, values, strict=True):
-        yield Addition(source, code["code"].to_numpy(), value[STATUS], value[JSON])
+        yield StagedEnrichment(source, code["code"].to_numpy(), value[STATUS], value[JSON])
 
 
 def record(ledger: Ledger, drained: Drained, published: Published, **details: Any) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from enrichment.batch import Batch
-from enrichment.batches.provenance import Addition, Counts, Statuses
+from enrichment.batches.provenance import Counts, StagedEnrichment, Statuses
 from enrichment.codec.buffers import Flags
 from enrichment.codec.outgoing import in_order, origin_headers
 from enrichment.codec.records import MESSAGE_SCHEMA, Chunk
@@ -50,7 +50,7 @@ class Router:
     required: frozenset[Source] = field(default_factory=frozenset)
 
     def route(
-        self, events: Iterator[pa.RecordBatch], additions: Sequence[Addition], refused: pa.RecordBatch
+        self, events: Iterator[pa.RecordBatch], additions: Sequence[StagedEnrichment], refused: pa.RecordBatch
     ) -> Iterator[Routed]:
         """Route a chunk: its events with their additions (in the order of the columns), and its refused messages.
 
@@ -82,14 +82,14 @@ class Router:
 
     @staticmethod
     def _roads(
-        events: pa.RecordBatch, additions: Sequence[Addition], words: Statuses, first: int
+        events: pa.RecordBatch, additions: Sequence[StagedEnrichment], words: Statuses, first: int
     ) -> tuple[Flags, int, list[bytes]]:
         """Which events are spliced, and the values of the others."""
         fast = events["fast"].to_numpy(zero_copy_only=False)
         plain = []
         for row in np.flatnonzero(~fast).tolist():
             fragments = [a.json[int(a.codes[first + row])].as_py() for a in additions]
-            plain.append(plain_road(events["value"][row].as_py(), fragments, words.tails[words.codes[first + row]]))
+            plain.append(slow_path(events["value"][row].as_py(), fragments, words.tails[words.codes[first + row]]))
         return fast, first, plain
 
     def _enriched(
@@ -105,7 +105,7 @@ class Router:
         return messages, {**refused, **fatal}
 
 
-def plain_road(value: bytes, fragments: Sequence[bytes], tail: bytes | None) -> bytes:
+def slow_path(value: bytes, fragments: Sequence[bytes], tail: bytes | None) -> bytes:
     """Parse, update, encode. Values stay the bytes they were; a key of the output that the input holds is replaced, one
     that stands twice in the input keeps its last value."""
     message = _decode_plain(value)

@@ -58,7 +58,7 @@ class CacheLayer(Lookup, Protocol):
         ...
 
 
-class Fetch(Protocol):
+class LookupSource(Protocol):
     """The source behind the caches.
 
     Returns an entry for every key that it could ask about, found or absent or failed with its reason; `expires_at` is
@@ -73,7 +73,7 @@ class Fetch(Protocol):
 
 
 @runtime_checkable
-class GradualFetch(Fetch, Protocol):
+class GradualSource(LookupSource, Protocol):
     """A source whose answers come one after the other, some of them perhaps much later than the first."""
 
     def fetch_parts(self, keys: Sequence[str]) -> Iterator[Mapping[str, Entry]]:
@@ -88,7 +88,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     tier: Tier
 
 
-class Tiered(Protocol):
+class KeyLookup(Protocol):
     """What an enricher sees of the caches: an answer for every key, whatever fails underneath."""
 
     def answer_many(self, keys: Sequence[str]) -> Sequence[Answer]:

@@ -42,7 +42,7 @@ class Statistics(msgspec.Struct, frozen=True):
     hit_rate: float | None
 
 
-class Chunk(msgspec.Struct, frozen=True):
+class EvictedChunk(msgspec.Struct, frozen=True):
     """What one transaction deleted: past their hard expiry (found, absent), or above the ceiling (surplus)."""
 
     found: int = 0
@@ -125,7 +125,7 @@ def evict(
 
 def evict_chunks(
     connection: psycopg.Connection[Any], cache: str, *, grace: timedelta, surplus: int, chunk_rows: int
-) -> Iterator[Chunk]:
+) -> Iterator[EvictedChunk]:
     """Delete what is due, then `surplus` rows by least recent use, chunk by chunk; committed when one is yielded."""
     while chunk := _evict_expired(connection, cache, grace, chunk_rows):
         yield chunk
@@ -149,15 +149,17 @@ def _count_due(connection: psycopg.Connection[Any], cache: str, grace: timedelta
     return _rows(connection, f"{TABLES[cache]}/count_due", {"grace": grace})[0]
 
 
-def _evict_expired(connection: psycopg.Connection[Any], cache: str, grace: timedelta, limit: int) -> Chunk | None:
+def _evict_expired(
+    connection: psycopg.Connection[Any], cache: str, grace: timedelta, limit: int
+) -> EvictedChunk | None:
     row = _delete(connection, f"{TABLES[cache]}/evict_expired", {"grace": grace, "row_limit": limit})
-    chunk = Chunk(found=row.get("found", 0), absent=row.get("absent", 0))
+    chunk = EvictedChunk(found=row.get("found", 0), absent=row.get("absent", 0))
     return chunk if chunk.rows else None
 
 
-def _evict_least_used(connection: psycopg.Connection[Any], cache: str, limit: int) -> Chunk | None:
+def _evict_least_used(connection: psycopg.Connection[Any], cache: str, limit: int) -> EvictedChunk | None:
     row = _delete(connection, f"{TABLES[cache]}/evict_least_used", {"row_limit": limit})
-    return Chunk(surplus=row["rows"], surplus_bytes=row["bytes"]) if row.get("rows") else None
+    return EvictedChunk(surplus=row["rows"], surplus_bytes=row["bytes"]) if row.get("rows") else None
 
 
 def _delete(connection: psycopg.Connection[Any], statement: str, parameters: Mapping[str, Any]) -> dict[str, int]:

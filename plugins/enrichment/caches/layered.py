@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import msgspec
 import pyarrow.compute as pc
 
-from enrichment.caches.base import CacheLayer, Entry, Fetch, GradualFetch, State, Tier
+from enrichment.caches.base import CacheLayer, Entry, GradualSource, LookupSource, State, Tier
 from enrichment.caches.entries import EXPIRES_AT, VERSION, Answers, Entries
 from enrichment.errors import EnrichmentError, LayerUnavailable, SourceUnavailable
 from enrichment.messages import Reason
@@ -34,7 +34,7 @@ class TimeToLive(msgspec.Struct, frozen=True):
 
 
 class LayeredLookup:
-    """The `Tiered` of an enricher. Layers do not know each other; what one answers is written into those before it.
+    """The `KeyLookup` of an enricher. Layers do not know each other; what one answers is written into those before it.
 
     - An entry is served until it expires. An expired one that a layer still has (found or absent) is served, marked as
       stale, when the source fails for its key; how long after its expiry is the layer's to say. Its tier is the source,
@@ -43,7 +43,7 @@ class LayeredLookup:
       that.
     - A source that breaks its promise and leaves a key out has failed for it, with the reason `unanswered`.
     - An entry of another version than the source's is a miss (an empty version takes any).
-    - What a `GradualFetch` answers goes into the lasting layers part by part: whatever ends the task, its next try has
+    - What a `GradualSource` answers goes into the lasting layers part by part: whatever ends the task, its next try has
       that. Memory, which ends with the task, takes all of it at the end.
     - A layer that does not answer is passed by, and not written to, until the next call. Its failures, and those of the
       source, are counted in `failures` and given to `on_failure`; the log names the first of each tier.
@@ -52,7 +52,7 @@ class LayeredLookup:
     def __init__(
         self,
         layers: Sequence[CacheLayer],
-        source: Fetch,
+        source: LookupSource,
         ttl: TimeToLive,
         clock: Callable[[], float],
         on_failure: Callable[[Tier, EnrichmentError], None] | None = None,
@@ -140,7 +140,7 @@ class LayeredLookup:
         return {key: _or_stale(failed[key], expired.get(key)) if key in failed else fetched[key] for key in keys}
 
     def _parts(self, keys: Sequence[str]) -> Iterator[Mapping[str, Entry]]:
-        if isinstance(self._source, GradualFetch):
+        if isinstance(self._source, GradualSource):
             return self._source.fetch_parts(keys)
         return iter([self._source.fetch_many(keys)])
 

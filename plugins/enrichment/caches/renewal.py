@@ -12,7 +12,7 @@ import msgspec
 import psycopg
 
 from enrichment import sql
-from enrichment.caches.base import Entry, State, Tier, Tiered
+from enrichment.caches.base import Entry, KeyLookup, State, Tier
 from enrichment.caches.postgres import PostgresLayer
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def find_hot(
         return [key for (key,) in rows]
 
 
-def renew(keys: Sequence[str], lookup: Tiered) -> Renewed:
+def renew(keys: Sequence[str], lookup: KeyLookup) -> Renewed:
     """Have the source answer these keys anew. A source that is down costs only that: the rows stay as they are."""
     if not keys:
         return Renewed()

@@ -19,7 +19,7 @@ from enrichment.conservation.report import ConservationReport, Defect, Expected
 _OUTPUT, _MATCHED = 1, 2  # states of an offset in a ledger
 
 
-class Ledger:
+class OffsetLedger:
     """What is known of one range of input offsets: a few numbers for each."""
 
     def __init__(self, wanted: OffsetRange) -> None:
@@ -70,9 +70,9 @@ class Matcher:
         self.report = ConservationReport()
         self._replay = replay
         self._topic = topic
-        self._ledgers: dict[int, list[Ledger]] = defaultdict(list)
+        self._ledgers: dict[int, list[OffsetLedger]] = defaultdict(list)
         for wanted in ranges:
-            self._ledgers[wanted.partition].append(Ledger(wanted))
+            self._ledgers[wanted.partition].append(OffsetLedger(wanted))
         self._corrections: set[tuple[Origin, int]] = set()
         self._sources: Counter[tuple[str, ...]] = Counter()  # of enriched messages that have just these
         self._errors: Counter[tuple[str, ...]] = Counter()
@@ -127,7 +127,7 @@ class Matcher:
             self._count(output)
         return taken
 
-    def _take_correction(self, message: Message, origin: Origin, parts: Parts, ledger: Ledger) -> None:
+    def _take_correction(self, message: Message, origin: Origin, parts: Parts, ledger: OffsetLedger) -> None:
         """Compare a correction with the first version of its message: only what was added may differ."""
         revision = parts.revision
         at, what = origin.offset - ledger.range.start, f"revision {revision} at {_place(message)}"
@@ -153,7 +153,7 @@ class Matcher:
                 continue
             self.report.read += 1
             here = Origin(self._topic, *position(message))
-            ledger = cast(Ledger, self._ledger(here))  # only the ledgers' ranges are read
+            ledger = cast(OffsetLedger, self._ledger(here))  # only the ledgers' ranges are read
             at = here.offset - ledger.range.start
             if not ledger.states[at]:
                 self._found(Defect.MISSING, here, "no output")
@@ -182,7 +182,7 @@ class Matcher:
             return parts.replay is None
         return self._replay.made(output, parts, is_letter=is_letter)
 
-    def _ledger(self, origin: Origin) -> Ledger | None:
+    def _ledger(self, origin: Origin) -> OffsetLedger | None:
         if origin.topic != self._topic:
             return None
         ledgers = self._ledgers.get(origin.partition, ())

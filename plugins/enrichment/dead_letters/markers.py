@@ -25,7 +25,7 @@ from enrichment.kafka.offsets import watermarks
 from enrichment.kafka.refusals import Refusals
 from enrichment.kafka.retention import now_in_milliseconds
 from enrichment.kafka.settled import advice, await_stable
-from enrichment.kafka.sink import LanePublisher, Standing, Transaction
+from enrichment.kafka.sink import GroupPosition, LanePublisher, Transaction
 from enrichment.kafka.source import RangeReader
 from enrichment.kafka.topics import describe_topics, read_topic_id
 from enrichment.messages import HEADER_LETTER_OFFSET, HEADER_LETTER_PARTITION, HEADER_LETTER_TOPIC_ID
@@ -131,13 +131,13 @@ class RedrivePublisher(LanePublisher):
         super().__init__(clients, batch, refusals)
         self._redriven: Redriven = {}
 
-    def standing(self) -> Standing:
+    def standing(self) -> GroupPosition:
         """Whether this batch has written its markers. Those of other batches stand against single letters."""
         check_settled(self._clients)
         self._check_topic()
         self._redriven = read_markers(self._clients)
         done = self._batch.batch_id in self._redriven.values()
-        return Standing.PAST_END if done else Standing.AT_START
+        return GroupPosition.PAST_END if done else GroupPosition.AT_START
 
     def _begun(self, producer: Producer) -> Transaction:
         return RedriveTransaction(

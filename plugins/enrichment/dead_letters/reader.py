@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from enrichment.batch import LIVE, REDRIVE, Wanted
+from enrichment.batch import LIVE, REDRIVE, RedriveFilter
 from enrichment.codec.headers import marked_own
 from enrichment.codec.json_text import NotJson, TooDeep, lone_surrogate, parse, without_lone_surrogates
 from enrichment.codec.records import NO_TIMESTAMP, Chunk, Header, message_size, pack_headers, unpack_headers
-from enrichment.dead_letters.reasons import REPAIRS, UNKNOWN
+from enrichment.dead_letters.reasons import REDRIVE_RULES, UNKNOWN
 from enrichment.messages import ORIGIN_HEADERS, REDRIVE_HEADERS, DeadLetter
 
 Position = tuple[int, int]  # partition and offset of a letter
@@ -60,7 +60,7 @@ _PARTITIONS, _OFFSETS, _ATTEMPTS = 2**31, 2**63, 10**9
 _ENCODINGS = {"json", "utf-8", "base64", "null"}
 
 
-def judge(chunk: Chunk, wanted: Wanted, redriven: Collection[Position]) -> Iterator[Judged]:
+def judge(chunk: Chunk, wanted: RedriveFilter, redriven: Collection[Position]) -> Iterator[Judged]:
     """Each letter of a chunk; those at the positions `redriven` are done."""
     for row, position in enumerate(zip(chunk.partitions, chunk.offsets, strict=True)):
         if position in redriven:
@@ -108,11 +108,11 @@ def _check(letter: RawLetter, written: bytes) -> None:
             raise ValueError("a number out of range")
 
 
-def _judge(letter: RawLetter, written: bytes, size: int, wanted: Wanted) -> tuple[Verdict, str]:
+def _judge(letter: RawLetter, written: bytes, size: int, wanted: RedriveFilter) -> tuple[Verdict, str]:
     if not _is_asked_for(letter, written, wanted):
         return Verdict.FILTERED, "not asked for"
     for stays, why in (
-        (letter.error_reason not in wanted.reasons, REPAIRS.get(letter.error_reason, UNKNOWN).why),
+        (letter.error_reason not in wanted.reasons, REDRIVE_RULES.get(letter.error_reason, UNKNOWN).why),
         (letter.purpose not in (LIVE.kind, REDRIVE), f"set aside by a {letter.purpose}: run that again"),
         (letter.original_truncated, "it holds only the beginning of the message"),
         (_is_without(letter), "key or headers of the message were too large to be kept"),
@@ -122,7 +122,7 @@ def _judge(letter: RawLetter, written: bytes, size: int, wanted: Wanted) -> tupl
             return Verdict.LEFT, why
     if letter.attempts >= wanted.max_attempts:
         return Verdict.PARKED, f"tried {letter.attempts} times, {wanted.max_attempts} at most"
-    return Verdict.REDRIVE, REPAIRS.get(letter.error_reason, UNKNOWN).why
+    return Verdict.REDRIVE, REDRIVE_RULES.get(letter.error_reason, UNKNOWN).why
 
 
 def _is_without(letter: RawLetter) -> bool:
@@ -130,7 +130,7 @@ def _is_without(letter: RawLetter) -> bool:
     return bool(letter.omitted) or letter.source_key_encoding == "omitted"
 
 
-def _is_asked_for(letter: RawLetter, written: bytes, wanted: Wanted) -> bool:
+def _is_asked_for(letter: RawLetter, written: bytes, wanted: RedriveFilter) -> bool:
     return (
         letter.source_topic == wanted.source_topic
         and wanted.source_partition in (None, letter.source_partition)
@@ -158,7 +158,7 @@ def _service(letter: RawLetter, written: bytes) -> Any:
     return parsed.get("service") if isinstance(parsed, dict) else None
 
 
-def unwrap(chunk: Chunk, wanted: Wanted, redriven: Collection[Position], topic: str) -> Chunk:
+def unwrap(chunk: Chunk, wanted: RedriveFilter, redriven: Collection[Position], topic: str) -> Chunk:
     """The messages that are to be sent in again, in the place of their letters of `topic`: bytes, key, timestamp and
     headers as they came, partition and offset those that they first had.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from enrichment.batch import REDRIVE, Batch, OffsetRange, Purpose, Wanted
+from enrichment.batch import REDRIVE, Batch, OffsetRange, Purpose, RedriveFilter
 from enrichment.codec.hot_loops import quiet_gc
 from enrichment.codec.records import Chunk
 from enrichment.dead_letters.markers import Redriven, held_ranges, read_markers
@@ -124,7 +124,7 @@ class Surveyor:
 
 
 def claim(
-    clients: Clients, ledger: Ledger, settings: Settings, wanted: Wanted,
+    clients: Clients, ledger: Ledger, settings: Settings, wanted: RedriveFilter,
     *, dag_id: str, run_id: str, max_letters: int, dry_run: bool = True,
 ) -> tuple[list[Batch], Survey]:  # fmt: skip
     """Count the dead letters and fix a batch of those that are wanted, at most `max_letters`; none when there are none.
@@ -175,7 +175,7 @@ def max_letter_bytes(clients: Clients) -> int:
     return limits.max_bytes
 
 
-def look_through(clients: Clients, wanted: Wanted, redriven: Redriven, max_letters: int) -> Surveyor:
+def look_through(clients: Clients, wanted: RedriveFilter, redriven: Redriven, max_letters: int) -> Surveyor:
     """Judge every letter that the topic holds, chunk by chunk. Those that an open transaction hides are for the next
     redrive."""
     kafka = clients.settings

@@ -1,7 +1,7 @@
 """What an enricher is, and the one way in which answers about distinct keys become columns of a chunk.
 
-An enricher works on the distinct keys of a chunk and says for each row which of its answers is meant (`Added`). The
-JSON of an answer is written once per distinct key, so that publishing only has to put bytes side by side.
+An enricher works on the distinct keys of a chunk and says for each row which of its answers is meant (`Enrichment`).
+The JSON of an answer is written once per distinct key, so that publishing only has to put bytes side by side.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pandas.arrays import ArrowExtensionArray
 
-from enrichment.caches.base import LookupCounts, State, Tier, Tiered
+from enrichment.caches.base import KeyLookup, LookupCounts, State, Tier
 from enrichment.caches.entries import IS_STALE, REASON, STATE, TIER, Answers
 from enrichment.codec.struct_columns import Words, fragments
 from enrichment.messages import OUTAGES, Reason
@@ -32,7 +32,7 @@ UNANSWERED = frozenset({*OUTAGES, *STALE_REASONS})
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class Enrichment:
     """What one enricher adds to a chunk.
 
     `codes` has one number per row of the chunk: the row of `values` that belongs to it (int32). `values` has the
@@ -64,23 +64,23 @@ class Enricher(Protocol):
         ahead, in a thread."""
         ...
 
-    def enrich(self, events: pd.DataFrame, answers: Answers, added: Mapping[str, Added]) -> Added:
+    def enrich(self, events: pd.DataFrame, answers: Answers, added: Mapping[str, Enrichment]) -> Enrichment:
         """What follows from the answers; `added` is what earlier enrichers added to the chunk, by their names."""
         ...
 
 
-def look_up_and_enrich(enricher: Enricher, events: pd.DataFrame, added: Mapping[str, Added]) -> Added:
+def look_up_and_enrich(enricher: Enricher, events: pd.DataFrame, added: Mapping[str, Enrichment]) -> Enrichment:
     """Both steps for one chunk."""
     return enricher.enrich(events, enricher.look_up(events), added)
 
 
-def ask(lookup: Tiered, keys: pd.Series[Any]) -> Answers:
+def ask(lookup: KeyLookup, keys: pd.Series[Any]) -> Answers:
     """Answers for the distinct keys of a categorical column."""
     distinct = keys.cat.categories.tolist()
     return Answers.of(distinct, lookup.answer_many(distinct) if distinct else [])
 
 
-def join(keys: pd.Series[Any], answers: Answers, words: Words) -> Added:
+def join(keys: pd.Series[Any], answers: Answers, words: Words) -> Enrichment:
     """The answers for a column's distinct keys, taken back to its rows by code.
 
     `words` is the struct that the lookup's entries hold; a key without a value gets nulls.
@@ -93,7 +93,7 @@ def join(keys: pd.Series[Any], answers: Answers, words: Words) -> Added:
     statuses = pc.if_else(pc.equal(answers.column(STATE), State.FOUND), pc.if_else(is_stale, STALE, OK), reasons)
     values = frame_of({**columns, STATUS: _after(NO_KEY, statuses), JSON: fragments(columns)})
     fetched = np.concatenate([[False], answers.are(TIER, Tier.SOURCE)])
-    return Added(codes, values, fetched, count(codes, answers))
+    return Enrichment(codes, values, fetched, count(codes, answers))
 
 
 def _after(first: str | None, column: pa.Array) -> pa.Array:

@@ -16,7 +16,8 @@ from enrichment.messages import KEY_COLUMNS
 
 
 class FixedLookup:
-    """A `Tiered` that answers from a dict: a struct is a found value, an `Entry` is taken as it is, all else is absent.
+    """A `KeyLookup` that answers from a dict: a struct is a found value, an `Entry` is taken as it is, all else is
+    absent.
 
     `asked` keeps the keys of each call.
     """

@@ -27,7 +27,7 @@ _queue_get_partition = c_function(
 )
 
 
-class Event(NamedTuple):
+class PartitionEvent(NamedTuple):
     """What a partition has to say beside its messages: its end, or an error; `offset` is where."""
 
     error: KafkaError
@@ -59,7 +59,7 @@ class FetchQueue:
             _queue_forward(queue, self._queue)
             _queue_destroy(queue)
 
-    def poll(self, count: int, max_bytes: int, timeout: float) -> tuple[pa.RecordBatch, list[Event]]:
+    def poll(self, count: int, max_bytes: int, timeout: float) -> tuple[pa.RecordBatch, list[PartitionEvent]]:
         """Up to `count` messages in the order of each partition, until they have `max_bytes`, and events.
 
         Waits up to `timeout` seconds for the first one only. An event stands behind all messages of its partition.
@@ -85,8 +85,10 @@ class FetchQueue:
         if not errors.any():
             return messages, []
         events = [
-            Event(KafkaError(int(errors[row]), (messages["value"][row].as_py() or b"").decode(errors="replace")),
-                  int(partitions[row]), int(offsets[row]))
+            PartitionEvent(
+                KafkaError(int(errors[row]), (messages["value"][row].as_py() or b"").decode(errors="replace")),
+                int(partitions[row]), int(offsets[row]),
+            )
             for row in np.flatnonzero(errors)
         ]  # fmt: skip
         return messages.take(pa.array(np.flatnonzero(errors == 0))), events

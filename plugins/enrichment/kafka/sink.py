@@ -39,7 +39,7 @@ SERVE_EVERY = 250
 ABORT_SECONDS = 4.0  # Airflow kills a stopped task five seconds after it asked it to end
 
 
-class Standing(StrEnum):
+class GroupPosition(StrEnum):
     """Where the group is, seen from a batch."""
 
     AT_START = "at-start"  # nobody has published it: publish
@@ -85,12 +85,12 @@ class LanePublisher:
     def __exit__(self, *exc: object) -> None:
         self._open.close()
 
-    def standing(self) -> Standing:
+    def standing(self) -> GroupPosition:
         """Compare the group's committed offsets with the batch. Raises `OffsetsMoved` when they fit neither end, or
         when nobody published to where they are, `LanesChanged` or `SettingsError` when the group's lanes are others."""
         batch, committed = self._batch, self._committed()
         if is_published(batch, committed):
-            return Standing.PAST_END
+            return GroupPosition.PAST_END
         # Only now: whoever changes the number of lanes fences this publisher, or has said so before.
         self._clients.check_lanes(batch)
         check_lanes(batch, committed)
@@ -99,7 +99,7 @@ class LanePublisher:
         # group is the pass's own.
         unset = () if batch.purpose.kind == LIVE.kind else (None,)
         if all(committed[r.partition].offset in (r.start, *unset) for r in batch.ranges):
-            return Standing.AT_START
+            return GroupPosition.AT_START
         where = ", ".join(
             f"partition {r.partition}: batch {r.start} to {r.end}, group at {committed[r.partition].offset}"
             for r in batch.ranges

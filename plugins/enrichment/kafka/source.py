@@ -19,7 +19,7 @@ from enrichment.batch import Batch, OffsetRange, Tail
 from enrichment.codec.records import Chunk
 from enrichment.errors import OffsetsLost
 from enrichment.kafka.asking import SLICE_SECONDS
-from enrichment.kafka.bulk import Event, FetchQueue
+from enrichment.kafka.bulk import FetchQueue, PartitionEvent
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.settled import advice
 
@@ -44,7 +44,7 @@ class RangeReader:
         self._tails: dict[int, Tail] = {}
         self._stable_ends: dict[int, int] = {}  # where the client came to the end of what it may see
         self._closing = ExitStack()
-        self._ahead: Future[tuple[pa.RecordBatch, list[Event]]] | None = None
+        self._ahead: Future[tuple[pa.RecordBatch, list[PartitionEvent]]] | None = None
         self.value_bytes = 0
 
     def __enter__(self) -> Self:
@@ -100,7 +100,7 @@ class RangeReader:
             elif time.monotonic() - quiet_since > self._timeout:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT, self._stalled()))
 
-    def _poll(self) -> Future[tuple[pa.RecordBatch, list[Event]]]:
+    def _poll(self) -> Future[tuple[pa.RecordBatch, list[PartitionEvent]]]:
         room = self._chunk_bytes
         if self._batch.max_bytes is not None:
             room = min(room, self._batch.max_bytes - self.value_bytes)
@@ -132,7 +132,7 @@ class RangeReader:
                 self._finish(wanted)
         return polled if keep.all() else polled.filter(pa.array(keep))
 
-    def _on_event(self, event: Event) -> None:
+    def _on_event(self, event: PartitionEvent) -> None:
         wanted, code = self._open.get(event.partition), event.error.code()
         if wanted is None:
             return

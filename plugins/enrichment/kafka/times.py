@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from enrichment.batch import OffsetRange, Window
+from enrichment.batch import OffsetRange, ReplayWindow
 from enrichment.kafka.asking import partitions_of, with_retries
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import watermarks
@@ -78,7 +78,7 @@ class Loss(NamedTuple):
         return f"partition {self.partition} {left} (offset {self.low})"
 
 
-def find_losses(clients: Clients, topic: str, bounds: list[Bound], window: Window) -> Iterator[Loss]:
+def find_losses(clients: Clients, topic: str, bounds: list[Bound], window: ReplayWindow) -> Iterator[Loss]:
     """The partitions that may have lost messages of the window.
 
     Nothing says what time a deleted message had. Where the log begins with a message from before the window, retention,

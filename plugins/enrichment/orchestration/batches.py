@@ -85,7 +85,7 @@ def look_up(r: Resources, name: str, manifest: dict[str, Any], enricher: Enriche
     from msgspec import to_builtins
 
     from enrichment.batches import pipeline
-    from enrichment.batches.outages import Meter, Outage, hold
+    from enrichment.batches.outages import Outage, OutageDetector, hold
     from enrichment.batches.stage_clock import timed_stage
     from enrichment.messages import Source
 
@@ -93,7 +93,7 @@ def look_up(r: Resources, name: str, manifest: dict[str, Any], enricher: Enriche
     job = r.ledger.get(batch.batch_id)
     if job is not None and job.is_published:
         return {"counts": job.cache_counts.get(name, {}), "seconds": job.durations.get(name, 0.0), "outage": None}
-    meter = Meter(how.pop("on_chunk", None))
+    meter = OutageDetector(how.pop("on_chunk", None))
     with timed_stage(r, batch.batch_id, name) as stage:
         counts = pipeline.enrich(r.staging, batch, enricher, on_chunk=meter, **how)
         stage.messages, stage.counts = counts.messages, to_builtins(counts)

@@ -46,7 +46,7 @@ def refresh(*, outlet_events: Any = None) -> dict[str, Any]:
     """Install what the source has, if it is good and newer; skipped when there is nothing to install."""
     from msgspec import to_builtins
 
-    from enrichment.enrichers.geo.refresh.install import Outcome
+    from enrichment.enrichers.geo.refresh.install import RefreshOutcome
     from enrichment.enrichers.geo.refresh.install import refresh as run
     from enrichment.enrichers.geo.refresh.sources import named
     from enrichment.settings import load
@@ -64,7 +64,7 @@ def refresh(*, outlet_events: Any = None) -> dict[str, Any]:
         refreshed = run(geo, named(name, geo, account), force=params["force"], dry_run=params["dry_run"])
     summary: dict[str, Any] = to_builtins(refreshed)
     context["ti"].xcom_push(key="refreshed", value=summary)
-    if refreshed.outcome is not Outcome.INSTALLED:
+    if refreshed.outcome is not RefreshOutcome.INSTALLED:
         raise AirflowSkipException(f"nothing was installed: {refreshed.outcome}")
     outlet_events[GEO_DATABASE].extra = summary
     return summary

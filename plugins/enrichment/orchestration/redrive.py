@@ -15,7 +15,7 @@ from enrichment.messages import Reason
 from enrichment.orchestration.common import DEAD_LETTERS, resources, run_params
 
 if TYPE_CHECKING:
-    from enrichment.batch import Wanted
+    from enrichment.batch import RedriveFilter
 
 log = logging.getLogger(__name__)
 
@@ -117,11 +117,11 @@ def claim() -> list[dict[str, Any]]:
     return [batch.to_manifest() for batch in batches]
 
 
-def wanted_of(params: Mapping[str, Any], input_topic: str, max_letter_bytes: int) -> Wanted:
+def wanted_of(params: Mapping[str, Any], input_topic: str, max_letter_bytes: int) -> RedriveFilter:
     """Which letters a run is for, by its parameters."""
-    from enrichment.batch import Wanted
+    from enrichment.batch import RedriveFilter
 
-    return Wanted(
+    return RedriveFilter(
         source_topic=params["source_topic"] or input_topic,
         reasons=tuple(params["reasons"]),
         max_attempts=params["max_attempts"],

@@ -118,7 +118,7 @@ def plan() -> list[dict[str, Any]]:
 
 def purpose_of(settings: Settings) -> Purpose:
     """What this run is for, from its data interval and parameters."""
-    from enrichment.batch import Window
+    from enrichment.batch import ReplayWindow
     from enrichment.errors import ReplayRefused
     from enrichment.replay import replay
 
@@ -127,7 +127,7 @@ def purpose_of(settings: Settings) -> Purpose:
     start, end = context.get("data_interval_start"), context.get("data_interval_end")
     if start is None or end is None:
         raise ReplayRefused("this run covers no window: give it a logical date, or create a backfill")
-    window = Window(
+    window = ReplayWindow(
         replay_id=params["replay_id"],
         start=round(start.timestamp() * 1000),
         end=round(end.timestamp() * 1000),

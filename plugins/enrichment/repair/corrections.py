@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from enrichment.batches.provenance import Addition, Statuses
-from enrichment.batches.route import plain_road
+from enrichment.batches.provenance import StagedEnrichment, Statuses
+from enrichment.batches.route import slow_path
 from enrichment.caches.base import LookupCounts
 from enrichment.codec.decode import key_text
 from enrichment.codec.headers import marked_own
@@ -34,7 +34,7 @@ from enrichment.enrichers.base import (
     STALE_REASONS,
     STATUS,
     UNANSWERED,
-    Added,
+    Enrichment,
     frame_of,
 )
 from enrichment.kafka.topic_limits import TopicLimits
@@ -68,7 +68,7 @@ SOURCE_OF = {
 NULL = msgspec.Raw(b"null")
 
 
-class Published(msgspec.Struct, gc=False):
+class PublishedMessage(msgspec.Struct, gc=False):
     """What a published message says of its keys and of who answered."""
 
     source_ip: msgspec.Raw = NULL
@@ -103,13 +103,13 @@ class Published(msgspec.Struct, gc=False):
         return stale if is_stale and (stale := f"{STALE} {own[0]}") in STALE_REASONS else own[0]
 
 
-_decode = msgspec.json.Decoder(Published).decode
+_decode = msgspec.json.Decoder(PublishedMessage).decode
 _decode_columns = {source: msgspec.json.Decoder(words).decode for source, words in WORDS.items()}
 
 
 # Looks a chunk's keys up; scores contexts by contexts, places and profiles.
-LookUp = Callable[[pd.DataFrame], Added]
-Score = Callable[[Added, Added, Added], Added]
+LookUp = Callable[[pd.DataFrame], Enrichment]
+Score = Callable[[Enrichment, Enrichment, Enrichment], Enrichment]
 
 
 class Tally(msgspec.Struct, frozen=True):
@@ -170,7 +170,9 @@ class Corrector:
         business = self._score(added[Source.BUSINESS], added[Source.GEO], added[Source.USER])
         final = {**added, Source.BUSINESS: business}
         additions = [
-            Addition(source, a.codes, pa.array(a.values[STATUS].tolist(), pa.string()), pa.array(a.values[JSON].array))
+            StagedEnrichment(
+                source, a.codes, pa.array(a.values[STATUS].tolist(), pa.string()), pa.array(a.values[JSON].array)
+            )
             for source, a in final.items()
         ]
         failing = {s: a.values[STATUS].isin(UNANSWERED).to_numpy(dtype=bool)[a.codes] for s, a in final.items()}
@@ -199,14 +201,14 @@ class Corrector:
         return {source: counted[source] for source in sorted(self._lookups)}
 
     def _again(
-        self, source: Source, chunk: Chunk, messages: Sequence[Published], missing: Sequence[frozenset[Source]]
-    ) -> Added:
+        self, source: Source, chunk: Chunk, messages: Sequence[PublishedMessage], missing: Sequence[frozenset[Source]]
+    ) -> Enrichment:
         """A source's columns of each message: the answer of now where it was missing, the message's own elsewhere."""
         words = WORDS[source]
         own = [_decode_columns[source](value or b"") for value in chunk.values]
         columns = columns_of([None, *own], words)
         statuses = pa.array([NO_KEY, *(message.status(source) for message in messages)], pa.string())
-        before = Added(
+        before = Enrichment(
             np.arange(1, len(own) + 1, dtype=np.int32),
             frame_of({**columns, STATUS: statuses, JSON: fragments(columns)}),
             np.zeros(len(own) + 1, dtype=bool),
@@ -219,7 +221,7 @@ class Corrector:
         nothing: list[str | None] = [None] * len(keys)
         columns = {name: pd.Series(keys if name == KEY_OF[source] else nothing, dtype="str") for name in KEY_COLUMNS}
         answered = self._lookups[source](pd.DataFrame({name: c.astype("category") for name, c in columns.items()}))
-        return Added(
+        return Enrichment(
             np.where(asked, answered.codes + np.int32(len(before.values)), before.codes).astype(np.int32),
             pd.concat([before.values, answered.values], ignore_index=True),
             np.concatenate([before.fetched, answered.fetched]),
@@ -227,13 +229,13 @@ class Corrector:
         )
 
     @staticmethod
-    def _written(chunk: Chunk, rows: Sequence[int], additions: Sequence[Addition], now: str) -> Chunk:
+    def _written(chunk: Chunk, rows: Sequence[int], additions: Sequence[StagedEnrichment], now: str) -> Chunk:
         """Those rows of the chunk as they are published again."""
         words = Statuses.of(additions, frozenset(), now)
         values: list[bytes | None] = []
         for row in rows:
             pieces = [a.json[int(a.codes[row])].as_py() for a in additions]
-            values.append(plain_road(chunk.values[row] or b"", pieces, words.tails[words.codes[row]]))
+            values.append(slow_path(chunk.values[row] or b"", pieces, words.tails[words.codes[row]]))
         chosen = chunk.take(rows)
         headers = [pack_headers(revised(unpack_headers(packed))) for packed in chosen.headers]
         return Chunk.of(chosen.partitions, chosen.offsets, chosen.timestamps, chosen.keys, headers, values)

@@ -27,7 +27,7 @@ from enrichment.kafka.offsets import fence_lanes, watermarks
 from enrichment.kafka.refusals import Refusals, publish_around
 from enrichment.kafka.retention import OldMessages, now_in_milliseconds
 from enrichment.kafka.settled import require_stable
-from enrichment.kafka.sink import LanePublisher, Standing
+from enrichment.kafka.sink import GroupPosition, LanePublisher
 from enrichment.kafka.source import RangeReader
 from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC, Source
 from enrichment.repair.corrections import Corrector, Tally, missing_of
@@ -181,7 +181,7 @@ def publish(
     """
     clients = clients.for_batch(repair.batch)
     with quiet_gc(), LanePublisher(clients, repair.batch, refusals) as publisher:
-        produce = publisher.standing() is Standing.AT_START
+        produce = publisher.standing() is GroupPosition.AT_START
         old = OldMessages(publisher.kept, now_in_milliseconds(), clients.settings.retention_bytes)
         with noted or nullcontext(), publisher.transaction() if produce else nullcontext() as transaction:
             if transaction is not None:

@@ -14,12 +14,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from enrichment.batch import OffsetRange, Window
+from enrichment.batch import OffsetRange, ReplayWindow
 from enrichment.codec.records import Chunk
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.source import read_ranges
 from enrichment.messages import OUTPUT_COLUMNS
-from enrichment.replay.published import Origin, outputs
+from enrichment.replay.published import BatchOrigin, outputs
 
 # The time of processing always differs.
 COMPARED = tuple(name for name in OUTPUT_COLUMNS if name != "enriched_at")
@@ -84,7 +84,7 @@ class _Outputs:
         self.keys, self.kinds, self.hashes = keys, kinds, hashes
 
     @classmethod
-    def of(cls, clients: Clients, side: Side, topic: str, window: Window, batch_ids: frozenset[str]) -> _Outputs:
+    def of(cls, clients: Clients, side: Side, topic: str, window: ReplayWindow, batch_ids: frozenset[str]) -> _Outputs:
         """The outputs of these batches, in the order of their origins."""
         found: list[tuple[Any, Any, Hashes]] = [_rows([], ABSENT, [])]
         for kind, chunk in side.chunks(clients):
@@ -96,7 +96,7 @@ class _Outputs:
         order = np.argsort(keys, kind="stable")
         return cls(keys[order], kinds[order], hashes[order])
 
-    def earlier(self, clients: Clients, side: Side, topic: str, window: Window) -> _Outputs:
+    def earlier(self, clients: Clients, side: Side, topic: str, window: ReplayWindow) -> _Outputs:
         """What was published of the same messages before; the last of each counts."""
         before = _Outputs(self.keys, np.zeros_like(self.kinds), np.zeros_like(self.hashes))
         if not len(self.keys):
@@ -133,7 +133,7 @@ class _Outputs:
         return f"{partition}@{offset}: {', '.join(np.array(COMPARED)[unequal].tolist())}"
 
 
-def _has_number(origin: Origin) -> bool:
+def _has_number(origin: BatchOrigin) -> bool:
     """Whether an origin fits into one number; no input has another one, but anybody can write an output."""
     return origin.partition < 1 << 63 - _PARTITION_SHIFT and origin.offset < 1 << _PARTITION_SHIFT
 
@@ -151,7 +151,7 @@ def _rows(origins: Sequence[tuple[int, int]], kind: int, values: Sequence[bytes 
 
 
 def compare(
-    clients: Clients, topic: str, window: Window, batches: Mapping[str, int], replayed: Side, before: Side
+    clients: Clients, topic: str, window: ReplayWindow, batches: Mapping[str, int], replayed: Side, before: Side
 ) -> Differences:
     """Join the outputs of `batches` (id to messages) on the one side with those of the same messages on the other."""
     total = Differences()

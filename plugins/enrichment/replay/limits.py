@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from enrichment.batch import Purpose, Window
+from enrichment.batch import Purpose, ReplayWindow
 from enrichment.errors import EnrichmentError
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.limits import topic_limits
@@ -15,7 +15,9 @@ from enrichment.kafka.topic_limits import FOREVER
 log = logging.getLogger(__name__)
 
 
-def check_times(clients: Clients, purpose: Purpose, window: Window, refusal: type[EnrichmentError] | None) -> None:
+def check_times(
+    clients: Clients, purpose: Purpose, window: ReplayWindow, refusal: type[EnrichmentError] | None
+) -> None:
     """Raise `refusal` when a topic takes no messages as old as the window's: each would be a dead letter. Without one,
     as in a dry run, that is only said."""
     now = now_in_milliseconds()

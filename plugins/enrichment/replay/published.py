@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from enrichment.batch import Window
+from enrichment.batch import ReplayWindow
 from enrichment.codec.records import Chunk, unpack_headers
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.source import read_ranges
@@ -26,7 +26,7 @@ class _Stored(msgspec.Struct):
 _decode_stored = msgspec.json.Decoder(_Stored).decode
 
 
-class Origin(NamedTuple):
+class BatchOrigin(NamedTuple):
     """Which message of the input an output was made of, and in which batch."""
 
     partition: int
@@ -34,7 +34,7 @@ class Origin(NamedTuple):
     batch_id: str
 
 
-def origin_of(packed: bytes | None, topic: str) -> Origin | None:
+def origin_of(packed: bytes | None, topic: str) -> BatchOrigin | None:
     """The origin in an output's packed headers; None when it is no output of this topic's messages."""
     last = unpack_headers(packed or b"")[-len(ORIGIN_HEADERS) :]
     if tuple(name for name, _ in last) != ORIGIN_HEADERS:
@@ -42,14 +42,14 @@ def origin_of(packed: bytes | None, topic: str) -> Origin | None:
     source, partition, batch_id, offset = (value or b"" for _, value in last)
     if source != topic.encode() or not (_is_number(partition, 2**31) and _is_number(offset, 2**63)):
         return None
-    return Origin(int(partition), int(offset), batch_id.decode(errors="replace"))
+    return BatchOrigin(int(partition), int(offset), batch_id.decode(errors="replace"))
 
 
 def _is_number(digits: bytes, end: int) -> bool:
     return digits.isdigit() and len(digits) <= len(str(end)) and int(digits) < end
 
 
-def outputs(chunk: Chunk, topic: str, window: Window) -> Iterator[tuple[int, Origin]]:
+def outputs(chunk: Chunk, topic: str, window: ReplayWindow) -> Iterator[tuple[int, BatchOrigin]]:
     """The rows of a chunk that may be outputs of the window's messages.
 
     An output has its input's time, which spares a look at the headers of all others. Where a topic has the broker's
@@ -64,7 +64,7 @@ def outputs(chunk: Chunk, topic: str, window: Window) -> Iterator[tuple[int, Ori
             yield row, origin
 
 
-def offsets_with_errors(clients: Clients, topic: str, window: Window) -> dict[int, Offsets]:
+def offsets_with_errors(clients: Clients, topic: str, window: ReplayWindow) -> dict[int, Offsets]:
     """The input offsets, by partition, whose last published output names one of the window's errors: nine bytes of
     memory for each output of the window."""
     wanted = frozenset(window.errors)

@@ -15,7 +15,7 @@ from itertools import zip_longest
 
 import msgspec
 
-from enrichment.batch import REPLAY, Batch, OffsetRange, Purpose, Window
+from enrichment.batch import REPLAY, Batch, OffsetRange, Purpose, ReplayWindow
 from enrichment.errors import ReplayRefused, WindowLost
 from enrichment.kafka.asking import with_retries
 from enrichment.kafka.clients import Clients
@@ -36,7 +36,7 @@ from enrichment.store.jobs import Ledger
 log = logging.getLogger(__name__)
 
 
-def purpose_of(settings: Settings, window: Window, output_topic: str | None) -> Purpose:
+def purpose_of(settings: Settings, window: ReplayWindow, output_topic: str | None) -> Purpose:
     """What the batches of a window are run for."""
     return Purpose(
         kind=REPLAY,
@@ -107,7 +107,7 @@ def _refuse_other(known: Replay, purpose: Purpose) -> None:
         )
 
 
-def _refuse_overlap(replays: Replays, topic: str, window: Window) -> None:
+def _refuse_overlap(replays: Replays, topic: str, window: ReplayWindow) -> None:
     others = replays.overlapping(topic, window)
     if others:
         raise ReplayRefused(
@@ -196,7 +196,7 @@ def freeze(clients: Clients, purpose: Purpose) -> tuple[list[Bound], dict[str, t
     return bounds, marks
 
 
-def _lost(clients: Clients, bounds: list[Bound], window: Window, *, allow_lost: bool) -> str | None:
+def _lost(clients: Clients, bounds: list[Bound], window: ReplayWindow, *, allow_lost: bool) -> str | None:
     losses = list(find_losses(clients, clients.settings.input_topic, bounds, window))
     if not losses:
         return None
@@ -210,7 +210,7 @@ def _lost(clients: Clients, bounds: list[Bound], window: Window, *, allow_lost: 
     raise WindowLost(f"{text}. Replay a later window, or set `allow_lost` to replay what is left of this one.")
 
 
-def _batches(cuts: Cuts, topic: str, group_id: str, window: Window, purpose: Purpose) -> Iterator[Batch]:
+def _batches(cuts: Cuts, topic: str, group_id: str, window: ReplayWindow, purpose: Purpose) -> Iterator[Batch]:
     """The batches in the order in which they are run: the first of each lane, the second of each, and so on."""
     sequences = dict(cuts.sequences())
     for number, ranges_by_lane in enumerate(zip_longest(*sequences.values())):
@@ -222,7 +222,7 @@ def _batches(cuts: Cuts, topic: str, group_id: str, window: Window, purpose: Pur
                 )  # fmt: skip
 
 
-def group_of(consumer_group: str, window: Window) -> str:
+def group_of(consumer_group: str, window: ReplayWindow) -> str:
     """The consumer group that keeps a window's progress."""
     return f"{consumer_group}.{REPLAY}.{window.replay_id}.{_compact(window.start)}-{_compact(window.end)}"
 

@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from enrichment import sql
-from enrichment.batch import Batch, OffsetRange, Purpose, Window
+from enrichment.batch import Batch, OffsetRange, Purpose, ReplayWindow
 
 Marks = dict[str, tuple[OffsetRange, ...]]
 # How far a window has come: a dry run counted it, its bounds are fixed, all of it is published and compared.
@@ -41,14 +41,14 @@ class Replays:
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
 
-    def get(self, topic: str, window: Window) -> Replay | None:
+    def get(self, topic: str, window: ReplayWindow) -> Replay | None:
         """The window as it was written, or None."""
         with self._connection.transaction(), self._connection.cursor(row_factory=dict_row) as cursor:
             cursor.execute(sql.load("enrichment_replays/get"), _key(topic, window))
             row = cursor.fetchone()
         return None if row is None else msgspec.convert(row, Replay)
 
-    def overlapping(self, topic: str, window: Window) -> list[str]:
+    def overlapping(self, topic: str, window: ReplayWindow) -> list[str]:
         """The claimed windows of the same replay that share time with this one and are not it."""
         with self._connection.transaction():
             found = self._connection.execute(sql.load("enrichment_replays/overlapping"), _key(topic, window))
@@ -61,7 +61,7 @@ class Replays:
             self._connection.execute(sql.load("enrichment_replays/lock"), {"group_id": group_id})
             yield
 
-    def put(self, topic: str, window: Window, replay: Replay, dag_id: str, run_id: str) -> Replay:
+    def put(self, topic: str, window: ReplayWindow, replay: Replay, dag_id: str, run_id: str) -> Replay:
         """Write a window down; if it was claimed before, it stays as it was. Returns what is there now."""
         parameters = {
             **_key(topic, window), "state": replay.state, "purpose": _jsonb(replay.purpose),
@@ -73,14 +73,16 @@ class Replays:
             self._connection.execute(sql.load("enrichment_replays/put"), parameters)
         return self.get(topic, window) or replay
 
-    def finish(self, topic: str, window: Window, counts: Mapping[str, int], differences: Mapping[str, Any]) -> None:
+    def finish(
+        self, topic: str, window: ReplayWindow, counts: Mapping[str, int], differences: Mapping[str, Any]
+    ) -> None:
         """All of the window is published; the first record of it counts."""
         parameters = {**_key(topic, window), "counts": _jsonb(counts), "differences": _jsonb(differences)}
         with self._connection.transaction():
             self._connection.execute(sql.load("enrichment_replays/finish"), parameters)
 
 
-def _key(topic: str, window: Window) -> dict[str, Any]:
+def _key(topic: str, window: ReplayWindow) -> dict[str, Any]:
     return {"replay_id": window.replay_id, "topic": topic, "start": window.start, "end": window.end}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from enrichment.batch import Batch, Purpose, Window
+from enrichment.batch import Batch, Purpose, ReplayWindow
 from enrichment.codec.records import Chunk
 from enrichment.kafka.clients import Clients
 from enrichment.replay.published import Offsets, offsets_with_errors
@@ -30,7 +30,7 @@ _decode_labels = msgspec.json.Decoder(_Labels).decode
 
 
 def window_selection(clients: Clients, batch: Batch) -> Callable[[Chunk], Chunk]:
-    """The selection of a replay's batch: see `Window`."""
+    """The selection of a replay's batch: see `ReplayWindow`."""
     window = batch.purpose.window
     if window is None:
         raise ValueError(f"batch {batch.batch_id} is run for a {batch.purpose.kind}, but has no window")
@@ -38,14 +38,14 @@ def window_selection(clients: Clients, batch: Batch) -> Callable[[Chunk], Chunk]
     return lambda chunk: chunk.take(pick(chunk).tolist())
 
 
-def make_picker(clients: Clients, topic: str, window: Window) -> Callable[[Chunk], Rows]:
+def make_picker(clients: Clients, topic: str, window: ReplayWindow) -> Callable[[Chunk], Rows]:
     """Makes the function that gives the rows of a chunk that a replay takes. Reads the stored errors, where they
     count."""
     stored = offsets_with_errors(clients, topic, window) if window.errors else None
     return lambda chunk: pick(chunk, window, stored)
 
 
-def pick(chunk: Chunk, window: Window, stored: Mapping[int, Offsets] | None = None) -> Rows:
+def pick(chunk: Chunk, window: ReplayWindow, stored: Mapping[int, Offsets] | None = None) -> Rows:
     """The rows of the window's messages that pass its filters. `stored` are the offsets, by partition, that its filter
     of errors lets pass."""
     rows = in_window(chunk, window)
@@ -57,13 +57,13 @@ def pick(chunk: Chunk, window: Window, stored: Mapping[int, Offsets] | None = No
     return rows
 
 
-def in_window(chunk: Chunk, window: Window) -> Rows:
+def in_window(chunk: Chunk, window: ReplayWindow) -> Rows:
     """The rows whose time is the window's."""
     times = np.array(chunk.timestamps, dtype=np.int64)
     return np.flatnonzero((times >= window.start) & (times < window.end))
 
 
-def has_labels(value: bytes | None, window: Window) -> bool:
+def has_labels(value: bytes | None, window: ReplayWindow) -> bool:
     """Whether a message's service and level are among those wanted; one that cannot be read has neither."""
     try:
         labels = _decode_labels(value or b"")
@@ -88,7 +88,7 @@ def _with_stored_errors(chunk: Chunk, rows: Rows, stored: Mapping[int, Offsets])
     return rows[kept]
 
 
-def window_of(purpose: Purpose) -> Window:
+def window_of(purpose: Purpose) -> ReplayWindow:
     """The window of a replay's purpose."""
     if purpose.window is None:
         raise ValueError(f"a purpose of the kind {purpose.kind} has no window")

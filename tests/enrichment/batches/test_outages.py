@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from enrichment.batches.outages import Asked, Meter, Outage, repairable, without_down
+from enrichment.batches.outages import Outage, OutageDetector, SourceTally, repairable, without_down
 from enrichment.caches.base import Entry, State, Tier
 from enrichment.enrichers.base import look_up_and_enrich
 from enrichment.enrichers.testing import FixedLookup, make_events
@@ -16,10 +16,10 @@ ONCE_UNKNOWN = Entry(State.ABSENT, reason=Reason.USER_NOT_FOUND, stale=True)
 DOWN, UNKNOWN = Entry(State.FAILED, reason=Reason.USER_TIMEOUT), Entry(State.ABSENT, reason=Reason.USER_NOT_FOUND)
 
 
-def asked(answers: list[Entry], rows: list[int | None], tier: Tier = Tier.SOURCE) -> Asked:
+def asked(answers: list[Entry], rows: list[int | None], tier: Tier = Tier.SOURCE) -> SourceTally:
     """What a meter says of a chunk; rows are numbers of answers, None has no key."""
     enricher = UserEnricher(FixedLookup({f"u{n}": entry for n, entry in enumerate(answers)}, tier=tier))
-    meter = Meter()
+    meter = OutageDetector()
     events = make_events(user_id=[None if row is None else f"u{row}" for row in rows])
     meter(events, look_up_and_enrich(enricher, events, {}))
     return meter.asked
@@ -27,12 +27,12 @@ def asked(answers: list[Entry], rows: list[int | None], tier: Tier = Tier.SOURCE
 
 def test_keys_and_messages_are_counted() -> None:
     """Keys are asked about once, however many messages have them; messages without the key go without nothing."""
-    assert asked([FOUND, DOWN, UNKNOWN, STALE], [0, 1, 1, 1, 2, 3, None]) == Asked(keys=4, failed=1, messages=3)
+    assert asked([FOUND, DOWN, UNKNOWN, STALE], [0, 1, 1, 1, 2, 3, None]) == SourceTally(keys=4, failed=1, messages=3)
 
 
 def test_cached_answers_are_not_asked_for_and_remembered_failures_are() -> None:
     """What the caches answer says nothing of the source; a failure that memory still knows does."""
-    assert asked([FOUND, FOUND, DOWN], [0, 1, 2], Tier.MEMORY) == Asked(keys=1, failed=1, messages=1)
+    assert asked([FOUND, FOUND, DOWN], [0, 1, 2], Tier.MEMORY) == SourceTally(keys=1, failed=1, messages=1)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_outage_is_a_share_of_failed_keys(answers: list[Entry], down: bool) -> N
 def test_absence_that_is_stale_goes_without_an_answer(tier: Tier) -> None:
     """That a key did not exist when it was last asked about is no answer of a source that is down: its messages are
     pending, whether the source was asked just now or is remembered to be down."""
-    assert asked([ONCE_UNKNOWN], [0, 0], tier) == Asked(keys=1, failed=1, messages=2)
+    assert asked([ONCE_UNKNOWN], [0, 0], tier) == SourceTally(keys=1, failed=1, messages=2)
     assert Outage.of(Source.USER, asked([ONCE_UNKNOWN], [0, 0], tier), 0.5) == Outage(Source.USER, 2)
 
 
@@ -62,14 +62,14 @@ def test_address_that_is_none_is_no_outage() -> None:
 
 def test_chunks_add_up() -> None:
     """A batch is judged as a whole."""
-    assert Asked(3, 2, 5) + Asked(4, 1, 1) == Asked(7, 3, 6)
+    assert SourceTally(3, 2, 5) + SourceTally(4, 1, 1) == SourceTally(7, 3, 6)
 
 
 def test_failing_for_a_few_keys_is_no_outage_and_is_noted() -> None:
     """What goes without an answer is said in both cases; where nothing does, there is nothing to say."""
-    assert Outage.of(Source.USER, Asked(10, 1, 4), 0.5) == Outage(Source.USER, 4, down=False)
-    assert Outage.of(Source.USER, Asked(10, 6, 9), 0.5) == Outage(Source.USER, 9)
-    assert Outage.of(Source.USER, Asked(10, 0, 0), 0.5) is None
+    assert Outage.of(Source.USER, SourceTally(10, 1, 4), 0.5) == Outage(Source.USER, 4, down=False)
+    assert Outage.of(Source.USER, SourceTally(10, 6, 9), 0.5) == Outage(Source.USER, 9)
+    assert Outage.of(Source.USER, SourceTally(10, 0, 0), 0.5) is None
 
 
 def test_what_becomes_a_dead_letter_waits_for_no_repair() -> None:

@@ -7,15 +7,15 @@ from threading import Event
 
 import pytest
 
-from enrichment.batches.prefetch import one_ahead
+from enrichment.batches.prefetch import prefetched
 
 SECONDS = 10.0  # after which a test that hangs fails
 
 
 def test_items_come_in_order() -> None:
     """All of them, each once."""
-    assert list(one_ahead(iter(range(100)))) == list(range(100))
-    assert list(one_ahead(iter([]))) == []
+    assert list(prefetched(iter(range(100)))) == list(range(100))
+    assert list(prefetched(iter([]))) == []
 
 
 def test_next_item_is_made_while_the_one_before_it_is_worked_on() -> None:
@@ -27,7 +27,7 @@ def test_next_item_is_made_while_the_one_before_it_is_worked_on() -> None:
             event.set()
             yield n
 
-    ahead = one_ahead(items())
+    ahead = prefetched(items())
     next(ahead)
     assert begun[1].wait(SECONDS)
     assert not begun[2].is_set()
@@ -41,7 +41,7 @@ def test_error_stands_where_the_item_would_have_come() -> None:
         yield 0
         raise ValueError("a bug")
 
-    ahead = one_ahead(items())
+    ahead = prefetched(items())
     assert next(ahead) == 0
     with pytest.raises(ValueError, match="a bug"):
         next(ahead)
@@ -58,7 +58,7 @@ def test_who_ends_early_does_not_wait() -> None:
         made.set()
         yield 1
 
-    ahead = one_ahead(items())
+    ahead = prefetched(items())
     next(ahead)
     assert begun.wait(SECONDS)
     ahead.close()

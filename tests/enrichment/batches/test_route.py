@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enrichment.batch import REDRIVE, Batch, OffsetRange, Purpose, Wanted
+from enrichment.batch import REDRIVE, Batch, OffsetRange, Purpose, RedriveFilter
 from enrichment.batches.drain import stage
-from enrichment.batches.provenance import Addition
-from enrichment.batches.route import Routed, Router, plain_road
+from enrichment.batches.provenance import StagedEnrichment
+from enrichment.batches.route import Routed, Router, slow_path
 from enrichment.codec.decode import decode
 from enrichment.codec.records import Chunk, Header, message_size, pack_headers, unpack_headers
 from enrichment.codec.struct_columns import columns_of, fragments
@@ -61,12 +61,12 @@ def json_of(structs: Sequence[msgspec.Struct]) -> pa.Array:
 
 def addition(
     source: Source, structs: Sequence[msgspec.Struct], status: Sequence[str], codes: Sequence[int]
-) -> Addition:
+) -> StagedEnrichment:
     """An enricher's work on a chunk."""
-    return Addition(source, np.array(codes, dtype=np.int32), pa.array(status, pa.string()), json_of(structs))
+    return StagedEnrichment(source, np.array(codes, dtype=np.int32), pa.array(status, pa.string()), json_of(structs))
 
 
-def additions(rows: int, **status: str) -> list[Addition]:
+def additions(rows: int, **status: str) -> list[StagedEnrichment]:
     """Three enrichers that say the same of every row; `geo`, `user` and `business` are their statuses."""
     words = {"geo": OK, "user": OK, "business": OK} | status
     structs: list[Sequence[msgspec.Struct]] = [
@@ -252,7 +252,7 @@ def test_attempts_are_a_redrives_to_count() -> None:
     """What a redrive says was tried twice is on its third attempt; an own header of that name says nothing."""
     headers: list[Header] = [(HEADER_ATTEMPTS, b"9"), *((name, b"2") for name in REDRIVE_HEADERS)]
     _, refused = chunk([b"x"], headers)
-    redrive = Purpose(REDRIVE, letters=Wanted(BATCH.topic, (), 3, 1_000_000))
+    redrive = Purpose(REDRIVE, letters=RedriveFilter(BATCH.topic, (), 3, 1_000_000))
     for purpose, attempts in ((BATCH.purpose, 1), (redrive, 3)):
         router = Router(
             msgspec.structs.replace(BATCH, purpose=purpose),
@@ -329,7 +329,7 @@ def test_fast_and_plain_road_mean_the_same(fields: dict[str, Any], extra: dict[s
     [output] = outputs(route([value]))
     made = [json_of([struct])[0].as_py() for struct in (PLACE, Profile(company="Acme"), Context(unit="payments"))]
     tail = msgspec.json.encode(Provenance(tuple(SOURCES), None, None, NOW))[1:]
-    assert json.loads(output) == json.loads(plain_road(value, made, tail))
+    assert json.loads(output) == json.loads(slow_path(value, made, tail))
 
 
 def test_plain_road_keeps_values_as_they_came() -> None:
@@ -353,7 +353,7 @@ def test_risk_follows_the_context() -> None:
     """A fragment may be made of several structs: the output holds the fields of both."""
     structs = Context(unit="payments"), Risk(risk_score=0.15, fraud_indicators=())
     joined = b",".join(json_of([struct])[0].as_py() for struct in structs)
-    [message] = [json.loads(plain_road(value_of(), [joined], b'"enriched_at":"x"}'))]
+    [message] = [json.loads(slow_path(value_of(), [joined], b'"enriched_at":"x"}'))]
     assert (message["business_unit"], message["business_risk_score"], message["business_fraud_indicators"]) == (
         "payments",
         0.15,

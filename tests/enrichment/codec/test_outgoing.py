@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from enrichment.batch import REDRIVE, Batch, OffsetRange, Purpose, Wanted
+from enrichment.batch import REDRIVE, Batch, OffsetRange, Purpose, RedriveFilter
 from enrichment.codec.headers import READABLE_HEADERS, marked_own, pipelines_own, unreadable
 from enrichment.codec.outgoing import in_order, origin_headers
 from enrichment.codec.records import Chunk, Header, pack_headers, unpack_headers
@@ -19,7 +19,7 @@ from enrichment.repair.corrections import revised
 BATCH = Batch(
     "dag/run/0", "stacklens-enriched", "group", 0, (OffsetRange(0, 0, 1),), purpose=Purpose(headers=(("p", "1"),))
 )
-REDRIVEN = Purpose(REDRIVE, letters=Wanted("stacklens-enriched", (), 3, 1_000_000))
+REDRIVEN = Purpose(REDRIVE, letters=RedriveFilter("stacklens-enriched", (), 3, 1_000_000))
 SENT_IN: list[Header] = list(zip(REDRIVE_HEADERS, (b"1", b"analytics-dlq", b"0", b"9"), strict=True))
 offsets = st.integers(0, 2**63 - 1)
 headers = st.lists(st.tuples(st.text(max_size=3), st.none() | st.binary(max_size=3)), max_size=2)

@@ -17,13 +17,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from enrichment.batch import LIVE, REDRIVE, REPLAY, Batch, OffsetRange, Purpose, Wanted
+from enrichment.batch import LIVE, REDRIVE, REPLAY, Batch, OffsetRange, Purpose, RedriveFilter
 from enrichment.codec.decode import decode
 from enrichment.codec.json_text import is_strict
 from enrichment.codec.outgoing import origin_headers
 from enrichment.codec.records import Chunk, Header, pack_headers, unpack_headers
 from enrichment.dead_letters.reader import Verdict, judge, normalised, unwrap
-from enrichment.dead_letters.reasons import DEFAULT_REASONS, REPAIRS
+from enrichment.dead_letters.reasons import DEFAULT_REASONS, REDRIVE_RULES
 from enrichment.dead_letters.writer import DeadLetters
 from enrichment.kafka.topic_limits import TopicLimits
 from enrichment.messages import (
@@ -39,7 +39,7 @@ from enrichment.messages import (
 SOURCE, DLQ = "stacklens-enriched", "analytics-dlq"
 NOW = "2024-01-15T10:00:00.123Z"
 LIVE_BATCH = Batch("dag/run/0", SOURCE, "group", 0, (OffsetRange(3, 0, 10),))
-WANTED = Wanted(SOURCE, tuple(Reason), max_attempts=3, max_letter_bytes=1_000_000)
+WANTED = RedriveFilter(SOURCE, tuple(Reason), max_attempts=3, max_letter_bytes=1_000_000)
 PATIENT = msgspec.structs.replace(WANTED, max_attempts=10**12)  # whatever the message's own headers say
 REDRIVE_BATCH = Batch(
     "redrive/run/0", DLQ, "group", 0, (OffsetRange(3, 0, 9),), purpose=Purpose(REDRIVE, letters=WANTED)
@@ -208,13 +208,15 @@ def test_redriven_message_says_where_its_letter_was() -> None:
     ]
 
 
-def verdict(letter: Chunk, wanted: Wanted = WANTED, redriven: Sequence[tuple[int, int]] = ()) -> tuple[Verdict, str]:
+def verdict(
+    letter: Chunk, wanted: RedriveFilter = WANTED, redriven: Sequence[tuple[int, int]] = ()
+) -> tuple[Verdict, str]:
     """What is to become of a letter."""
     [judged] = judge(letter, wanted, set(redriven))
     return judged.verdict, judged.why
 
 
-def wanted(**changed: Any) -> Wanted:
+def wanted(**changed: Any) -> RedriveFilter:
     """All letters but for what is said."""
     return msgspec.structs.replace(WANTED, **changed)
 
@@ -335,7 +337,7 @@ def test_letter_of_an_earlier_version_is_understood() -> None:
 
 def test_every_reason_has_its_default() -> None:
     """Which reasons are worth another try is said of each; those that need a person are not among them."""
-    assert set(REPAIRS) == set(Reason)
+    assert set(REDRIVE_RULES) == set(Reason)
     assert set(DEFAULT_REASONS) == {
         "message-too-large", "geo-ip-lookup-failed", "geo-ip-not-found", "user-lookup-timeout", "user-service-error",
         "user-not-found", "business-context-not-found", "database-connection-error",

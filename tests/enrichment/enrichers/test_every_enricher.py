@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enrichment.caches.base import Entry, State, Tiered
-from enrichment.enrichers.base import JSON, NO_KEY, OK, STALE, STATUS, Added, Enricher, look_up_and_enrich
+from enrichment.caches.base import Entry, KeyLookup, State
+from enrichment.enrichers.base import JSON, NO_KEY, OK, STALE, STATUS, Enricher, Enrichment, look_up_and_enrich
 from enrichment.enrichers.business.enricher import BusinessEnricher
 from enrichment.enrichers.business.risk import RiskRules
 from enrichment.enrichers.geo.enricher import GeoEnricher
@@ -29,7 +29,7 @@ RULES = RiskRules.load()
 class Case:
     """An enricher, the column of its key, one of its output columns, and what its lookup answers for a key."""
 
-    build: Callable[[Tiered], Enricher]
+    build: Callable[[KeyLookup], Enricher]
     key: str
     column: str
     value: Callable[[str], Any]
@@ -68,14 +68,14 @@ def lookup_of(case: Case) -> FixedLookup:
     )
 
 
-def run(case: Case, keys: list[str | None], lookup: Tiered) -> Added:
+def run(case: Case, keys: list[str | None], lookup: KeyLookup) -> Enrichment:
     """Enrich with nothing at hand but what the enricher says that it reads."""
     enricher = case.build(lookup)
     events = make_events(**{case.key: keys})[[column for column in enricher.reads if column == case.key]]
     return look_up_and_enrich(enricher, events, earlier(len(keys), enricher.reads))
 
 
-def earlier(rows: int, columns: tuple[str, ...]) -> Mapping[str, Added]:
+def earlier(rows: int, columns: tuple[str, ...]) -> Mapping[str, Enrichment]:
     """What geo and user add to a chunk without addresses and users, cut down to `columns` and the status."""
     events = make_events(source_ip=[None] * rows, user_id=[None] * rows)
     added = {
@@ -83,7 +83,7 @@ def earlier(rows: int, columns: tuple[str, ...]) -> Mapping[str, Added]:
         for enricher in (GeoEnricher(FixedLookup({})), UserEnricher(FixedLookup({})))
     }
     return {
-        name: Added(
+        name: Enrichment(
             a.codes, a.values[[c for c in a.values.columns if c in columns or c == STATUS]], a.fetched, a.counts
         )
         for name, a in added.items()

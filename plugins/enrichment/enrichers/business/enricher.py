@@ -14,10 +14,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from enrichment.caches.base import Tiered
+from enrichment.caches.base import KeyLookup
 from enrichment.caches.entries import Answers
 from enrichment.codec.struct_columns import columns_of, fragments
-from enrichment.enrichers.base import JSON, OK, STALE, STATUS, Added, ask, frame_of, join, reasons_of
+from enrichment.enrichers.base import JSON, OK, STALE, STATUS, Enrichment, ask, frame_of, join, reasons_of
 from enrichment.enrichers.business.risk import GEO_STATUS, USER_STATUS, Bools, Condition, Masks, RiskRules
 from enrichment.messages import (
     BUSINESS_COLUMNS,
@@ -48,7 +48,7 @@ class BusinessEnricher:
     name: str = Source.BUSINESS.value
     writes: tuple[str, ...] = BUSINESS_COLUMNS
 
-    def __init__(self, lookup: Tiered, rules: RiskRules) -> None:
+    def __init__(self, lookup: KeyLookup, rules: RiskRules) -> None:
         self._contexts = lookup
         self._rules = rules
         self.reads: tuple[str, ...] = (
@@ -59,16 +59,16 @@ class BusinessEnricher:
         """See `Enricher`."""
         return ask(self._contexts, events[REQUEST_ID])
 
-    def enrich(self, events: pd.DataFrame, answers: Answers, added: Mapping[str, Added]) -> Added:
+    def enrich(self, events: pd.DataFrame, answers: Answers, added: Mapping[str, Enrichment]) -> Enrichment:
         """See `Enricher`; what the geo and user enrichers added must be there, with its status."""
         context = join(events[REQUEST_ID], answers, Context)
         return self.score(context, added[Source.GEO], added[Source.USER])
 
-    def contexts(self, events: pd.DataFrame) -> Added:
+    def contexts(self, events: pd.DataFrame) -> Enrichment:
         """The contexts alone."""
         return join(events[REQUEST_ID], self.look_up(events), Context)
 
-    def score(self, context: Added, geo: Added, user: Added) -> Added:
+    def score(self, context: Enrichment, geo: Enrichment, user: Enrichment) -> Enrichment:
         """Contexts with the risk that follows from them, from places and profiles."""
         codes, (of_context, of_geo, of_user) = combinations(context, geo, user)
         # Where a condition finds its column, and which of that column's rows belong to each combination.
@@ -87,7 +87,7 @@ class BusinessEnricher:
         masks = self._rules.fired(len(of_context), holds)
         # Mask -1 stands for no context: all null.
         masks[~_answered(context.values)[of_context]] = -1
-        return Added(
+        return Enrichment(
             codes, self._values(context.values, of_context, masks), context.fetched[of_context], context.counts
         )
 
@@ -104,7 +104,7 @@ class BusinessEnricher:
         return frame_of({name: columns[name] for name in (*self.writes, STATUS, JSON)})
 
     @staticmethod
-    def risks(events: pd.DataFrame, business: Added) -> RequestRisks:
+    def risks(events: pd.DataFrame, business: Enrichment) -> RequestRisks:
         """The risk of each request whose context was fetched; the first row of a request speaks for it."""
         requests = events[REQUEST_ID].cat
         codes, first = np.unique(requests.codes.to_numpy(), return_index=True)
@@ -119,7 +119,9 @@ class BusinessEnricher:
         )
 
 
-def combinations(context: Added, geo: Added, user: Added) -> tuple[np.ndarray[Any, Any], tuple[Codes, Codes, Codes]]:
+def combinations(
+    context: Enrichment, geo: Enrichment, user: Enrichment
+) -> tuple[np.ndarray[Any, Any], tuple[Codes, Codes, Codes]]:
     """The distinct triples of a chunk: for each row its combination, for each combination its row of the three values.
 
     Combination 0 is that of rows without a request. Without a context place and profile do not matter.

@@ -46,7 +46,7 @@ _QUOTED_OR_COMMENT = re.compile(r"""('(?:[^']|'')*'|"[^"]*")|--[^\n]*|/\*.*?\*/"
 
 
 class BusinessQuery:
-    """A `Fetch` over a query that users adapt (`include/sql/business_context/fetch.sql`).
+    """A `LookupSource` over a query that users adapt (`include/sql/business_context/fetch.sql`).
 
     The query gets the array `%(request_ids)s` and returns `COLUMNS`, in any order and with others beside them. Where it
     returns several rows for a request the first counts, so its ORDER BY decides. `connect` gives a connection, which is

@@ -28,7 +28,7 @@ BROKEN = "unreadable"
 
 
 class GeoDatabase:
-    """A `Fetch` over a City database file, mapped into memory; names in `locale`, else in English.
+    """A `LookupSource` over a City database file, mapped into memory; names in `locale`, else in English.
 
     An empty path means GeoLite2 City of 2018 from the package maxminddb-geolite2. Raises `SettingsError` when there is
     no such file, and for a database that has no places, such as one of networks or companies; `setting` is the variable

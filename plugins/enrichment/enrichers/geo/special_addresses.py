@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from enrichment.caches.base import Entry, State, Tier, Tiered
+from enrichment.caches.base import Entry, KeyLookup, State, Tier
 from enrichment.caches.entries import Answers, Entries
 from enrichment.enrichers.geo.special_registry import is_globally_reachable
 from enrichment.messages import Place, Reason
@@ -29,13 +29,13 @@ _ENTRIES = {kind: Entry(State.FOUND, value=Place(network_type=kind)) for kind in
 }
 
 
-class KnownAddresses:
-    """A `Tiered` in front of the caches: answers what needs no lookup and passes public addresses on, in one call.
+class SpecialAddresses:
+    """A `KeyLookup` in front of the caches: answers what needs no lookup and passes public addresses on, in one call.
 
     Its own answers are not cached and count as memory. Public places come from the lookup with their `network_type`.
     """
 
-    def __init__(self, public: Tiered) -> None:
+    def __init__(self, public: KeyLookup) -> None:
         self._public = public
 
     def answer_many(self, keys: Sequence[str]) -> Answers:

@@ -62,7 +62,7 @@ SPLITS = 64
 
 
 class UserApi:
-    """Profiles from the user service; a `GradualFetch`. Build one for a task, `close()` it at the end.
+    """Profiles from the user service; a `GradualSource`. Build one for a task, `close()` it at the end.
 
     `token` is sent as a bearer token and appears in no error. Raises `SettingsError` if it or `base_url` is unusable.
     `version` changes with the address and the headers that are sent along: another service, other answers. The circuit

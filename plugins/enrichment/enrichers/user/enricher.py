@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from enrichment.caches.base import Tiered
+from enrichment.caches.base import KeyLookup
 from enrichment.caches.entries import Answers
-from enrichment.enrichers.base import Added, ask, join
+from enrichment.enrichers.base import Enrichment, ask, join
 from enrichment.messages import USER_COLUMNS, USER_ID, Profile, Source
 
 
@@ -19,13 +19,13 @@ class UserEnricher:
     reads: tuple[str, ...] = (USER_ID,)
     writes: tuple[str, ...] = USER_COLUMNS
 
-    def __init__(self, lookup: Tiered) -> None:
+    def __init__(self, lookup: KeyLookup) -> None:
         self._profiles = lookup
 
     def look_up(self, events: pd.DataFrame) -> Answers:
         """See `Enricher`."""
         return ask(self._profiles, events[USER_ID])
 
-    def enrich(self, events: pd.DataFrame, answers: Answers, added: Mapping[str, Added]) -> Added:  # noqa: ARG002 - the protocol's
+    def enrich(self, events: pd.DataFrame, answers: Answers, added: Mapping[str, Enrichment]) -> Enrichment:  # noqa: ARG002 - the protocol's
         """See `Enricher`; needs nothing of earlier enrichers."""
         return join(events[USER_ID], answers, Profile)

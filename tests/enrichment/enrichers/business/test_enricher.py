@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enrichment.caches.base import Entry, State
-from enrichment.enrichers.base import JSON, STATUS, Added, look_up_and_enrich
+from enrichment.enrichers.base import JSON, STATUS, Enrichment, look_up_and_enrich
 from enrichment.enrichers.business.enricher import BusinessEnricher, RequestRisks
 from enrichment.enrichers.business.risk import RiskRules
 from enrichment.enrichers.geo.enricher import GeoEnricher
-from enrichment.enrichers.geo.special_addresses import KnownAddresses
+from enrichment.enrichers.geo.special_addresses import SpecialAddresses
 from enrichment.enrichers.testing import FixedLookup, make_events
 from enrichment.enrichers.user.enricher import UserEnricher
 from enrichment.messages import BUSINESS_COLUMNS, Context, Place, Profile, Reason
@@ -34,11 +34,11 @@ CONTEXTS: dict[str, Any] = {
 }
 
 
-def enrich(events: pd.DataFrame, lookup: FixedLookup | None = None) -> Added:
+def enrich(events: pd.DataFrame, lookup: FixedLookup | None = None) -> Enrichment:
     """Geo and user first, then business, on the same chunk."""
     added = {
         "geo-ip": look_up_and_enrich(
-            GeoEnricher(KnownAddresses(FixedLookup(PLACES, absent=Reason.GEO_NOT_FOUND))), events, {}
+            GeoEnricher(SpecialAddresses(FixedLookup(PLACES, absent=Reason.GEO_NOT_FOUND))), events, {}
         ),
         "user-profile": look_up_and_enrich(
             UserEnricher(FixedLookup(PROFILES, absent=Reason.USER_NOT_FOUND)), events, {}

@@ -16,7 +16,7 @@ from enrichment.caches.memory import MemoryLayer
 from enrichment.enrichers.base import JSON, STATUS, look_up_and_enrich
 from enrichment.enrichers.geo.database import GeoDatabase, present_database_path
 from enrichment.enrichers.geo.enricher import GeoEnricher
-from enrichment.enrichers.geo.special_addresses import KnownAddresses, network_type
+from enrichment.enrichers.geo.special_addresses import SpecialAddresses, network_type
 from enrichment.enrichers.testing import FixedClock, FixedLookup, make_events
 from enrichment.errors import SettingsError, SourceUnavailable
 from enrichment.messages import Place, Reason
@@ -356,7 +356,7 @@ def test_network_type_is_known_for_every_block(address: str, kind: str) -> None:
 def test_only_public_addresses_are_looked_up() -> None:
     """Reserved and invalid addresses are answered without asking, as from memory; the order of the keys is kept."""
     behind = FixedLookup({"8.8.8.8": PLACE}, absent=Reason.GEO_NOT_FOUND)
-    answers = KnownAddresses(behind).answer_many(["10.0.0.1", "9.9.9.9", "nowhere", "8.8.8.8"])
+    answers = SpecialAddresses(behind).answer_many(["10.0.0.1", "9.9.9.9", "nowhere", "8.8.8.8"])
     assert behind.asked == [["9.9.9.9", "8.8.8.8"]]
     assert list(answers) == [
         Answer(Entry(State.FOUND, value=Place(network_type="private")), Tier.MEMORY),
@@ -369,13 +369,13 @@ def test_only_public_addresses_are_looked_up() -> None:
 def test_nothing_is_looked_up_when_no_address_is_public() -> None:
     """A chunk of internal traffic costs no lookup."""
     behind = FixedLookup({})
-    KnownAddresses(behind).answer_many(["10.0.0.1", "::1"])
+    SpecialAddresses(behind).answer_many(["10.0.0.1", "::1"])
     assert behind.asked == []
 
 
 def test_columns_of_a_chunk_when_addresses_are_public_private_invalid_and_missing() -> None:
     """A private address has its network type and nothing else; an invalid one is an error; none at all is neither."""
-    lookup = KnownAddresses(FixedLookup({"8.8.8.8": PLACE}))
+    lookup = SpecialAddresses(FixedLookup({"8.8.8.8": PLACE}))
     events = make_events(source_ip=["192.168.0.1", None, "8.8.8.8", "not-an-ip"])
     added = look_up_and_enrich(GeoEnricher(lookup), events, {})
     assert added.take(STATUS).tolist() == ["ok", "", "ok", "invalid-ip"]

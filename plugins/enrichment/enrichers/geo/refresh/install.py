@@ -38,7 +38,7 @@ READABLE = 0o644
 FUTURE_SECONDS = 86_400
 
 
-class Outcome(StrEnum):
+class RefreshOutcome(StrEnum):
     """What became of a newer database."""
 
     INSTALLED = "installed"
@@ -50,7 +50,7 @@ class Outcome(StrEnum):
 class Refreshed(msgspec.Struct, frozen=True):
     """What a refresh did. `offered` is what the source has, if it had to say; `replaced` what was in use before."""
 
-    outcome: Outcome
+    outcome: RefreshOutcome
     source: str
     path: str
     offered: Build | None
@@ -84,12 +84,12 @@ def refresh(
         with _workspace(target) as folder:
             offered = source.fetch(folder, None if force or present is None else Path(present.path))
             if offered is None:
-                return Refreshed(Outcome.IDENTICAL, source.name, str(target), present, present)
+                return Refreshed(RefreshOutcome.IDENTICAL, source.name, str(target), present, present)
             candidate = unpack(offered, folder, geo.max_database_mib * MIB)
             findings = verify(candidate, known_addresses(geo.known_addresses))
             build = Build.of(target, findings)
             outcome = judge(build, present, now, force=force, dry_run=dry_run)
-            if outcome is Outcome.INSTALLED:
+            if outcome is RefreshOutcome.INSTALLED:
                 swap(candidate, target)
                 remember(target, findings)
     except OSError as failed:
@@ -102,7 +102,7 @@ def refresh(
     return Refreshed(outcome, source.name, str(target), build, present)
 
 
-def judge(offered: Build, present: Build | None, now: float, *, force: bool, dry_run: bool) -> Outcome:
+def judge(offered: Build, present: Build | None, now: float, *, force: bool, dry_run: bool) -> RefreshOutcome:
     """What to do with a database that is good. Raises `DatabaseRefused` for one that says it was built in the future:
     every later one would be older. One in use that says so gives way to any."""
     if is_from_future(offered, now) and not force:
@@ -112,10 +112,10 @@ def judge(offered: Build, present: Build | None, now: float, *, force: bool, dry
         )
     if present is not None and not is_from_future(present, now) and not force:
         if offered.version == present.version:
-            return Outcome.IDENTICAL
+            return RefreshOutcome.IDENTICAL
         if offered.built_at <= present.built_at:
-            return Outcome.OLDER
-    return Outcome.DRY_RUN if dry_run else Outcome.INSTALLED
+            return RefreshOutcome.OLDER
+    return RefreshOutcome.DRY_RUN if dry_run else RefreshOutcome.INSTALLED
 
 
 def is_from_future(build: Build, now: float) -> bool:

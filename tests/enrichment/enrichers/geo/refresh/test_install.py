@@ -19,7 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from enrichment.enrichers.base import JSON, look_up_and_enrich
 from enrichment.enrichers.geo import inspector
 from enrichment.enrichers.geo.database import GeoDatabase, default_database_path, present_database_path
-from enrichment.enrichers.geo.refresh.install import Outcome, Refreshed, age, refresh
+from enrichment.enrichers.geo.refresh.install import Refreshed, RefreshOutcome, age, refresh
 from enrichment.enrichers.geo.refresh.sources import FileSource, UrlSource
 from enrichment.enrichers.testing import make_events
 from enrichment.errors import DatabaseRefused, EnrichmentError, RefreshFailed, SettingsError
@@ -79,7 +79,7 @@ def test_newer_database_is_installed(tmp_path: Path, geo: GeoSettings, present: 
     present.chmod(0o640)
     source = offer(tmp_path / "new.mmdb", "Newtown")
     done = refresh(geo, source)
-    assert (done.outcome, done.source, done.path) == (Outcome.INSTALLED, source.name, str(present))
+    assert (done.outcome, done.source, done.path) == (RefreshOutcome.INSTALLED, source.name, str(present))
     assert done.replaced is not None
     assert done.offered is not None
     assert (done.replaced.built_at, done.offered.built_at) == (BUILT_AT, NEWER)
@@ -102,23 +102,25 @@ def test_reader_keeps_its_build_when_a_newer_one_is_installed(tmp_path: Path, ge
 
 
 @pytest.mark.parametrize(
-    ("built_at", "outcome"), [(BUILT_AT, Outcome.IDENTICAL), (BUILT_AT - 1, Outcome.OLDER)], ids=["same", "older"]
+    ("built_at", "outcome"),
+    [(BUILT_AT, RefreshOutcome.IDENTICAL), (BUILT_AT - 1, RefreshOutcome.OLDER)],
+    ids=["same", "older"],
 )
 def test_nothing_is_done_when_there_is_nothing_newer(
-    tmp_path: Path, geo: GeoSettings, present: Path, built_at: int, outcome: Outcome
+    tmp_path: Path, geo: GeoSettings, present: Path, built_at: int, outcome: RefreshOutcome
 ) -> None:
     """The same build, or an older one, is left alone; `force` installs it all the same."""
     source = offer(tmp_path / "new.mmdb", "Newtown", built_at)
     inode = present.stat().st_ino
     assert refresh(geo, source).outcome is outcome
     assert (city_of(present), present.stat().st_ino) == ("Oldtown", inode)
-    assert refresh(geo, source, force=True).outcome is Outcome.INSTALLED
+    assert refresh(geo, source, force=True).outcome is RefreshOutcome.INSTALLED
     assert city_of(present) == "Newtown"
 
 
 def test_nothing_is_installed_by_a_dry_run(tmp_path: Path, geo: GeoSettings, present: Path) -> None:
     """A dry run says what would be done, and verifies."""
-    assert refresh(geo, offer(tmp_path / "new.mmdb", "Newtown"), dry_run=True).outcome is Outcome.DRY_RUN
+    assert refresh(geo, offer(tmp_path / "new.mmdb", "Newtown"), dry_run=True).outcome is RefreshOutcome.DRY_RUN
     assert (city_of(present), left_in(present.parent)) == ("Oldtown", {"City.mmdb"})
     with pytest.raises(DatabaseRefused):
         refresh(geo, FileSource(os.devnull), dry_run=True)
@@ -131,7 +133,7 @@ def test_package_is_replaced_by_what_is_installed(tmp_path: Path) -> None:
     before = Path(default_database_path()).stat()
     assert present_database_path(geo.database_path, geo.install_path) == default_database_path()
     done = refresh(geo, offer(tmp_path / "new.mmdb", "Newtown"))
-    assert done.outcome is Outcome.INSTALLED
+    assert done.outcome is RefreshOutcome.INSTALLED
     assert done.replaced is not None
     assert done.replaced.version.startswith("GeoLite2-City-")
     assert present_database_path(geo.database_path, geo.install_path) == str(path)
@@ -159,7 +161,7 @@ def test_anything_good_is_better_than_nothing(tmp_path: Path, geo: GeoSettings, 
     present.unlink()
     PRESENT[kind](present)
     done = refresh(geo, offer(tmp_path / "new.mmdb", "Newtown", built_at=1))
-    assert (done.outcome, done.replaced, city_of(present)) == (Outcome.INSTALLED, None, "Newtown")
+    assert (done.outcome, done.replaced, city_of(present)) == (RefreshOutcome.INSTALLED, None, "Newtown")
 
 
 OFFERS: dict[str, tuple[bytes | dict[str, Any], type[EnrichmentError]]] = {
@@ -209,7 +211,7 @@ def test_present_database_is_kept_when_the_offer_crashes_its_reader(
     with pytest.raises(DatabaseRefused, match="SIGSEGV"):
         refresh(geo, FileSource(str(bad)))
     assert (city_of(present), left_in(present.parent)) == ("Oldtown", {"City.mmdb"})
-    assert refresh(geo, offer(tmp_path / "new.mmdb", "Newtown")).outcome is Outcome.INSTALLED
+    assert refresh(geo, offer(tmp_path / "new.mmdb", "Newtown")).outcome is RefreshOutcome.INSTALLED
 
 
 @pytest.mark.parametrize("name", ["segfault.mmdb", "exp4.mmdb", "future.mmdb"])
@@ -228,12 +230,12 @@ def test_offer_from_the_future_is_refused_unless_forced(tmp_path: Path, geo: Geo
         refresh(geo, offer(tmp_path / "new.mmdb", "Newtown", NEWER + 2 * 86_400), now=now)
     assert city_of(present) == "Oldtown"
     soon = offer(tmp_path / "new.mmdb", "Newtown", NEWER + 80_000)
-    assert refresh(geo, soon, dry_run=True, now=now).outcome is Outcome.DRY_RUN
+    assert refresh(geo, soon, dry_run=True, now=now).outcome is RefreshOutcome.DRY_RUN
     future = offer(tmp_path / "new.mmdb", "Futuretown", 2**40)
-    assert refresh(geo, future, force=True, now=now).outcome is Outcome.INSTALLED
+    assert refresh(geo, future, force=True, now=now).outcome is RefreshOutcome.INSTALLED
     assert city_of(present) == "Futuretown"
     # It gives way to any that is not.
-    assert refresh(geo, offer(tmp_path / "new.mmdb", "Newtown"), now=now).outcome is Outcome.INSTALLED
+    assert refresh(geo, offer(tmp_path / "new.mmdb", "Newtown"), now=now).outcome is RefreshOutcome.INSTALLED
     assert city_of(present) == "Newtown"
 
 
@@ -314,7 +316,7 @@ def test_second_refresh_waits_for_its_next_try(tmp_path: Path, geo: GeoSettings,
     with FileLock(present.parent / ".stacklens-refresh-lock"), pytest.raises(RefreshFailed, match="another refresh"):
         refresh(geo, source)
     assert city_of(present) == "Oldtown"
-    assert refresh(geo, source).outcome is Outcome.INSTALLED
+    assert refresh(geo, source).outcome is RefreshOutcome.INSTALLED
 
 
 def test_leftovers_are_removed(tmp_path: Path, geo: GeoSettings, present: Path) -> None:
@@ -446,5 +448,5 @@ def test_maxminds_own_test_database_is_installed(geo: GeoSettings, present: Path
     """GeoIP2 City as MaxMind writes it."""
     known = geo.model_copy(update={"known_addresses": "81.2.69.142=GB,2a02:d680::1=GB"})
     done: Refreshed = refresh(known, FileSource(str(MAXMINDS_DATABASE)))
-    assert done.outcome is Outcome.INSTALLED
+    assert done.outcome is RefreshOutcome.INSTALLED
     assert city_of(present, "81.2.69.142") == "London"
