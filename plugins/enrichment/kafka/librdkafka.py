@@ -12,9 +12,9 @@ And every pointer that is taken here is given back before its client is closed.
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 from typing import Any
 
-import confluent_kafka
 import llvmlite.binding
 import numpy as np
 from confluent_kafka import Consumer, Producer, cimpl
@@ -37,12 +37,13 @@ from enrichment.codec.records import LENGTHS
 # Of which it is known that pointers lie where they are looked for: in others they may lie elsewhere, which reads wrong
 # memory. Add a release once `tests/integration/test_librdkafka.py` passes with it.
 TESTED = frozenset({"2.16.1"})
-VERSION = confluent_kafka.version()[0]
+VERSION = importlib.metadata.version("confluent-kafka")
 if VERSION not in TESTED:
     raise ImportError(
         f"confluent-kafka {VERSION} was never tried with the access to its memory in "
         f"enrichment/kafka/librdkafka.py: install {' or '.join(sorted(TESTED))}, as requirements.txt has it"
     )
+
 # confluent-kafka's extension module is linked with librdkafka: its symbols are found through it, wherever its wheel has
 # put the library.
 library = ctypes.CDLL(cimpl.__file__)
