@@ -19,7 +19,7 @@ from enrichment.errors import ReplayRefused
 from enrichment.messages import REASONS_OF, Reason
 from enrichment.orchestration import replay
 from enrichment.orchestration.timetable import ReplayTimetable
-from enrichment.replay import replay as library
+from enrichment.replay import turns
 from enrichment.settings import ReplaySettings
 from tests.conftest import REPOSITORY
 
@@ -141,7 +141,7 @@ def poke(monkeypatch: pytest.MonkeyPatch, is_next: bool, states: dict[str, str])
     """One look of the sensor, the group and the other tasks being as given."""
     monkeypatch.setattr(replay, "resources", lambda: nullcontext(SimpleNamespace(clients=None, ledger=None)))
     monkeypatch.setattr(replay, "batch_of", lambda manifest: BATCH)
-    monkeypatch.setattr(library, "is_next", lambda clients, ledger, batch: is_next)
+    monkeypatch.setattr(turns, "is_next", lambda clients, ledger, batch: is_next)
     turn: Any = DAG.get_task("window.turn")
     asked = SimpleNamespace(get_task_states=lambda **which: {which["run_ids"][0]: states})
     turn.batch = BATCH.to_manifest()
