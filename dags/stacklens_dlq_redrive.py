@@ -15,7 +15,8 @@ more, and the old one is done. Letters are never deleted; their topic's retentio
 overlap: a letter that is marked is never sent in again. `OffsetsMoved`: another redrive was quicker with some of the
 letters; clear `drain` of the batch with everything downstream, and it takes the rest. `OffsetsLost`: letters have left
 the log; trigger a new run. `SettingsError` about the topic of the markers: create it as it says. `RedriveRefused`: a
-topic would not keep messages of that time; the text has the command that changes it.
+topic would not keep messages of that time, or the markers are of an earlier topic of dead letters; the text says what
+to do.
 
 **By hand** only. First a dry run; read the survey; then the same form with the tick away.
 """

@@ -24,9 +24,9 @@ class Event(msgspec.Struct, gc=False):
 
 
 SOURCE_IP, USER_ID, REQUEST_ID = "source_ip", "user_id", "request_id"
-# Which field of a message an enrichment is about.
+KEY_COLUMNS = (SOURCE_IP, USER_ID, REQUEST_ID)
+# Whose key each of them is; that messages lack it is said by these names.
 KEYS = {"geo": SOURCE_IP, "user": USER_ID, "business": REQUEST_ID}
-KEY_COLUMNS = tuple(KEYS.values())
 
 
 class Source(StrEnum):

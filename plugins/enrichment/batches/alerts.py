@@ -41,7 +41,7 @@ def alerts_of(
     counts, events = published.counts, drained.messages - drained.refused
     if events >= settings.pipeline.warn_from:
         keyless = {name: 1 - found.messages / events for name, found in lookups.items()}
-        lacking = [name for name, share in keyless.items() if share > settings.max_keyless_shares[name]]
+        lacking = [name for name, most in settings.max_keyless_shares.items() if keyless.get(name, 0) > most]
         if lacking:
             keys = ", ".join(f"`{KEYS[name]}` ({keyless[name]:.1%} go without it)" for name in lacking)
             fields = ", ".join(f"`{field}`" for field in strange())

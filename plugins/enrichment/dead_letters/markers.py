@@ -1,9 +1,9 @@
 """Which dead letters have been sent in again: a topic of markers, read and written here and nowhere else.
 
 A letter is its partition and offset in the dead letters' topic, and its marker's key says both; a header has Kafka's id
-of that topic, since one that is made anew has other letters at the same offsets. Markers are written in
-the transaction that publishes what became of their letters, and every redrive of a dead letters' topic has the same
-transactional id. So whoever publishes has fenced all others, then reads the markers, and they are final.
+of that topic, since one that is made anew has other letters at the same offsets. Markers are written in the transaction
+that publishes what became of their letters, and every redrive of a dead letters' topic has the same transactional id.
+So whoever publishes has fenced all others, then reads the markers, and they are final.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ RULES = [
         "ServiceLevelMissed": "an hour missed a service level",
         "WindowLost": "messages of the window have left the log",
         "ReplayRefused": "the replay cannot be made as it was asked for",
-        "RedriveRefused": "what would be sent in again would not stay",
+        "RedriveRefused": "the letters cannot be sent in again as things are",
         "DatabaseRefused": "the file that was offered is no good",
         "RepairIncomplete": "partial messages stay as they are",
     }.items()

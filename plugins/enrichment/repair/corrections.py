@@ -41,6 +41,7 @@ from enrichment.kafka.topic_limits import TopicLimits
 from enrichment.messages import (
     HEADER_REVISION,
     KEY_COLUMNS,
+    KEYS,
     ORIGIN_HEADERS,
     OUTAGES,
     Context,
@@ -53,7 +54,7 @@ from enrichment.messages import (
 
 log = logging.getLogger(__name__)
 
-KEY_OF = dict(zip(Source, KEY_COLUMNS, strict=True))
+KEY_OF = {Source.GEO: KEYS["geo"], Source.USER: KEYS["user"], Source.BUSINESS: KEYS["business"]}
 WORDS: dict[Source, Words] = {Source.GEO: Place, Source.USER: Profile, Source.BUSINESS: Context}
 # Whose answer a reason is. `processing-failed` may be anybody's.
 SOURCE_OF = {

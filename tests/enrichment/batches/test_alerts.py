@@ -72,6 +72,11 @@ def test_keys_that_need_not_be_there_are_not_missed(name: str, monkeypatch: pyte
     assert f"{name}_MAX_KEYLESS_SHARE=1" not in said
 
 
+def test_enrichment_without_a_setting_for_keys_needs_none() -> None:
+    """One that somebody has added, as docs/extend.md has it."""
+    assert alerts(Counts(enriched=100), {"threat": 0}) == []
+
+
 def test_partial_messages_are_explained() -> None:
     """The most frequent errors of those that were published, with their meaning; not those of dead letters."""
     counts = Counts(
