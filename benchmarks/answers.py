@@ -13,25 +13,13 @@ from psycopg.sql import SQL, Identifier
 
 from benchmarks.backlog import Seen
 from benchmarks.stand import Stand
-from enrichment import sql
 from enrichment.caches.base import KeyLookup, LookupSource, State
 from enrichment.caches.layered import LayeredLookup, TimeToLive
-from enrichment.enrichers.base import NO_KEY, OK
-from enrichment.enrichers.business.query import BusinessQuery
-from enrichment.enrichers.geo.database import GeoDatabase, present_database_path
-from enrichment.enrichers.geo.special_addresses import SpecialAddresses
-from enrichment.enrichers.user.api import UserApi
-from enrichment.messages import REQUEST_ID, SOURCE_IP, USER_ID, Context, Place, Profile
+from enrichment.enrichers.registry import NO_KEY, OK, REGISTRY
 
 AT_ONCE = 2_000  # keys: what the user service is asked within one deadline
 TTL_SECONDS = 3_600
-WORDS: dict[str, type[msgspec.Struct]] = {SOURCE_IP: Place, USER_ID: Profile, REQUEST_ID: Context}
-# The pipeline's cache tables, and what their keys are called.
-TABLES = {
-    SOURCE_IP: ("geo_ip_cache", "ip_address"),
-    USER_ID: ("user_profile_cache", "user_id"),
-    REQUEST_ID: ("business_context_cache", "request_id"),
-}
+BY_KEY = {enricher.key: enricher for enricher in REGISTRY.enrichers}
 
 
 class Known(NamedTuple):
@@ -45,9 +33,9 @@ class Answers:
     """A time-to-live cache for each kind of key, large enough for all keys, and filled."""
 
     def __init__(self, stand: Stand, seen: Seen) -> None:
-        self._nothing = {name: Known(NO_KEY, msgspec.to_builtins(words())) for name, words in WORDS.items()}
+        self._nothing = {key: Known(NO_KEY, msgspec.to_builtins(e.columns())) for key, e in BY_KEY.items()}
         self._sources: dict[str, Mapping[str, Known]] = {
-            name: dict(_ask(lookup, seen.distinct[name], WORDS[name])) for name, lookup in _lookups(stand)
+            name: dict(_ask(lookup, seen.distinct[name], BY_KEY[name].columns)) for name, lookup in _lookups(stand)
         }
         self._caches: dict[str, TTLCache[str, Known]] = {
             name: TTLCache(len(source) + 1, TTL_SECONDS) for name, source in self._sources.items()
@@ -83,12 +71,12 @@ class TableAnswers(Answers):
         self._selects = {
             name: SQL("SELECT reason, {} FROM {} WHERE {} = %s AND expires_at > now()")
             .format(
-                SQL(", ").join(Identifier(field) for field in WORDS[name].__struct_fields__),
-                Identifier(table),
-                Identifier(key),
+                SQL(", ").join(Identifier(field) for field in enricher.columns.__struct_fields__),
+                Identifier(enricher.table),
+                Identifier(enricher.key_column),
             )
             .as_string()
-            for name, (table, key) in TABLES.items()
+            for name, enricher in BY_KEY.items()
         }
 
     def _ask_source(self, name: str, key: str) -> Known:
@@ -96,20 +84,16 @@ class TableAnswers(Answers):
         if row is None:
             return super()._ask_source(name, key)
         reason, *value = row
-        return Known(reason or OK, msgspec.to_builtins(WORDS[name](*value)))
+        return Known(reason or OK, msgspec.to_builtins(BY_KEY[name].columns(*value)))
 
 
 def _lookups(stand: Stand) -> Iterator[tuple[str, KeyLookup]]:
     """The pipeline's own sources, without caches."""
-    settings = stand.settings
-    database = present_database_path(settings.geo.database_path, settings.geo.install_path)
-    yield SOURCE_IP, SpecialAddresses(_uncached(GeoDatabase(database, settings.geo.locale)))
-    api = UserApi(stand.user_service_url, None, settings.user)
-    yield USER_ID, _uncached(api)
-    api.close()
-    query = BusinessQuery(lambda: psycopg.connect(stand.dsn), sql.load("business_context/fetch"))
-    yield REQUEST_ID, _uncached(query)
-    query.close()
+    with stand.resources(stand.settings) as r:
+        for enricher in REGISTRY.enrichers:
+            opened = r.enrichers.source(enricher)
+            lookup = _uncached(opened.source)
+            yield enricher.key, lookup if opened.front is None else opened.front(lookup)
 
 
 def _uncached(source: LookupSource) -> KeyLookup:

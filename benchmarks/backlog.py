@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from benchmarks.stand import Stand
-from enrichment.messages import KEY_COLUMNS
+from enrichment.enrichers.registry import REGISTRY
 from include.local.generate import Options, messages
 from include.local.progress import progress
 from include.local.records import Record, produce
@@ -18,18 +18,15 @@ from include.local.records import Record, produce
 MALFORMED = 0.001
 
 
-class _Keys(msgspec.Struct):
-    source_ip: str | None = None
-    user_id: str | None = None
-    request_id: str | None = None
+_Keys = msgspec.defstruct("_Keys", [(name, str | None, None) for name in REGISTRY.keys])
 
 
 @dataclass
 class Seen:
     """The distinct keys of messages, and how many messages had each kind."""
 
-    distinct: dict[str, set[str]] = field(default_factory=lambda: {name: set() for name in KEY_COLUMNS})
-    messages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KEY_COLUMNS, 0))
+    distinct: dict[str, set[str]] = field(default_factory=lambda: {name: set() for name in REGISTRY.keys})
+    messages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REGISTRY.keys, 0))
 
     def watch(self, records: Iterable[Record]) -> Iterator[Record]:
         """Pass records on and note their keys."""
@@ -37,7 +34,7 @@ class Seen:
         for record in records:
             with suppress(msgspec.MsgspecError, TypeError, RecursionError, UnicodeDecodeError):
                 keys = decode(record.value or b"{}")
-                for name in KEY_COLUMNS:
+                for name in REGISTRY.keys:
                     if key := getattr(keys, name):
                         self.distinct[name].add(key)
                         self.messages[name] += 1

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.backlog import Seen
-from benchmarks.stages import LOOKUPS, drain_backlog
+from benchmarks.stages import drain_backlog
 from benchmarks.stand import Stand
-from enrichment.messages import KEY_COLUMNS
+from enrichment.enrichers.registry import REGISTRY
 from include.local.config import ROOT
 from include.local.generate import Options, messages
 from include.local.records import play_file, produce
@@ -31,7 +31,7 @@ def hit_rates(stand: Stand) -> dict[str, Any]:
         "messages": count,
         "allowed": {
             name: 1 - len(seen.distinct[key]) / max(1, seen.messages[key])
-            for name, key in zip(LOOKUPS, KEY_COLUMNS, strict=True)
+            for name, key in ((e.name, e.key) for e in REGISTRY.enrichers)
         },
         "cold": _rates(other, "hits-cold"),
         "warm": _rates(other, "hits-warm"),
@@ -41,4 +41,4 @@ def hit_rates(stand: Stand) -> dict[str, Any]:
 def _rates(stand: Stand, name: str) -> dict[str, float | None]:
     with stand.outputs(name) as settings:
         done, _ = drain_backlog(stand, settings, name)
-    return {lookup: done.counts[lookup].hit_rate for lookup in LOOKUPS}
+    return {lookup: done.counts[lookup].hit_rate for lookup in REGISTRY.by_name}

@@ -21,7 +21,7 @@ from benchmarks.passthrough import exchange
 from benchmarks.stand import Stand
 from enrichment.batch import OffsetRange
 from enrichment.codec.hot_loops import quiet_gc
-from enrichment.enrichers.base import OK
+from enrichment.enrichers.registry import OK
 from enrichment.messages import (
     HEADER_BATCH,
     HEADER_OFFSET,
@@ -32,7 +32,6 @@ from enrichment.messages import (
     USER_ID,
     Event,
     Reason,
-    Source,
 )
 from enrichment.settings import Settings
 
@@ -115,7 +114,7 @@ class Loop:
         event.update(context.columns)
         event.update(risk_of(context.columns, place, profile) if context.status == OK else NO_RISK)
         sources, errors = [], []
-        for source, known in ((Source.GEO, place), (Source.USER, profile), (Source.BUSINESS, context)):
+        for source, known in (("geo-ip", place), ("user-profile", profile), ("business-context", context)):
             if known.status == OK:
                 sources.append(source)
             elif known.status and known.status not in errors:

@@ -20,8 +20,9 @@ from rich.table import Table
 
 from benchmarks.cores import Used
 from benchmarks.scheduler import Drained
-from benchmarks.stages import LOOKUPS, Pass
+from benchmarks.stages import Pass
 from benchmarks.stand import changed_settings
+from enrichment.enrichers.registry import REGISTRY
 from include.local import kafka
 from include.local.config import ROOT
 
@@ -200,7 +201,7 @@ def _processor_time(found: Mapping[str, Any]) -> Table:
 
 def _hits(found: Mapping[str, Any]) -> Table:
     table = Table("cache", "cold", "the data allows", "warm", title=f"Hit rates: {found['hit_rate_data']}")
-    for name in LOOKUPS if found["hit_rate_data"] else ():
+    for name in REGISTRY.by_name if found["hit_rate_data"] else ():
         rates = (found[key][name] for key in ("hit_rate_cold", "hit_rate_allowed", "hit_rate_warm"))
         table.add_row(name, *(f"{rate:.2%}" for rate in rates))
     return table
@@ -228,8 +229,8 @@ def goals(found: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
         judged.append((f"no task above {PEAK_MB} MB", f"{max(peaks.values())} MB", max(peaks.values()) <= PEAK_MB))
     if found["hit_rate_data"]:
         cold, allowed, warm_rates = (found[f"hit_rate_{name}"] for name in ("cold", "allowed", "warm"))
-        gap = max(abs(allowed[name] - cold[name]) for name in LOOKUPS)
+        gap = max(abs(allowed[name] - cold[name]) for name in REGISTRY.by_name)
         judged.append(("cold hits within 1 point of the data's", f"{100 * gap:.2f} points", gap <= 0.01))
-        lowest = min(warm_rates[name] for name in LOOKUPS)
+        lowest = min(warm_rates[name] for name in REGISTRY.by_name)
         judged.append(("warm hits at least 95 %", f"{lowest:.1%}", lowest >= 0.95))
     return judged

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
-
-import msgspec
+from functools import partial
 
 from benchmarks.cores import Used, used
 from benchmarks.stand import Stand
 from enrichment.batch import Batch
-from enrichment.batches import pipeline
+from enrichment.batches import stages
+from enrichment.batches.claim import claim
 from enrichment.batches.kinds import LIVE_KIND
-from enrichment.batches.pipeline import Drained
-from enrichment.batches.stage_clock import timed_stage
+from enrichment.batches.pipeline import run_stages
+from enrichment.batches.staged import Drained, Published
+from enrichment.batches.stages import LookedUp
 from enrichment.caches.base import LookupCounts
-from enrichment.enrichers.base import Enricher
-from enrichment.messages import Source
+from enrichment.enrichers.declare import LookupEnricher
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.resources import Resources
 from enrichment.settings import Settings
 
 DAG_ID = "benchmark"
-LOOKUPS = ("geo", "user", "business")
 
 
 @dataclass
@@ -37,7 +36,7 @@ class Pass:
     seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     used: dict[str, Used] = field(default_factory=lambda: defaultdict(Used))
-    counts: dict[str, LookupCounts] = field(default_factory=lambda: dict.fromkeys(LOOKUPS, LookupCounts()))
+    counts: dict[str, LookupCounts] = field(default_factory=lambda: dict.fromkeys(REGISTRY.by_name, LookupCounts()))
 
     @property
     def shares(self) -> Mapping[str, float]:
@@ -53,7 +52,7 @@ def drain_backlog(
     start = time.perf_counter()
     for run in range(stand.messages):
         with _stage(stand, settings, done, "claim") as r:
-            batches = pipeline.claim(
+            batches = claim(
                 r.clients, r.ledger, settings, dag_id=DAG_ID, run_id=f"{run_id}/{run}", max_messages=max_messages
             )
         for batch in batches:
@@ -66,44 +65,26 @@ def drain_backlog(
 
 
 def _run(stand: Stand, settings: Settings, done: Pass, claimed: Batch) -> int:
-    drained = _drain(stand, settings, done, claimed)
-    seconds = {name: _look_up(stand, settings, done, drained.batch, name) for name in LOOKUPS}
-    with _stage(stand, settings, done, "publish") as r:
-        with timed_stage(r, claimed.batch_id, "publish") as stage:
-            published = pipeline.publish(r.clients, r.staging, drained, LIVE_KIND, settings)
-            stage.messages, stage.counts = published.counts.total, msgspec.to_builtins(published)
-        pipeline.record(
-            r.ledger, drained, published,
-            cache_counts=done.counts, durations={"publish": stage.seconds} | seconds,
-            geo_database_build=r.geo_database.build,
-        )  # fmt: skip
-    with _stage(stand, settings, done, "clean") as r:
+    stage = partial(_stage, stand, settings, done)
+
+    def drain(batch: Batch) -> Drained:
+        with stage("drain") as r:
+            return stages.drain_batch(r, LIVE_KIND, batch)
+
+    def look_up(drained: Drained, enricher: LookupEnricher, _earlier: Sequence[LookedUp]) -> LookedUp:
+        with stage(enricher.name) as r:
+            looked_up = stages.look_up(r, enricher, drained.batch)
+        done.counts[enricher.name] += looked_up.counts
+        return looked_up
+
+    def publish(drained: Drained, lookups: Mapping[str, LookedUp]) -> Published | None:
+        with stage("publish") as r:
+            return stages.publish_batch(r, LIVE_KIND, drained, lookups)
+
+    published = run_stages(claimed, drain, look_up, publish)
+    with stage("clean") as r:
         r.staging.remove(claimed.batch_id)
-    return published.counts.total
-
-
-def _drain(stand: Stand, settings: Settings, done: Pass, claimed: Batch) -> Drained:
-    with _stage(stand, settings, done, "drain") as r:
-        with timed_stage(r, claimed.batch_id, "drain") as stage:
-            drained = pipeline.drain(r.clients, r.staging, claimed, LIVE_KIND)
-            stage.messages = drained.messages
-        r.ledger.drained(drained.batch, drained.messages, drained.value_bytes)
-    return drained
-
-
-def _look_up(stand: Stand, settings: Settings, done: Pass, batch: Batch, name: str) -> float:
-    with _stage(stand, settings, done, name) as r, timed_stage(r, batch.batch_id, name) as stage:
-        enricher, how = _enricher(r, name)
-        counts = pipeline.enrich(r.staging, batch, enricher, **how)
-        stage.messages, stage.counts = counts.messages, msgspec.to_builtins(counts)
-    done.counts[name] += counts
-    return stage.seconds
-
-
-def _enricher(r: Resources, name: str) -> tuple[Enricher, dict[str, Any]]:
-    if name == "business":
-        return r.business_enricher(), {"after": (Source.GEO, Source.USER), "on_chunk": r.record_risks}
-    return (r.geo_enricher() if name == "geo" else r.user_enricher()), {}
+    return published.counts.total if published is not None else 0
 
 
 @contextmanager

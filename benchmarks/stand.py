@@ -15,12 +15,15 @@ from threading import Event
 import psycopg
 from confluent_kafka.admin import AdminClient
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.sql import SQL, Identifier
 
 from enrichment.batch import OffsetRange
 from enrichment.conservation.committed import log_ranges
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.resources import Resources
-from enrichment.settings import ROOMS, Settings, load, variable
+from enrichment.settings import Settings, load, rooms
 from enrichment.sources.connections import HttpEndpoint
+from enrichment.variables import variable
 from include.local import airflow, config, kafka, leftovers, ports, postgres, users
 from include.local.config import HOST, Config
 from include.local.credentials import load_or_create
@@ -33,7 +36,6 @@ NOT_OURS = (
     "KAFKA_BOOTSTRAP_SERVERS", "STACKLENS_DATABASE_URL", "USER_SERVICE_URL", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
 )  # fmt: skip
 PORT_DISTANCE = 1_000  # from those of `make run`
-CACHE_TABLES = ("geo_ip_cache", "user_profile_cache", "business_context_cache")
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,15 @@ class Stand:
             settings,
             kafka_config=lambda: {"bootstrap.servers": self.bootstrap_servers},
             postgres_parameters=lambda: conninfo_to_dict(self.dsn),
-            user_service=lambda: HttpEndpoint(self.user_service_url),
+            http_endpoint=lambda _conn_id, _setting: HttpEndpoint(self.user_service_url),
             staging_root=lambda: self.config.directory / "staging",
         )
 
     def empty_caches(self) -> None:
         """Forget all that lookups have ever answered."""
         with psycopg.connect(self.dsn) as connection:
-            connection.execute(f"TRUNCATE {', '.join(CACHE_TABLES)}")
+            tables = SQL(", ").join(Identifier(enricher.table) for enricher in REGISTRY.enrichers)
+            connection.execute(SQL("TRUNCATE {}").format(tables))
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -163,10 +166,10 @@ def changed_settings() -> dict[str, str]:
     """The settings that are not at their defaults, by the names of their variables."""
     settings = load()
     return {
-        variable(room, name): str(getattr(getattr(settings, key), name))
-        for key, room in ROOMS.items()
+        variable(room, name): str(getattr(settings.room(key), name))
+        for key, room in rooms().items()
         for name, field in room.model_fields.items()
-        if getattr(getattr(settings, key), name) != field.default
+        if getattr(settings.room(key), name) != field.default
     }
 
 

@@ -26,6 +26,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import dag
 
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.orchestration import common, eviction
 
 
@@ -44,7 +45,7 @@ from enrichment.orchestration import common, eviction
 def stacklens_cache_eviction() -> None:
     """See the module: its text is the DAG's documentation."""
     evicted = []
-    for cache in eviction.CACHES:
+    for cache in REGISTRY.by_name:
         evicted.append(eviction.evict.override(task_id=f"evict_{cache}")(cache))
         evicted[-1] >> eviction.renew.override(task_id=f"renew_{cache}")(cache)
     eviction.report(evicted, eviction.forget())

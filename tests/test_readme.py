@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from enrichment.messages import HEADER_ATTEMPTS, ORIGIN_HEADERS, OUTPUT_COLUMNS, DeadLetter, Reason
-from enrichment.settings import ROOMS, variable
+from enrichment.dead_letters.reasons import all_reasons
+from enrichment.enrichers.registry import REGISTRY
+from enrichment.messages import HEADER_ATTEMPTS, ORIGIN_HEADERS, DeadLetter
+from enrichment.settings import rooms
+from enrichment.variables import variable
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -40,15 +43,15 @@ def test_every_setting_is_in_the_table_and_no_other() -> None:
     """The configuration table has each variable, its default and what it means, in the order of the settings."""
     assert table(CONFIGURE, "| variable | default | meaning |") == [
         [f"`{variable(room, name)}`", shown(field.default), field.description]
-        for room in ROOMS.values()
+        for room in rooms().values()
         for name, field in room.model_fields.items()
     ]
 
 
 def test_every_variable_named_anywhere_is_a_setting() -> None:
     """A variable that a document names under one of the settings' prefixes exists."""
-    prefixes = "|".join(sorted({str(room.model_config["env_prefix"]) for room in ROOMS.values()}))
-    known = {variable(room, name) for room in ROOMS.values() for name in room.model_fields} | NOT_SETTINGS
+    prefixes = "|".join(sorted({str(room.model_config["env_prefix"]) for room in rooms().values()}))
+    known = {variable(room, name) for room in rooms().values() for name in room.model_fields} | NOT_SETTINGS
     for document in DOCUMENTS:
         named = {word for word in code(document.read_text()) if re.fullmatch(rf"({prefixes})[A-Z0-9_]+", word)}
         assert named - known == set(), document
@@ -57,20 +60,20 @@ def test_every_variable_named_anywhere_is_a_setting() -> None:
 def test_every_reason_is_in_the_table_and_no_other() -> None:
     """The vocabulary is whole, in the order of the code, each word with when it is used and what comes of it."""
     rows = table(README, "| reason | when | outcome |")
-    assert [row[0] for row in rows] == [f"`{reason}`" for reason in Reason]
+    assert [row[0] for row in rows] == [f"`{reason}`" for reason in all_reasons()]
     assert all(len(row) == 3 and all(row) for row in rows)
 
 
 def test_every_connection_is_in_the_table() -> None:
     """The connections are those that the settings name."""
-    defaults = {field.default for room in ROOMS.values() for n, field in room.model_fields.items() if "conn_id" in n}
+    defaults = {field.default for room in rooms().values() for n, field in room.model_fields.items() if "conn_id" in n}
     assert {row[0].strip("`") for row in table(CONFIGURE, "| connection | type | what it holds |")} == defaults
 
 
 def test_contracts_are_complete() -> None:
     """Each field of the output and of a dead letter is named, and each header."""
     (example,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
-    assert tuple(re.findall(r'"(\w+)":', example)) == OUTPUT_COLUMNS
+    assert tuple(re.findall(r'"(\w+)":', example)) == REGISTRY.output_columns
     named = set(code(README))
     assert {*DeadLetter.__struct_fields__, *ORIGIN_HEADERS, HEADER_ATTEMPTS} - named == set()
 

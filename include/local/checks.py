@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from enrichment.enrichers.geo import GeoSettings
 from enrichment.errors import DatabaseRefused, SettingsError
-from enrichment.settings import GeoSettings, Settings, load
+from enrichment.settings import Settings, load, load_room
 from include.local.errors import StackError
 
 
@@ -13,8 +14,9 @@ def checked_settings() -> Settings:
         settings = load()
     except SettingsError as unusable:
         raise StackError(str(unusable)) from unusable
-    if settings.geo.database_path:
-        _require_geo_database(settings.geo)
+    geo = load_room(GeoSettings)
+    if geo.database_path:
+        _require_geo_database(geo)
     return settings
 
 

@@ -25,10 +25,10 @@ from enrichment.conservation.committed import log_ranges, read
 from enrichment.conservation.origins import Origin, origin_of
 from enrichment.databases import Limits, connect
 from enrichment.enrichers.geo.database import GeoDatabase
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.errors import TransactionOpen
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import committed_offsets
-from enrichment.messages import Source
 from enrichment.settings import KafkaSettings, load
 from include.local.airflow_api import AirflowApi
 from include.local.arguments import Input
@@ -232,7 +232,7 @@ def _sample(kafka: str, topics: KafkaSettings, played: Played) -> dict[str, Any]
                 continue
             enriched: dict[str, Any] = json.loads(message.value() or b"{}")
             first = first or enriched
-            if set(Source) <= set(enriched["enrichment_sources"]):
+            if REGISTRY.by_source.keys() <= set(enriched["enrichment_sources"]):
                 return enriched
     return first
 

@@ -16,9 +16,9 @@ from enrichment.batch import OffsetRange
 from enrichment.batches.alerts import said_of
 from enrichment.caches.base import LookupCounts
 from enrichment.conservation.report import ConservationReport
+from enrichment.enrichers.registry import REGISTRY
 
 WARNINGS_SHOWN = 10  # of many batches, each has its own
-SIDE_BY_SIDE = ("geo", "user")  # stages that run at the same time: only the longer one takes time
 
 
 class PublishedBatch(msgspec.Struct, frozen=True):
@@ -37,8 +37,8 @@ class PublishedBatch(msgspec.Struct, frozen=True):
     @property
     def task_seconds(self) -> float:
         """The time that the batch's tasks worked, one after the other but for those side by side."""
-        one_by_one = sum(seconds for stage, seconds in self.durations.items() if stage not in SIDE_BY_SIDE)
-        return one_by_one + max((self.durations.get(stage, 0.0) for stage in SIDE_BY_SIDE), default=0.0)
+        one_by_one = sum(seconds for stage, seconds in self.durations.items() if stage not in REGISTRY.by_name)
+        return one_by_one + REGISTRY.seconds_side_by_side(self.durations)
 
 
 @dataclass(frozen=True, slots=True)

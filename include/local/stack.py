@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-from enrichment.settings import ROOMS, Settings
+from enrichment.settings import Settings, rooms
 from include.local import airflow, kafka, leftovers, ports, postgres, users
 from include.local.airflow_api import AirflowApi
 from include.local.checks import checked_settings
@@ -34,7 +34,7 @@ from include.local.supervision import STOPPED, UP, Program, Supervisor
 # Tasks of replays at once; what somebody has set is left alone.
 REPLAY_SLOTS = 4
 # Variables that make a running stack another one.
-WATCHED = ("AIRFLOW", "STACKLENS_", *(room.model_config["env_prefix"] for room in ROOMS.values()))
+WATCHED = ("AIRFLOW", "STACKLENS_", *(room.model_config["env_prefix"] for room in rooms().values()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,6 @@ from typing import Any
 
 import msgspec
 
-from enrichment.messages import Reason
-
 
 class OffsetRange(msgspec.Struct, frozen=True, order=True):
     """The offsets `[start, end)` of one partition. Some of them may hold no message (transaction markers,
@@ -38,7 +36,7 @@ class ReplayWindow(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which messages a replay takes: those of a time window, and of them only those that pass each filter given.
 
     A message is of the window when `start <= its Kafka timestamp < end`, in milliseconds since the epoch: of exactly
-    one of any set of windows that touch each other. `errors` are words of the stored error list, as the ranges
+    one of any set of windows that touch each other. `errors` are reasons in the stored error list, as the ranges
     `published` of the topic `published_topic` have it.
     """
 
@@ -47,7 +45,7 @@ class ReplayWindow(msgspec.Struct, frozen=True, omit_defaults=True):
     end: int
     services: tuple[str, ...] = ()
     levels: tuple[str, ...] = ()
-    errors: tuple[Reason, ...] = ()
+    errors: tuple[str, ...] = ()
     published_topic: str = ""
     published: tuple[OffsetRange, ...] = ()
 

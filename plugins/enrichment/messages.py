@@ -25,22 +25,19 @@ class Event(msgspec.Struct, gc=False):
 
 SOURCE_IP, USER_ID, REQUEST_ID = "source_ip", "user_id", "request_id"
 KEY_COLUMNS = (SOURCE_IP, USER_ID, REQUEST_ID)
-# Whose key each of them is; that messages lack it is said by these names.
-KEYS = {"geo": SOURCE_IP, "user": USER_ID, "business": REQUEST_ID}
 
 
-class Source(StrEnum):
-    """The names in `enrichment_sources`."""
+def event_type(keys: tuple[str, ...]) -> type[Event]:
+    return Event
 
-    GEO = "geo-ip"
-    USER = "user-profile"
-    BUSINESS = "business-context"
+
+EVENT_FIELDS = Event.__struct_fields__
 
 
 class Reason(StrEnum):
-    """The one vocabulary of `error_reason` (dead letters) and `enrichment_errors` (partially enriched messages)."""
+    """Why a message cannot be processed: words of `error_reason` (dead letters), beside the reasons of lookups, which
+    the enrichments declare."""
 
-    # A message that cannot be processed at all.
     INVALID_JSON = "invalid-json"
     INVALID_ENCODING = "invalid-encoding"
     NOT_AN_OBJECT = "not-an-object"
@@ -52,78 +49,15 @@ class Reason(StrEnum):
     MESSAGE_TOO_LARGE = "message-too-large"
     MESSAGE_REFUSED = "message-refused"
     PROCESSING_FAILED = "processing-failed"
-    # A lookup that costs its own columns.
-    INVALID_IP = "invalid-ip"
-    GEO_LOOKUP_FAILED = "geo-ip-lookup-failed"
-    GEO_NOT_FOUND = "geo-ip-not-found"
-    USER_TIMEOUT = "user-lookup-timeout"
-    USER_SERVICE_ERROR = "user-service-error"
-    USER_NOT_FOUND = "user-not-found"
-    BUSINESS_NOT_FOUND = "business-context-not-found"
-    DATABASE_ERROR = "database-connection-error"
     # A batch that cannot be published.
     PRODUCER_ERROR = "kafka-producer-error"
-
-
-# With these the source could not be asked: another try may do better. Each names one source, so that a partially
-# enriched message tells which stage it misses. Every other reason is an answer, and stays one.
-OUTAGES = {
-    Reason.GEO_LOOKUP_FAILED: Source.GEO,
-    Reason.USER_TIMEOUT: Source.USER,
-    Reason.USER_SERVICE_ERROR: Source.USER,
-    Reason.DATABASE_ERROR: Source.BUSINESS,
-}
-# Which words in `enrichment_errors` a source's failing leaves behind.
-REASONS_OF = {
-    Source.GEO: (Reason.INVALID_IP, Reason.GEO_LOOKUP_FAILED, Reason.GEO_NOT_FOUND),
-    Source.USER: (Reason.USER_TIMEOUT, Reason.USER_SERVICE_ERROR, Reason.USER_NOT_FOUND),
-    Source.BUSINESS: (Reason.BUSINESS_NOT_FOUND, Reason.DATABASE_ERROR),
-}
 
 
 class Refusal(NamedTuple):
     """Why a message cannot be processed or published: `error_reason` and `error_detail` of its dead letter."""
 
-    reason: Reason
+    reason: str
     detail: str
-
-
-class Place(msgspec.Struct, frozen=True, gc=False, rename=lambda field: f"geo_{field}"):
-    """Where an address is. `network_type` is `public`, or why no lookup was needed (`private`, `loopback`, ...)."""
-
-    country: str | None = None
-    country_code: str | None = None
-    region: str | None = None
-    city: str | None = None
-    latitude: float | None = None
-    longitude: float | None = None
-    timezone: str | None = None
-    network_type: str | None = None
-
-
-class Profile(msgspec.Struct, frozen=True, gc=False, rename=lambda field: f"user_{field}"):
-    """Who a user is. `account_age_days` is in days, as the user service counts them."""
-
-    subscription_tier: str | None = None
-    account_age_days: int | None = None
-    company: str | None = None
-
-
-class Context(msgspec.Struct, frozen=True, gc=False, rename=lambda field: f"business_{field}"):
-    """What a request was about, read from the users' own tables. `amount` is in units of `currency`."""
-
-    unit: str | None = None
-    transaction_type: str | None = None
-    amount: float | None = None
-    currency: str | None = None
-
-
-class Risk(msgspec.Struct, frozen=True, gc=False, rename=lambda field: f"business_{field}"):
-    """How risky a request looks: a score in [0, 1], its level, and the names of the rules that fired."""
-
-    risk_score: float | None = None
-    risk_level: str | None = None
-    fraud_indicators: tuple[str, ...] | None = None
 
 
 class Provenance(msgspec.Struct, frozen=True, gc=False):
@@ -139,15 +73,7 @@ class Provenance(msgspec.Struct, frozen=True, gc=False):
     enriched_at: str
 
 
-def column_names(words: type[msgspec.Struct]) -> tuple[str, ...]:
-    """The output's names of a struct's fields, in order: `column_names(Place)[0] == "geo_country"`."""
-    return tuple(field.encode_name for field in msgspec.structs.fields(words))
-
-
-GEO_COLUMNS = column_names(Place)
-USER_COLUMNS = column_names(Profile)
-BUSINESS_COLUMNS = column_names(Context) + column_names(Risk)
-OUTPUT_COLUMNS = GEO_COLUMNS + USER_COLUMNS + BUSINESS_COLUMNS + column_names(Provenance)
+PROVENANCE_COLUMNS = Provenance.__struct_fields__
 
 # The names of the pipeline's own headers begin with this.
 HEADER_PREFIX = "stacklens-"

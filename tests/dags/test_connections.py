@@ -18,7 +18,8 @@ def test_secure_address_stays_secure(monkeypatch: pytest.MonkeyPatch) -> None:
     """A URI that begins with https:// never becomes plain HTTP: the token would travel in clear text."""
     monkeypatch.setenv("AIRFLOW_CONN_USER_SERVICE", "https://:s3cret@users.example.com:443")
     with resources() as opened:
-        assert opened._user_service() == HttpEndpoint("https://users.example.com:443", "s3cret")
+        found = opened.http_endpoint("user_service", "USER_SERVICE_CONN_ID")
+        assert found == HttpEndpoint("https://users.example.com:443", "s3cret")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.definitions.param import ParamsDict
 
 from enrichment.batch import RedriveFilter
-from enrichment.dead_letters.reasons import DEFAULT_REASONS
+from enrichment.dead_letters.reasons import default_reasons
 from enrichment.orchestration.redrive import wanted_of
 from tests.conftest import REPOSITORY
 
@@ -47,7 +47,7 @@ def test_form_explains_itself() -> None:
 
 def test_parameters_become_what_is_wanted() -> None:
     """The form's filters are those of the redrive; a time without a zone is UTC, and empty fields take all."""
-    assert wanted_of(params({}), "enriched", 1_000) == RedriveFilter("enriched", DEFAULT_REASONS, 3, 1_000)
+    assert wanted_of(params({}), "enriched", 1_000) == RedriveFilter("enriched", default_reasons(), 3, 1_000)
     given = {
         "reasons": ["missing-field"], "since": "2024-01-15T10:00:00", "until": "2024-01-15T12:00:00+01:00",
         "source_topic": "other", "source_partition": 2, "service": "payment", "max_attempts": 5,

@@ -12,8 +12,8 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import AssetAlias, CronTriggerTimetable, RetryAction
 from airflow.sdk.definitions.param import ParamsDict
 
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.errors import OutageHeld, RepairIncomplete, SettingsError
-from enrichment.messages import Source
 from enrichment.orchestration.common import RETRIES, RETRY_POLICY, RULES, PatientRetryPolicy
 from enrichment.orchestration.repair import REPAIR_PARAMS
 from tests.conftest import REPOSITORY
@@ -60,7 +60,7 @@ def test_parameters_of_a_manual_run_are_checked(given: dict[str, Any]) -> None:
 
 def test_form_offers_every_source() -> None:
     """The choices are the pipeline's sources."""
-    assert [None, *Source] == REPAIR_PARAMS["source"].schema["enum"]
+    assert [None, *REGISTRY.by_source] == REPAIR_PARAMS["source"].schema["enum"]
 
 
 def test_incomplete_repair_is_not_tried_again() -> None:

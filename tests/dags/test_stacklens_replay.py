@@ -15,8 +15,9 @@ from airflow.timetables.base import DataInterval, TimeRestriction
 from pendulum import datetime as moment
 
 from enrichment.batch import Batch, OffsetRange
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.errors import ReplayRefused
-from enrichment.messages import REASONS_OF, Reason
+from enrichment.messages import Reason
 from enrichment.orchestration import replay
 from enrichment.orchestration.timetable import ReplayTimetable
 from enrichment.replay import turns
@@ -112,10 +113,11 @@ def test_parameters_are_checked(given: dict[str, Any]) -> None:
 def test_every_reason_of_a_lookup_belongs_to_a_source() -> None:
     """The filter by source knows each word that a source leaves in the stored error list, and no two sources share
     one."""
-    words = [reason for reasons in REASONS_OF.values() for reason in reasons]
-    assert len(words) == len(set(words))
-    after = list(Reason).index(Reason.INVALID_IP)
-    assert set(words) == set(list(Reason)[after:]) - {Reason.PRODUCER_ERROR}
+    reasons = [reason for e in REGISTRY.enrichers for reason in e.reasons]
+    assert len(reasons) == len(set(reasons))
+    assert set(reasons).isdisjoint(map(str, Reason))
+    offered = replay.REPLAY_PARAMS["errors"].schema["items"]["enum"]
+    assert offered == [*REGISTRY.by_source, *map(str, Reason), *reasons]
 
 
 @pytest.mark.parametrize(

@@ -19,14 +19,17 @@ from enrichment.caches.memory import MemoryLayer
 from enrichment.caches.postgres import PostgresLayer
 from enrichment.codec.decode import decode
 from enrichment.codec.struct_columns import Words
-from enrichment.enrichers.base import JSON, STATUS, look_up_and_enrich
-from enrichment.enrichers.business.query import BusinessQuery
+from enrichment.enrichers.base import JSON, STATUS, OpenEnricher
+from enrichment.enrichers.business import Context
+from enrichment.enrichers.business.query import business_query
+from enrichment.enrichers.geo import GEO, Place
 from enrichment.enrichers.geo.database import GeoDatabase
-from enrichment.enrichers.geo.enricher import GeoEnricher
 from enrichment.enrichers.geo.special_addresses import SpecialAddresses
-from enrichment.enrichers.testing import FixedClock, make_events
-from enrichment.enrichers.user.enricher import UserEnricher
-from enrichment.messages import KEY_COLUMNS, OUTAGES, REASONS_OF, Context, Place, Profile, Source
+from enrichment.enrichers.registry import REGISTRY
+from enrichment.enrichers.testing import FixedClock, look_up_and_enrich, make_events
+from enrichment.enrichers.user import USER, Profile
+from enrichment.messages import KEY_COLUMNS
+from enrichment.sources.sql_query import SqlSource
 from tests.fixtures.postgres import Connection
 from tests.fixtures.user_api import MakeApi
 from tests.fixtures.user_service import UserService
@@ -57,11 +60,11 @@ def database() -> GeoDatabase:
 
 
 @pytest.fixture
-def demo(postgres_connection: Connection) -> Iterator[BusinessQuery]:
+def demo(postgres_connection: Connection) -> Iterator[SqlSource]:
     """The shipped query over demonstration data."""
     postgres_connection.execute("SELECT set_config('demo.requests', '100', false)")
     postgres_connection.execute(sql.load("demo/business").encode())
-    with closing(BusinessQuery(lambda: postgres_connection, sql.load("business_context/fetch"))) as query:
+    with closing(business_query(lambda: postgres_connection, sql.load("business_context/fetch"))) as query:
         yield query
 
 
@@ -76,17 +79,17 @@ def layered(postgres_uri: str, clock: FixedClock, postgres_connection: Connectio
     return make
 
 
-def assert_answered(entries: Collection[Entry], source: Source) -> None:
+def assert_answered(entries: Collection[Entry], source: str) -> None:
     """Found, or one of the source's reasons, but not that it could not be asked: no text is a cause for that."""
     assert_declared(entries, source)
-    assert {entry.reason for entry in entries} & OUTAGES.keys() == set()
+    assert {entry.reason for entry in entries} & REGISTRY.outages.keys() == set()
 
 
-def assert_declared(entries: Collection[Entry], source: Source) -> None:
+def assert_declared(entries: Collection[Entry], source: str) -> None:
     """Found, or one of the source's reasons."""
     for entry in entries:
         assert (entry.reason is None) == (entry.state is State.FOUND)
-        assert entry.state is State.FOUND or entry.reason in REASONS_OF[source]
+        assert entry.state is State.FOUND or entry.reason in REGISTRY.by_source[source].reasons
 
 
 def message(text: str, *, ascii_only: bool) -> bytes:
@@ -114,18 +117,18 @@ def test_geo_database_answers_every_text(database: GeoDatabase, texts: list[str]
     """A place, none, or no address."""
     entries = database.fetch_many(texts)
     assert list(entries) == texts
-    assert_answered(list(entries.values()), Source.GEO)
+    assert_answered(list(entries.values()), "geo-ip")
 
 
 @each
 @given(texts=all_texts)
 @example(texts=KNOWN)
 @example(texts=["\ud800", "a\udfff"])
-def test_business_query_answers_every_text(demo: BusinessQuery, texts: list[str]) -> None:
+def test_business_query_answers_every_text(demo: SqlSource, texts: list[str]) -> None:
     """A context or none, from the shipped query in a real database; one odd request costs no other."""
     entries = demo.fetch_many(texts)
     assert entries.keys() == set(texts)
-    assert_answered(list(entries.values()), Source.BUSINESS)
+    assert_answered(list(entries.values()), "business-context")
 
 
 @pytest.mark.parametrize("batch_size", [1, 500], ids=["one-by-one", "batch"])
@@ -142,7 +145,7 @@ def test_user_api_answers_every_text(user_service: UserService, make_api: MakeAp
         entries = api.fetch_many(asked)
         assert list(entries) == asked
         assert entries["user-1"].state is State.FOUND
-        (assert_declared if batch_size == 1 else assert_answered)(list(entries.values()), Source.USER)
+        (assert_declared if batch_size == 1 else assert_answered)(list(entries.values()), "user-profile")
 
     check()
 
@@ -178,17 +181,17 @@ def test_every_text_comes_through_the_enrichers(
     layered: Callable[..., LayeredLookup], database: GeoDatabase, user_service: UserService, make_api: MakeApi
 ) -> None:
     """With memory and table before the source, as tasks have them: every row has its status and its JSON."""
-    geo = GeoEnricher(SpecialAddresses(layered("geo_ip_cache", Place, database)))
-    user = UserEnricher(layered("user_profile_cache", Profile, make_api(user_service.base_url)))
+    geo = OpenEnricher(GEO, SpecialAddresses(layered("geo_ip_cache", Place, database)))
+    user = OpenEnricher(USER, layered("user_profile_cache", Profile, make_api(user_service.base_url)))
 
     @each
     @given(texts=keys)
     @example(texts=KNOWN)
     def check(texts: list[str]) -> None:
         events = make_events(source_ip=texts, user_id=texts)
-        for enricher, source in ((geo, Source.GEO), (user, Source.USER)):
+        for enricher, source in ((geo, "geo-ip"), (user, "user-profile")):
             added = look_up_and_enrich(enricher, events, {})
-            assert set(added.take(STATUS)) <= {"ok", *REASONS_OF[source]}
+            assert set(added.take(STATUS)) <= {"ok", *REGISTRY.by_source[source].reasons}
             assert all(isinstance(json.loads(b"{%s}" % columns), dict) for columns in added.take(JSON))
 
     check()

@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 
 from enrichment import sql
+from enrichment.enrichers.business import DEFAULT_RULES
+from enrichment.enrichers.user import UserSettings
 from enrichment.errors import SettingsError
-from enrichment.settings import DEFAULT_RULES, ROOMS, ReplaySettings, load, load_room, loading, variable
+from enrichment.settings import ReplaySettings, load, load_room, loading, rooms
+from enrichment.variables import variable
 
 
 @pytest.fixture(autouse=True)
 def _no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for room in ROOMS.values():
+    for room in rooms().values():
         for name in room.model_fields:
             monkeypatch.delenv(variable(room, name), raising=False)
 
@@ -26,17 +29,19 @@ def test_defaults_are_those_of_the_design() -> None:
     assert (settings.kafka.input_topic, settings.kafka.output_topic, settings.kafka.dlq_topic) == (
         "stacklens-enriched", "stacklens-analytics", "analytics-dlq",
     )  # fmt: skip
-    assert (settings.geo.cache_size, settings.geo.cache_ttl_hours) == (10_000, 1)
-    assert (settings.user.cache_size, settings.user.cache_ttl_hours, settings.user.timeout_sec) == (5_000, 1, 5)
-    assert (settings.business.cache_size, settings.business.cache_ttl_minutes) == (5_000, 30)
+    geo, user, business = settings.enrichers.values()
+    assert (geo.cache_size, geo.cache_ttl_sec) == (10_000, 3600)
+    assert isinstance(user, UserSettings)
+    assert (user.cache_size, user.cache_ttl_sec, user.timeout_sec) == (5_000, 3600, 5)
+    assert (business.cache_size, business.cache_ttl_sec) == (5_000, 1800)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
         ("KAFKA_BATCH_SIZE", "2000", lambda s: s.kafka.batch_size == 2000),
-        ("GEO_IP_CACHE_TTL_HOURS", "0.5", lambda s: s.geo.cache_ttl_hours == 0.5),
-        ("USER_SERVICE_TIMEOUT_SEC", "2", lambda s: s.user.timeout_sec == 2),
+        ("GEO_IP_CACHE_TTL_HOURS", "0.5", lambda s: s.enrichers["geo"].cache_ttl_sec == 1800),
+        ("USER_SERVICE_TIMEOUT_SEC", "2", lambda s: s.enrichers["user"].timeout_sec == 2),
         ("ENRICHMENT_REQUIRED_SOURCES", "geo-ip, user-profile", lambda s: len(s.pipeline.required_sources) == 2),
     ],
 )
@@ -168,8 +173,8 @@ def test_fingerprint_names_the_variable_when_the_rules_cannot_be_read(
 def test_fields_that_the_fingerprint_leaves_out_exist() -> None:
     """A field that is renamed must not come back into it unseen."""
     for name, fields in loading._ELSEWHERE.items():
-        assert fields <= ROOMS[name].model_fields.keys()
-    assert set(loading._OTHER_ROOMS) < ROOMS.keys()
+        assert fields <= rooms()[name].model_fields.keys()
+    assert set(loading._OTHER_ROOMS) < rooms().keys()
 
 
 def test_settings_do_not_change() -> None:

@@ -19,9 +19,9 @@ from typing import Any
 import msgspec
 from airflow.sdk.execution_time.timeout import TimeoutPosix
 
-from enrichment.batches import pipeline as stages
 from enrichment.batches.outages import Outage
-from enrichment.batches.pipeline import Drained
+from enrichment.batches.publish import record
+from enrichment.batches.staged import Drained
 from enrichment.kafka.sink import LanePublisher, LaneTransaction
 from enrichment.orchestration.common import stoppable
 from tests.fixtures.pipeline import Pipeline
@@ -87,7 +87,7 @@ def main(where: str) -> None:
     if where == "after-commit":
         die()
     with pipeline.resources() as r:
-        stages.record(r.ledger, drained, published)
+        record(r.ledger, drained, published)
     print(json.dumps(msgspec.to_builtins(published)))
 
 

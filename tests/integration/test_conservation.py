@@ -17,15 +17,8 @@ from enrichment.conservation import shares
 from enrichment.conservation.__main__ import main
 from enrichment.conservation.check import check
 from enrichment.conservation.report import ConservationReport, Defect
-from enrichment.messages import (
-    HEADER_BATCH,
-    HEADER_OFFSET,
-    HEADER_PARTITION,
-    HEADER_REVISION,
-    HEADER_TOPIC,
-    OUTPUT_COLUMNS,
-    Reason,
-)
+from enrichment.enrichers.registry import REGISTRY
+from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_PARTITION, HEADER_REVISION, HEADER_TOPIC, Reason
 from tests.fixtures.kafka import MakeTopic
 
 LOG = b'{"timestamp": "2024-01-15T10:00:00Z", "service": "payment", "level": "info", "message": "%s", "n": [1.0, 2e3]}'
@@ -138,7 +131,7 @@ def origin(topic: str, offset: int, one: Sent) -> tuple[tuple[str, bytes | None]
 
 def enriched(topic: str, offset: int, one: Sent) -> Sent:
     """The message with every column of the output behind its own fields."""
-    added: dict[str, Any] = dict.fromkeys(OUTPUT_COLUMNS)
+    added: dict[str, Any] = dict.fromkeys(REGISTRY.output_columns)
     added |= {"enrichment_sources": ["geo-ip"], "enrichment_errors": ["user-not-found"] if offset == 0 else None}
     assert one.value is not None
     own = one.value.replace(b', "geo_country": "Atlantis"', b"")

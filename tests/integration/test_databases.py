@@ -11,9 +11,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from enrichment.batches.pipeline import Drained
+from enrichment.batches.staged import Drained
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.errors import SettingsError
-from enrichment.messages import Reason, Source
+from enrichment.housekeeping.caches import evict_cache
 from tests.fixtures.pgbouncer import Pooled
 from tests.fixtures.pipeline import MakePipeline, Pipeline, message
 from tests.fixtures.postgres import Server
@@ -44,15 +45,18 @@ def test_behind_pgbouncer_nothing_is_missing(make_pipeline: MakePipeline, pgboun
         counts = pipeline.enrich(batch.batch)
         pipeline.finish(batch)
         if run == "second":
-            assert {source: each.misses for source, each in counts.items()} == dict.fromkeys(Source, 0)
-            assert {source: each.postgres for source, each in counts.items()} == {
-                Source.GEO: MESSAGES, Source.USER: 1, Source.BUSINESS: 1,
+            assert {name: each.misses for name, each in counts.items()} == dict.fromkeys(REGISTRY.by_name, 0)
+            assert {name: each.postgres for name, each in counts.items()} == {
+                "geo": MESSAGES, "user": 1, "business": 1,
             }  # fmt: skip
     report = pipeline.check()
     assert report.ok, report.summary()
     assert (report.analytics, report.partial, report.dead) == (2 * MESSAGES, 0, 0)
     with pipeline.resources() as r:
-        assert {r.evict(cache).entries for cache in ("geo", "user", "business")} == {MESSAGES, 1}
+        assert {evict_cache(r, REGISTRY.by_name[cache]).entries for cache in REGISTRY.by_name} == {
+            MESSAGES,
+            1,
+        }
 
 
 def test_locked_business_table_is_an_outage_in_its_time(make_pipeline: MakePipeline) -> None:
@@ -64,9 +68,9 @@ def test_locked_business_table_is_an_outage_in_its_time(make_pipeline: MakePipel
         pipeline.enrich(batch.batch)
         assert time.monotonic() - started < 6
     published = pipeline.finish(batch)
-    assert published.counts.by_reason == {Reason.DATABASE_ERROR: MESSAGES}
+    assert published.counts.by_reason == {"database-connection-error": MESSAGES}
     with pipeline.resources() as r:
-        assert [(m.source, m.messages) for m in r.pending.due()] == [(Source.BUSINESS, MESSAGES)]
+        assert [(m.source, m.messages) for m in r.pending.due()] == [("business-context", MESSAGES)]
 
 
 def test_locked_cache_tables_cost_little_and_nothing_is_missing(make_pipeline: MakePipeline) -> None:
@@ -154,7 +158,7 @@ def test_settings_of_the_database_do_not_matter(
     report = pipeline.check()
     assert report.ok, report.summary()
     assert (report.partial, report.dead) == (2 * MESSAGES, 0)  # nobody knows that user and request
-    assert set(report.partial_errors) == {Reason.USER_NOT_FOUND, Reason.BUSINESS_NOT_FOUND}
+    assert set(report.partial_errors) == {"user-not-found", "business-context-not-found"}
     with pipeline.resources() as r:
         assert {m.source for m in r.pending.due()} == set()
-        assert r.evict("user").absent == 0
+        assert evict_cache(r, REGISTRY.by_name["user"]).absent == 0

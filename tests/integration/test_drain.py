@@ -11,7 +11,8 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from enrichment.batch import OffsetRange
-from enrichment.batches import pipeline as stages
+from enrichment.batches.claim import settle
+from enrichment.batches.drain import drain
 from enrichment.batches.kinds import LIVE_KIND
 from enrichment.batches.stage_clock import timed_stage
 from enrichment.batches.staged import EVENTS
@@ -84,8 +85,8 @@ def test_batch_is_bounded_in_bytes(make_pipeline: MakePipeline) -> None:
             with pipeline.resources() as r:
                 r.ledger.drained(drained.batch, drained.messages, drained.value_bytes)
                 assert r.ledger.find_run("dag", f"run-{run}")[0].ranges == drained.batch.ranges
-                settled = stages.settle(batch, r.ledger.get(batch.batch_id))
-                again = stages.drain(r.clients, r.staging, settled, LIVE_KIND)
+                settled = settle(batch, r.ledger.get(batch.batch_id))
+                again = drain(r.clients, r.staging, settled, LIVE_KIND)
             assert (again.batch.ranges, again.messages) == (drained.batch.ranges, drained.messages)
             sizes.append(drained.messages)
             pipeline.enrich(again.batch)

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from enrichment.batch import OffsetRange
-from enrichment.batches import pipeline as stages
+from enrichment.batches.publish import record
 from enrichment.batches.stage_clock import timed_stage
 from enrichment.batches.staged import REFUSED, Drained, Published
 from enrichment.errors import BatchUnbalanced, OffsetsMoved, PublishRefused, StagingMissing
@@ -84,7 +84,7 @@ def test_publish_killed_after_its_commit_is_completed_by_the_retry(pipeline: Pip
     with pipeline.resources() as r:
         before = r.ledger.get(staged.batch.batch_id)
         published = pipeline.publish(staged)
-        stages.record(r.ledger, staged, published)
+        record(r.ledger, staged, published)
         after = r.ledger.get(staged.batch.batch_id)
     assert before is not None
     assert after is not None
@@ -248,7 +248,7 @@ def test_flood_of_junk_does_not_stop_the_topic(make_pipeline: MakePipeline, susp
                 with pipeline.resources() as r, timed_stage(r, batch.batch_id, "publish"):
                     drained = pipeline.stage(batch)
                     published = pipeline.publish(drained)
-                    stages.record(r.ledger, drained, published)
+                    record(r.ledger, drained, published)
             except BatchUnbalanced:
                 failed += 1
     report = pipeline.check()
@@ -312,7 +312,7 @@ def test_ledger_row_of_a_published_batch_is_complete(pipeline: Pipeline, staged:
     """Ranges, counts and settings of a batch are in `enrichment_jobs`."""
     published = pipeline.publish(staged)
     with pipeline.resources() as r:
-        stages.record(r.ledger, staged, published, durations={"publish": 1.5}, geo_database_build=r.geo_database.build)
+        record(r.ledger, staged, published, durations={"publish": 1.5}, geo_database_build="GeoLite2-City-1")
         job = r.ledger.get(staged.batch.batch_id)
     assert job is not None
     assert (job.state, job.ranges) == (JobState.PUBLISHED, staged.batch.ranges)

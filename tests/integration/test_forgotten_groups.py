@@ -12,8 +12,9 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from enrichment.batch import Batch
-from enrichment.batches.pipeline import Drained
+from enrichment.batches.staged import Drained
 from enrichment.conservation.committed import log_ranges
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.errors import OffsetsMoved, ReplayRefused
 from enrichment.orchestration.batches import publish
 from enrichment.replay import turns
@@ -115,10 +116,10 @@ def test_finished_window_is_not_published_again(replayer: Replayer, monkeypatch:
 def publish_task(replayer: Replayer, drained: Drained, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A cleared `publish`, as Airflow runs it."""
     monkeypatch.setattr("enrichment.orchestration.batches.resources", replayer.pipeline.resources)
-    looked_up: dict[str, Any] = {"outage": None, "counts": {}, "seconds": 0.0, "build": None}
+    looked_up: dict[str, Any] = {"outage": None, "counts": {}, "seconds": 0.0}
     with set_current_context(cast(Context, {})):
         done: dict[str, Any] = publish.function(
-            drained.to_manifest(), looked_up, looked_up, looked_up, outlet_events=OutletEventAccessors()
+            drained.to_manifest(), dict.fromkeys(REGISTRY.by_name, looked_up), outlet_events=OutletEventAccessors()
         )
     return done
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
+from enrichment.batches.pipeline import run_stages
 from enrichment.conservation.committed import log_ranges, read
+from enrichment.enrichers.declare import LookupEnricher
+from enrichment.enrichers.geo import GEO, GeoSettings
 from enrichment.enrichers.geo.refresh.install import refresh
 from enrichment.enrichers.geo.refresh.sources import FileSource
 from enrichment.orchestration import batches
-from enrichment.settings import load
+from enrichment.settings import load, load_room
 from tests.fixtures.geo import BUILT_AT, city, write_geo_database
 from tests.fixtures.pipeline import MakePipeline, message
 
@@ -34,13 +39,15 @@ def test_batch_is_of_one_build_when_a_newer_one_is_installed(
         """The tasks of a run's one batch, with a refresh behind `geo` or without; returns the ledger's build."""
         pipeline.produce([message(n) for n in range(200)])
         [batch] = pipeline.claim(run_id)
-        drained = batches.drain.function(batch.to_manifest())
-        placed = batches.geo.function(drained)
-        if meanwhile:
-            refresh(load().geo, FileSource(str(newer)))
-        profiled = batches.user.function(drained)
-        scored = batches.business.function(drained, placed, profiled)
-        batches.publish.function(drained, placed, profiled, scored, outlet_events=OutletEventAccessors())
+
+        def look_up(drained: Any, declaration: LookupEnricher, earlier: Any) -> Any:
+            looked_up = batches.look_up.function(drained, declaration.name, earlier)
+            if meanwhile and declaration is GEO:
+                refresh(load_room(GeoSettings), FileSource(str(newer)))
+            return looked_up
+
+        publish = partial(batches.publish.function, outlet_events=OutletEventAccessors())
+        run_stages(batch.to_manifest(), batches.drain.function, look_up, publish)
         with pipeline.resources() as r:
             job = r.ledger.get(batch.batch_id)
         return job.geo_database_build if job else None

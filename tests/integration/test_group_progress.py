@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
 from enrichment.batch import OffsetRange
-from enrichment.batches.pipeline import Published
+from enrichment.batches.staged import Published
 from enrichment.errors import ChangeRefused, OffsetsLost, OffsetsMoved, RunRefused, SettingsError
 from enrichment.group.accept import accept_offsets
 from enrichment.kafka.offsets import committed_offsets

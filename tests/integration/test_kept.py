@@ -22,7 +22,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from enrichment.batch import Batch, RedriveFilter
 from enrichment.conservation.committed import log_ranges
 from enrichment.dead_letters import redrive
-from enrichment.dead_letters.reasons import DEFAULT_REASONS
+from enrichment.dead_letters.reasons import default_reasons
 from enrichment.errors import RedriveRefused, ReplayRefused
 from enrichment.kafka.topics import create_topics
 from enrichment.settings import load
@@ -249,7 +249,7 @@ def test_redrive_that_would_not_stay_is_refused(
     def claim(run_id: str, *, dry_run: bool = False) -> list[Batch]:
         with pipeline.resources() as r:
             wanted = RedriveFilter(
-                source_topic=pipeline.input_topic, reasons=DEFAULT_REASONS, max_attempts=3, max_letter_bytes=10**6
+                source_topic=pipeline.input_topic, reasons=default_reasons(), max_attempts=3, max_letter_bytes=10**6
             )
             return redrive.claim(
                 r.clients,

@@ -16,8 +16,8 @@ import pytest
 
 from enrichment import sql
 from enrichment.batch import REPLAY, Batch, OffsetRange, Purpose
-from enrichment.batches.pipeline import Drained
 from enrichment.batches.publish import route, utc_now
+from enrichment.batches.staged import Drained
 from enrichment.errors import ChangeRefused, LanesChanged, PublishRefused, SettingsError
 from enrichment.group import lanes as group_lanes
 from enrichment.group.lanes import change

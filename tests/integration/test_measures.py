@@ -9,9 +9,8 @@ import numpy as np
 import psycopg
 import pytest
 
-from enrichment.batches import pipeline as stages
 from enrichment.batches.kinds import LIVE_KIND
-from enrichment.batches.publish import ages
+from enrichment.batches.publish import ages, publish
 from tests.fixtures.pipeline import MakePipeline, Pipeline, message
 
 FIRST = datetime.fromtimestamp(1_700_000_000, UTC)  # the timestamp that the fixture gives the first message
@@ -29,7 +28,7 @@ def test_publish_tells_how_fresh_its_messages_were(pipeline: Pipeline) -> None:
     [batch] = pipeline.claim()
     drained = pipeline.stage(batch)
     with pipeline.resources() as r:
-        published = stages.publish(
+        published = publish(
             r.clients, r.staging, drained, LIVE_KIND, r.settings, now=lambda: FIRST + timedelta(seconds=100)
         )  # fmt: skip
     assert published.counts.dead == 1

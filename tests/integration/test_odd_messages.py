@@ -197,7 +197,7 @@ def test_replay_finds_stored_errors_in_topics_with_the_brokers_times(
     )
     replayer.pipeline.run()
     check(replayer.pipeline, 120)
-    said = replay_window(replayer, 0, errors=(Reason.INVALID_IP,), replay_id="errors")
+    said = replay_window(replayer, 0, errors=("invalid-ip",), replay_id="errors")
     assert said["selected"] == len([n for n in bad if n < 60 and n % 10])
     assert said["differences"]["same"] == said["selected"] > 0
     said = replay_window(replayer, 0)

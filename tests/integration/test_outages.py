@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import signal
 from contextlib import closing
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 import pytest
-from airflow.sdk import Context
-from airflow.sdk.execution_time.context import set_current_context
 
 from enrichment.batch import Batch
+from enrichment.batches import stages
 from enrichment.batches.outages import Outage, hold
+from enrichment.batches.stages import LookedUp
 from enrichment.conservation.committed import read
+from enrichment.enrichers.user import USER
 from enrichment.errors import OutageHeld, SettingsError
-from enrichment.messages import HEADER_BATCH, Reason, Source
-from enrichment.orchestration import batches
+from enrichment.messages import HEADER_BATCH
 from enrichment.repair.pending import Missing, Publication
 from tests.fixtures.pipeline import MakePipeline, Pipeline, message
 from tests.fixtures.user_service import UserService
@@ -56,9 +56,9 @@ def test_outage_leaves_a_partial_batch_that_is_pending(make_pipeline: MakePipeli
     report = pipeline.check()
     assert report.ok, report.summary()
     assert (report.partial, report.dead) == (MESSAGES, 0)
-    assert report.partial_errors == {Reason.USER_SERVICE_ERROR: MESSAGES}
+    assert report.partial_errors == {"user-service-error": MESSAGES}
     [missing] = due(pipeline)
-    assert (missing.batch_id, missing.source, missing.messages) == (batch.batch_id, Source.USER, MESSAGES)
+    assert (missing.batch_id, missing.source, missing.messages) == (batch.batch_id, "user-profile", MESSAGES)
 
 
 def test_missing_user_is_still_fatal_where_required(make_pipeline: MakePipeline) -> None:
@@ -82,7 +82,7 @@ def test_wrong_business_query_fails_its_task_and_publishes_nothing(pipeline: Pip
     with psycopg.connect(pipeline.dsn) as connection:
         connection.execute("ALTER TABLE elsewhere RENAME TO demo_requests")
     pipeline.enrich(drained.batch)
-    assert pipeline.finish(drained).counts.by_source[Source.BUSINESS] == MESSAGES
+    assert pipeline.finish(drained).counts.by_source["business-context"] == MESSAGES
     assert due(pipeline) == []
 
 
@@ -126,7 +126,7 @@ def test_batch_is_held_until_the_deadline_of_its_first_claim(
     pipeline = make_pipeline(**QUICK, ENRICHMENT_OUTAGE_POLICY="hold", ENRICHMENT_OUTAGE_HOLD_DEADLINE_MINUTES="10")
     pipeline.produce([message(n) for n in range(20)])
     [batch] = pipeline.claim("first")
-    outage = Outage(Source.USER, 20)
+    outage = Outage("user-profile", 20)
     with pipeline.resources() as r:
         with pytest.raises(OutageHeld, match="user-profile is down, 20 messages wait"):
             hold(r.ledger, r.settings.pipeline, batch, outage)
@@ -148,11 +148,11 @@ def test_task_of_a_held_batch_fails_until_the_source_is_back(
     pipeline = make_pipeline(**QUICK, ENRICHMENT_OUTAGE_POLICY="hold", USER_SERVICE_BREAKER_FAILURES="1000")
     pipeline.produce([message(n, user_id="user-1") for n in range(20)])
     [batch] = pipeline.claim()
-    manifest = pipeline.drain(batch).to_manifest()
+    drained = pipeline.drain(batch)
 
-    def look_up() -> dict[str, Any]:
-        with pipeline.resources() as r, set_current_context(cast(Context, {})):
-            return batches.look_up(r, "user", manifest, r.user_enricher())
+    def look_up() -> LookedUp:
+        with pipeline.resources() as r:
+            return stages.look_up(r, USER, drained.batch)
 
     user_service.set_fault(status=503)
     for _ in range(2):
@@ -160,9 +160,9 @@ def test_task_of_a_held_batch_fails_until_the_source_is_back(
             look_up()
     with psycopg.connect(pipeline.dsn) as connection:
         connection.execute("UPDATE enrichment_jobs SET claimed_at = now() - interval '1 hour'")
-    assert look_up()["outage"] == {"source": Source.USER, "messages": 20}
+    assert look_up().outage == Outage("user-profile", 20)
     user_service.end_fault()
-    assert look_up()["outage"] is None
+    assert look_up().outage is None
     assert pipeline.finish(pipeline.stage(batch)).counts.enriched == 20
     assert due(pipeline) == []
 
@@ -185,12 +185,12 @@ def test_default_policy_and_dry_runs_hold_nothing(pipeline: Pipeline, make_pipel
     pipeline.produce([message(1)])
     [batch] = pipeline.claim()
     with pipeline.resources() as r:
-        hold(r.ledger, r.settings.pipeline, batch, Outage(Source.USER, 1))
+        hold(r.ledger, r.settings.pipeline, batch, Outage("user-profile", 1))
     held = make_pipeline(ENRICHMENT_OUTAGE_POLICY="hold")
     held.produce([message(1)])
     [dry] = held.claim(dry_run=True)
     with held.resources() as r:
-        hold(r.ledger, r.settings.pipeline, dry, Outage(Source.USER, 1))
+        hold(r.ledger, r.settings.pipeline, dry, Outage("user-profile", 1))
 
 
 def test_value_of_a_partial_message_names_what_failed(pipeline: Pipeline, user_service: UserService) -> None:
@@ -200,4 +200,4 @@ def test_value_of_a_partial_message_names_what_failed(pipeline: Pipeline, user_s
     with closing(read(pipeline.bootstrap_servers, pipeline.environment["KAFKA_OUTPUT_TOPIC"], publication.ranges)) as m:
         values = [json.loads(one.value() or b"") for one in m]
     assert {v["user_subscription_tier"] for v in values} == {None}
-    assert {tuple(v["enrichment_sources"]) for v in values} == {(Source.GEO, Source.BUSINESS)}
+    assert {tuple(v["enrichment_sources"]) for v in values} == {("geo-ip", "business-context")}

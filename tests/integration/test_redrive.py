@@ -15,12 +15,12 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from enrichment.batch import Batch, OffsetRange, RedriveFilter
-from enrichment.batches import pipeline as stages
-from enrichment.batches.pipeline import Drained
+from enrichment.batches.claim import settle
+from enrichment.batches.staged import Drained
 from enrichment.conservation.committed import log_ranges, read
 from enrichment.conservation.report import ConservationReport
 from enrichment.dead_letters import markers, redrive
-from enrichment.dead_letters.reasons import DEFAULT_REASONS
+from enrichment.dead_letters.reasons import default_reasons
 from enrichment.dead_letters.redrive import Survey
 from enrichment.errors import OffsetsMoved, PublishRefused, RedriveRefused, SettingsError
 from enrichment.kafka.topics import await_topics
@@ -45,7 +45,7 @@ class Redriven:
         with self.pipeline.resources() as r:
             wanted = RedriveFilter(
                 **{
-                    "source_topic": self.pipeline.input_topic, "reasons": DEFAULT_REASONS, "max_attempts": 3,
+                    "source_topic": self.pipeline.input_topic, "reasons": default_reasons(), "max_attempts": 3,
                     "max_letter_bytes": redrive.max_letter_bytes(r.clients), **changed,
                 }
             )  # fmt: skip
@@ -328,4 +328,4 @@ def test_claim_of_a_stage_cleared_alone(letters: Redriven) -> None:
         job = r.ledger.get(batch.batch_id)
     assert job is not None
     assert job.batch == batch
-    assert stages.settle(job.batch, job) == batch
+    assert settle(job.batch, job) == batch

@@ -30,7 +30,7 @@ from enrichment.kafka.limits import limits_of
 from enrichment.kafka.offsets import read_settled_backlog
 from enrichment.kafka.sink import LanePublisher
 from enrichment.kafka.topic_limits import TopicLimits
-from enrichment.messages import HEADER_ATTEMPTS, HEADER_BATCH, HEADER_LETTER_TOPIC, HEADER_OFFSET, Reason, Source
+from enrichment.messages import HEADER_ATTEMPTS, HEADER_BATCH, HEADER_LETTER_TOPIC, HEADER_OFFSET, Reason
 from enrichment.repair.pending import PendingState
 from enrichment.store.jobs import JobState
 from tests.fixtures import partials
@@ -415,7 +415,7 @@ def test_correction_that_is_refused_holds_up_no_other(
         monkeypatch.setattr("enrichment.kafka.limits.limits_of", unpredicted)
     one = partials.planned(quick, batch)
     assert one is not None
-    assert partials.run(quick, one) == (True, {Source.USER: PendingState.UNREPAIRABLE})
+    assert partials.run(quick, one) == (True, {"user-profile": PendingState.UNREPAIRABLE})
     assert sorted(len(v) for v in partials.versions(quick, batch).values()) == [1] + [2] * 19
     assert partials.planned(quick, batch) is None
     with psycopg.connect(quick.dsn) as connection:

@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient
 
 from enrichment.batch import Batch
 from enrichment.batches.publish import utc_now
-from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_REVISION, Reason, Source
+from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_REVISION
 from enrichment.repair import passes as repair
 from enrichment.repair.pending import PendingState
 from tests.fixtures.partials import (
@@ -40,7 +40,7 @@ def test_correction_is_the_message_that_a_service_in_health_would_have_given(qui
     the same message published without an outage; and the batch is not pending any more."""
     one = planned(quick, partial)
     assert one is not None
-    assert run(quick, one) == (True, {Source.USER: PendingState.REPAIRED})
+    assert run(quick, one) == (True, {"user-profile": PendingState.REPAIRED})
     corrected_once(quick, partial)
     healthy = {
         value(m)["message"]: value(m) for m in outputs(quick) if dict(m.headers() or [])[HEADER_BATCH] == b"dag/after/0"
@@ -52,8 +52,8 @@ def test_correction_is_the_message_that_a_service_in_health_would_have_given(qui
         assert headers == [*before[:-4], (HEADER_REVISION, b"2"), *before[-4:]]
         assert before[-1] == (HEADER_OFFSET, offset)
         now, then = value(second), value(first)
-        assert Reason.USER_SERVICE_ERROR in then["enrichment_errors"]
-        assert Reason.USER_SERVICE_ERROR not in (now["enrichment_errors"] or ())
+        assert "user-service-error" in then["enrichment_errors"]
+        assert "user-service-error" not in (now["enrichment_errors"] or ())
         assert now["enriched_at"] > then["enriched_at"]
         assert list(now) == list(then)
         expected = healthy.get(now["message"])
@@ -61,7 +61,7 @@ def test_correction_is_the_message_that_a_service_in_health_would_have_given(qui
             seen += 1
             assert now == expected | {"enriched_at": now["enriched_at"]}
     assert seen == 40
-    assert states(quick) == [(Source.USER, "repaired", MESSAGES, MESSAGES, 0)]
+    assert states(quick) == [("user-profile", "repaired", MESSAGES, MESSAGES, 0)]
     assert planned(quick, partial) is None
 
 
@@ -75,7 +75,7 @@ def test_message_whose_user_is_a_number_is_corrected(quick: Pipeline, user_servi
     corrected_once(quick, batch, 8)
     corrected = [value(second) for _, second in versions(quick, batch).values()]
     assert sorted(one["user_id"] for one in corrected) == list(range(8))
-    assert all(one["enrichment_errors"] == [Reason.USER_NOT_FOUND] for one in corrected)
+    assert all(one["enrichment_errors"] == ["user-not-found"] for one in corrected)
 
 
 def test_corrections_keep_the_order_of_their_messages(quick: Pipeline, partial: Batch) -> None:
@@ -145,7 +145,7 @@ def test_permanent_errors_are_no_reason_for_a_correction(quick: Pipeline, user_s
     found = versions(quick, batch)
     assert sorted(len(v) for v in found.values()) == [1] * 8 + [2] * 8
     errors = {tuple(value(v[-1])["enrichment_errors"]) for v in found.values()}
-    assert errors == {(Reason.INVALID_IP, Reason.USER_NOT_FOUND), (Reason.BUSINESS_NOT_FOUND,)}
+    assert errors == {("invalid-ip", "user-not-found"), ("business-context-not-found",)}
     report = quick.check()
     assert report.ok, report.summary()
 
@@ -160,9 +160,9 @@ def test_source_that_is_still_down_leaves_the_batch_pending(
     one = planned(quick, partial)
     assert one is not None
     before = user_service.stats()["requests"]
-    assert run(quick, one) == (False, {Source.USER: PendingState.OPEN})
+    assert run(quick, one) == (False, {"user-profile": PendingState.OPEN})
     assert user_service.stats()["requests"] - before == 1
-    assert states(quick) == [(Source.USER, "open", MESSAGES, 0, 1)]
+    assert states(quick) == [("user-profile", "open", MESSAGES, 0, 1)]
     with quick.resources() as r:
         assert r.pending.due() == []
     user_service.end_fault()
@@ -180,7 +180,7 @@ def test_attempts_are_bounded(make_pipeline: MakePipeline, user_service: UserSer
         one = planned(pipeline, batch)
         assert one is not None
         left = run(pipeline, one)[1]
-        assert left == {Source.USER: state}
+        assert left == {"user-profile": state}
         assert repair.to_be_told(one, left) == ({} if state is PendingState.OPEN else left)
     assert planned(pipeline, batch) is None
     user_service.end_fault()
@@ -201,14 +201,14 @@ def test_users_that_fail_again_stay_pending_and_are_corrected_later(
     try:
         one = planned(quick, partial)
         assert one is not None
-        assert run(quick, one) == (True, {Source.USER: PendingState.OPEN})
+        assert run(quick, one) == (True, {"user-profile": PendingState.OPEN})
         assert {len(v) for v in versions(quick, partial).values()} == {1, 2}
         user_service.end_fault()
         assert repair_all(quick, partial) == [True]
     finally:
         del os.environ["USER_SERVICE_BATCH_SIZE"]
     corrected_once(quick, partial)
-    assert states(quick) == [(Source.USER, "repaired", MESSAGES, MESSAGES, 1)]
+    assert states(quick) == [("user-profile", "repaired", MESSAGES, MESSAGES, 1)]
 
 
 @pytest.fixture
@@ -229,12 +229,12 @@ def test_messages_that_few_failures_left_partial_are_corrected(few: tuple[Pipeli
     pipeline, batch = few
     with pipeline.resources() as r:
         [missing] = r.pending.due()
-    assert (missing.source, missing.messages, missing.down) == (Source.USER, 2, False)
+    assert (missing.source, missing.messages, missing.down) == ("user-profile", 2, False)
     assert repair_all(pipeline, batch) == [True]
     found = versions(pipeline, batch)
     assert sorted(len(v) for v in found.values()) == [1] * 198 + [2] * 2
     last = [value(v[-1]) for v in found.values()]
-    assert not any(Reason.USER_SERVICE_ERROR in (v["enrichment_errors"] or ()) for v in last)
+    assert not any("user-service-error" in (v["enrichment_errors"] or ()) for v in last)
     report = pipeline.check()
     assert report.ok, report.summary()
 
@@ -257,7 +257,7 @@ def test_key_that_never_gets_an_answer_holds_up_nobody_for_long(
             assert r.pending.due() == []
     assert produced == [True] + [False] * (repair.FEW_ATTEMPTS - 1)
     assert planned(pipeline, batch) is None
-    assert states(pipeline) == [(Source.USER, "given-up", 2, 1, repair.FEW_ATTEMPTS)]
+    assert states(pipeline) == [("user-profile", "given-up", 2, 1, repair.FEW_ATTEMPTS)]
 
 
 def test_required_source_that_failed_for_a_few_leaves_nothing_pending(
@@ -278,11 +278,11 @@ def test_two_sources_are_repaired_one_after_the_other(quick: Pipeline, user_serv
     quick.produce([message(n, user_id="user-1") for n in range(MESSAGES)])
     with quick.business_down():
         [batch] = publish_all(quick, "down")
-        assert [s[0] for s in states(quick)] == [Source.BUSINESS, Source.USER]
+        assert [s[0] for s in states(quick)] == ["business-context", "user-profile"]
         user_service.end_fault()
         one = planned(quick, batch)
         assert one is not None
-        assert run(quick, one) == (True, {Source.BUSINESS: PendingState.OPEN, Source.USER: PendingState.REPAIRED})
+        assert run(quick, one) == (True, {"business-context": PendingState.OPEN, "user-profile": PendingState.REPAIRED})
     assert repair_all(quick, batch) == [True]
     found = versions(quick, batch)
     assert {len(v) for v in found.values()} == {3}
@@ -290,7 +290,7 @@ def test_two_sources_are_repaired_one_after_the_other(quick: Pipeline, user_serv
         (None, b"2", b"3")
     }
     last = [value(v[-1]) for v in found.values()]
-    assert {tuple(v["enrichment_sources"]) for v in last} == {(Source.GEO, Source.USER, Source.BUSINESS)}
+    assert {tuple(v["enrichment_sources"]) for v in last} == {("geo-ip", "user-profile", "business-context")}
     assert all(v["business_risk_score"] is not None and v["enrichment_errors"] is None for v in last)
     report = quick.check()
     assert report.ok, report.summary()
@@ -306,7 +306,7 @@ def test_geo_database_that_was_broken_is_repaired(
     monkeypatch.setenv("GEO_IP_DATABASE_PATH", str(broken))
     quick.produce([message(n, user_id="user-1") for n in range(40)])
     [batch] = publish_all(quick, "down")
-    assert states(quick) == [(Source.GEO, "open", 40, 0, 0)]
+    assert states(quick) == [("geo-ip", "open", 40, 0, 0)]
     monkeypatch.delenv("GEO_IP_DATABASE_PATH")
     assert repair_all(quick, batch) == [True]
     corrected_once(quick, batch, 40)
@@ -320,10 +320,10 @@ def test_one_source_by_hand_leaves_the_other_pending(quick: Pipeline, user_servi
     with quick.business_down():
         [batch] = publish_all(quick, "down")
     user_service.end_fault()
-    one = planned(quick, batch, Source.USER)
+    one = planned(quick, batch, "user-profile")
     assert one is not None
-    assert run(quick, one)[1] == {Source.USER: PendingState.REPAIRED}
-    assert states(quick) == [(Source.BUSINESS, "open", 8, 0, 0), (Source.USER, "repaired", 8, 8, 0)]
+    assert run(quick, one)[1] == {"user-profile": PendingState.REPAIRED}
+    assert states(quick) == [("business-context", "open", 8, 0, 0), ("user-profile", "repaired", 8, 8, 0)]
 
 
 def test_dry_run_counts_and_publishes_nothing(quick: Pipeline, partial: Batch) -> None:
@@ -332,8 +332,12 @@ def test_dry_run_counts_and_publishes_nothing(quick: Pipeline, partial: Batch) -
     assert one is not None
     with quick.resources() as r:
         prepared, produced, _ = repair.run(r, one, utc_now)
-    assert (prepared.tally.messages, prepared.tally.corrected, produced) == (MESSAGES, {Source.USER: MESSAGES}, False)
-    assert states(quick) == [(Source.USER, "open", MESSAGES, 0, 0)]
+    assert (prepared.tally.messages, prepared.tally.corrected, produced) == (
+        MESSAGES,
+        {"user-profile": MESSAGES},
+        False,
+    )
+    assert states(quick) == [("user-profile", "open", MESSAGES, 0, 0)]
     assert quick.check().corrections == 0
     repair_all(quick, partial)
     corrected_once(quick, partial)
@@ -353,8 +357,8 @@ def test_messages_that_left_the_log_are_lost_loudly(quick: Pipeline, partial: Ba
     one = planned(quick, partial)
     assert one is not None
     delete_before(quick, [(r.partition, r.start + (MESSAGES // PARTITIONS) - left) for r in one.batch.ranges])
-    assert run(quick, one) == (left > 0, {Source.USER: PendingState.LOST})
-    assert states(quick) == [(Source.USER, "lost", MESSAGES, left * PARTITIONS, 0)]
+    assert run(quick, one) == (left > 0, {"user-profile": PendingState.LOST})
+    assert states(quick) == [("user-profile", "lost", MESSAGES, left * PARTITIONS, 0)]
     assert planned(quick, partial) is None
 
 
@@ -370,7 +374,7 @@ def test_correction_that_is_too_large_is_said_and_never_tried_again(
     monkeypatch.setenv("KAFKA_MAX_MESSAGE_BYTES", "50000")
     one = planned(quick, batch)
     assert one is not None
-    assert run(quick, one) == (True, {Source.USER: PendingState.UNREPAIRABLE})
+    assert run(quick, one) == (True, {"user-profile": PendingState.UNREPAIRABLE})
     assert sorted(len(v) for v in versions(quick, batch).values()) == [1, 2, 2]
     assert planned(quick, batch) is None
     assert run(quick, one)[0] is False
@@ -386,7 +390,7 @@ def test_correction_that_is_too_large_is_said_and_never_tried_again(
     monkeypatch.delenv("KAFKA_MAX_MESSAGE_BYTES")
     assert repair_all(quick, batch) == [True]
     corrected = [v[-1] for v in versions(quick, batch).values()]
-    assert all(Reason.USER_SERVICE_ERROR not in (value(m)["enrichment_errors"] or ()) for m in corrected)
+    assert all("user-service-error" not in (value(m)["enrichment_errors"] or ()) for m in corrected)
     report = quick.check()
     assert report.ok, report.summary()
 

@@ -15,7 +15,7 @@ from enrichment.batches.publish import utc_now
 from enrichment.conservation.committed import log_ranges, whole_log_ranges
 from enrichment.dead_letters import redrive
 from enrichment.dead_letters.markers import read_markers
-from enrichment.dead_letters.reasons import DEFAULT_REASONS
+from enrichment.dead_letters.reasons import default_reasons
 from enrichment.errors import TransactionOpen
 from enrichment.kafka import settled
 from enrichment.kafka.clients import Clients
@@ -133,7 +133,7 @@ def test_redrive_sees_letters_that_were_just_set_aside(
     one = stranger(topics.dlq_topic, 1)
     pipeline.run()
     wanted = RedriveFilter(
-        source_topic=pipeline.input_topic, reasons=DEFAULT_REASONS, max_attempts=3, max_letter_bytes=10**6
+        source_topic=pipeline.input_topic, reasons=default_reasons(), max_attempts=3, max_letter_bytes=10**6
     )
     with pipeline.resources() as r:
         with monkeypatch.context() as patch:

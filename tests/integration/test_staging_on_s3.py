@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from enrichment.batches import pipeline as stages
-from enrichment.enrichers.user.enricher import UserEnricher
+from enrichment.batches.enrich import enrich
+from enrichment.enrichers.base import OpenEnricher
+from enrichment.enrichers.user import USER
 from enrichment.errors import StagingMissing
 from enrichment.store.jobs import JobState
 from tests.fixtures.object_store import S3Server
@@ -61,16 +62,16 @@ def test_stage_that_failed_is_done_again(
     [batch] = on_s3.claim()
     drained = on_s3.drain(batch)
     before = object_store.keys(bucket)
-    look_up, asked = UserEnricher.look_up, iter(range(100))
+    look_up, asked = OpenEnricher.look_up, iter(range(100))
 
-    def fails_once(enricher: UserEnricher, *arguments: Any) -> Any:
+    def fails_once(enricher: OpenEnricher, *arguments: Any) -> Any:
         if next(asked) == 3:
             raise RuntimeError("in the middle")
         return look_up(enricher, *arguments)
 
-    monkeypatch.setattr(UserEnricher, "look_up", fails_once)
+    monkeypatch.setattr(OpenEnricher, "look_up", fails_once)
     with on_s3.resources() as r, pytest.raises(RuntimeError, match="in the middle"):
-        stages.enrich(r.staging, drained.batch, r.user_enricher())
+        enrich(r.staging, drained.batch, r.enricher(USER))
     assert object_store.keys(bucket) == before
     with pytest.raises(StagingMissing, match="codes is not staged"):
         on_s3.publish(drained)

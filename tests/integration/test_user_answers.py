@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from enrichment.messages import Reason, Source
+from enrichment.enrichers.user import USER
 from enrichment.store.breakers import PostgresBreakerStorage
 from tests.fixtures.partials import QUICK, publish_all, repair_all, states, value, versions
 from tests.fixtures.pipeline import MakePipeline, Pipeline, message
@@ -40,9 +40,9 @@ def test_gateway_that_says_404_makes_nobody_unknown(
     report = pipeline.check()
     assert report.ok, report.summary()
     assert (report.partial, report.dead) == (300, 0)
-    assert report.partial_errors[Reason.USER_SERVICE_ERROR] == 300
+    assert report.partial_errors["user-service-error"] == 300
     assert cached(pipeline, "absent") == 0
-    assert states(pipeline) == [(Source.USER, "open", 300, 0, 0)]
+    assert states(pipeline) == [("user-profile", "open", 300, 0, 0)]
     with psycopg.connect(pipeline.dsn) as connection:
         breaker = PostgresBreakerStorage(lambda: connection, f"user-profile {gateway.base_url}")
         assert breaker.counter >= 1
@@ -66,14 +66,14 @@ def test_stale_absence_is_marked_pending_and_repaired(quick: Pipeline, user_serv
     [batch] = publish_all(quick, "down")
     for [first] in versions(quick, batch).values():
         published = value(first)
-        assert Reason.USER_NOT_FOUND in published["enrichment_errors"]
-        assert published["enrichment_stale"] == [Source.USER]
-        assert Source.USER not in published["enrichment_sources"]
-    assert states(quick) == [(Source.USER, "open", 20, 0, 0)]
+        assert "user-not-found" in published["enrichment_errors"]
+        assert published["enrichment_stale"] == ["user-profile"]
+        assert "user-profile" not in published["enrichment_sources"]
+    assert states(quick) == [("user-profile", "open", 20, 0, 0)]
     user_service.end_fault()
     assert repair_all(quick, batch) == [True]
     for _, corrected in versions(quick, batch).values():
-        assert Reason.USER_NOT_FOUND in value(corrected)["enrichment_errors"]
+        assert "user-not-found" in value(corrected)["enrichment_errors"]
         assert value(corrected)["enrichment_stale"] is None
     report = quick.check()
     assert report.ok, report.summary()
@@ -96,7 +96,7 @@ def test_profiles_of_another_address_are_not_served(
     quick.produce([message(n) for n in range(20)])
     [batch] = publish_all(quick, "other")
     errors = {tuple(value(v)["enrichment_errors"]) for [v] in versions(quick, batch).values()}
-    assert all(Reason.USER_SERVICE_ERROR in each for each in errors)
+    assert all("user-service-error" in each for each in errors)
 
 
 def test_answers_are_kept_as_they_come(make_pipeline: MakePipeline, make_raw_server: MakeServer) -> None:
@@ -112,7 +112,7 @@ def test_answers_are_kept_as_they_come(make_pipeline: MakePipeline, make_raw_ser
     pipeline = make_pipeline(**QUICK, USER_SERVICE_BATCH_SIZE="5", USER_SERVICE_TIMEOUT_SEC="3")
     pipeline.user_service_url = make_raw_server(answer).base_url
     with pipeline.resources() as r:
-        lookup = r.user_enricher()._profiles
+        lookup = r.enricher(USER)._lookup
         users = [f"user-{n}" for n in range(1, 41)]
         source = lookup._source  # type: ignore[attr-defined]
         seen = []
@@ -147,7 +147,7 @@ def test_service_that_never_answers_holds_up_no_batch(
     started = time.monotonic()
     publish_all(pipeline, "endless")
     assert time.monotonic() - started < 20
-    assert states(pipeline) == [(Source.USER, "open", 200, 0, 0)]
+    assert states(pipeline) == [("user-profile", "open", 200, 0, 0)]
     with psycopg.connect(pipeline.dsn) as connection:
         breaker = PostgresBreakerStorage(lambda: connection, f"user-profile {pipeline.user_service_url}")
         assert breaker.state == "open"

@@ -20,7 +20,9 @@ from typing import Any
 import pytest
 from compose_spec import PyCompose
 
-from enrichment.settings import ROOMS, load, variable
+from enrichment.enrichers.user import UserSettings
+from enrichment.settings import load, load_room, rooms
+from enrichment.variables import variable
 from include.local import kafka
 from include.local.config import HOST, Config
 from tests.fixtures import compose
@@ -32,7 +34,7 @@ VARIABLES = compose.filled_in()
 SECRETS = set(re.findall(r"\$\{(\w+):\?", TEXT))
 COMPOSE = compose.resolve(VARIABLES)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-SETTINGS = {variable(room, name) for room in ROOMS.values() for name in room.model_fields}
+SETTINGS = {variable(room, name) for room in rooms().values() for name in room.model_fields}
 
 # Variables that neither our settings nor Airflow's options have, and who reads them.
 OTHERS = {
@@ -111,7 +113,7 @@ def test_every_variable_has_a_reader(airflow_options: set[str]) -> None:
         settings.kafka.conn_id,
         settings.pipeline.postgres_conn_id,
         settings.pipeline.airflow_api_conn_id,
-        settings.user.conn_id,
+        load_room(UserSettings).conn_id,
         settings.retention.metadata_conn_id,
     )
     known = SETTINGS | airflow_options | OTHERS.keys() | {f"AIRFLOW_CONN_{name.upper()}" for name in connections}

@@ -6,30 +6,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import msgspec
-
 from enrichment.batch import Batch
 from enrichment.batches.staged import EVENTS, Drained, Published
 from enrichment.caches.base import LookupCounts
 from enrichment.codec.json_text import NotJson, TooDeep, parse
-from enrichment.messages import KEYS, Event, Reason
-from enrichment.settings import ROOMS, Settings, variable
+from enrichment.enrichers.registry import REGISTRY
+from enrichment.messages import event_type
+from enrichment.settings import Settings
 from enrichment.store.staging import Staging
+from enrichment.variables import variable
 
-# What an error says of a message, for whoever sees it of many.
-MEANINGS = {
-    Reason.INVALID_IP: "what they have for an address is none",
-    Reason.GEO_NOT_FOUND: "the geo database has no place for their addresses",
-    Reason.GEO_LOOKUP_FAILED: "the geo database could not be read",
-    Reason.USER_NOT_FOUND: "the user service knows no such users",
-    Reason.USER_TIMEOUT: "the user service did not answer in time",
-    Reason.USER_SERVICE_ERROR: "the user service could not be asked",
-    Reason.BUSINESS_NOT_FOUND: "your tables have no such requests",
-    Reason.DATABASE_ERROR: "your tables could not be asked",
-}
 REASONS_SHOWN = 3
 FIELDS_SHOWN = 10
-_CONTRACT = frozenset(field.name for field in msgspec.structs.fields(Event))
 
 
 def alerts_of(
@@ -43,7 +31,7 @@ def alerts_of(
         keyless = {name: 1 - found.messages / events for name, found in lookups.items()}
         lacking = [name for name, most in settings.max_keyless_shares.items() if keyless.get(name, 0) > most]
         if lacking:
-            keys = ", ".join(f"`{KEYS[name]}` ({keyless[name]:.1%} go without it)" for name in lacking)
+            keys = ", ".join(f"`{REGISTRY.by_name[name].key}` ({keyless[name]:.1%} go without it)" for name in lacking)
             fields = ", ".join(f"`{field}`" for field in strange())
             yield (
                 f"hardly one of {events:,} messages has {keys}, so nothing is looked up by that. "
@@ -64,13 +52,13 @@ def alerts_of(
 
 def setting_of(name: str) -> str:
     """The variable that says how many messages may lack the key of an enrichment."""
-    return variable(ROOMS[name], "max_keyless_share")
+    return variable(REGISTRY.by_name[name].settings, "max_keyless_share")
 
 
 def said_of(errors: Mapping[str, int]) -> str:
     """The most frequent errors, how often, and what they mean: `user-not-found 12 (the user service knows ...)`."""
     most = sorted(errors.items(), key=lambda error: (-error[1], error[0]))[:REASONS_SHOWN]
-    meanings = {str(reason): f" ({meaning})" for reason, meaning in MEANINGS.items()}
+    meanings = {reason: f" ({meaning})" for reason, meaning in REGISTRY.reasons.items()}
     return ", ".join(f"{reason} {count:,}{meanings.get(reason, '')}" for reason, count in most)
 
 
@@ -83,5 +71,6 @@ def strange_fields(staging: Staging, batch: Batch) -> list[str]:
                 first = parse(chunk["value"][0].as_py())
             except (NotJson, TooDeep, UnicodeDecodeError):  # not of what is staged as an event
                 return []
-            return [str(name) for name in first if name not in _CONTRACT][:FIELDS_SHOWN]
+            contract = event_type(REGISTRY.keys).__struct_fields__
+            return [str(name) for name in first if name not in contract][:FIELDS_SHOWN]
     return []

@@ -12,13 +12,13 @@ import pyarrow as pa
 
 from enrichment.batch import Batch
 from enrichment.batches.kinds import Kind
-from enrichment.batches.staged import EVENT_SCHEMA, EVENTS, KEY_SCHEMA, KEYS, REFUSED, REFUSED_SCHEMA, Drained
+from enrichment.batches.staged import EVENT_SCHEMA, EVENTS, KEYS, REFUSED, REFUSED_SCHEMA, Drained, key_schema
 from enrichment.codec.decode import Decoded, decode, refuse_headers, set_aside
 from enrichment.codec.hot_loops import quiet_gc
 from enrichment.codec.records import Chunk, without
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.source import RangeReader
-from enrichment.messages import KEY_COLUMNS
 from enrichment.store.staging import ChunkWriter, Staging
 
 # Messages that are read and decoded, and later put together, at once: their bytes fit into a processor's cache, those
@@ -102,7 +102,7 @@ def stage(read: Chunk, decoder: Callable[[pa.Array], Decoded]) -> Staged:
     frame = read.columns
     refusals = refuse_headers(frame["headers"]) | decoded.refused
     events = pa.record_batch([*frame.columns, pa.array(decoded.fast)], schema=EVENT_SCHEMA)
-    keys = pa.record_batch([decoded.keys[name] for name in KEY_COLUMNS], schema=KEY_SCHEMA)
+    keys = pa.record_batch([decoded.keys[name] for name in REGISTRY.keys], schema=key_schema())
     rows = sorted(refusals)
     reasons = pa.array([refusals[row].reason for row in rows], pa.string())
     details = pa.array([refusals[row].detail for row in rows], pa.string())

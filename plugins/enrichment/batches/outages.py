@@ -8,16 +8,16 @@ not exist has been answered.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import msgspec
 import numpy as np
 import pandas as pd
 
 from enrichment.batch import Batch
-from enrichment.enrichers.base import STATUS, UNANSWERED, Enrichment
+from enrichment.enrichers.base import STATUS, Enrichment, OnChunk
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.errors import OutageHeld
-from enrichment.messages import Source
 from enrichment.settings import PipelineSettings
 from enrichment.store.jobs import Ledger
 
@@ -34,7 +34,7 @@ class SourceTally(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, added: Enrichment) -> SourceTally:
         """Of one chunk."""
-        failed = added.values[STATUS].isin(UNANSWERED).to_numpy(dtype=bool)
+        failed = added.values[STATUS].isin(REGISTRY.unanswered).to_numpy(dtype=bool)
         rows = np.bincount(added.codes, minlength=len(failed))
         asked = (added.fetched | failed) & (rows > 0)
         return cls(int(asked.sum()), int((failed & asked).sum()), int(rows[failed].sum()))
@@ -50,7 +50,7 @@ class SourceTally(msgspec.Struct, frozen=True):
 class OutageDetector:
     """Sees the chunks of a batch as they are enriched, and passes them on."""
 
-    def __init__(self, on_chunk: Callable[[pd.DataFrame, Enrichment], None] | None = None) -> None:
+    def __init__(self, on_chunk: OnChunk | None = None) -> None:
         self._on_chunk = on_chunk
         self.asked = SourceTally()
 
@@ -64,22 +64,22 @@ class OutageDetector:
 class Outage(msgspec.Struct, frozen=True, omit_defaults=True):
     """A source that failed for messages of a batch, which go without it: it was `down`, or failed for a few keys."""
 
-    source: Source
+    source: str
     messages: int
     down: bool = True
 
     @classmethod
-    def of(cls, source: Source, asked: SourceTally, share: float) -> Outage | None:
+    def of(cls, source: str, asked: SourceTally, share: float) -> Outage | None:
         """Nothing where it answered for every message."""
         return cls(source, asked.messages, asked.is_outage(share)) if asked.messages else None
 
 
-def without_down(required: Iterable[Source], outages: Iterable[Outage]) -> frozenset[Source]:
+def without_down(required: Iterable[str], outages: Iterable[Outage]) -> frozenset[str]:
     """The sources that a message must have: one that is down costs its columns until the repair, not the message."""
     return frozenset(required) - {outage.source for outage in outages if outage.down}
 
 
-def repairable(required: Iterable[Source], outages: Iterable[Outage]) -> list[Outage]:
+def repairable(required: Iterable[str], outages: Iterable[Outage]) -> list[Outage]:
     """What is published without its source and waits for a repair. Where a source is required and failed for a few
     keys, their messages are dead letters, which a redrive sends in again."""
     fatal = without_down(required, outages)

@@ -1,17 +1,44 @@
 """The centre on one page: the stages of a batch in order, each streaming chunk by chunk from staged files to staged
 files.
 
-claim -> drain (read, decode) -> geo and user side by side -> business -> publish (route, produce, commit) -> record. A
-stage holds one chunk in memory, whatever the batch. Every stage may run twice: it replaces what it staged, and publish
-looks first.
+claim -> drain (read, decode) -> the enrichments, each as soon as those that it reads are done -> publish (route,
+produce, commit) -> record. A stage holds one chunk in memory, whatever the batch. Every stage may run twice: it
+replaces what it staged, and publish looks first.
 """
 
 from __future__ import annotations
 
-from enrichment.batches.claim import claim, settle
-from enrichment.batches.drain import drain
-from enrichment.batches.enrich import enrich
-from enrichment.batches.publish import PUBLISH_ORDER, publish, record
-from enrichment.batches.staged import Drained, Published
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
 
-__all__ = ["PUBLISH_ORDER", "Drained", "Published", "claim", "drain", "enrich", "publish", "record", "settle"]
+from enrichment.enrichers.declare import LookupEnricher
+from enrichment.enrichers.registry import REGISTRY
+
+B = TypeVar("B")
+D = TypeVar("D")
+L = TypeVar("L")
+P = TypeVar("P")
+
+
+def run_stages(
+    batch: B,
+    drain: Callable[[B], D],
+    look_up: Callable[[D, LookupEnricher, Sequence[L]], L],
+    publish: Callable[[D, Mapping[str, L]], P],
+) -> P:
+    """Have a batch's stages run in their order; what each of them is, is the caller's: a function that does the work,
+    or an Airflow task.
+
+    `look_up` also gets the results of the enrichments that it has to wait for, `publish` those of all by their names.
+    """
+    drained = drain(batch)
+    return publish(drained, look_up_all(partial(look_up, drained)))
+
+
+def look_up_all(look_up: Callable[[LookupEnricher, Sequence[L]], L]) -> dict[str, L]:
+    """The enrichments alone, after the drain."""
+    done: dict[str, L] = {}
+    for declaration in REGISTRY.enrichers:
+        done[declaration.name] = look_up(declaration, [done[e.name] for e in REGISTRY.earlier(declaration)])
+    return done

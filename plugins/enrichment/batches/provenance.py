@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from enrichment.enrichers.base import NO_KEY, OK, STALE, STALE_REASONS, reason_of
-from enrichment.messages import OUTAGES, Provenance, Reason, Source
+from enrichment.enrichers.base import reason_of
+from enrichment.enrichers.registry import NO_KEY, OK, REGISTRY, STALE
+from enrichment.messages import Provenance
 
 _encode = msgspec.json.Encoder().encode
 
@@ -50,7 +51,7 @@ def _sum(left: Mapping[str, int], right: Mapping[str, int]) -> dict[str, int]:
 class StagedEnrichment(NamedTuple):
     """One enricher's staged work on a chunk: row numbers into `status` and `json`, and the name that it goes by."""
 
-    source: Source
+    source: str
     codes: np.ndarray[Any, np.dtype[np.int32]]
     status: pa.Array
     json: pa.Array
@@ -64,10 +65,10 @@ class Statuses:
     rows: np.ndarray[Any, np.dtype[np.int64]]
     tails: list[bytes | None]
     provenance: dict[int, Provenance]
-    fatal: dict[int, Reason]
+    fatal: dict[int, str]
 
     @classmethod
-    def of(cls, additions: Sequence[StagedEnrichment], required: frozenset[Source], now: str) -> Statuses:
+    def of(cls, additions: Sequence[StagedEnrichment], required: frozenset[str], now: str) -> Statuses:
         """Find the combinations and write each one's tail once."""
         count = len(additions[0].codes)
         codes = np.zeros(count, dtype=np.int64)
@@ -89,7 +90,7 @@ class Statuses:
                 fatal[code] = next(filter(None, failed))
         return cls(codes, rows, tails, provenance, fatal)
 
-    def fatal_rows(self, rows: slice) -> list[tuple[int, Reason]]:
+    def fatal_rows(self, rows: slice) -> list[tuple[int, str]]:
         """Which of these rows miss a required source, counted from the first of them, each with the reason."""
         if not self.fatal:
             return []
@@ -126,11 +127,11 @@ def _failed(word: str) -> bool:
     return word not in (NO_KEY, OK, STALE)
 
 
-def _fatal(source: Source, word: str) -> Reason | None:
+def _fatal(source: str, status: str) -> str | None:
     """What a dead letter says of a required source. What that said once is no reason for one: it has failed now."""
-    if word in STALE_REASONS:
-        return [reason for reason, failing in OUTAGES.items() if failing == source][-1]
-    return Reason(word) if _failed(word) else None
+    if status in REGISTRY.stale_reasons:
+        return list(REGISTRY.by_source[source].outages)[-1]
+    return status if _failed(status) else None
 
 
 def provenance_of(additions: Sequence[StagedEnrichment], words: Sequence[str], now: str) -> Provenance:
@@ -138,7 +139,7 @@ def provenance_of(additions: Sequence[StagedEnrichment], words: Sequence[str], n
     error."""
     by_source = list(zip([a.source for a in additions], words, strict=True))
     errors = tuple(dict.fromkeys(reason_of(word) for _, word in by_source if _failed(word)))
-    stale = tuple(source for source, word in by_source if word == STALE or word in STALE_REASONS)
+    stale = tuple(source for source, word in by_source if word == STALE or word in REGISTRY.stale_reasons)
     return Provenance(
         tuple(source for source, word in by_source if word in (OK, STALE)), errors or None, stale or None, now
     )

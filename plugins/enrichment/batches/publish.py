@@ -19,12 +19,13 @@ from enrichment.batches.route import Routed, Router
 from enrichment.batches.staged import EVENTS, REFUSED, Drained, Published, codes_of, values_of
 from enrichment.codec.hot_loops import quiet_gc
 from enrichment.enrichers.base import JSON, STATUS
+from enrichment.enrichers.declare import LookupEnricher
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.errors import BatchUnbalanced, OffsetsMoved
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.refusals import Refusals, publish_around
 from enrichment.kafka.retention import OldMessages, now_in_milliseconds
 from enrichment.kafka.sink import GroupPosition, LanePublisher, Transaction
-from enrichment.messages import Source
 from enrichment.settings import PipelineSettings, Settings
 from enrichment.store.histogram import Histogram
 from enrichment.store.jobs import Ledger, Outcome
@@ -32,7 +33,6 @@ from enrichment.store.staging import Staging
 
 # Message timestamps, all of a batch at once: eight bytes each, since their age is known only when all are visible.
 Milliseconds = np.ndarray[Any, np.dtype[np.int64]]
-PUBLISH_ORDER = (Source.GEO, Source.USER, Source.BUSINESS)
 
 
 def utc_now() -> datetime:
@@ -77,7 +77,7 @@ def publish(
 
 def _send(
     clients: Clients, staging: Staging, drained: Drained, publisher: LanePublisher, transaction: Transaction | None,
-    required: frozenset[Source], now: Callable[[], datetime], old: OldMessages,
+    required: frozenset[str], now: Callable[[], datetime], old: OldMessages,
 ) -> tuple[Counts, list[Milliseconds], Counter[int]]:  # fmt: skip
     """Route the batch and send it, if there is a transaction; what became of its messages, the times of those that are
     enriched, and how many are dead in each partition. `old` sees the times of all."""
@@ -104,23 +104,25 @@ def ages(times: Sequence[Milliseconds], moment: datetime) -> Histogram:
 
 
 def route(
-    staging: Staging, batch: Batch, limits: LanePublisher, required: frozenset[Source], now: Callable[[], datetime]
+    staging: Staging, batch: Batch, limits: LanePublisher, required: frozenset[str], now: Callable[[], datetime]
 ) -> Iterator[Routed]:
     """The batch's chunks as the two topics get them."""
     drain_id = staging.drain_of(batch.batch_id, REFUSED)
-    additions = {source: _additions(staging, batch, source, drain_id) for source in PUBLISH_ORDER}
+    additions = [_additions(staging, batch, declaration, drain_id) for declaration in REGISTRY.enrichers]
     events = staging.read(batch.batch_id, EVENTS, drain=drain_id)
     for refusals in staging.read(batch.batch_id, REFUSED, drain=drain_id):
         moment = now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
         router = Router(batch, moment, limits.output, limits.dead_letters, required)
-        yield from router.route(events, [next(additions[source]) for source in PUBLISH_ORDER], refusals)
+        yield from router.route(events, [next(staged) for staged in additions], refusals)
 
 
-def _additions(staging: Staging, batch: Batch, source: Source, drain_id: str) -> Iterator[StagedEnrichment]:
-    codes = staging.read(batch.batch_id, codes_of(source), drain=drain_id)
-    values = staging.read(batch.batch_id, values_of(source), [STATUS, JSON], drain_id)
+def _additions(
+    staging: Staging, batch: Batch, declaration: LookupEnricher, drain_id: str
+) -> Iterator[StagedEnrichment]:
+    codes = staging.read(batch.batch_id, codes_of(declaration), drain=drain_id)
+    values = staging.read(batch.batch_id, values_of(declaration), [STATUS, JSON], drain_id)
     for code, value in zip(codes, values, strict=True):
-        yield StagedEnrichment(source, code["code"].to_numpy(), value[STATUS], value[JSON])
+        yield StagedEnrichment(declaration.source, code["code"].to_numpy(), value[STATUS], value[JSON])
 
 
 def record(ledger: Ledger, drained: Drained, published: Published, **details: Any) -> None:

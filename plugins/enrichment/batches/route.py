@@ -23,7 +23,6 @@ from enrichment.codec.records import MESSAGE_SCHEMA, Chunk
 from enrichment.codec.splicing import Splicer
 from enrichment.dead_letters.writer import DeadLetters, milliseconds
 from enrichment.kafka.topic_limits import TopicLimits
-from enrichment.messages import Source
 
 Death = tuple[Any, str]  # reason and detail
 NOTHING = Chunk.of([], [], [], [], [], [])
@@ -47,7 +46,7 @@ class Router:
     now: str  # processing time, RFC 3339 with milliseconds
     output: TopicLimits
     dead_letters: TopicLimits
-    required: frozenset[Source] = field(default_factory=frozenset)
+    required: frozenset[str] = field(default_factory=frozenset)
 
     def route(
         self, events: Iterator[pa.RecordBatch], additions: Sequence[StagedEnrichment], refused: pa.RecordBatch
@@ -109,7 +108,7 @@ def slow_path(value: bytes, fragments: Sequence[bytes], tail: bytes | None) -> b
     """Parse, update, encode. Values stay the bytes they were; a key of the output that the input holds is replaced, one
     that stands twice in the input keeps its last value."""
     message = _decode_plain(value)
-    message.update(_decode_plain(b"{" + b",".join([*fragments, tail or b""])))
+    message.update(_decode_plain(b"{" + b",".join(filter(None, [*fragments, tail]))))
     return _encode(message)
 
 

@@ -10,16 +10,14 @@ import pyarrow as pa
 from enrichment.batch import Batch
 from enrichment.batches.provenance import Counts
 from enrichment.codec.records import MESSAGE_FIELDS
-from enrichment.codec.struct_columns import arrow_types
-from enrichment.messages import KEY_COLUMNS, Context, Place, Profile, Risk, Source
+from enrichment.enrichers.declare import LookupEnricher
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.store.histogram import Histogram
 
 EVENTS, KEYS, REFUSED = "events", "keys", "refused"
 EVENT_SCHEMA = pa.schema([*MESSAGE_FIELDS, ("fast", pa.bool_())])
 REFUSED_SCHEMA = pa.schema([*MESSAGE_FIELDS, ("reason", pa.string()), ("detail", pa.string())])
-KEY_SCHEMA = pa.schema([(name, pa.string()) for name in KEY_COLUMNS])
 CODE_SCHEMA = pa.schema([("code", pa.int32())])
-VALUE_FIELDS = {name: kind for words in (Place, Profile, Context, Risk) for name, kind in arrow_types(words).items()}
 
 
 class Drained(msgspec.Struct, frozen=True):
@@ -50,11 +48,16 @@ class Published(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
-def codes_of(source: Source) -> str:
-    """The file of the codes that a source's enricher staged."""
-    return f"{source}.codes"
+def key_schema() -> pa.Schema:
+    """The columns of the file of keys."""
+    return pa.schema([(name, pa.string()) for name in REGISTRY.keys])
 
 
-def values_of(source: Source) -> str:
+def codes_of(declaration: LookupEnricher) -> str:
+    """The file of the codes that an enricher staged."""
+    return f"{declaration.source}.codes"
+
+
+def values_of(declaration: LookupEnricher) -> str:
     """The file of its values."""
-    return f"{source}.values"
+    return f"{declaration.source}.values"

@@ -26,10 +26,10 @@ class Tier(StrEnum):
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """One answer. `value` is a struct of `enrichment.messages` when found, else None; `reason` names why not.
+    """One answer. `value` is a struct of an enrichment's columns when found, else None; `reason` names why not.
 
     `expires_at` is in seconds since the epoch: after it the entry may be served only while the source is down, and is
-    `stale` then. `version` is the source's (for geo the database build); an entry of another version is a miss.
+    `stale` then. `version` is the source's (such as the build of a database); an entry of another version is a miss.
     """
 
     state: State

@@ -19,16 +19,11 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 
 from enrichment.batch import LIVE
 from enrichment.conservation.origins import Header, Origin, Parts, headers_of
-from enrichment.messages import (
-    ORIGIN_HEADERS,
-    OUTPUT_COLUMNS,
-    DeadLetter,
-    Reason,
-)
+from enrichment.enrichers.registry import REGISTRY
+from enrichment.messages import ORIGIN_HEADERS, DeadLetter, Reason
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_words = lru_cache(maxsize=10_000)(msgspec.json.Decoder(tuple[str, ...] | None).decode)
-_ADDED = frozenset(OUTPUT_COLUMNS)
 _WITH_SPACE = b"{["  # only objects and arrays can have white space between their tokens
 _UNREADABLE = (msgspec.MsgspecError, RecursionError, ValueError)  # ValueError: also what is not UTF-8 or base64
 
@@ -114,8 +109,8 @@ def of_analytics(message: Message, parts: Parts) -> Output:
     try:
         value.decode()  # raw fields are not checked for it
         fields = _decode_fields(value)
-        if not fields.keys() >= _ADDED:
-            raise Broken(f"without {', '.join(name for name in OUTPUT_COLUMNS if name not in fields)}")
+        if not fields.keys() >= REGISTRY.added:
+            raise Broken(f"without {', '.join(name for name in REGISTRY.output_columns if name not in fields)}")
         sources = _decode_words(bytes(fields["enrichment_sources"]))
         errors = _decode_words(bytes(fields["enrichment_errors"]))
         content = _enriched(fields)
@@ -134,12 +129,17 @@ def said_timestamp(message: Message) -> int:
     return message.timestamp()[1] if said is None else said
 
 
+def _known(reason: str) -> str:
+    """A reason that a dead letter may have. Raises `ValueError` for any other."""
+    return reason if reason in REGISTRY.reasons else Reason(reason)
+
+
 def of_letter(message: Message, origin: Origin, parts: Parts) -> Output:
     """The fingerprint of a dead letter, whose headers have these parts. Raises `Broken`, also when it contradicts its
     own origin, key or timestamp."""
     try:
         letter = msgspec.convert(_parse(message.value() or b""), DeadLetter)
-        reason = Reason(letter.error_reason)
+        reason = _known(letter.error_reason)
         key = _decode(letter.source_key, letter.source_key_encoding)
         form, size, content = _original(letter)
         set_aside_at = round(datetime.fromisoformat(letter.sent_to_dlq_at).timestamp() * 1000)
@@ -177,7 +177,7 @@ def _timestamp(output: Message) -> int:
 
 def _enriched(fields: dict[str, msgspec.Raw]) -> int:
     """The fields that are not the output's own, each with its JSON text but for white space."""
-    texts = {name: bytes(fields[name]) for name in fields.keys() - _ADDED}
+    texts = {name: bytes(fields[name]) for name in fields.keys() - REGISTRY.added}
     for name, text in texts.items():
         if text[0] in _WITH_SPACE:
             texts[name] = msgspec.json.format(text, indent=-1)

@@ -20,7 +20,7 @@ from enrichment.batch import LIVE, REDRIVE, RedriveFilter
 from enrichment.codec.headers import marked_own
 from enrichment.codec.json_text import NotJson, TooDeep, lone_surrogate, parse, without_lone_surrogates
 from enrichment.codec.records import NO_TIMESTAMP, Chunk, Header, message_size, pack_headers, unpack_headers
-from enrichment.dead_letters.reasons import REDRIVE_RULES, UNKNOWN
+from enrichment.dead_letters.reasons import rule_of
 from enrichment.messages import ORIGIN_HEADERS, REDRIVE_HEADERS, DeadLetter
 
 Position = tuple[int, int]  # partition and offset of a letter
@@ -112,7 +112,7 @@ def _judge(letter: RawLetter, written: bytes, size: int, wanted: RedriveFilter) 
     if not _is_asked_for(letter, written, wanted):
         return Verdict.FILTERED, "not asked for"
     for stays, why in (
-        (letter.error_reason not in wanted.reasons, REDRIVE_RULES.get(letter.error_reason, UNKNOWN).why),
+        (letter.error_reason not in wanted.reasons, rule_of(letter.error_reason).why),
         (letter.purpose not in (LIVE.kind, REDRIVE), f"set aside by a {letter.purpose}: run that again"),
         (letter.original_truncated, "it holds only the beginning of the message"),
         (_is_without(letter), "key or headers of the message were too large to be kept"),
@@ -122,7 +122,7 @@ def _judge(letter: RawLetter, written: bytes, size: int, wanted: RedriveFilter) 
             return Verdict.LEFT, why
     if letter.attempts >= wanted.max_attempts:
         return Verdict.PARKED, f"tried {letter.attempts} times, {wanted.max_attempts} at most"
-    return Verdict.REDRIVE, REDRIVE_RULES.get(letter.error_reason, UNKNOWN).why
+    return Verdict.REDRIVE, rule_of(letter.error_reason).why
 
 
 def _is_without(letter: RawLetter) -> bool:

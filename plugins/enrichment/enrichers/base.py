@@ -1,4 +1,4 @@
-"""What an enricher is, and the one way in which answers about distinct keys become columns of a chunk.
+"""What an enricher does: the one way in which answers about distinct keys become columns of a chunk.
 
 An enricher works on the distinct keys of a chunk and says for each row which of its answers is meant (`Enrichment`).
 The JSON of an answer is written once per distinct key, so that publishing only has to put bytes side by side.
@@ -6,7 +6,7 @@ The JSON of an answer is written once per distinct key, so that publishing only 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,17 +18,11 @@ from pandas.arrays import ArrowExtensionArray
 
 from enrichment.caches.base import KeyLookup, LookupCounts, State, Tier
 from enrichment.caches.entries import IS_STALE, REASON, STATE, TIER, Answers
-from enrichment.codec.struct_columns import Words, fragments
-from enrichment.messages import OUTAGES, Reason
+from enrichment.codec.struct_columns import Words, arrow_types, fragments
+from enrichment.enrichers.declare import LookupEnricher
+from enrichment.enrichers.registry import NO_KEY, OK, REGISTRY, STALE
 
 JSON, STATUS = "json", "status"
-# Words of the status column beside those of `Reason`: the key was absent, answered, or answered past its expiry.
-NO_KEY, OK, STALE = "", "ok", "stale"
-# A reason that was served past its expiry: the source said so once, and could not be asked again.
-STALE_REASONS = {f"{STALE} {reason}": reason for reason in Reason}
-# With these a message goes without an answer of now, and another try may do better. That a key did not exist when it
-# was last asked about is not one: users sign up.
-UNANSWERED = frozenset({*OUTAGES, *STALE_REASONS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,33 +45,54 @@ class Enrichment:
         return self.values[column].take(self.codes).reset_index(drop=True)
 
 
-class Enricher(Protocol):
-    """Adds the columns in `writes`, reads only those in `reads`, keeps every row and the order, leaves its input
-    untouched."""
+OnChunk = Callable[[pd.DataFrame, Enrichment], None]
 
-    name: str
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
+
+class Derivation(Protocol):
+    """Works out an enricher's computed columns."""
+
+    def derive(self, answered: Enrichment, earlier: Mapping[str, Enrichment]) -> Enrichment:
+        """The answers of a chunk with the computed columns behind theirs; `earlier` has the enrichments that were
+        declared as read, by their names."""
+        ...
+
+
+class OpenEnricher:
+    """A declared enrichment with its lookup at hand. Keeps every row and the order, leaves its input untouched.
+
+    `on_chunk` sees the keys of each chunk that is enriched for the first time, and what was added to it.
+    """
+
+    def __init__(
+        self,
+        declaration: LookupEnricher,
+        lookup: KeyLookup,
+        derivation: Derivation | None = None,
+        on_chunk: OnChunk | None = None,
+        build: str = "",
+    ) -> None:
+        self.declaration = declaration
+        self.on_chunk = on_chunk
+        self.build = build
+        self._lookup = lookup
+        self._derivation = derivation
 
     def look_up(self, events: pd.DataFrame) -> Answers:
         """Ask for the distinct keys of a chunk; `events` has its keys as categoricals. The pipeline does so one chunk
         ahead, in a thread."""
-        ...
+        distinct = events[self.declaration.key].cat.categories.tolist()
+        return Answers.of(distinct, self._lookup.answer_many(distinct) if distinct else [])
 
-    def enrich(self, events: pd.DataFrame, answers: Answers, added: Mapping[str, Enrichment]) -> Enrichment:
-        """What follows from the answers; `added` is what earlier enrichers added to the chunk, by their names."""
-        ...
-
-
-def look_up_and_enrich(enricher: Enricher, events: pd.DataFrame, added: Mapping[str, Enrichment]) -> Enrichment:
-    """Both steps for one chunk."""
-    return enricher.enrich(events, enricher.look_up(events), added)
+    def enrich(self, events: pd.DataFrame, answers: Answers, earlier: Mapping[str, Enrichment]) -> Enrichment:
+        """What follows from the answers; `earlier` is what the enrichments that it reads added to the chunk, by their
+        names."""
+        answered = join(events[self.declaration.key], answers, self.declaration.columns)
+        return answered if self._derivation is None else self._derivation.derive(answered, earlier)
 
 
-def ask(lookup: KeyLookup, keys: pd.Series[Any]) -> Answers:
-    """Answers for the distinct keys of a categorical column."""
-    distinct = keys.cat.categories.tolist()
-    return Answers.of(distinct, lookup.answer_many(distinct) if distinct else [])
+def value_types(declaration: LookupEnricher) -> dict[str, pa.DataType]:
+    """The Arrow types of an enrichment's output columns, in order."""
+    return {name: kind for struct in declaration.structs for name, kind in arrow_types(struct).items()}
 
 
 def join(keys: pd.Series[Any], answers: Answers, words: Words) -> Enrichment:
@@ -103,12 +118,12 @@ def _after(first: str | None, column: pa.Array) -> pa.Array:
 
 def reason_of(status: str) -> str:
     """A status without the word that it is stale, if it is the reason of one that is."""
-    return STALE_REASONS.get(status, status)
+    return REGISTRY.stale_reasons.get(status, status)
 
 
 def reasons_of(statuses: pd.Series[Any]) -> pd.Series[Any]:
     """The same for a column, in which it is rare."""
-    return statuses.map(reason_of) if statuses.isin(STALE_REASONS).any() else statuses
+    return statuses.map(reason_of) if statuses.isin(REGISTRY.stale_reasons).any() else statuses
 
 
 def frame_of(columns: Mapping[str, pa.Array]) -> pd.DataFrame:

@@ -5,14 +5,21 @@ Public: use it for the tests of your own enricher.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 import pandas as pd
+import psycopg
+from pybreaker import STATE_CLOSED, CircuitBreakerStorage, CircuitMemoryStorage
 
-from enrichment.caches.base import Answer, Entry, State, Tier
-from enrichment.messages import KEY_COLUMNS
+from enrichment.caches.base import Answer, Entry, KeyLookup, State, Tier
+from enrichment.enrichers.base import Enrichment, OpenEnricher
+from enrichment.enrichers.declare import LookupEnricher
+from enrichment.enrichers.registry import REGISTRY
+from enrichment.enrichers.wiring import open_source
+from enrichment.sources.connections import HttpEndpoint
 
 
 class FixedLookup:
@@ -43,8 +50,70 @@ class FixedLookup:
 def make_events(**keys: Sequence[str | None]) -> pd.DataFrame:
     """The keys of a chunk, as categoricals: `make_events(source_ip=["8.8.8.8", None])`. Others are all null."""
     rows = max((len(values) for values in keys.values()), default=0)
-    table: dict[str, Any] = dict.fromkeys(KEY_COLUMNS, [None] * rows) | keys
-    return pd.DataFrame({name: pd.Series(table[name], dtype="str").astype("category") for name in KEY_COLUMNS})
+    table: dict[str, Any] = dict.fromkeys(REGISTRY.keys, [None] * rows) | keys
+    return pd.DataFrame({name: pd.Series(table[name], dtype="str").astype("category") for name in table})
+
+
+def look_up_and_enrich(enricher: OpenEnricher, events: pd.DataFrame, earlier: Mapping[str, Enrichment]) -> Enrichment:
+    """Both steps of an enricher for one chunk."""
+    return enricher.enrich(events, enricher.look_up(events), earlier)
+
+
+class UnconnectedSite:
+    """A `Site` without servers: what is opened on it works out columns, and can ask nobody."""
+
+    cache_pause_sec = 0.0
+
+    def __init__(self) -> None:
+        self._closing: list[Callable[[], None]] = []
+
+    def http_endpoint(self, conn_id: str, setting: str) -> HttpEndpoint:
+        """See `Site`."""
+        return HttpEndpoint(f"http://{conn_id}.invalid/{setting}")
+
+    def query_connection(self, timeout_sec: float) -> psycopg.Connection[Any]:
+        """See `Site`."""
+        raise psycopg.OperationalError(f"there is no server, within {timeout_sec} s or later")
+
+    def cache_connection(self) -> psycopg.Connection[Any]:
+        """See `Site`."""
+        raise psycopg.OperationalError("there is no server")
+
+    def circuit_breaker(self, name: str) -> CircuitBreakerStorage:  # noqa: ARG002 - the protocol's
+        """See `Site`."""
+        return CircuitMemoryStorage(STATE_CLOSED)
+
+    def at_end(self, close: Callable[[], None]) -> None:
+        """See `Site`."""
+        self._closing.append(close)
+
+    def close(self) -> None:
+        """Close what was opened on it, the last one first."""
+        while self._closing:
+            self._closing.pop()()
+
+
+def open_over(declaration: LookupEnricher, lookup: KeyLookup) -> OpenEnricher:
+    """An enrichment as declared, with its default settings, but that `lookup` answers instead of caches and source."""
+    site = UnconnectedSite()
+    try:
+        opened = open_source(declaration, site, declaration.settings())
+    finally:
+        site.close()
+    return OpenEnricher(declaration, lookup, opened.derivation)
+
+
+@contextmanager
+def declared(*enrichers: LookupEnricher) -> Iterator[None]:
+    """These enrichments are the declared ones within the block, in this process. Raises `ValueError` as `Registry`."""
+    before = dict(vars(REGISTRY))
+    vars(REGISTRY).clear()
+    try:
+        REGISTRY.__init__(enrichers)  # type: ignore[misc]  # anew: whoever asks it keeps nothing
+        yield
+    finally:
+        vars(REGISTRY).clear()
+        vars(REGISTRY).update(before)
 
 
 class FixedClock:

@@ -130,7 +130,7 @@ def main() -> int:
         named = {"input_topic": chosen.topic, "consumer_group": chosen.group}
         kafka = settings.kafka.model_copy(update={name: value for name, value in named.items() if value})
         clients = Clients(brokers(chosen, kafka), kafka)
-        connections = Connections(partial(database, chosen, settings), settings.postgres, settings.business)
+        connections = Connections(partial(database, chosen, settings), settings.postgres)
         with closing(connections):
             chosen.run(clients, Ledger(connections.ledger), chosen)
     except KafkaException as failed:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, AssetAlias, ExceptionRetryPolicy, Param, RetryAction, RetryDecision, RetryRule
 
-from enrichment.settings import KafkaSettings, variable
+from enrichment.settings import KafkaSettings
+from enrichment.variables import variable
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -132,7 +133,7 @@ def resources() -> Iterator[Resources]:
     from enrichment.orchestration.staging import staging_root
     from enrichment.resources import Resources
     from enrichment.settings import load
-    from enrichment.sources.airflow_connections import database_parameters, kafka_config, user_service
+    from enrichment.sources.airflow_connections import database_parameters, http_service, kafka_config
 
     settings = load()
     with (
@@ -141,7 +142,7 @@ def resources() -> Iterator[Resources]:
             settings,
             kafka_config=lambda: kafka_config(settings.kafka),
             postgres_parameters=lambda: database_parameters(settings.pipeline),
-            user_service=lambda: user_service(settings.user),
+            http_endpoint=http_service,
             staging_root=lambda: staging_root(settings.pipeline.staging_url),
         ) as opened,
     ):

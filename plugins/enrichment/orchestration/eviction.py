@@ -9,12 +9,12 @@ from typing import Any
 
 from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task
 
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.log_lines import log_pairs
 from enrichment.orchestration.common import Manifest, resources, run_params
 
 log = logging.getLogger(__name__)
 
-CACHES = ("geo", "user", "business")
 # Less than CACHE_REFRESH_AHEAD_MINUTES: a key in use is seen before it expires.
 EVERY_QUARTER = CronTriggerTimetable("*/15 * * * *", timezone="UTC")
 
@@ -40,9 +40,11 @@ def evict(cache: str) -> dict[str, Any]:
     analyse the table."""
     from msgspec import to_builtins
 
+    from enrichment.housekeeping.caches import evict_cache
+
     dry_run = is_dry()
     with resources() as r:
-        evicted: dict[str, Any] = to_builtins(r.evict(cache, dry_run=dry_run))
+        evicted: dict[str, Any] = to_builtins(evict_cache(r, REGISTRY.by_name[cache], dry_run=dry_run))
     log_pairs(log, "cache.evicted", evicted)
     return evicted
 
@@ -53,9 +55,11 @@ def renew(cache: str) -> dict[str, Any]:
     costs only that."""
     from msgspec import to_builtins
 
+    from enrichment.housekeeping.caches import renew_cache
+
     dry_run = is_dry()
     with resources() as r:
-        renewed: dict[str, Any] = to_builtins(r.renew(cache, dry_run=dry_run))
+        renewed: dict[str, Any] = to_builtins(renew_cache(r, REGISTRY.by_name[cache], dry_run=dry_run))
     log_pairs(log, "cache.renewed", {"cache": cache, **renewed})
     return renewed
 

@@ -46,13 +46,14 @@ def refresh(*, outlet_events: Any = None) -> dict[str, Any]:
     """Install what the source has, if it is good and newer; skipped when there is nothing to install."""
     from msgspec import to_builtins
 
+    from enrichment.enrichers.geo import GeoSettings
     from enrichment.enrichers.geo.refresh.install import RefreshOutcome
     from enrichment.enrichers.geo.refresh.install import refresh as run
     from enrichment.enrichers.geo.refresh.sources import named
-    from enrichment.settings import load
+    from enrichment.settings import load_room
 
-    context, settings = get_current_context(), load()
-    geo, params = settings.geo, run_params(context["params"], REFRESH_PARAMS)
+    context = get_current_context()
+    geo, params = load_room(GeoSettings), run_params(context["params"], REFRESH_PARAMS)
     name = params["source"] or geo.update_source
     if not name:
         raise AirflowSkipException("no source: set GEO_IP_UPDATE_SOURCE, or name one in the form")
@@ -75,10 +76,11 @@ def report_age() -> dict[str, Any]:
     """How old the database in use is, after a failed refresh too; the log warns when it is too old."""
     from msgspec import to_builtins
 
+    from enrichment.enrichers.geo import GeoSettings
     from enrichment.enrichers.geo.refresh.install import age
-    from enrichment.settings import load
+    from enrichment.settings import load_room
 
-    told: dict[str, Any] = to_builtins(age(load().geo, time.time()))
+    told: dict[str, Any] = to_builtins(age(load_room(GeoSettings), time.time()))
     return told
 
 

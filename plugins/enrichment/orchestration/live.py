@@ -45,12 +45,12 @@ def claim() -> list[dict[str, Any]]:
     A run that is cleared gets the ranges back that it had. Without a backlog there are no batches, and the rest is
     skipped.
     """
-    from enrichment.batches import pipeline
+    from enrichment.batches.claim import claim as claim_batches
 
     context = get_current_context()
     params = run_params(context["params"], LIVE_PARAMS)
     with resources() as r:
-        batches = pipeline.claim(
+        batches = claim_batches(
             r.clients, r.ledger, r.settings, dag_id=context["dag"].dag_id, run_id=context["run_id"], **params
         )
         note_warnings(r, [batch.batch_id for batch in batches])

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Param, get_current_context, task
 
-from enrichment.dead_letters.reasons import DEFAULT_REASONS
+from enrichment.dead_letters.reasons import all_reasons, default_reasons
 from enrichment.log_lines import log_pairs
-from enrichment.messages import Reason
 from enrichment.orchestration.common import DEAD_LETTERS, resources, run_params
 
 if TYPE_CHECKING:
@@ -35,11 +34,11 @@ REDRIVE_PARAMS = {
         "the tick away to send them in again.",
     ),
     "reasons": Param(
-        list(DEFAULT_REASONS),
+        list(default_reasons()),
         type="array",
-        items={"type": "string", "enum": [str(reason) for reason in Reason]},
+        items={"type": "string", "enum": list(all_reasons())},
         minItems=1,
-        examples=[str(reason) for reason in Reason],
+        examples=list(all_reasons()),
         title="Reasons",
         description_md="Letters with these reasons are sent in again. The causes of those preset may have gone away by "
         "now; the others need a change of code or settings first.",

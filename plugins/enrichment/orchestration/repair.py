@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task, task_group
 
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.orchestration.common import PUBLISHED, Manifest, resources, run_params, tell_published
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ REPAIR_PARAMS = {
     "source": Param(
         None,
         type=["null", "string"],
-        enum=[None, "geo-ip", "user-profile", "business-context"],
+        enum=[None, *REGISTRY.by_source],
         title="Source",
         description_md="Only what is missing of this source. `null`: of all.",
     ),

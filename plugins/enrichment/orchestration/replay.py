@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator, Param, get_current_context, task, task_group
 from airflow.sdk.exceptions import AirflowTimetableInvalid
 
+from enrichment.dead_letters.reasons import all_reasons
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.errors import SettingsError
-from enrichment.messages import Reason, Source
 from enrichment.orchestration.batches import BATCH_LABEL, batch_of, enrich_batch
 from enrichment.orchestration.common import DEFAULT_ARGS, ENRICHED, Manifest, resources, run_params
 from enrichment.orchestration.timetable import ReplayTimetable
@@ -78,8 +79,8 @@ REPLAY_PARAMS = {
     "errors": _words(
         "Stored errors",
         "Only messages whose published `enrichment_errors` name one of these: reasons, or sources for all of theirs "
-        "(`geo-ip`, `user-profile`, `business-context`). Empty: all messages.",
-        enum=[*map(str, Source), *map(str, Reason)],
+        f"({', '.join(f'`{source}`' for source in REGISTRY.by_source)}). Empty: all messages.",
+        enum=[*REGISTRY.by_source, *all_reasons()],
     ),
     "max_messages": Param(
         None,

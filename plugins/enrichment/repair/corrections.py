@@ -1,10 +1,10 @@
 """Published partial messages in, their corrections out: the same message, with what its source could not answer then.
 
-Only the missing stages are run again: the keys of messages that name an outage of a source are looked up, in bulk, as
-in any batch; all other columns are taken from the message. The risk is computed anew wherever there is a context, with
-the rules of now, since it reads place and profile. A permanent answer (`user-not-found`) is a correction too: the
-message says then what is so, not what was in the way. A message for which the source fails again has no correction,
-and neither has one that its topic would not take.
+A correction is the ordinary enrich step. For messages that name an outage of a source its answers come from the source,
+asked in bulk as in any batch; for all others, and of all other enrichments, they are what the message says. What is
+computed (the risk) is computed anew, with the rules of now, since it reads what was added before. A permanent answer
+(`user-not-found`) is a correction too: the message then carries the real answer instead of the outage. A message for
+which the source fails again has no correction, and neither has one that its topic would not take.
 """
 
 from __future__ import annotations
@@ -12,105 +12,98 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Self
 
 import msgspec
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from enrichment.batches.provenance import StagedEnrichment, Statuses
 from enrichment.batches.route import slow_path
-from enrichment.caches.base import LookupCounts
+from enrichment.caches.base import Answer, Entry, State, Tier
+from enrichment.caches.entries import Answers
 from enrichment.codec.decode import key_text
 from enrichment.codec.headers import marked_own
 from enrichment.codec.records import Chunk, Header, pack_headers, unpack_headers
-from enrichment.codec.struct_columns import Words, columns_of, fragments
 from enrichment.dead_letters.writer import milliseconds
-from enrichment.enrichers.base import (
-    JSON,
-    NO_KEY,
-    OK,
-    STALE,
-    STALE_REASONS,
-    STATUS,
-    UNANSWERED,
-    Enrichment,
-    frame_of,
-)
+from enrichment.enrichers.base import JSON, STATUS, Enrichment, OpenEnricher
+from enrichment.enrichers.declare import LookupEnricher
+from enrichment.enrichers.registry import REGISTRY, STALE
 from enrichment.kafka.topic_limits import TopicLimits
-from enrichment.messages import (
-    HEADER_REVISION,
-    KEY_COLUMNS,
-    KEYS,
-    ORIGIN_HEADERS,
-    OUTAGES,
-    Context,
-    Place,
-    Profile,
-    Reason,
-    Refusal,
-    Source,
-)
+from enrichment.messages import HEADER_REVISION, ORIGIN_HEADERS, Provenance, Reason, Refusal
 
 log = logging.getLogger(__name__)
 
-KEY_OF = {Source.GEO: KEYS["geo"], Source.USER: KEYS["user"], Source.BUSINESS: KEYS["business"]}
-WORDS: dict[Source, Words] = {Source.GEO: Place, Source.USER: Profile, Source.BUSINESS: Context}
-# Whose answer a reason is. `processing-failed` may be anybody's.
-SOURCE_OF = {
-    **OUTAGES,
-    Reason.INVALID_IP: Source.GEO,
-    Reason.GEO_NOT_FOUND: Source.GEO,
-    Reason.USER_NOT_FOUND: Source.USER,
-    Reason.BUSINESS_NOT_FOUND: Source.BUSINESS,
-}
 
+class Said(msgspec.Struct, gc=False):
+    """What a published message says of who answered."""
 
-NULL = msgspec.Raw(b"null")
-
-
-class PublishedMessage(msgspec.Struct, gc=False):
-    """What a published message says of its keys and of who answered."""
-
-    source_ip: msgspec.Raw = NULL
-    user_id: msgspec.Raw = NULL
-    request_id: msgspec.Raw = NULL
     enrichment_sources: tuple[str, ...] = ()
     enrichment_errors: tuple[str, ...] | None = None
     enrichment_stale: tuple[str, ...] | None = None
 
-    def key(self, source: Source) -> str | None:
-        """What the source is asked for."""
-        return key_text(getattr(self, KEY_OF[source])) or None
-
     @property
-    def missing(self) -> frozenset[Source]:
+    def missing(self) -> frozenset[str]:
         """The sources that were down for it, those included that are only known to have had no answer once."""
-        failed = frozenset(OUTAGES[Reason(e)] for e in self.enrichment_errors or () if e in OUTAGES)
+        failed = frozenset(REGISTRY.outages[e] for e in self.enrichment_errors or () if e in REGISTRY.outages)
         stale = self.enrichment_stale or ()
-        return failed.union(s for s in Source if s in stale and s not in self.enrichment_sources)
+        return failed.union(s for s in REGISTRY.by_source if s in stale and s not in self.enrichment_sources)
 
-    def status(self, source: Source) -> str:
-        """What the enricher of a source said of it."""
-        is_stale = source in (self.enrichment_stale or ())
-        if source in self.enrichment_sources:
-            return STALE if is_stale else OK
-        if self.key(source) is None:
-            return NO_KEY
-        errors = self.enrichment_errors or ()
-        own = [error for error in errors if SOURCE_OF.get(error, source) == source]  # type: ignore[call-overload]
+    def tail(self, corrected: Provenance) -> bytes:
+        """The tail of its correction, which also keeps what enrichments have said that are declared no longer."""
+        known = REGISTRY.by_source
+        reasons = {*map(str, Reason), *REGISTRY.reasons}
+        errors = tuple(error for error in self.enrichment_errors or () if error not in reasons)
+        stale = tuple(source for source in self.enrichment_stale or () if source not in known)
+        whole = Provenance(
+            corrected.enrichment_sources + tuple(s for s in self.enrichment_sources if s not in known),
+            (*(corrected.enrichment_errors or ()), *errors) or None,
+            (*(corrected.enrichment_stale or ()), *stale) or None,
+            corrected.enriched_at,
+        )
+        return _encode(whole)[1:]
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_said = msgspec.json.Decoder(Said).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class PublishedMessage:
+    """A published message, as far as a correction must know it. Raises `msgspec.MsgspecError` where it is none."""
+
+    def __init__(self, value: bytes | None) -> None:
+        self._value = value or b""
+        self.said = _decode_said(self._value)
+
+    @cached_property
+    def _fields(self) -> dict[str, msgspec.Raw]:
+        return _decode_fields(self._value)
+
+    def key(self, declaration: LookupEnricher) -> str | None:
+        """What the source is asked for."""
+        raw = self._fields.get(declaration.key)
+        return None if raw is None else key_text(raw) or None
+
+    def answer(self, declaration: LookupEnricher) -> Entry | None:
+        """What it says that the source answered, None where it was not asked."""
+        source, said = declaration.source, self.said
+        is_stale = source in (said.enrichment_stale or ())
+        if source in said.enrichment_sources:
+            value = msgspec.json.decode(self._value, type=declaration.columns)
+            return Entry(State.FOUND, value=value, stale=is_stale)
+        if self.key(declaration) is None:
+            return None
+        # `processing-failed` and its like may be any source's.
+        own = [error for error in said.enrichment_errors or () if _may_be_of(error, source)]
         if not own:
-            return NO_KEY
-        return stale if is_stale and (stale := f"{STALE} {own[0]}") in STALE_REASONS else own[0]
+            return None
+        return Entry(State.FAILED, reason=own[0], stale=is_stale and f"{STALE} {own[0]}" in REGISTRY.stale_reasons)
 
 
-_decode = msgspec.json.Decoder(PublishedMessage).decode
-_decode_columns = {source: msgspec.json.Decoder(words).decode for source, words in WORDS.items()}
-
-
-# Looks a chunk's keys up; scores contexts by contexts, places and profiles.
-LookUp = Callable[[pd.DataFrame], Enrichment]
-Score = Callable[[Enrichment, Enrichment, Enrichment], Enrichment]
+def _may_be_of(error: str, source: str) -> bool:
+    return REGISTRY.source_of.get(error) == source or error in set(Reason)
 
 
 class Tally(msgspec.Struct, frozen=True):
@@ -118,11 +111,11 @@ class Tally(msgspec.Struct, frozen=True):
     whose correction is too large to be published, and those whose correction is refused otherwise, for `why`.
     `messages` is how many corrections there are."""
 
-    corrected: dict[Source, int] = {}
-    failed: dict[Source, int] = {}
-    too_large: dict[Source, int] = {}
+    corrected: dict[str, int] = {}
+    failed: dict[str, int] = {}
+    too_large: dict[str, int] = {}
     messages: int = 0
-    refused: dict[Source, int] = {}
+    refused: dict[str, int] = {}
     why: str = ""
 
     @property
@@ -141,51 +134,69 @@ class Tally(msgspec.Struct, frozen=True):
         )
 
 
-def _sum(left: Mapping[Source, int], right: Mapping[Source, int]) -> dict[Source, int]:
+def _sum(left: Mapping[str, int], right: Mapping[str, int]) -> dict[str, int]:
     return {source: left.get(source, 0) + right.get(source, 0) for source in sorted({*left, *right})}
 
 
-def missing_of(value: bytes | None) -> frozenset[Source]:
+def missing_of(value: bytes | None) -> frozenset[str]:
     """The sources that were down for a published message; none for what is no such message."""
     try:
-        return _decode(value or b"").missing
+        return _decode_said(value or b"").missing
     except msgspec.MsgspecError:
         return frozenset()
 
 
-class Corrector:
-    """Corrects chunks of published messages, for those sources that it can look up."""
+class _NotAsked:
+    """The lookup of an enrichment whose answers are all in the messages."""
 
-    def __init__(self, lookups: Mapping[Source, LookUp], score: Score) -> None:
-        self._lookups = lookups
-        self._score = score
+    def answer_many(self, keys: Sequence[str]) -> Sequence[Answer]:
+        raise AssertionError(f"{len(keys)} keys were to be looked up, but none is missing")
+
+
+class Corrector:
+    """Corrects chunks of published messages, for those `sources` that it asks again. `enrichers` has all that are
+    declared, by their names."""
+
+    def __init__(self, enrichers: Mapping[str, OpenEnricher], sources: frozenset[str]) -> None:
+        self._enrichers = enrichers
+        self._sources = sources
+
+    @classmethod
+    def open(cls, open_enricher: Callable[[LookupEnricher], OpenEnricher], sources: frozenset[str]) -> Self:
+        """Open the enrichments that are asked again, and those that compute columns."""
+        return cls(
+            {
+                e.name: open_enricher(e) if e.source in sources or e.computed else OpenEnricher(e, _NotAsked())
+                for e in REGISTRY.enrichers
+            },
+            sources,
+        )
 
     def correct(self, chunk: Chunk, now: str, limits: TopicLimits) -> tuple[Chunk, Tally]:
         """The corrections of a chunk, each message of which misses one of the sources, and what became of all.
 
         What their topic does not take is logged, by the place of its message.
         """
-        messages = [_decode(value or b"") for value in chunk.values]
-        missing = [message.missing & self._lookups.keys() for message in messages]
-        added = {source: self._again(source, chunk, messages, missing) for source in WORDS}
-        business = self._score(added[Source.BUSINESS], added[Source.GEO], added[Source.USER])
-        final = {**added, Source.BUSINESS: business}
-        additions = [
-            StagedEnrichment(
-                source, a.codes, pa.array(a.values[STATUS].tolist(), pa.string()), pa.array(a.values[JSON].array)
-            )
-            for source, a in final.items()
-        ]
-        failing = {s: a.values[STATUS].isin(UNANSWERED).to_numpy(dtype=bool)[a.codes] for s, a in final.items()}
+        messages = [PublishedMessage(value) for value in chunk.values]
+        missing = [message.said.missing & self._sources for message in messages]
+        added: dict[str, Enrichment] = {}
+        for declaration in REGISTRY.enrichers:
+            enricher = self._enrichers[declaration.name]
+            earlier = {e.name: added[e.name] for e in REGISTRY.earlier(declaration)}
+            added[declaration.name] = enricher.enrich(*_answers(enricher, messages, missing), earlier)
+        failing = {
+            REGISTRY.by_name[name].source: a.values[STATUS].isin(REGISTRY.unanswered).to_numpy(dtype=bool)[a.codes]
+            for name, a in added.items()
+        }
         repaired = [
             frozenset(source for source in sources if not failing[source][row]) for row, sources in enumerate(missing)
         ]
         rows = [row for row, sources in enumerate(repaired) if sources]
-        written = self._written(chunk, rows, additions, now)
+        written = _written(chunk, rows, messages, added, now)
         refusals = _refusals(written, now, limits)
         fitting = [n for n in range(len(rows)) if n not in refusals]
-        large = [n for n, refusal in refusals.items() if refusal.reason is Reason.MESSAGE_TOO_LARGE]
-        refused = [n for n, refusal in refusals.items() if refusal.reason is not Reason.MESSAGE_TOO_LARGE]
+        large = [n for n, refusal in refusals.items() if refusal.reason == Reason.MESSAGE_TOO_LARGE]
+        refused = [n for n, refusal in refusals.items() if refusal.reason != Reason.MESSAGE_TOO_LARGE]
         tally = Tally(
             self._count(repaired[rows[n]] for n in fitting),
             self._count(m - r for m, r in zip(missing, repaired, strict=True)),
@@ -196,50 +207,59 @@ class Corrector:
         )
         return written.take(fitting), tally
 
-    def _count(self, found: Iterable[frozenset[Source]]) -> dict[Source, int]:
+    def _count(self, found: Iterable[frozenset[str]]) -> dict[str, int]:
         """In how many of these each source is."""
         counted = Counter(source for sources in found for source in sources)
-        return {source: counted[source] for source in sorted(self._lookups)}
+        return {source: counted[source] for source in sorted(self._sources)}
 
-    def _again(
-        self, source: Source, chunk: Chunk, messages: Sequence[PublishedMessage], missing: Sequence[frozenset[Source]]
-    ) -> Enrichment:
-        """A source's columns of each message: the answer of now where it was missing, the message's own elsewhere."""
-        words = WORDS[source]
-        own = [_decode_columns[source](value or b"") for value in chunk.values]
-        columns = columns_of([None, *own], words)
-        statuses = pa.array([NO_KEY, *(message.status(source) for message in messages)], pa.string())
-        before = Enrichment(
-            np.arange(1, len(own) + 1, dtype=np.int32),
-            frame_of({**columns, STATUS: statuses, JSON: fragments(columns)}),
-            np.zeros(len(own) + 1, dtype=bool),
-            LookupCounts(),
-        )
-        asked = np.array([source in sources for sources in missing], dtype=bool)
-        if not asked.any():
-            return before
-        keys = [m.key(source) if ask else None for m, ask in zip(messages, asked, strict=True)]
-        nothing: list[str | None] = [None] * len(keys)
-        columns = {name: pd.Series(keys if name == KEY_OF[source] else nothing, dtype="str") for name in KEY_COLUMNS}
-        answered = self._lookups[source](pd.DataFrame({name: c.astype("category") for name, c in columns.items()}))
-        return Enrichment(
-            np.where(asked, answered.codes + np.int32(len(before.values)), before.codes).astype(np.int32),
-            pd.concat([before.values, answered.values], ignore_index=True),
-            np.concatenate([before.fetched, answered.fetched]),
-            answered.counts,
-        )
 
-    @staticmethod
-    def _written(chunk: Chunk, rows: Sequence[int], additions: Sequence[StagedEnrichment], now: str) -> Chunk:
-        """Those rows of the chunk as they are published again."""
-        words = Statuses.of(additions, frozenset(), now)
-        values: list[bytes | None] = []
-        for row in rows:
-            pieces = [a.json[int(a.codes[row])].as_py() for a in additions]
-            values.append(slow_path(chunk.values[row] or b"", pieces, words.tails[words.codes[row]]))
-        chosen = chunk.take(rows)
-        headers = [pack_headers(revised(unpack_headers(packed))) for packed in chosen.headers]
-        return Chunk.of(chosen.partitions, chosen.offsets, chosen.timestamps, chosen.keys, headers, values)
+def _answers(
+    enricher: OpenEnricher, messages: Sequence[PublishedMessage], missing: Sequence[frozenset[str]]
+) -> tuple[pd.DataFrame, Answers]:
+    """The answers for a chunk's messages: of the source where that was missing, of the message itself elsewhere. To the
+    enricher each message has a key of its own, since two with the same key may say different things."""
+    declaration = enricher.declaration
+    is_asked = [declaration.source in sources for sources in missing]
+    keys = [m.key(declaration) if asked else None for m, asked in zip(messages, is_asked, strict=True)]
+    asked = list(dict.fromkeys(key for key in keys if key is not None))
+    fresh = dict(zip(asked, enricher.look_up(_frame(declaration, asked, asked)), strict=True)) if asked else {}
+    answers: dict[str, Answer] = {}
+    for row, (message, key) in enumerate(zip(messages, keys, strict=True)):
+        if key is not None:
+            answers[str(row)] = fresh[key]
+        elif not is_asked[row] and (entry := message.answer(declaration)) is not None:
+            answers[str(row)] = Answer(entry, Tier.MEMORY)
+    rows = [str(row) if str(row) in answers else None for row in range(len(messages))]
+    return _frame(declaration, rows, list(answers)), Answers.of(list(answers), list(answers.values()))
+
+
+def _frame(declaration: LookupEnricher, keys: Sequence[str | None], distinct: Sequence[str]) -> pd.DataFrame:
+    """Keys as enrichers take them, their categories in the order of `distinct`."""
+    return pd.DataFrame({declaration.key: pd.Categorical(list(keys), categories=pd.Index(distinct))})
+
+
+def _written(
+    chunk: Chunk, rows: Sequence[int], messages: Sequence[PublishedMessage], added: Mapping[str, Enrichment], now: str
+) -> Chunk:
+    """Those rows of the chunk as they are published again."""
+    staged = [
+        StagedEnrichment(
+            REGISTRY.by_name[name].source,
+            a.codes,
+            pa.array(a.values[STATUS].tolist(), pa.string()),
+            pa.array(a.values[JSON].array),
+        )
+        for name, a in added.items()
+    ]
+    statuses = Statuses.of(staged, frozenset(), now)
+    values: list[bytes | None] = []
+    for row in rows:
+        pieces = [a.json[int(a.codes[row])].as_py() for a in staged]
+        tail = messages[row].said.tail(statuses.provenance[int(statuses.codes[row])])
+        values.append(slow_path(chunk.values[row] or b"", pieces, tail))
+    chosen = chunk.take(rows)
+    headers = [pack_headers(revised(unpack_headers(packed))) for packed in chosen.headers]
+    return Chunk.of(chosen.partitions, chosen.offsets, chosen.timestamps, chosen.keys, headers, values)
 
 
 def _refusals(corrections: Chunk, now: str, limits: TopicLimits) -> dict[int, Refusal]:

@@ -29,7 +29,7 @@ from enrichment.kafka.retention import OldMessages, now_in_milliseconds
 from enrichment.kafka.settled import require_stable
 from enrichment.kafka.sink import GroupPosition, LanePublisher
 from enrichment.kafka.source import RangeReader
-from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC, Source
+from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC
 from enrichment.repair.corrections import Corrector, Tally, missing_of
 from enrichment.repair.pending import INCOMPLETE, Missing, PendingState, PendingStore, Publication
 from enrichment.repair.spans import placing
@@ -59,7 +59,7 @@ class Pass(msgspec.Struct, frozen=True):
     missing: tuple[Missing, ...]
 
     @property
-    def sources(self) -> tuple[Source, ...]:
+    def sources(self) -> tuple[str, ...]:
         """The sources that are looked up again."""
         return tuple(m.source for m in self.missing)
 
@@ -206,7 +206,7 @@ def run(r: Resources, repair: Pass, now: Callable[[], datetime]) -> tuple[Prepar
             # An earlier try that was killed has left its transaction open: whoever takes its lane over ends that.
             fence_lanes(r.clients.for_batch(batch), [batch.lane])
         require_stable(r.clients, batch.topic)
-        known, corrector = with_begun(r.clients, repair, begun), r.corrector(repair.sources)
+        known, corrector = with_begun(r.clients, repair, begun), Corrector.open(r.enricher, frozenset(repair.sources))
 
         def attempt(refusals: Refusals) -> tuple[Prepared, bool | None]:
             made = prepare(r.clients, r.staging, known, corrector, now, refusals)
@@ -265,7 +265,7 @@ def close(
             detail += f"; {too_large} corrections are larger than {repair.batch.topic} takes (max.message.bytes)"
         if refused:
             detail += f"; {refused} corrections are refused by {repair.batch.topic} ({prepared.tally.why})"
-        states[source.value] = state
+        states[source] = state
         if not repair.batch.dry_run:
             pending.attempted(
                 repair.repaired_id, source, state, corrected=corrected, failed=fails, detail=detail,
@@ -279,7 +279,7 @@ def close(
 def to_be_told(repair: Pass, states: Mapping[str, PendingState]) -> dict[str, PendingState]:
     """The sources that were closed without all corrections. A few keys for which a source in health keeps failing are
     its own business: their messages say so, and the table."""
-    down = {missing.source.value for missing in repair.missing if missing.down}
+    down = {missing.source for missing in repair.missing if missing.down}
     return {
         source: state
         for source, state in states.items()

@@ -13,7 +13,6 @@ from psycopg.types.json import Jsonb
 
 from enrichment import sql
 from enrichment.batch import OffsetRange
-from enrichment.messages import Source
 
 if TYPE_CHECKING:
     from enrichment.batches.outages import Outage
@@ -40,7 +39,7 @@ class Missing(msgspec.Struct, frozen=True):
     """A source that a published batch goes without: it was `down`, or failed for a few keys."""
 
     batch_id: str
-    source: Source
+    source: str
     topic: str
     messages: int
     attempts: int
@@ -67,12 +66,12 @@ class PendingStore:
         outages = [{"source": each.source, "messages": each.messages, "down": each.down} for each in missed]
         self._execute("enrichment_pending/expect", batch_id=batch_id, topic=topic, outages=_jsonb(outages))
 
-    def due(self, batch_id: str | None = None, source: Source | None = None, rows: int = 300) -> list[Missing]:
+    def due(self, batch_id: str | None = None, source: str | None = None, rows: int = 300) -> list[Missing]:
         """What may be repaired now, the oldest first; of a named batch, whenever that would be due."""
         return self._rows("enrichment_pending/due", Missing, batch_id=batch_id, source=source, rows=rows)
 
     def attempted(
-        self, batch_id: str, source: Source, state: PendingState, *, corrected: int = 0, failed: bool = False,
+        self, batch_id: str, source: str, state: PendingState, *, corrected: int = 0, failed: bool = False,
         detail: str | None = None, pause: float = 0, longest_pause: float = 0,
     ) -> None:  # fmt: skip
         """An attempt has left a batch's source in this state. One that `failed` counts, and doubles the next pause."""

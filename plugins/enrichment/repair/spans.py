@@ -10,7 +10,6 @@ from enrichment.batch import Batch
 from enrichment.batches.outages import Outage, repairable
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import log_ends
-from enrichment.messages import Source
 from enrichment.repair.pending import PendingStore
 
 log = logging.getLogger(__name__)
@@ -18,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def noting(
-    pending: PendingStore, clients: Clients, required: Iterable[Source], batch: Batch, outages: Sequence[Outage]
+    pending: PendingStore, clients: Clients, required: Iterable[str], batch: Batch, outages: Sequence[Outage]
 ) -> Iterator[None]:
     """Note, around a batch's publication, what it goes without and between which offsets it lies."""
     missed = repairable(required, outages)
@@ -28,7 +27,7 @@ def noting(
     topic = clients.for_batch(batch).settings.output_topic
     with placing(pending, clients, batch.batch_id, 0, topic):
         pending.expect(batch.batch_id, topic, missed)
-        log.warning("outage.pending batch_id=%s %s", batch.batch_id, {o.source.value: o.messages for o in missed})
+        log.warning("outage.pending batch_id=%s %s", batch.batch_id, {o.source: o.messages for o in missed})
         yield
 
 

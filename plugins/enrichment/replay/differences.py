@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -16,20 +17,16 @@ import numpy as np
 
 from enrichment.batch import OffsetRange, ReplayWindow
 from enrichment.codec.records import Chunk
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.source import read_ranges
-from enrichment.messages import OUTPUT_COLUMNS
 from enrichment.replay.published import BatchOrigin, outputs
 
-# The time of processing always differs.
-COMPARED = tuple(name for name in OUTPUT_COLUMNS if name != "enriched_at")
 JOINED_MESSAGES = 500_000  # 200 bytes each
 EXAMPLES = 5
 ABSENT, ENRICHED, DEAD = 0, 1, 2
 _PARTITION_SHIFT = 44  # an origin as one number: offsets below 2**44, partitions below 2**19
 _NULL = msgspec.Raw(b"null")
-_Added = msgspec.defstruct("_Added", [(name, msgspec.Raw, _NULL) for name in COMPARED])
-_decode_added = msgspec.json.Decoder(_Added).decode
 
 Hashes = np.ndarray[Any, np.dtype[np.uint32]]
 
@@ -61,6 +58,17 @@ class Differences(msgspec.Struct, frozen=True, omit_defaults=False):
             dict((Counter(self.fields) + Counter(other.fields)).most_common()),
             (self.examples + other.examples)[:EXAMPLES],
         )
+
+
+def compared() -> tuple[str, ...]:
+    """The columns that are compared: all but the time of processing, which always differs."""
+    return tuple(name for name in REGISTRY.output_columns if name != "enriched_at")
+
+
+@lru_cache
+def _decoder(columns: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
+    """Reads these columns, undecoded, each null where a message has none."""
+    return msgspec.json.Decoder(msgspec.defstruct("_Added", [(name, msgspec.Raw, _NULL) for name in columns]))
 
 
 class Side:
@@ -115,7 +123,7 @@ class _Outputs:
         both = (self.kinds == ENRICHED) & (before.kinds == ENRICHED)
         unequal = (self.hashes != before.hashes) & both[:, None]
         changed = unequal.any(axis=1)
-        fields = {name: int(n) for name, n in zip(COMPARED, unequal.sum(axis=0), strict=True) if n}
+        fields = {name: int(n) for name, n in zip(compared(), unequal.sum(axis=0), strict=True) if n}
         known = before.kinds != ABSENT
         return Differences(
             replayed=len(self.keys),
@@ -130,7 +138,7 @@ class _Outputs:
 
     def _example(self, row: int, unequal: np.ndarray[Any, Any]) -> str:
         partition, offset = divmod(int(self.keys[row]), 1 << _PARTITION_SHIFT)
-        return f"{partition}@{offset}: {', '.join(np.array(COMPARED)[unequal].tolist())}"
+        return f"{partition}@{offset}: {', '.join(np.array(compared())[unequal].tolist())}"
 
 
 def _has_number(origin: BatchOrigin) -> bool:
@@ -141,12 +149,11 @@ def _has_number(origin: BatchOrigin) -> bool:
 def _rows(origins: Sequence[tuple[int, int]], kind: int, values: Sequence[bytes | None]) -> tuple[Any, Any, Hashes]:
     keys = np.array([(p << _PARTITION_SHIFT) + offset for p, offset in origins], dtype=np.int64)
     kinds = np.full(len(keys), kind, dtype=np.int8)
-    hashes = np.zeros((len(keys), len(COMPARED)), dtype=np.uint32)
+    hashes = np.zeros((len(keys), len(compared())), dtype=np.uint32)
+    decode = _decoder(compared()).decode
     if kind == ENRICHED:
         for row, value in enumerate(values):
-            hashes[row] = [
-                hash(bytes(raw)) & 0xFFFF_FFFF for raw in msgspec.structs.astuple(_decode_added(value or b""))
-            ]
+            hashes[row] = [hash(bytes(raw)) & 0xFFFF_FFFF for raw in msgspec.structs.astuple(decode(value or b""))]
     return keys, kinds, hashes
 
 

@@ -16,6 +16,7 @@ from itertools import zip_longest
 import msgspec
 
 from enrichment.batch import REPLAY, Batch, OffsetRange, Purpose, ReplayWindow
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.errors import ReplayRefused, WindowLost
 from enrichment.kafka.asking import with_retries
 from enrichment.kafka.clients import Clients
@@ -24,7 +25,7 @@ from enrichment.kafka.settled import await_stable, require_stable
 from enrichment.kafka.source import read_ranges
 from enrichment.kafka.times import Bound, find_bounds, find_losses, to_text
 from enrichment.kafka.topics import DEAD_LETTER_BYTES, MESSAGE_BYTES
-from enrichment.messages import HEADER_REPLAY, REASONS_OF, Reason
+from enrichment.messages import HEADER_REPLAY
 from enrichment.replay.cuts import Cuts
 from enrichment.replay.limits import check_times
 from enrichment.replay.table import CLAIMED, COUNTED, FINISHED, Replay, Replays
@@ -47,11 +48,10 @@ def purpose_of(settings: Settings, window: ReplayWindow, output_topic: str | Non
     )
 
 
-def reasons_of(words: Sequence[str]) -> tuple[Reason, ...]:
-    """The words of the stored error list that these stand for: reasons as they are, and all of a source's."""
-    sources = {str(source): reasons for source, reasons in REASONS_OF.items()}
-    found = [reason for word in words for reason in sources.get(word, ()) or (Reason(word),)]
-    return tuple(sorted(set(found)))
+def reasons_of(names: Sequence[str]) -> tuple[str, ...]:
+    """The reasons in the stored error list that these stand for: reasons as they are, and all of a source's."""
+    sources = {source: tuple(declaration.reasons) for source, declaration in REGISTRY.by_source.items()}
+    return tuple(sorted({reason for name in names for reason in sources.get(name, (name,))}))
 
 
 def plan(

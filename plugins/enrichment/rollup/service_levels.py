@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from enrichment.messages import KEYS
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.rollup.rollup import Rollup
 from enrichment.settings import ServiceLevelSettings
 
@@ -35,8 +35,9 @@ class Breach(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         if self.level.startswith(KEYLESS):
-            key = KEYS[self.level.removeprefix(KEYLESS)]
-            return f"{self.observed:.1%} of the messages without `{key}`, {self.threshold:.1%} at most wanted"
+            name = self.level.removeprefix(KEYLESS)
+            key = f"`{REGISTRY.by_name[name].key}`" if name in REGISTRY.by_name else f"a key of {name}"
+            return f"{self.observed:.1%} of the messages without {key}, {self.threshold:.1%} at most wanted"
         return _LEVELS[Level(self.level)].sentence.format(self.observed, self.threshold)
 
 

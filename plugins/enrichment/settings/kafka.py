@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings
 
 from enrichment.names import GroupName, TopicName
-from enrichment.settings.types import PositiveInt, room_config
+from enrichment.variables import PositiveInt, room_config
 
 
 class KafkaSettings(BaseSettings):

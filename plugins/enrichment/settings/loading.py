@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -10,29 +11,29 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
-from enrichment import sql
+from enrichment.enrichers.declare import CacheSettings, EnricherSettings
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.errors import SettingsError
-from enrichment.messages import KEYS
 from enrichment.names import find_equal
-from enrichment.settings.enrichers import BusinessSettings, CacheSettings, GeoSettings, UserSettings
 from enrichment.settings.kafka import KafkaSettings, ReplaySettings
 from enrichment.settings.pipeline import PipelineSettings, PostgresSettings, RetentionSettings, ServiceLevelSettings
-from enrichment.settings.types import variable
+from enrichment.variables import variable
 
 Room = TypeVar("Room", bound=BaseSettings)
 
-ROOMS: dict[str, type[BaseSettings]] = {
-    "kafka": KafkaSettings,
-    "geo": GeoSettings,
-    "user": UserSettings,
-    "business": BusinessSettings,
-    "cache": CacheSettings,
-    "postgres": PostgresSettings,
-    "pipeline": PipelineSettings,
-    "service_levels": ServiceLevelSettings,
-    "replay": ReplaySettings,
-    "retention": RetentionSettings,
-}
+
+def rooms() -> dict[str, type[BaseSettings]]:
+    """The class of each room's settings, by the room's name: those of the enrichments have theirs."""
+    return {
+        "kafka": KafkaSettings,
+        **{enricher.name: enricher.settings for enricher in REGISTRY.enrichers},
+        "cache": CacheSettings,
+        "postgres": PostgresSettings,
+        "pipeline": PipelineSettings,
+        "service_levels": ServiceLevelSettings,
+        "replay": ReplaySettings,
+        "retention": RetentionSettings,
+    }
 
 
 # What the fingerprint leaves out, since no message becomes another one by it: rooms that make no batch, and fields of
@@ -40,12 +41,6 @@ ROOMS: dict[str, type[BaseSettings]] = {
 _OTHER_ROOMS = ("service_levels", "replay", "retention")
 _ELSEWHERE = {
     "kafka": {"request_timeout_sec", "transaction_timeout_sec", "retention_bytes"},
-    "geo": {
-        "update_source", "edition", "known_addresses", "download_timeout_sec", "max_database_mib", "max_age_days",
-        "cache_max_rows", "max_keyless_share",
-    },
-    "user": {"cache_max_rows", "max_keyless_share"},
-    "business": {"cache_max_rows", "max_keyless_share"},
     "cache": {"touch_after_hours", "eviction_chunk_rows", "refresh_keys", "refresh_ahead_minutes"},
     "postgres": {
         "connect_timeout_sec", "ledger_timeout_sec", "maintenance_timeout_sec", "maintenance_lock_timeout_sec",
@@ -56,12 +51,10 @@ _ELSEWHERE = {
 
 @dataclass(frozen=True)
 class Settings:
-    """All rooms' settings; `load()` reads them."""
+    """All rooms' settings, those of the enrichments by their names; `load()` reads them."""
 
     kafka: KafkaSettings
-    geo: GeoSettings
-    user: UserSettings
-    business: BusinessSettings
+    enrichers: Mapping[str, EnricherSettings]
     cache: CacheSettings
     postgres: PostgresSettings
     pipeline: PipelineSettings
@@ -72,30 +65,32 @@ class Settings:
     @property
     def max_keyless_shares(self) -> dict[str, float]:
         """Up to which share of the messages may lack the key of each enrichment."""
-        return {name: getattr(self, name).max_keyless_share for name in KEYS}
+        return {name: settings.max_keyless_share for name, settings in self.enrichers.items()}
 
     @cached_property
     def fingerprint(self) -> str:
         """Twelve hex digits that change when a batch would be made differently: the ledger says which settings made it.
 
-        Equal workers have equal ones, wherever they have their files: the risk rules and the query of the business
-        context count by what is in them. (The geo database has a column of its own.) Raises `SettingsError` when the
-        rules cannot be read.
+        Equal workers have equal ones, wherever they have their files: what an enrichment reads of files (risk rules, a
+        query) counts by what is in them. Raises `SettingsError` when one cannot be read.
         """
-        rooms = [
-            getattr(self, name).model_dump_json(exclude=_ELSEWHERE.get(name, set()) | _local(room))
-            for name, room in ROOMS.items()
+        found = [
+            self.room(name).model_dump_json(exclude=self._elsewhere(name) | _local(room))
+            for name, room in rooms().items()
             if name not in _OTHER_ROOMS
         ]
-        try:
-            rules = self.business.rules_file.read_bytes()
-        except OSError as unreadable:
-            raise SettingsError(
-                f"BUSINESS_RISK_RULES_PATH={str(self.business.rules_file)!r}: {unreadable}"
-            ) from unreadable
-        contents = [rules, sql.load("business_context/fetch").encode()]
+        contents = [content for settings in self.enrichers.values() for content in settings.contents]
         digests = [hashlib.sha256(content).hexdigest() for content in contents]
-        return hashlib.sha256("\n".join([*rooms, *digests]).encode()).hexdigest()[:12]
+        return hashlib.sha256("\n".join([*found, *digests]).encode()).hexdigest()[:12]
+
+    def room(self, name: str) -> BaseSettings:
+        """The settings of a room or an enrichment by its name."""
+        room: BaseSettings = self.enrichers[name] if name in self.enrichers else getattr(self, name)
+        return room
+
+    def _elsewhere(self, name: str) -> set[str]:
+        settings = self.enrichers.get(name)
+        return _ELSEWHERE.get(name, set()) if settings is None else set(settings.leaves_messages_alone)
 
 
 def _local(room: type[BaseSettings]) -> set[str]:
@@ -105,18 +100,18 @@ def _local(room: type[BaseSettings]) -> set[str]:
 
 def load() -> Settings:
     """Read the environment. Raises `SettingsError` naming every variable that has an unusable value."""
-    rooms: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     faults: list[str] = []
-    for name, room in ROOMS.items():
+    for name, room in rooms().items():
         try:
-            rooms[name] = load_room(room)
+            found[name] = load_room(room)
         except SettingsError as unusable:
             faults.append(str(unusable))
     if not faults:
-        faults += find_equal(_topics(rooms["kafka"], rooms["replay"]), MAY_BE_EQUAL)
+        faults += find_equal(_topics(found["kafka"], found["replay"]), MAY_BE_EQUAL)
     if faults:
         raise SettingsError("; ".join(faults))
-    return Settings(**rooms)
+    return Settings(enrichers={name: found.pop(name) for name in REGISTRY.by_name}, **found)
 
 
 def load_room(room: type[Room]) -> Room:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
-from enrichment.messages import Source
-from enrichment.settings.types import LONGEST, Days, PositiveFloat, PositiveInt, Share, room_config
+from enrichment.enrichers.registry import REGISTRY
+from enrichment.variables import LONGEST, Days, PositiveFloat, PositiveInt, Share, room_config
 
 
 class PostgresSettings(BaseSettings):
@@ -54,7 +54,7 @@ class PipelineSettings(BaseSettings):
         "file:///tmp/stacklens-staging",
         description="folder or object storage path for the frames between tasks; all workers share it",
     )
-    required_sources: Annotated[tuple[Source, ...], NoDecode] = Field(
+    required_sources: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="sources (comma separated) whose failure sends a message to the dead letters"
     )
     max_dead_letter_share: Share = Field(
@@ -90,6 +90,14 @@ class PipelineSettings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+    @field_validator("required_sources")
+    @classmethod
+    def _are_declared(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [source for source in value if source not in REGISTRY.by_source]
+        if unknown:
+            raise ValueError(f"there is no source {unknown[0]!r}, only {', '.join(REGISTRY.by_source)}")
+        return value
 
 
 class ServiceLevelSettings(BaseSettings):

@@ -13,7 +13,7 @@ from enrichment.sources.connections import HttpEndpoint, check_kafka, check_post
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-    from enrichment.settings import KafkaSettings, PipelineSettings, UserSettings
+    from enrichment.settings import KafkaSettings, PipelineSettings
 
 
 def connection_of(conn_id: str, setting: str) -> Connection:
@@ -73,6 +73,7 @@ def postgres_parameters(conn_id: str) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name != "cursor"}
 
 
-def user_service(settings: UserSettings) -> HttpEndpoint:
-    """Where the user-profile API is, and how it is asked. Raises `SettingsError`."""
-    return http_endpoint(connection_of(settings.conn_id, "USER_SERVICE_CONN_ID"))
+def http_service(conn_id: str, setting: str) -> HttpEndpoint:
+    """Where the service of a connection is, and how it is asked; `setting` is the variable that names the connection.
+    Raises `SettingsError`."""
+    return http_endpoint(connection_of(conn_id, setting))

@@ -13,7 +13,7 @@ import psycopg
 
 from enrichment.databases import KeptConnection, Limits, connect, encoding_fault
 from enrichment.errors import SettingsError
-from enrichment.settings import BusinessSettings, PostgresSettings
+from enrichment.settings import PostgresSettings
 
 Connection = psycopg.Connection[Any]
 Parameters = Callable[[], Mapping[str, Any]]
@@ -22,10 +22,9 @@ Parameters = Callable[[], Mapping[str, Any]]
 class Connections:
     """What `parameters` gives are libpq's; they are asked for whenever a connection is made, since tokens expire."""
 
-    def __init__(self, parameters: Parameters, postgres: PostgresSettings, business: BusinessSettings) -> None:
+    def __init__(self, parameters: Parameters, postgres: PostgresSettings) -> None:
         self._parameters = parameters
         self._settings = postgres
-        self._query_seconds = business.query_timeout_sec
         writing, cleaning = postgres.ledger_timeout_sec, postgres.maintenance_timeout_sec
         self._ledger = KeptConnection(partial(self._checked, self._limits(writing, writing)))
         self._maintenance = KeptConnection(
@@ -58,9 +57,9 @@ class Connections:
         """For the one row of a circuit breaker, which is asked for before every request."""
         return self._open(self._limits(self._settings.cache_lock_timeout_sec, self._settings.cache_lock_timeout_sec))
 
-    def for_query(self) -> Connection:
-        """For the users' own query, which reads."""
-        return self._open(self._limits(self._query_seconds, self._query_seconds, read_only=True))
+    def for_query(self, timeout_sec: float) -> Connection:
+        """For a query of users, which reads, for so long at most."""
+        return self._open(self._limits(timeout_sec, timeout_sec, read_only=True))
 
     def _limits(self, statement: float, lock: float, *, read_only: bool = False) -> Limits:
         return Limits(self._settings.connect_timeout_sec, statement, lock, read_only)

@@ -35,7 +35,7 @@ class JobState(StrEnum):
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What publishing a batch came to. `read` equals `enriched + partial + dead`, or the ledger refuses it.
 
-    `cache_counts` has the `LookupCounts` of each enricher by its name (geo, user, business), `durations` the seconds of
+    `cache_counts` has the `LookupCounts` of each enrichment by its name, `durations` the seconds of
     each stage. `warnings` are added to those of the claim.
     """
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import pytest
 
 from enrichment.batch import Batch
-from enrichment.batches.alerts import MEANINGS, alerts_of, said_of
-from enrichment.batches.pipeline import Drained, Published
+from enrichment.batches.alerts import alerts_of, said_of
 from enrichment.batches.provenance import Counts
+from enrichment.batches.staged import Drained, Published
 from enrichment.caches.base import LookupCounts
-from enrichment.messages import OUTAGES, REASONS_OF, Reason
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.settings import load
 
 BATCH = Batch("dag/run/0", "in", "us", 0, ())
@@ -101,5 +101,6 @@ def test_shares_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_error_of_a_partial_message_has_a_meaning() -> None:
     """All that can stand in `enrichment_errors`."""
-    assert set(MEANINGS) == {Reason(word) for words in REASONS_OF.values() for word in words} | OUTAGES.keys()
+    assert {reason for e in REGISTRY.enrichers for reason in e.reasons} == set(REGISTRY.reasons)
+    assert all(REGISTRY.reasons.values())
     assert said_of({"a": 1, "b": 3, "c": 2, "d": 9}) == "d 9, b 3, c 2"

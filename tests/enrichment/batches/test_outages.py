@@ -6,19 +6,18 @@ import pytest
 
 from enrichment.batches.outages import Outage, OutageDetector, SourceTally, repairable, without_down
 from enrichment.caches.base import Entry, State, Tier
-from enrichment.enrichers.base import look_up_and_enrich
-from enrichment.enrichers.testing import FixedLookup, make_events
-from enrichment.enrichers.user.enricher import UserEnricher
-from enrichment.messages import Profile, Reason, Source
+from enrichment.enrichers.base import OpenEnricher
+from enrichment.enrichers.testing import FixedLookup, look_up_and_enrich, make_events
+from enrichment.enrichers.user import USER, Profile
 
 FOUND, STALE = Entry(State.FOUND, Profile("free")), Entry(State.FOUND, Profile("free"), stale=True)
-ONCE_UNKNOWN = Entry(State.ABSENT, reason=Reason.USER_NOT_FOUND, stale=True)
-DOWN, UNKNOWN = Entry(State.FAILED, reason=Reason.USER_TIMEOUT), Entry(State.ABSENT, reason=Reason.USER_NOT_FOUND)
+ONCE_UNKNOWN = Entry(State.ABSENT, reason="user-not-found", stale=True)
+DOWN, UNKNOWN = Entry(State.FAILED, reason="user-lookup-timeout"), Entry(State.ABSENT, reason="user-not-found")
 
 
 def asked(answers: list[Entry], rows: list[int | None], tier: Tier = Tier.SOURCE) -> SourceTally:
     """What a meter says of a chunk; rows are numbers of answers, None has no key."""
-    enricher = UserEnricher(FixedLookup({f"u{n}": entry for n, entry in enumerate(answers)}, tier=tier))
+    enricher = OpenEnricher(USER, FixedLookup({f"u{n}": entry for n, entry in enumerate(answers)}, tier=tier))
     meter = OutageDetector()
     events = make_events(user_id=[None if row is None else f"u{row}" for row in rows])
     meter(events, look_up_and_enrich(enricher, events, {}))
@@ -52,12 +51,12 @@ def test_absence_that_is_stale_goes_without_an_answer(tier: Tier) -> None:
     """That a key did not exist when it was last asked about is no answer of a source that is down: its messages are
     pending, whether the source was asked just now or is remembered to be down."""
     assert asked([ONCE_UNKNOWN], [0, 0], tier) == SourceTally(keys=1, failed=1, messages=2)
-    assert Outage.of(Source.USER, asked([ONCE_UNKNOWN], [0, 0], tier), 0.5) == Outage(Source.USER, 2)
+    assert Outage.of("user-profile", asked([ONCE_UNKNOWN], [0, 0], tier), 0.5) == Outage("user-profile", 2)
 
 
 def test_address_that_is_none_is_no_outage() -> None:
     """A failure that another try cannot mend is the message's own."""
-    assert not asked([Entry(State.FAILED, reason=Reason.INVALID_IP)], [0]).is_outage(0.5)
+    assert not asked([Entry(State.FAILED, reason="invalid-ip")], [0]).is_outage(0.5)
 
 
 def test_chunks_add_up() -> None:
@@ -67,20 +66,20 @@ def test_chunks_add_up() -> None:
 
 def test_failing_for_a_few_keys_is_no_outage_and_is_noted() -> None:
     """What goes without an answer is said in both cases; where nothing does, there is nothing to say."""
-    assert Outage.of(Source.USER, SourceTally(10, 1, 4), 0.5) == Outage(Source.USER, 4, down=False)
-    assert Outage.of(Source.USER, SourceTally(10, 6, 9), 0.5) == Outage(Source.USER, 9)
-    assert Outage.of(Source.USER, SourceTally(10, 0, 0), 0.5) is None
+    assert Outage.of("user-profile", SourceTally(10, 1, 4), 0.5) == Outage("user-profile", 4, down=False)
+    assert Outage.of("user-profile", SourceTally(10, 6, 9), 0.5) == Outage("user-profile", 9)
+    assert Outage.of("user-profile", SourceTally(10, 0, 0), 0.5) is None
 
 
 def test_what_becomes_a_dead_letter_waits_for_no_repair() -> None:
     """A source that is required and failed for a few keys costs their messages, which a redrive sends in again."""
-    few = [Outage(Source.USER, 1, down=False), Outage(Source.GEO, 2, down=False), Outage(Source.BUSINESS, 3)]
-    assert repairable((Source.USER, Source.BUSINESS), few) == few[1:]
+    few = [Outage("user-profile", 1, down=False), Outage("geo-ip", 2, down=False), Outage("business-context", 3)]
+    assert repairable(("user-profile", "business-context"), few) == few[1:]
 
 
 def test_source_that_is_down_is_not_required() -> None:
     """In an outage a required source costs its columns, not the message."""
-    outages = [Outage(Source.USER, 3)]
-    assert without_down((Source.USER, Source.GEO), outages) == {Source.GEO}
-    assert without_down((Source.USER,), []) == {Source.USER}
-    assert without_down((Source.USER,), [Outage(Source.USER, 3, down=False)]) == {Source.USER}
+    outages = [Outage("user-profile", 3)]
+    assert without_down(("user-profile", "geo-ip"), outages) == {"geo-ip"}
+    assert without_down(("user-profile",), []) == {"user-profile"}
+    assert without_down(("user-profile",), [Outage("user-profile", 3, down=False)]) == {"user-profile"}

@@ -21,21 +21,12 @@ from enrichment.batches.route import Routed, Router, slow_path
 from enrichment.codec.decode import decode
 from enrichment.codec.records import Chunk, Header, message_size, pack_headers, unpack_headers
 from enrichment.codec.struct_columns import columns_of, fragments
-from enrichment.enrichers.base import NO_KEY, OK, STALE
+from enrichment.enrichers.business import Context, Risk
+from enrichment.enrichers.geo import Place
+from enrichment.enrichers.registry import NO_KEY, OK, REGISTRY, STALE
+from enrichment.enrichers.user import Profile
 from enrichment.kafka.topic_limits import TopicLimits
-from enrichment.messages import (
-    HEADER_ATTEMPTS,
-    ORIGIN_HEADERS,
-    OUTPUT_COLUMNS,
-    REDRIVE_HEADERS,
-    Context,
-    Place,
-    Profile,
-    Provenance,
-    Reason,
-    Risk,
-    Source,
-)
+from enrichment.messages import HEADER_ATTEMPTS, ORIGIN_HEADERS, REDRIVE_HEADERS, Provenance, Reason
 
 BATCH = Batch("dag/run/0", "stacklens-enriched", "group", 0, (OffsetRange(3, 100, 200),))
 NOW = "2024-01-15T10:00:00.123Z"
@@ -46,7 +37,7 @@ EVENT = {
     "level": "info",
     "message": "Payment processed",
 }
-SOURCES = (Source.GEO, Source.USER, Source.BUSINESS)
+SOURCES = ("geo-ip", "user-profile", "business-context")
 
 
 def value_of(**fields: Any) -> bytes:
@@ -60,7 +51,7 @@ def json_of(structs: Sequence[msgspec.Struct]) -> pa.Array:
 
 
 def addition(
-    source: Source, structs: Sequence[msgspec.Struct], status: Sequence[str], codes: Sequence[int]
+    source: str, structs: Sequence[msgspec.Struct], status: Sequence[str], codes: Sequence[int]
 ) -> StagedEnrichment:
     """An enricher's work on a chunk."""
     return StagedEnrichment(source, np.array(codes, dtype=np.int32), pa.array(status, pa.string()), json_of(structs))
@@ -148,7 +139,7 @@ def test_absent_keys_are_null_and_not_listed() -> None:
 
 def test_failed_lookup_costs_its_own_columns() -> None:
     """A lookup that fails leaves a partially enriched message with the error named."""
-    routed = route([value_of()], {"user": Reason.USER_TIMEOUT, "business": Reason.BUSINESS_NOT_FOUND})
+    routed = route([value_of()], {"user": "user-lookup-timeout", "business": "business-context-not-found"})
     message = json.loads(routed.analytics.values[0] or b"")
     assert message["enrichment_sources"] == ["geo-ip"]
     assert message["enrichment_errors"] == ["user-lookup-timeout", "business-context-not-found"]
@@ -165,7 +156,7 @@ def test_stale_answer_is_marked() -> None:
 
 def test_stale_absence_is_marked_and_named() -> None:
     """That the key was unknown once is the error, and that nobody could be asked now is said beside it."""
-    routed = route([value_of()], {"user": f"{STALE} {Reason.USER_NOT_FOUND}"})
+    routed = route([value_of()], {"user": f"{STALE} {'user-not-found'}"})
     message = json.loads(outputs(routed)[0])
     assert message["enrichment_errors"] == ["user-not-found"]
     assert message["enrichment_stale"] == ["user-profile"]
@@ -176,14 +167,12 @@ def test_stale_absence_is_marked_and_named() -> None:
 @pytest.mark.parametrize(
     ("name", "source", "unknown", "failed"),
     [
-        ("geo", Source.GEO, Reason.GEO_NOT_FOUND, Reason.GEO_LOOKUP_FAILED),
-        ("user", Source.USER, Reason.USER_NOT_FOUND, Reason.USER_SERVICE_ERROR),
-        ("business", Source.BUSINESS, Reason.BUSINESS_NOT_FOUND, Reason.DATABASE_ERROR),
+        ("geo", "geo-ip", "geo-ip-not-found", "geo-ip-lookup-failed"),
+        ("user", "user-profile", "user-not-found", "user-service-error"),
+        ("business", "business-context", "business-context-not-found", "database-connection-error"),
     ],
 )
-def test_stale_absence_from_a_required_source_is_its_failure(
-    name: str, source: Source, unknown: Reason, failed: Reason
-) -> None:
+def test_stale_absence_from_a_required_source_is_its_failure(name: str, source: str, unknown: str, failed: str) -> None:
     """A message is not set aside for what its source said once; where the source is not down for all, the letter says
     that it failed for this one."""
     routed = route([value_of()], {name: f"{STALE} {unknown}"}, required=frozenset({source}))
@@ -192,7 +181,7 @@ def test_stale_absence_from_a_required_source_is_its_failure(
 
 def test_missing_required_source_makes_a_dead_letter() -> None:
     """When the policy says that a missing enrichment is fatal, the message is set aside with that reason."""
-    routed = route([value_of()] * 2, {"geo": Reason.GEO_LOOKUP_FAILED}, required=frozenset({Source.GEO}))
+    routed = route([value_of()] * 2, {"geo": "geo-ip-lookup-failed"}, required=frozenset({"geo-ip"}))
     assert (routed.analytics.values, routed.counts.dead) == ([], 2)
     letter = json.loads(routed.dead_letters.values[0] or b"")
     assert (letter["error_reason"], letter["stage"], letter["original_message"]) == (
@@ -204,7 +193,7 @@ def test_missing_required_source_makes_a_dead_letter() -> None:
 
 def test_optional_source_that_fails_is_not_fatal_where_another_is_required() -> None:
     """Only the sources that the policy names are fatal."""
-    routed = route([value_of()], {"user": Reason.USER_TIMEOUT}, required=frozenset({Source.GEO}))
+    routed = route([value_of()], {"user": "user-lookup-timeout"}, required=frozenset({"geo-ip"}))
     assert (routed.counts.partial, routed.counts.dead) == (1, 0)
 
 
@@ -305,14 +294,14 @@ def test_dead_letter_of_an_enormous_key_fits_its_topic() -> None:
 def test_dead_letters_of_a_chunk_are_in_the_order_of_their_offsets() -> None:
     """Refused when decoded or set aside later: each partition keeps its order."""
     routed = route(
-        [value_of(), b"x", value_of(), b"y"], {"geo": Reason.GEO_LOOKUP_FAILED}, required=frozenset({Source.GEO})
+        [value_of(), b"x", value_of(), b"y"], {"geo": "geo-ip-lookup-failed"}, required=frozenset({"geo-ip"})
     )
     assert [json.loads(v or b"")["source_offset"] for v in routed.dead_letters.values] == [100, 101, 102, 103]
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 strange = st.dictionaries(
-    st.sampled_from(["extra", *OUTPUT_COLUMNS]),
+    st.sampled_from(["extra", *REGISTRY.output_columns]),
     texts | st.integers() | st.none() | st.lists(st.floats(allow_nan=False, allow_infinity=False)),
     max_size=3,
 )

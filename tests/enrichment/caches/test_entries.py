@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from enrichment.caches.base import Answer, Entry, State, Tier
 from enrichment.caches.entries import Answers, Entries, last
-from enrichment.messages import Profile, Reason
+from enrichment.enrichers.user import Profile
+from enrichment.messages import Reason
 
 texts = st.text(st.characters(codec="utf-8"), max_size=3)
 profiles = st.builds(Profile, st.none() | texts, st.none() | st.integers(-(2**63), 2**63 - 1), st.none() | texts)

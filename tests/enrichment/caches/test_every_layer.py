@@ -10,8 +10,10 @@ import pytest
 from enrichment.caches.base import CacheLayer, Entry, State
 from enrichment.caches.memory import MemoryLayer
 from enrichment.caches.postgres import PostgresLayer
+from enrichment.enrichers.business import Context
+from enrichment.enrichers.geo import Place
 from enrichment.enrichers.testing import FixedClock
-from enrichment.messages import Context, Place, Profile
+from enrichment.enrichers.user import Profile
 
 FULL = {
     "geo_ip_cache": Place(

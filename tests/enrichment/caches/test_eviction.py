@@ -16,8 +16,10 @@ from enrichment.caches import eviction
 from enrichment.caches.base import Entry, State
 from enrichment.caches.eviction import TABLES, Evicted, evict, evict_chunks
 from enrichment.caches.postgres import PostgresLayer
+from enrichment.enrichers.business import Context
+from enrichment.enrichers.geo import Place
 from enrichment.enrichers.testing import FixedClock
-from enrichment.messages import Context, Place, Profile
+from enrichment.enrichers.user import Profile
 
 Connection = psycopg.Connection[Any]
 

@@ -10,8 +10,8 @@ from enrichment.caches.base import Entry, State, Tier
 from enrichment.caches.layered import LayeredLookup, TimeToLive
 from enrichment.caches.memory import MemoryLayer
 from enrichment.enrichers.testing import FixedClock
+from enrichment.enrichers.user import Profile
 from enrichment.errors import LayerUnavailable, SourceUnavailable
-from enrichment.messages import Profile, Reason
 
 TTL = TimeToLive(found_seconds=3_600, absent_seconds=600, failed_seconds=30)
 PREMIUM, FREE = Profile("premium", 365, "Acme Corp"), Profile("free", 10, None)
@@ -59,15 +59,15 @@ class Service:
         self.asked.append(list(keys))
         self._clock.advance(self.takes_seconds)
         if self.down:
-            raise SourceUnavailable(Reason.USER_TIMEOUT, "no answer within 5 s")
+            raise SourceUnavailable("user-lookup-timeout", "no answer within 5 s")
         return {key: self._entry(key) for key in keys if key not in self.leaves_out}
 
     def _entry(self, key: str) -> Entry:
         if key in self.fails_for:
-            return Entry(State.FAILED, reason=Reason.USER_SERVICE_ERROR)
+            return Entry(State.FAILED, reason="user-service-error")
         if key in self.profiles:
             return Entry(State.FOUND, self.profiles[key])
-        return Entry(State.ABSENT, reason=Reason.USER_NOT_FOUND)
+        return Entry(State.ABSENT, reason="user-not-found")
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_key_fails_with_its_reason_when_nothing_stale_is_there(
     service.down, service.fails_for = outage == "all", {"a"}
     lookup = process()
     (answer,) = lookup.answer_many(["a"])
-    reason = Reason.USER_TIMEOUT if outage == "all" else Reason.USER_SERVICE_ERROR
+    reason = "user-lookup-timeout" if outage == "all" else "user-service-error"
     assert (answer.entry.state, answer.entry.reason, answer.entry.value) == (State.FAILED, reason, None)
     assert table.rows == {}
     assert lookup.answer_many(["a"])[0].tier is Tier.MEMORY
@@ -232,9 +232,9 @@ def test_expired_entry_gives_way_when_the_source_answers(process: Process, servi
 def test_key_fails_when_the_source_leaves_it_out(table: Table, service: Service, clock: FixedClock) -> None:
     """A source that returns no entry for a key has failed for it, with the reason that the lookup was given."""
     service.leaves_out = {"a"}
-    lookup = LayeredLookup([table], service, TTL, clock, unanswered=Reason.USER_SERVICE_ERROR)
+    lookup = LayeredLookup([table], service, TTL, clock, unanswered="user-service-error")
     left_out, answered = lookup.answer_many(["a", "b"])
-    assert (left_out.entry.state, left_out.entry.reason) == (State.FAILED, Reason.USER_SERVICE_ERROR)
+    assert (left_out.entry.state, left_out.entry.reason) == (State.FAILED, "user-service-error")
     assert answered.entry.value == FREE
 
 
@@ -305,7 +305,7 @@ class GradualService(Service):
                 raise KeyboardInterrupt
             yield {key: self._entry(key)}
         if self.down:
-            raise SourceUnavailable(Reason.USER_TIMEOUT, "no answer within 5 s")
+            raise SourceUnavailable("user-lookup-timeout", "no answer within 5 s")
 
 
 @pytest.fixture
@@ -359,5 +359,5 @@ def test_failed_and_left_out_keys_of_a_gradual_source_fail_or_are_stale(
     gradual.fails_for, gradual.down = {"a", "b"}, True
     stale, failed = LayeredLookup([table], gradual, TTL, clock).answer_many(["a", "b"])
     assert (stale.entry.stale, stale.entry.value) == (True, PREMIUM)
-    assert (failed.entry.state, failed.entry.reason) == (State.FAILED, Reason.USER_SERVICE_ERROR)
+    assert (failed.entry.state, failed.entry.reason) == (State.FAILED, "user-service-error")
     assert failed.entry.expires_at == clock() + TTL.failed_seconds

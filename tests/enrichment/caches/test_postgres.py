@@ -17,10 +17,12 @@ from enrichment import sql
 from enrichment.caches.base import Entry, State
 from enrichment.caches.postgres import PostgresLayer
 from enrichment.databases import Limits, connect
+from enrichment.enrichers.business import Context
 from enrichment.enrichers.business.recorded_risk import RiskTable, record_risk
+from enrichment.enrichers.geo import Place
 from enrichment.enrichers.testing import FixedClock
+from enrichment.enrichers.user import Profile
 from enrichment.errors import LayerUnavailable
-from enrichment.messages import Context, Place, Profile
 from tests.fixtures.pgbouncer import Pooled
 from tests.fixtures.proxy import Network
 

@@ -12,7 +12,11 @@ from psycopg.conninfo import conninfo_to_dict
 
 from enrichment import sql
 from enrichment.caches.renewal import Renewed
+from enrichment.enrichers.business import BUSINESS
+from enrichment.enrichers.geo import GEO
+from enrichment.enrichers.user import USER
 from enrichment.enrichers.user.tries import version_of
+from enrichment.housekeeping.caches import renew_cache
 from enrichment.resources import Resources
 from enrichment.settings import load
 from enrichment.sources.connections import HttpEndpoint, HttpOptions
@@ -41,7 +45,8 @@ def resources(
         opened.append(
             Resources(
                 load(), kafka_config=dict, postgres_parameters=lambda: conninfo_to_dict(postgres_uri),
-                user_service=lambda: HttpEndpoint(user_service.base_url), staging_root=lambda: tmp_path,
+                http_endpoint=lambda _conn_id, _setting: HttpEndpoint(user_service.base_url),
+                staging_root=lambda: tmp_path,
             )
         )  # fmt: skip
         return opened[-1]
@@ -84,7 +89,7 @@ def test_keys_in_use_are_renewed_before_they_expire(
     cache(postgres_connection, "used once", used="50 minutes")
     cache(postgres_connection, "far from expiry", expires="40 minutes")
     cache(postgres_connection, "expired", expires="-1 minute")
-    assert resources().renew("user") == Renewed(keys=2, found=2)
+    assert renew_cache(resources(), USER) == Renewed(keys=2, found=2)
     found = users(postgres_connection)
     assert found["user-123"] == ("found", "Acme Corp", 60, False)
     assert found["user-456"] == ("found", "Globex", 60, False)
@@ -99,11 +104,11 @@ def test_a_renewed_key_is_not_renewed_again_when_nobody_used_it(
 ) -> None:
     """Renewal is no use: a key that went out of use expires, one that is used again is renewed again."""
     cache(postgres_connection, "user-123")
-    resources().renew("user")
+    renew_cache(resources(), USER)
     postgres_connection.execute("UPDATE user_profile_cache SET expires_at = now() + interval '5 minutes'")
-    assert resources().renew("user") == Renewed()
+    assert renew_cache(resources(), USER) == Renewed()
     postgres_connection.execute("UPDATE user_profile_cache SET last_used_at = now() + interval '1 second'")
-    assert resources().renew("user") == Renewed(keys=1, found=1)
+    assert renew_cache(resources(), USER) == Renewed(keys=1, found=1)
 
 
 def test_a_key_that_is_gone_at_the_source_becomes_absent_for_its_shorter_time(
@@ -111,7 +116,7 @@ def test_a_key_that_is_gone_at_the_source_becomes_absent_for_its_shorter_time(
 ) -> None:
     """Negative answers are kept as negative answers, as long as these are."""
     cache(postgres_connection, "no such user")
-    assert resources().renew("user") == Renewed(keys=1, absent=1)
+    assert renew_cache(resources(), USER) == Renewed(keys=1, absent=1)
     assert users(postgres_connection)["no such user"] == ("absent", None, 10, False)
 
 
@@ -121,7 +126,7 @@ def test_rows_stay_as_they_are_when_the_source_is_down(
     """A source that fails costs only the renewal: the entries live out their time, and the failure is counted."""
     cache(postgres_connection, "user-123")
     user_service.set_fault(status=500)
-    assert resources().renew("user") == Renewed(keys=1, failed=1)
+    assert renew_cache(resources(), USER) == Renewed(keys=1, failed=1)
     assert users(postgres_connection)["user-123"] == ("found", "Old Corp", 10, False)
 
 
@@ -132,7 +137,7 @@ def test_at_most_so_many_are_renewed_those_used_last_first(
     monkeypatch.setenv("CACHE_REFRESH_KEYS", "2")
     for user, used in [("user-1", "3 minutes"), ("user-2", "1 minute"), ("user-3", "2 minutes")]:
         cache(postgres_connection, user, used=used)
-    assert resources().renew("user").keys == 2
+    assert renew_cache(resources(), USER).keys == 2
     assert users(postgres_connection)["user-1"][2] == 10
 
 
@@ -142,9 +147,9 @@ def test_nothing_is_renewed_when_it_is_off_or_dry(
 ) -> None:  # fmt: skip
     """A dry run counts; the setting 0 does nothing at all. The source is not asked."""
     cache(postgres_connection, "user-123")
-    assert resources().renew("user", dry_run=True) == Renewed(keys=1)
+    assert renew_cache(resources(), USER, dry_run=True) == Renewed(keys=1)
     monkeypatch.setenv("CACHE_REFRESH_KEYS", "0")
-    assert resources().renew("user") == Renewed()
+    assert renew_cache(resources(), USER) == Renewed()
     assert user_service.stats()["requests"] == 0
     assert users(postgres_connection)["user-123"][2] == 10
 
@@ -153,8 +158,8 @@ def test_places_and_contexts_are_renewed_from_their_own_sources(
     resources: Callable[[], Resources], postgres_connection: Connection
 ) -> None:
     """Rows of the present geo database and query are renewed from these; those of another version give way."""
-    first = resources()
-    geo_version, query_version = first.geo_database.version, first._business_cache().source.version
+    opened = resources().enrichers
+    geo_version, query_version = opened.source(GEO).source.version, opened.source(BUSINESS).source.version
     for table, key, name, version in [
         ("geo_ip_cache", "ip_address", "8.8.8.8", geo_version), ("geo_ip_cache", "ip_address", "1.1.1.1", "old build"),
         ("business_context_cache", "request_id", "req-000001", query_version),
@@ -166,8 +171,8 @@ def test_places_and_contexts_are_renewed_from_their_own_sources(
             " now() + interval '9 minutes')".encode(),
             [name, version],
         )
-    assert resources().renew("geo") == Renewed(keys=1, found=1)
-    assert resources().renew("business") == Renewed(keys=1, found=1)
+    assert renew_cache(resources(), GEO) == Renewed(keys=1, found=1)
+    assert renew_cache(resources(), BUSINESS) == Renewed(keys=1, found=1)
     places = postgres_connection.execute(
         "SELECT ip_address, country, expires_at > now() + interval '59 minutes' FROM geo_ip_cache ORDER BY 1"
     ).fetchall()

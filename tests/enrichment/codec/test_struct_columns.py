@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enrichment.codec.struct_columns import columns_of, fragments
-from enrichment.messages import Place, Profile, Risk
+from enrichment.enrichers.business import Risk
+from enrichment.enrichers.geo import Place
+from enrichment.enrichers.user import Profile
 
 texts = st.none() | st.text(st.characters(codec="utf-8"))
 structs = st.lists(

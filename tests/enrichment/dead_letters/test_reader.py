@@ -23,8 +23,9 @@ from enrichment.codec.json_text import is_strict
 from enrichment.codec.outgoing import origin_headers
 from enrichment.codec.records import Chunk, Header, pack_headers, unpack_headers
 from enrichment.dead_letters.reader import Verdict, judge, normalised, unwrap
-from enrichment.dead_letters.reasons import DEFAULT_REASONS, REDRIVE_RULES
+from enrichment.dead_letters.reasons import UNKNOWN, all_reasons, default_reasons, rule_of
 from enrichment.dead_letters.writer import DeadLetters
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.kafka.topic_limits import TopicLimits
 from enrichment.messages import (
     HEADER_ATTEMPTS,
@@ -39,7 +40,7 @@ from enrichment.messages import (
 SOURCE, DLQ = "stacklens-enriched", "analytics-dlq"
 NOW = "2024-01-15T10:00:00.123Z"
 LIVE_BATCH = Batch("dag/run/0", SOURCE, "group", 0, (OffsetRange(3, 0, 10),))
-WANTED = RedriveFilter(SOURCE, tuple(Reason), max_attempts=3, max_letter_bytes=1_000_000)
+WANTED = RedriveFilter(SOURCE, all_reasons(), max_attempts=3, max_letter_bytes=1_000_000)
 PATIENT = msgspec.structs.replace(WANTED, max_attempts=10**12)  # whatever the message's own headers say
 REDRIVE_BATCH = Batch(
     "redrive/run/0", DLQ, "group", 0, (OffsetRange(3, 0, 9),), purpose=Purpose(REDRIVE, letters=WANTED)
@@ -71,7 +72,7 @@ def set_aside(
     one."""
     frame = chunk.columns
     refused = decode(frame["value"]).refused
-    death = (refused[0].reason, refused[0].detail) if refused else (Reason.USER_SERVICE_ERROR, detail)
+    death = (refused[0].reason, refused[0].detail) if refused else ("user-service-error", detail)
     written = DeadLetters(batch, at, TopicLimits("letters", max_bytes)).write(
         frame, origin_headers(frame, batch), "enrich", {0: (reason or death[0], death[1])}
     )
@@ -239,7 +240,7 @@ MOMENT = datetime(2024, 1, 15, 10, 0, 0, 123_000, tzinfo=UTC)
         pytest.param({"since": MOMENT.replace(second=1)}, Verdict.FILTERED, id="since-later"),
         pytest.param({"until": MOMENT}, Verdict.FILTERED, id="until-then"),
         pytest.param({"until": MOMENT.replace(second=1)}, Verdict.REDRIVE, id="until-later"),
-        pytest.param({"reasons": (Reason.USER_TIMEOUT,)}, Verdict.LEFT, id="other-reason"),
+        pytest.param({"reasons": ("user-lookup-timeout",)}, Verdict.LEFT, id="other-reason"),
         pytest.param({"max_attempts": 1}, Verdict.PARKED, id="tried-too-often"),
         pytest.param({"max_letter_bytes": 5_500}, Verdict.REDRIVE, id="room"),
         pytest.param({"max_letter_bytes": 4_500}, Verdict.LEFT, id="no-room-for-another"),
@@ -337,8 +338,10 @@ def test_letter_of_an_earlier_version_is_understood() -> None:
 
 def test_every_reason_has_its_default() -> None:
     """Which reasons are worth another try is said of each; those that need a person are not among them."""
-    assert set(REDRIVE_RULES) == set(Reason)
-    assert set(DEFAULT_REASONS) == {
+    assert {*map(str, Reason), *REGISTRY.reasons} == set(all_reasons())
+    assert UNKNOWN not in map(rule_of, all_reasons())
+    assert rule_of("of a later release") is UNKNOWN
+    assert set(default_reasons()) == {
         "message-too-large", "geo-ip-lookup-failed", "geo-ip-not-found", "user-lookup-timeout", "user-service-error",
         "user-not-found", "business-context-not-found", "database-connection-error",
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -10,49 +11,43 @@ import pytest
 
 from enrichment.caches.base import Entry, State
 from enrichment.codec.records import Chunk, Header, pack_headers, unpack_headers
-from enrichment.enrichers.base import look_up_and_enrich
-from enrichment.enrichers.business.enricher import BusinessEnricher
+from enrichment.enrichers.base import OpenEnricher
+from enrichment.enrichers.business import BUSINESS, Context
 from enrichment.enrichers.business.risk import Condition, Levels, Op, RiskRules, Rule
-from enrichment.enrichers.geo.enricher import GeoEnricher
+from enrichment.enrichers.business.risk_scorer import RiskScorer
+from enrichment.enrichers.declare import LookupEnricher
+from enrichment.enrichers.geo import Place
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.enrichers.testing import FixedLookup
-from enrichment.enrichers.user.enricher import UserEnricher
+from enrichment.enrichers.user import Profile
 from enrichment.kafka.topic_limits import TopicLimits
-from enrichment.messages import (
-    HEADER_REVISION,
-    ORIGIN_HEADERS,
-    OUTPUT_COLUMNS,
-    Context,
-    Place,
-    Profile,
-    Reason,
-    Source,
-    column_names,
-)
-from enrichment.repair.corrections import Corrector, LookUp, Tally, missing_of, revised
+from enrichment.messages import HEADER_REVISION, ORIGIN_HEADERS
+from enrichment.repair.corrections import Corrector, Tally, missing_of, revised
 
 NOW = "2024-01-15T12:00:00.000Z"
 ORIGIN: list[Header] = [(name, b"0") for name in ORIGIN_HEADERS]
 RULES = RiskRules(0.1, Levels(0.0, 0.3, 0.6, 0.8), [
     Rule("free", 0.2, (Condition("user_subscription_tier", Op.EQUAL, "free"),)),
-    Rule("user-unknown", 0.4, (Condition("user_status", Op.EQUAL, Reason.USER_NOT_FOUND),)),
-    Rule("address-unknown", 0.3, (Condition("geo_status", Op.EQUAL, Reason.GEO_NOT_FOUND),)),
+    Rule("user-unknown", 0.4, (Condition("user_status", Op.EQUAL, "user-not-found"),)),
+    Rule("address-unknown", 0.3, (Condition("geo_status", Op.EQUAL, "geo-ip-not-found"),)),
 ])  # fmt: skip
-FAILED = Entry(State.FAILED, reason=Reason.USER_TIMEOUT)
+FAILED = Entry(State.FAILED, reason="user-lookup-timeout")
 
 
 def published(**fields: Any) -> bytes:
     """A message that was published without its user."""
-    added: dict[str, Any] = dict.fromkeys(OUTPUT_COLUMNS) | {
+    added: dict[str, Any] = dict.fromkeys(REGISTRY.output_columns) | {
         "geo_country": "Norway", "geo_latitude": 59.91, "business_unit": "payments", "business_amount": 12.5,
         "business_risk_score": 0.1, "business_risk_level": "low", "business_fraud_indicators": [],
-        "enrichment_sources": [Source.GEO, Source.BUSINESS], "enrichment_errors": [Reason.USER_TIMEOUT],
+        "enrichment_sources": ["geo-ip", "business-context"], "enrichment_errors": ["user-lookup-timeout"],
         "enriched_at": "2024-01-15T10:00:00.000Z",
     }  # fmt: skip
     own = {"message": "m", "source_ip": "8.8.8.8", "user_id": "u", "request_id": "r", "mine": [1.0, {"é": None}]}
     return msgspec.json.encode(own | added | fields)
 
 
-def correct(*values: bytes, users: dict[str, Any] | None = None, contexts: dict[str, Any] | None = None,
+def correct(*values: bytes, places: dict[str, Any] | None = None, users: dict[str, Any] | None = None,
+            contexts: dict[str, Any] | None = None,
             headers: list[Header] | None = None, max_bytes: int = 1_000_000) -> tuple[Chunk, Tally]:  # fmt: skip
     """The corrections of messages, with those sources given that can be asked."""
     count = len(values)
@@ -60,14 +55,20 @@ def correct(*values: bytes, users: dict[str, Any] | None = None, contexts: dict[
         [0] * count, list(range(count)), [7] * count, [b"k"] * count, [pack_headers(headers or ORIGIN)] * count,
         list(values),
     )  # fmt: skip
-    business = BusinessEnricher(FixedLookup(contexts or {}, absent=Reason.BUSINESS_NOT_FOUND), RULES)
-    lookups: dict[Source, LookUp] = {}
-    if users is not None:
-        enricher = UserEnricher(FixedLookup(users, absent=Reason.USER_NOT_FOUND))
-        lookups[Source.USER] = partial(look_up_and_enrich, enricher, added={})
-    if contexts is not None:
-        lookups[Source.BUSINESS] = business.contexts
-    return Corrector(lookups, business.score).correct(chunk, NOW, TopicLimits("out", max_bytes))
+    lookups = {
+        "geo-ip": None if places is None else FixedLookup(places, absent="geo-ip-not-found"),
+        "user-profile": None if users is None else FixedLookup(users, absent="user-not-found"),
+        "business-context": None if contexts is None else FixedLookup(contexts, absent="business-context-not-found"),
+    }
+    asked = {source: lookup for source, lookup in lookups.items() if lookup is not None}
+    corrector = Corrector.open(partial(opened, asked), frozenset(asked))
+    return corrector.correct(chunk, NOW, TopicLimits("out", max_bytes))
+
+
+def opened(lookups: Mapping[str, FixedLookup], declaration: LookupEnricher) -> OpenEnricher:
+    """An enrichment over one of these lookups; over one that knows nothing where it has none."""
+    lookup = lookups.get(declaration.source, FixedLookup({}))
+    return OpenEnricher(declaration, lookup, RiskScorer(RULES) if declaration is BUSINESS else None)
 
 
 def test_missing_columns_are_filled_and_all_others_kept() -> None:
@@ -78,9 +79,10 @@ def test_missing_columns_are_filled_and_all_others_kept() -> None:
     assert msgspec.json.decode(value or b"") == before | {
         "user_subscription_tier": "free", "user_account_age_days": 3,
         "business_risk_score": 0.3, "business_risk_level": "medium", "business_fraud_indicators": ["free"],
-        "enrichment_sources": [Source.GEO, Source.USER, Source.BUSINESS], "enrichment_errors": None, "enriched_at": NOW,
+        "enrichment_sources": ["geo-ip", "user-profile", "business-context"], "enrichment_errors": None,
+        "enriched_at": NOW,
     }  # fmt: skip
-    assert tally == Tally({Source.USER: 1}, {Source.USER: 0}, {Source.USER: 0}, 1)
+    assert tally == Tally({"user-profile": 1}, {"user-profile": 0}, {"user-profile": 0}, 1)
 
 
 def test_user_that_does_not_exist_is_an_answer() -> None:
@@ -92,9 +94,9 @@ def test_user_that_does_not_exist_is_an_answer() -> None:
 
 def test_rules_see_what_the_other_sources_had_said() -> None:
     """Statuses of sources that are not asked again come from the message."""
-    errors = [Reason.GEO_NOT_FOUND, Reason.USER_TIMEOUT]
+    errors = ["geo-ip-not-found", "user-lookup-timeout"]
     chunk, _ = correct(
-        published(enrichment_errors=errors, enrichment_sources=[Source.BUSINESS], geo_country=None),
+        published(enrichment_errors=errors, enrichment_sources=["business-context"], geo_country=None),
         users={"u": Profile("premium")},
     )
     value = msgspec.json.decode(chunk.values[0] or b"")
@@ -106,21 +108,21 @@ def test_rules_see_what_the_other_sources_had_said() -> None:
 
 def stale_absence(**fields: Any) -> bytes:
     """A message whose user was unknown when the service was last asked, long ago."""
-    return published(enrichment_errors=[Reason.USER_NOT_FOUND], enrichment_stale=[Source.USER], **fields)
+    return published(enrichment_errors=["user-not-found"], enrichment_stale=["user-profile"], **fields)
 
 
 def test_stale_absence_is_missing() -> None:
     """It is looked up again; one of now is an answer, and so is a stale value."""
-    assert missing_of(stale_absence()) == {Source.USER}
-    assert missing_of(published(enrichment_errors=[Reason.USER_NOT_FOUND])) == frozenset()
-    assert missing_of(published(enrichment_errors=None, enrichment_stale=[Source.GEO, "no source"])) == frozenset()
+    assert missing_of(stale_absence()) == {"user-profile"}
+    assert missing_of(published(enrichment_errors=["user-not-found"])) == frozenset()
+    assert missing_of(published(enrichment_errors=None, enrichment_stale=["geo-ip", "no source"])) == frozenset()
 
 
 @pytest.mark.parametrize(
     ("users", "errors", "tier"),
     [
         pytest.param({"u": Profile("premium", 1)}, None, "premium", id="found"),
-        pytest.param({}, [Reason.USER_NOT_FOUND], None, id="still unknown"),
+        pytest.param({}, ["user-not-found"], None, id="still unknown"),
     ],
 )
 def test_stale_absence_is_corrected_with_what_is_so(
@@ -130,38 +132,38 @@ def test_stale_absence_is_corrected_with_what_is_so(
     chunk, tally = correct(stale_absence(), users=users)
     value = msgspec.json.decode(chunk.values[0] or b"")
     assert (value["enrichment_errors"], value["enrichment_stale"]) == (errors, None)
-    assert (value["user_subscription_tier"], tally.corrected) == (tier, {Source.USER: 1})
+    assert (value["user_subscription_tier"], tally.corrected) == (tier, {"user-profile": 1})
 
 
 def test_stale_absence_stays_when_the_source_is_still_down() -> None:
     """Served stale once more it is no answer: nothing is corrected, and the message stays pending."""
-    again = Entry(State.ABSENT, reason=Reason.USER_NOT_FOUND, stale=True)
+    again = Entry(State.ABSENT, reason="user-not-found", stale=True)
     chunk, tally = correct(stale_absence(), users={"u": again})
-    assert (len(chunk), tally.failed, tally.messages) == (0, {Source.USER: 1}, 0)
+    assert (len(chunk), tally.failed, tally.messages) == (0, {"user-profile": 1}, 0)
 
 
 def test_stale_absence_keeps_its_mark_when_another_source_is_corrected() -> None:
     """Only what is asked for again changes."""
-    value = stale_absence(business_unit=None, enrichment_sources=[Source.GEO])
-    partial = msgspec.json.decode(value) | {"enrichment_errors": [Reason.USER_NOT_FOUND, Reason.DATABASE_ERROR]}
+    value = stale_absence(business_unit=None, enrichment_sources=["geo-ip"])
+    partial = msgspec.json.decode(value) | {"enrichment_errors": ["user-not-found", "database-connection-error"]}
     chunk, _ = correct(msgspec.json.encode(partial), contexts={"r": Context("payments")})
     corrected = msgspec.json.decode(chunk.values[0] or b"")
-    assert (corrected["enrichment_errors"], corrected["enrichment_stale"]) == ([Reason.USER_NOT_FOUND], [Source.USER])
+    assert (corrected["enrichment_errors"], corrected["enrichment_stale"]) == (["user-not-found"], ["user-profile"])
     assert corrected["business_fraud_indicators"] == ["user-unknown"]
 
 
 def test_stale_sources_stay_stale() -> None:
     """What had been served past its expiry is still said to be."""
-    chunk, _ = correct(published(enrichment_stale=[Source.GEO]), users={"u": Profile("free")})
+    chunk, _ = correct(published(enrichment_stale=["geo-ip"]), users={"u": Profile("free")})
     value = msgspec.json.decode(chunk.values[0] or b"")
-    assert (value["enrichment_stale"], value["enrichment_sources"][0]) == ([Source.GEO], Source.GEO)
+    assert (value["enrichment_stale"], value["enrichment_sources"][0]) == (["geo-ip"], "geo-ip")
 
 
 def test_message_whose_source_fails_again_has_no_correction() -> None:
     """The others of the chunk do, in order; both are counted."""
     values = [published(user_id="a"), published(user_id="b"), published(user_id="c")]
     chunk, tally = correct(*values, users={"a": Profile("free"), "b": FAILED, "c": Profile("free")})
-    assert (chunk.offsets, tally) == ([0, 2], Tally({Source.USER: 2}, {Source.USER: 1}, {Source.USER: 0}, 2))
+    assert (chunk.offsets, tally) == ([0, 2], Tally({"user-profile": 2}, {"user-profile": 1}, {"user-profile": 0}, 2))
 
 
 def test_correction_that_is_too_large_is_counted_and_left_out() -> None:
@@ -169,7 +171,7 @@ def test_correction_that_is_too_large_is_counted_and_left_out() -> None:
     values = [published(user_id="a"), published(user_id="b", message="m" * 9_000)]
     users = {"a": Profile("free"), "b": Profile("free")}
     chunk, tally = correct(*values, users=users, max_bytes=9_000)
-    assert (chunk.offsets, tally) == ([0], Tally({Source.USER: 1}, {Source.USER: 0}, {Source.USER: 1}, 1))
+    assert (chunk.offsets, tally) == ([0], Tally({"user-profile": 1}, {"user-profile": 0}, {"user-profile": 1}, 1))
     _, tally = correct(values[1], users=users, max_bytes=9_000)
     assert (tally.messages, tally.is_answered) == (0, True)
 
@@ -177,16 +179,16 @@ def test_correction_that_is_too_large_is_counted_and_left_out() -> None:
 def test_message_with_two_outages_is_corrected_where_it_can_be() -> None:
     """The source that answers is filled in, the other error stays."""
     both = published(
-        enrichment_errors=[Reason.USER_TIMEOUT, Reason.DATABASE_ERROR], enrichment_sources=[Source.GEO],
-        **dict.fromkeys(column_names(Context)),
+        enrichment_errors=["user-lookup-timeout", "database-connection-error"], enrichment_sources=["geo-ip"],
+        **dict.fromkeys(BUSINESS.output_columns[:4]),
     )  # fmt: skip
     chunk, tally = correct(both, users={"u": FAILED}, contexts={"r": Context("payments")})
     value = msgspec.json.decode(chunk.values[0] or b"")
-    assert (value["business_unit"], value["enrichment_errors"]) == ("payments", [Reason.USER_TIMEOUT])
+    assert (value["business_unit"], value["enrichment_errors"]) == ("payments", ["user-lookup-timeout"])
     assert value["business_risk_score"] == 0.1
     assert (tally.corrected, tally.failed, tally.messages) == (
-        {Source.BUSINESS: 1, Source.USER: 0},
-        {Source.BUSINESS: 0, Source.USER: 1},
+        {"business-context": 1, "user-profile": 0},
+        {"business-context": 0, "user-profile": 1},
         1,
     )
 
@@ -225,16 +227,19 @@ def test_headers_of_a_correction_are_packed_again() -> None:
 @pytest.mark.parametrize(
     ("value", "missing"),
     [
-        (published(), {Source.USER}),
-        (published(enrichment_errors=[Reason.USER_NOT_FOUND, Reason.INVALID_IP]), set()),
-        (published(enrichment_errors=[Reason.GEO_LOOKUP_FAILED, Reason.DATABASE_ERROR]), {Source.GEO, Source.BUSINESS}),
+        (published(), {"user-profile"}),
+        (published(enrichment_errors=["user-not-found", "invalid-ip"]), set()),
+        (
+            published(enrichment_errors=["geo-ip-lookup-failed", "database-connection-error"]),
+            {"geo-ip", "business-context"},
+        ),
         (published(enrichment_errors=None), set()),
         (b"no JSON", set()),
         (None, set()),
     ],
     ids=["outage", "permanent", "two", "none", "no message", "tombstone"],
 )
-def test_only_outages_are_missing(value: bytes | None, missing: set[Source]) -> None:
+def test_only_outages_are_missing(value: bytes | None, missing: set[str]) -> None:
     """Permanent errors, and what is no message of ours, name nothing to repair."""
     assert missing_of(value) == missing
 
@@ -242,11 +247,10 @@ def test_only_outages_are_missing(value: bytes | None, missing: set[Source]) -> 
 def test_place_is_looked_up_by_its_address() -> None:
     """Geo is a source like the others; keys of messages that do not miss it are not asked."""
     lookup = FixedLookup({"8.8.8.8": Place("Norway", timezone="Europe/Oslo")})
-    business = BusinessEnricher(FixedLookup({}), RULES)
-    down = published(enrichment_errors=[Reason.GEO_LOOKUP_FAILED], enrichment_sources=[Source.BUSINESS], user_id=None)
+    down = published(enrichment_errors=["geo-ip-lookup-failed"], enrichment_sources=["business-context"], user_id=None)
     values: list[bytes | None] = [down, published(source_ip="1.1.1.1")]
     chunk = Chunk.of([0, 0], [0, 1], [7, 7], [b"k", b"k"], [pack_headers(ORIGIN)] * 2, values)
-    corrector = Corrector({Source.GEO: partial(look_up_and_enrich, GeoEnricher(lookup), added={})}, business.score)
+    corrector = Corrector.open(partial(opened, {"geo-ip": lookup}), frozenset({"geo-ip"}))
     corrected, tally = corrector.correct(chunk, NOW, TopicLimits("out", 1_000_000))
     assert (lookup.asked, tally.messages) == ([["8.8.8.8"]], 1)
     assert msgspec.json.decode(corrected.values[0] or b"")["geo_timezone"] == "Europe/Oslo"

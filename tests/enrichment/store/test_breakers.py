@@ -14,9 +14,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from enrichment.enrichers.user import UserSettings
 from enrichment.enrichers.user.api import UserApi
 from enrichment.errors import SourceUnavailable
-from enrichment.settings import UserSettings
 from enrichment.store.breakers import PostgresBreakerStorage
 from tests.fixtures.user_service import UserService
 
@@ -27,7 +27,7 @@ import sys
 import psycopg
 from enrichment.enrichers.user.api import UserApi
 from enrichment.errors import SourceUnavailable
-from enrichment.settings import UserSettings
+from enrichment.enrichers.user import UserSettings
 from enrichment.store.breakers import PostgresBreakerStorage
 
 dsn, url = sys.argv[1:]

@@ -19,11 +19,10 @@ import numpy as np
 import pandas as pd
 
 from enrichment.codec.struct_columns import not_null_type
+from enrichment.enrichers.business import BUSINESS, DEFAULT_RULES, Context, Risk
+from enrichment.enrichers.registry import REGISTRY, SCALARS
 from enrichment.errors import SettingsError
-from enrichment.messages import Context, Place, Profile, Risk, column_names
-from enrichment.settings import DEFAULT_RULES
 
-GEO_STATUS, USER_STATUS = "geo_status", "user_status"
 MAX_RULES = 60  # bits of an int64 mask, and a few to spare
 
 Masks = np.ndarray[Any, np.dtype[np.int64]]
@@ -54,15 +53,16 @@ _COMPARE: dict[Op, Callable[[Any, Any], Any]] = {
     Op.UNEQUAL: operator.ne,
 }
 _ORDERED, _LISTS, _BARE = (Op.MORE, Op.AT_LEAST, Op.LESS, Op.AT_MOST), (Op.IN, Op.NOT_IN), (Op.IS_NULL, Op.NOT_NULL)
-_NUMBERS = frozenset(
-    field.encode_name
-    for words in (Place, Profile, Context)
-    for field in msgspec.structs.fields(words)
-    if not_null_type(field) is not str
-)
-READABLE = frozenset((*column_names(Place), *column_names(Profile), *column_names(Context), GEO_STATUS, USER_STATUS))
-
 Scalar = int | float | str
+
+
+def readable() -> dict[str, Any]:
+    """What a rule may read, with its type: the context, and any column and status of an earlier enrichment."""
+    earlier = REGISTRY.earlier(BUSINESS)
+    structs: list[type[msgspec.Struct]] = [*(struct for enricher in earlier for struct in enricher.structs), Context]
+    columns = {f.encode_name: not_null_type(f) for struct in structs for f in msgspec.structs.fields(struct)}
+    statuses = dict.fromkeys((enricher.status_column for enricher in earlier), str)
+    return {name: kind for name, kind in (columns | statuses).items() if kind in SCALARS}
 
 
 class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,8 +73,10 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: Scalar | tuple[Scalar, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.column not in READABLE:
-            raise ValueError(f"column: {self.column!r} is none of {', '.join(sorted(READABLE))}")
+        known = readable()
+        if self.column not in known:
+            raise ValueError(f"column: {self.column!r} is none of {', '.join(sorted(known))}")
+        is_number = known[self.column] is not str
         values = self.value if isinstance(self.value, tuple) else (self.value,)
         if self.op in _BARE:
             if self.value is not None:
@@ -82,11 +84,11 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return
         if isinstance(self.value, tuple) != (self.op in _LISTS):
             raise ValueError(f"value: {self.op} takes {'a list' if self.op in _LISTS else 'a single value'}")
-        if self.op in _ORDERED and self.column not in _NUMBERS:
+        if self.op in _ORDERED and not is_number:
             raise ValueError(f"op: {self.op} needs a column of numbers, {self.column} is text")
-        kind: Any = (int, float) if self.column in _NUMBERS else str
+        kind: Any = (int, float) if is_number else str
         if not all(isinstance(value, kind) for value in values):
-            raise ValueError(f"value: {self.column} takes {'numbers' if self.column in _NUMBERS else 'text'}")
+            raise ValueError(f"value: {self.column} takes {'numbers' if is_number else 'text'}")
 
     def holds(self, column: pd.Series[Any]) -> Bools:
         """Where it holds, a value for each row."""

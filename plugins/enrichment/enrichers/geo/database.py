@@ -13,12 +13,13 @@ from pathlib import Path
 import maxminddb
 
 from enrichment.caches.base import Entry, State
+from enrichment.enrichers.geo import INVALID_IP, LOOKUP_FAILED, NOT_FOUND, GeoSettings
 from enrichment.enrichers.geo.inspection import Findings, build_name
 from enrichment.enrichers.geo.inspector import open_inspected
 from enrichment.enrichers.geo.records import READING, UNREADABLE, PlaceReader, look_up
-from enrichment.enrichers.geo.special_addresses import PUBLIC
+from enrichment.enrichers.geo.special_addresses import PUBLIC, SpecialAddresses
+from enrichment.enrichers.wiring import OpenedSource, Site
 from enrichment.errors import DatabaseRefused, SettingsError, SourceUnavailable
-from enrichment.messages import Reason
 
 log = logging.getLogger(__name__)
 
@@ -68,20 +69,29 @@ class GeoDatabase:
     def fetch_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """The places of public addresses. Raises `SourceUnavailable` when the file could not be opened."""
         if self._reader is None:
-            raise SourceUnavailable(Reason.GEO_LOOKUP_FAILED, self._broken)
+            raise SourceUnavailable(LOOKUP_FAILED, self._broken)
         return {address: self._entry(self._reader, address) for address in keys}
 
     def _entry(self, reader: maxminddb.Reader, address: str) -> Entry:
         try:
             place = self._places.read(look_up(reader, address, only_ipv4=self._only_ipv4))
         except UNREADABLE:
-            return Entry(State.FAILED, reason=Reason.GEO_LOOKUP_FAILED, version=self.version)
+            return Entry(State.FAILED, reason=LOOKUP_FAILED, version=self.version)
         except ValueError:
-            return Entry(State.FAILED, reason=Reason.INVALID_IP, version=self.version)
+            return Entry(State.FAILED, reason=INVALID_IP, version=self.version)
         # A record that holds none of our columns is no answer: it must not be listed as one.
         if place is None:
-            return Entry(State.ABSENT, reason=Reason.GEO_NOT_FOUND, version=self.version)
+            return Entry(State.ABSENT, reason=NOT_FOUND, version=self.version)
         return Entry(State.FOUND, value=place, version=self.version)
+
+
+def open_source(_site: Site, settings: GeoSettings) -> OpenedSource:
+    """The database in use, behind what answers for addresses that need none; a refresh meanwhile changes nothing for
+    who has it. Raises `SettingsError` as `GeoDatabase`."""
+    setting = SETTING if settings.database_path else "GEO_IP_INSTALL_PATH"
+    path = present_database_path(settings.database_path, settings.install_path)
+    database = GeoDatabase(path, settings.locale, setting)
+    return OpenedSource(database, front=SpecialAddresses, build=database.build)
 
 
 def lacks_places(findings: Findings) -> str:

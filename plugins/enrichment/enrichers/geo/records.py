@@ -18,7 +18,7 @@ import msgspec
 from geoip2.models import City
 from geoip2.records import PlaceRecord
 
-from enrichment.messages import Place
+from enrichment.enrichers.geo import Place
 
 T = TypeVar("T")
 

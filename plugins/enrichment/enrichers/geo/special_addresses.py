@@ -8,8 +8,8 @@ from ipaddress import IPv6Address, ip_address, ip_network
 
 from enrichment.caches.base import Entry, KeyLookup, State, Tier
 from enrichment.caches.entries import Answers, Entries
+from enrichment.enrichers.geo import INVALID_IP, Place
 from enrichment.enrichers.geo.special_registry import is_globally_reachable
-from enrichment.messages import Place, Reason
 
 PUBLIC, RESERVED, INVALID = "public", "reserved", "invalid"
 # Network types by address block; what else is not routed globally is `reserved`.
@@ -25,7 +25,7 @@ NETWORKS: dict[str, tuple[str, ...]] = {
 _BLOCKS = [(ip_network(block), kind) for kind, blocks in NETWORKS.items() for block in blocks]
 _LONGEST = 100  # characters of an IPv6 address with its zone; longer texts are no address and would fill the memory
 _ENTRIES = {kind: Entry(State.FOUND, value=Place(network_type=kind)) for kind in (*NETWORKS, RESERVED)} | {
-    INVALID: Entry(State.FAILED, reason=Reason.INVALID_IP)
+    INVALID: Entry(State.FAILED, reason=INVALID_IP)
 }
 
 

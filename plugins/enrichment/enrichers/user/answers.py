@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Meta
 
 from enrichment.caches.base import Entry, State
-from enrichment.messages import Profile, Reason
+from enrichment.enrichers.user import NOT_FOUND, SERVICE_ERROR, Profile
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ OLDEST_DAYS = 2**31 - 1
 Text = Annotated[str, Meta(max_length=1_000, pattern=r"^[^\x00]*$")]
 Days = Annotated[int, Meta(ge=0, le=OLDEST_DAYS)] | Annotated[float, Meta(ge=0, le=OLDEST_DAYS)]
 
-ABSENT = Entry(State.ABSENT, reason=Reason.USER_NOT_FOUND)
-FAILED = Entry(State.FAILED, reason=Reason.USER_SERVICE_ERROR)
+ABSENT = Entry(State.ABSENT, reason=NOT_FOUND)
+FAILED = Entry(State.FAILED, reason=SERVICE_ERROR)
 
 USER_ID = "user_id"
 # Where in the JSON of a 404 the user may be named: at the top, or in what frameworks wrap a detail in.

@@ -36,6 +36,7 @@ from pybreaker import (
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_any
 
 from enrichment.caches.base import Entry, State
+from enrichment.enrichers.user import SERVICE_ERROR, TIMEOUT, UserSettings
 from enrichment.enrichers.user.answers import ABSENT
 from enrichment.enrichers.user.asking import PART_SECONDS, Asking, Outcome, gathered, is_text
 from enrichment.enrichers.user.request import UserRequests
@@ -49,9 +50,8 @@ from enrichment.enrichers.user.tries import (
     pause_seconds,
     version_of,
 )
+from enrichment.enrichers.wiring import OpenedSource, Site
 from enrichment.errors import SourceUnavailable
-from enrichment.messages import Reason
-from enrichment.settings import UserSettings
 from enrichment.sources.connections import HttpOptions
 from enrichment.sources.event_loop import BackgroundLoop
 
@@ -59,6 +59,15 @@ log = logging.getLogger(__name__)
 
 # How often a fetch may ask for less, apart from four times for each slice.
 SPLITS = 64
+
+
+def open_source(site: Site, settings: UserSettings) -> OpenedSource:
+    """The API that the settings' connection names. Raises `SettingsError`."""
+    base_url, token, options = site.http_endpoint(settings.conn_id, "USER_SERVICE_CONN_ID")
+    breaker = site.circuit_breaker(f"user-profile {base_url}")
+    api = UserApi(base_url, token, settings, options=options, breaker_storage=breaker)
+    site.at_end(api.close)
+    return OpenedSource(api)
 
 
 class UserApi:
@@ -160,7 +169,7 @@ class UserApi:
             late = f"USER_SERVICE_TASK_TIMEOUT_SEC={self._settings.task_timeout_sec:g} is used up"
         fetch = Asking(
             deadline=time.monotonic() + seconds,
-            late=SourceUnavailable(Reason.USER_TIMEOUT, f"{self._base_url}: {late}"),
+            late=SourceUnavailable(TIMEOUT, f"{self._base_url}: {late}"),
             splits_left=SPLITS + 4 * len(slices),
             slots=asyncio.Semaphore(self._settings.concurrency),
         )
@@ -258,4 +267,4 @@ class UserApi:
         """What an open breaker means: the failure of the earlier try that opened it, or that nothing was asked."""
         if failure is not None:
             return SourceUnavailable(failure.reason, failure.detail)
-        return SourceUnavailable(Reason.USER_SERVICE_ERROR, f"{self._base_url}: circuit breaker is open")
+        return SourceUnavailable(SERVICE_ERROR, f"{self._base_url}: circuit breaker is open")

@@ -12,13 +12,12 @@ import httpx
 import msgspec
 
 from enrichment.caches.base import Entry
+from enrichment.enrichers.user import SERVICE_ERROR, TIMEOUT, UserSettings
 from enrichment.enrichers.user import answers as user_answers
 from enrichment.enrichers.user.answers import ABSENT, FAILED, Unreadable
 from enrichment.enrichers.user.http import Garbled, Reply, TooLong, UserHttp, reason_of
 from enrichment.enrichers.user.tries import NO_BATCH_ENDPOINT, AskSingly, Doubtful, NobodyNamed, Transient, refusal
 from enrichment.errors import SourceUnavailable
-from enrichment.messages import Reason
-from enrichment.settings import UserSettings
 from enrichment.sources.connections import HttpOptions
 
 log = logging.getLogger(__name__)
@@ -109,7 +108,7 @@ class UserRequests:
         one = next((id_ for id_ in user_ids if not is_odd(id_)), None)
         if one is None or not user_answers.is_json_object(reply.body, reply.content_type):
             raise Transient(
-                Reason.USER_SERVICE_ERROR,
+                SERVICE_ERROR,
                 f"{request} answered {reply.status}, not in the service's JSON; if the service has no batch endpoint, "
                 "set USER_SERVICE_BATCH_SIZE=1",
             )
@@ -135,12 +134,12 @@ class UserRequests:
                 method, path, content=content, wanted=wanted, max_bytes=max_bytes, seconds=seconds
             )
         except TimeoutError as error:
-            raise Transient(Reason.USER_TIMEOUT, f"{request}: no answer within {seconds:.3g} s") from error
+            raise Transient(TIMEOUT, f"{request}: no answer within {seconds:.3g} s") from error
         except TooLong as long:
             raise self._doubt(f"{request} answered {long}") from long
         # ValueError: httpx reads the address of a redirect that nobody follows, and a name in it may be none.
         except (httpx.HTTPError, httpx.InvalidURL, Garbled, ValueError) as error:
-            raise Transient(Reason.USER_SERVICE_ERROR, f"{request}: {reason_of(error)}") from error
+            raise Transient(SERVICE_ERROR, f"{request}: {reason_of(error)}") from error
         if reply.status in wanted:
             return reply
         refused = refusal(reply, request)
@@ -149,14 +148,14 @@ class UserRequests:
     def _unbelieved(self, request: str, lie: Unreadable) -> SourceUnavailable:
         detail = f"{request} answered with what is no answer: {lie}"
         if lie.is_garbled:
-            return self._doubt(detail, Doubtful(Reason.USER_SERVICE_ERROR, detail, may_pass=True))
-        return Transient(Reason.USER_SERVICE_ERROR, detail)
+            return self._doubt(detail, Doubtful(SERVICE_ERROR, detail, may_pass=True))
+        return Transient(SERVICE_ERROR, detail)
 
     def _doubt(self, detail: str, doubtful: Doubtful | None = None) -> SourceUnavailable:
         """A failure that may be the request's fault; the service's, once there were many of these in a row."""
         if self._doubts >= self._most_doubts:
-            return SourceUnavailable(Reason.USER_SERVICE_ERROR, detail)
-        return doubtful or Doubtful(Reason.USER_SERVICE_ERROR, detail)
+            return SourceUnavailable(SERVICE_ERROR, detail)
+        return doubtful or Doubtful(SERVICE_ERROR, detail)
 
 
 def is_odd(user_id: str) -> bool:

@@ -14,10 +14,9 @@ from tenacity import RetryCallState
 from tenacity.stop import stop_base
 
 from enrichment.caches.base import Entry
+from enrichment.enrichers.user import SERVICE_ERROR, UserSettings
 from enrichment.enrichers.user.http import Reply
 from enrichment.errors import SourceUnavailable
-from enrichment.messages import Reason
-from enrichment.settings import UserSettings
 from enrichment.sources.connections import HttpOptions, normalized
 
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -52,7 +51,7 @@ class NobodyNamed(SourceUnavailable):
     """An answer that names none of the users that were asked for: a failure of the service, for each of them."""
 
     def __init__(self, detail: str, entries: Mapping[str, Entry]) -> None:
-        super().__init__(Reason.USER_SERVICE_ERROR, detail)
+        super().__init__(SERVICE_ERROR, detail)
         self.entries = entries
 
 
@@ -98,10 +97,10 @@ def refusal(reply: Reply, request: str) -> SourceUnavailable:
     if status in (401, 403):
         detail += ": the token is missing or not accepted"
     if status in DOUBTFUL:
-        return Doubtful(Reason.USER_SERVICE_ERROR, detail, is_too_large=status == TOO_LARGE)
+        return Doubtful(SERVICE_ERROR, detail, is_too_large=status == TOO_LARGE)
     if status not in TRANSIENT:
-        return SourceUnavailable(Reason.USER_SERVICE_ERROR, detail)
-    transient = (Throttled if status == 429 else Transient)(Reason.USER_SERVICE_ERROR, detail)
+        return SourceUnavailable(SERVICE_ERROR, detail)
+    transient = (Throttled if status == 429 else Transient)(SERVICE_ERROR, detail)
     transient.retry_after = retry_after_seconds(reply.retry_after)
     return transient
 

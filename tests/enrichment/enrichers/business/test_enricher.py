@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enrichment.caches.base import Entry, State
-from enrichment.enrichers.base import JSON, STATUS, Enrichment, look_up_and_enrich
-from enrichment.enrichers.business.enricher import BusinessEnricher, RequestRisks
+from enrichment.enrichers.base import JSON, STATUS, Enrichment, OpenEnricher
+from enrichment.enrichers.business import BUSINESS, Context
 from enrichment.enrichers.business.risk import RiskRules
-from enrichment.enrichers.geo.enricher import GeoEnricher
+from enrichment.enrichers.business.risk_scorer import RequestRisks, RiskScorer, risks_of
+from enrichment.enrichers.geo import GEO, Place
 from enrichment.enrichers.geo.special_addresses import SpecialAddresses
-from enrichment.enrichers.testing import FixedLookup, make_events
-from enrichment.enrichers.user.enricher import UserEnricher
-from enrichment.messages import BUSINESS_COLUMNS, Context, Place, Profile, Reason
+from enrichment.enrichers.testing import FixedLookup, look_up_and_enrich, make_events
+from enrichment.enrichers.user import USER, Profile
 
 RULES = RiskRules.load()
 PLACES = {
@@ -30,21 +30,21 @@ CONTEXTS: dict[str, Any] = {
     "req-789": Context("payments", "payment", 1250.0, "USD"),
     "req-calm": Context("catalog", "payment", 10.0, "EUR"),
     "req-bare": Context(),
-    "req-down": Entry(State.FAILED, reason=Reason.DATABASE_ERROR),
+    "req-down": Entry(State.FAILED, reason="database-connection-error"),
 }
 
 
 def enrich(events: pd.DataFrame, lookup: FixedLookup | None = None) -> Enrichment:
     """Geo and user first, then business, on the same chunk."""
     added = {
-        "geo-ip": look_up_and_enrich(
-            GeoEnricher(SpecialAddresses(FixedLookup(PLACES, absent=Reason.GEO_NOT_FOUND))), events, {}
+        "geo": look_up_and_enrich(
+            OpenEnricher(GEO, SpecialAddresses(FixedLookup(PLACES, absent="geo-ip-not-found"))), events, {}
         ),
-        "user-profile": look_up_and_enrich(
-            UserEnricher(FixedLookup(PROFILES, absent=Reason.USER_NOT_FOUND)), events, {}
-        ),
+        "user": look_up_and_enrich(OpenEnricher(USER, FixedLookup(PROFILES, absent="user-not-found")), events, {}),
     }
-    enricher = BusinessEnricher(lookup or FixedLookup(CONTEXTS, absent=Reason.BUSINESS_NOT_FOUND), RULES)
+    enricher = OpenEnricher(
+        BUSINESS, lookup or FixedLookup(CONTEXTS, absent="business-context-not-found"), RiskScorer(RULES)
+    )
     return look_up_and_enrich(enricher, events, added)
 
 
@@ -102,12 +102,12 @@ def test_rows_without_context_have_no_risk_whatever_their_place() -> None:
         )
     )  # fmt: skip
     assert added.take(STATUS).tolist() == [
-        Reason.BUSINESS_NOT_FOUND,
-        Reason.BUSINESS_NOT_FOUND,
-        Reason.DATABASE_ERROR,
+        "business-context-not-found",
+        "business-context-not-found",
+        "database-connection-error",
         "",
     ]
-    assert added.values[list(BUSINESS_COLUMNS)].isna().all(axis=None)
+    assert added.values[list(BUSINESS.output_columns)].isna().all(axis=None)
     assert len(added.values) == 3
 
 
@@ -130,18 +130,14 @@ def test_stale_context_is_scored_and_marked() -> None:
 def test_outage_of_an_earlier_lookup_is_no_fraud() -> None:
     """A user service or geo database that is down raises no score: only its answers do."""
     events = chunk(("req-calm", "8.8.8.8", "user-123"))
-    down = FixedLookup({"8.8.8.8": Entry(State.FAILED, reason=Reason.GEO_LOOKUP_FAILED),
-                        "user-123": Entry(State.FAILED, reason=Reason.USER_TIMEOUT)})  # fmt: skip
-    added = {e.name: look_up_and_enrich(e, events, {}) for e in (GeoEnricher(down), UserEnricher(down))}
-    business = look_up_and_enrich(BusinessEnricher(FixedLookup(CONTEXTS), RULES), events, added)
+    down = FixedLookup({"8.8.8.8": Entry(State.FAILED, reason="geo-ip-lookup-failed"),
+                        "user-123": Entry(State.FAILED, reason="user-lookup-timeout")})  # fmt: skip
+    added = {
+        e.declaration.name: look_up_and_enrich(e, events, {})
+        for e in (OpenEnricher(GEO, down), OpenEnricher(USER, down))
+    }
+    business = look_up_and_enrich(OpenEnricher(BUSINESS, FixedLookup(CONTEXTS), RiskScorer(RULES)), events, added)
     assert business.take("business_risk_score").tolist() == [0.05]
-
-
-def test_reads_names_the_columns_of_the_rules() -> None:
-    """An enricher says which columns of earlier ones its rules look at."""
-    assert BusinessEnricher(FixedLookup({}), RULES).reads == (
-        "request_id", "geo_country_code", "geo_network_type", "user_account_age_days", "user_subscription_tier",
-    )  # fmt: skip
 
 
 def test_risks_to_record_are_those_of_each_requests_first_row() -> None:
@@ -150,7 +146,7 @@ def test_risks_to_record_are_those_of_each_requests_first_row() -> None:
         ("req-lost", "8.8.8.8", "user-123"), ("req-789", "175.45.176.1", "user-123"), (None, None, None),
         ("req-calm", "8.8.8.8", "user-123"), ("req-789", "8.8.8.8", "user-123"),
     )  # fmt: skip
-    risks = BusinessEnricher.risks(events, enrich(events))
+    risks = risks_of(events, enrich(events))
     assert risks == RequestRisks(
         ["req-789", "req-calm"],
         [0.45, 0.05],
@@ -162,13 +158,15 @@ def test_risks_to_record_are_those_of_each_requests_first_row() -> None:
 def test_there_are_no_risks_to_record_when_no_request_has_context() -> None:
     """A chunk of unknown requests records nothing."""
     events = chunk(("req-lost", None, None), (None, None, None))
-    assert BusinessEnricher.risks(events, enrich(events)) == RequestRisks([], [], [], [])
+    assert risks_of(events, enrich(events)) == RequestRisks([], [], [], [])
 
 
 def test_missing_earlier_enricher_is_an_error() -> None:
     """Business without geo and user before it is a mistake of the wiring, not a score without them."""
-    with pytest.raises(KeyError, match="geo-ip"):
-        look_up_and_enrich(BusinessEnricher(FixedLookup(CONTEXTS), RULES), chunk(("req-789", None, None)), {})
+    with pytest.raises(KeyError, match="geo"):
+        look_up_and_enrich(
+            OpenEnricher(BUSINESS, FixedLookup(CONTEXTS), RiskScorer(RULES)), chunk(("req-789", None, None)), {}
+        )
 
 
 ROWS = st.lists(

@@ -19,15 +19,16 @@ from psycopg.pq import TransactionStatus
 from enrichment import sql
 from enrichment.caches.base import Entry, State
 from enrichment.databases import Limits, can_be_text, connect
-from enrichment.enrichers.base import JSON, look_up_and_enrich
-from enrichment.enrichers.business.enricher import BusinessEnricher
-from enrichment.enrichers.business.query import BusinessQuery
+from enrichment.enrichers.base import JSON, OpenEnricher
+from enrichment.enrichers.business import BUSINESS, Context
+from enrichment.enrichers.business.query import business_query
 from enrichment.enrichers.business.risk import RiskRules
-from enrichment.enrichers.geo.enricher import GeoEnricher
-from enrichment.enrichers.testing import FixedLookup, make_events
-from enrichment.enrichers.user.enricher import UserEnricher
+from enrichment.enrichers.business.risk_scorer import RiskScorer
+from enrichment.enrichers.geo import GEO, Place
+from enrichment.enrichers.testing import FixedLookup, look_up_and_enrich, make_events
+from enrichment.enrichers.user import USER, Profile
 from enrichment.errors import SettingsError, SourceUnavailable
-from enrichment.messages import Context, Place, Profile, Reason
+from enrichment.sources.sql_query import SqlSource
 from tests.fixtures.postgres import Server
 
 Connection = psycopg.Connection[Any]
@@ -54,7 +55,7 @@ def load_demo(connection: Connection, requests: int) -> None:
 
 def fetch(connection: Connection, *request_ids: str, query: str = FETCH) -> dict[str, Entry]:
     """Ask a query once."""
-    return BusinessQuery(lambda: connection, query).fetch_many(request_ids)
+    return business_query(lambda: connection, query).fetch_many(request_ids)
 
 
 def test_documented_request_is_in_the_demonstration_data(demo: Connection) -> None:
@@ -67,12 +68,12 @@ def test_documented_message_has_risk_0_15_with_the_demonstration_data(demo: Conn
     events = make_events(source_ip=["8.8.8.8"], user_id=["user-123"], request_id=["req-789"])
     place = Place(country="United States", country_code="US", network_type="public")
     added = {
-        "geo-ip": look_up_and_enrich(GeoEnricher(FixedLookup({"8.8.8.8": place})), events, {}),
+        "geo-ip": look_up_and_enrich(OpenEnricher(GEO, FixedLookup({"8.8.8.8": place})), events, {}),
         "user-profile": look_up_and_enrich(
-            UserEnricher(FixedLookup({"user-123": Profile("premium", 365, "Acme Corp")})), events, {}
+            OpenEnricher(USER, FixedLookup({"user-123": Profile("premium", 365, "Acme Corp")})), events, {}
         ),
     }
-    enricher = BusinessEnricher(FixedLookup(fetch(demo, "req-789")), RiskRules.load())
+    enricher = OpenEnricher(BUSINESS, FixedLookup(fetch(demo, "req-789")), RiskScorer(RiskRules.load()))
     business = look_up_and_enrich(enricher, events, added)
     written = json.loads(b"{%s}" % business.take(JSON)[0])
     assert (written["business_unit"], written["business_risk_score"]) == ("payments", 0.15)
@@ -82,7 +83,7 @@ def test_requests_are_found_or_absent_by_one_statement(demo: Connection) -> None
     """Every key is answered, in one round for all; what the table lacks is absent."""
     entries = fetch(demo, "req-000000", "nobody", "req-000499", "req-000500")
     assert [entry.state for entry in entries.values()] == [State.FOUND, State.ABSENT, State.FOUND, State.ABSENT]
-    assert (entries["nobody"].value, entries["nobody"].reason) == (None, Reason.BUSINESS_NOT_FOUND)
+    assert (entries["nobody"].value, entries["nobody"].reason) == (None, "business-context-not-found")
 
 
 def test_demonstration_data_is_the_same_however_often_and_many_are_loaded(demo: Connection) -> None:
@@ -184,7 +185,7 @@ def test_key_that_postgresql_cannot_hold_is_absent_and_costs_no_other(demo: Conn
 def test_query_that_is_wrong_is_a_settings_error(reader: str, postgres_uri: str, query: str, said: str) -> None:
     """A query that was adapted wrongly fails the task, whatever it is asked for, and names its file and the database's
     words."""
-    with closing(BusinessQuery(lambda: open_query(postgres_uri, user=reader), query)) as source:
+    with closing(business_query(lambda: open_query(postgres_uri, user=reader), query)) as source:
         for keys in (["req-789"], ["nobody"]):
             with pytest.raises(SettingsError, match=f"business_context/fetch.sql .*{said}"):
                 source.fetch_many(keys)
@@ -234,7 +235,7 @@ def test_key_for_which_the_query_fails_costs_itself(numbered: Connection, bad: s
     keys.insert(500, bad)
     entries = fetch(numbered, *keys, query=NUMBERED + BY_CAST)
     assert states(entries) == {State.FOUND: 998, State.ABSENT: 1}
-    assert (entries[bad].state, entries[bad].reason) == (State.ABSENT, Reason.BUSINESS_NOT_FOUND)
+    assert (entries[bad].state, entries[bad].reason) == (State.ABSENT, "business-context-not-found")
     assert fetch(numbered, bad, query=NUMBERED + BY_CAST)[bad].state is State.ABSENT
 
 
@@ -260,7 +261,7 @@ def test_query_that_fails_for_every_key_is_an_outage_soon(numbered: Connection) 
     def connect() -> Connection:
         return numbered
 
-    source = BusinessQuery(connect, NUMBERED.replace("unit,", "(n / (n - n))::text AS unit,") + BY_CAST)
+    source = business_query(connect, NUMBERED.replace("unit,", "(n / (n - n))::text AS unit,") + BY_CAST)
     read = source._read
 
     def counted(connection: Connection, keys: Sequence[str]) -> dict[str, Entry]:
@@ -272,7 +273,7 @@ def test_query_that_fails_for_every_key_is_an_outage_soon(numbered: Connection) 
         patch.setattr(source, "_read", counted)
         with pytest.raises(SourceUnavailable, match="fails for every request: division by zero") as raised:
             source.fetch_many([str(n) for n in range(1, 5_001) if n != 7])
-    assert raised.value.reason == Reason.DATABASE_ERROR
+    assert raised.value.reason == "database-connection-error"
     assert asked < 500
 
 
@@ -280,17 +281,17 @@ def test_search_ends_when_its_time_is_over(numbered: Connection) -> None:
     """Keys that were not asked for have failed and are repaired later; those that were have their answers. The time is
     that of the whole task."""
     ticks = itertools.count(step=0.05)
-    source = BusinessQuery(lambda: numbered, NUMBERED + BY_CAST, timeout_seconds=30, clock=lambda: next(ticks))
+    source = business_query(lambda: numbered, NUMBERED + BY_CAST, timeout_seconds=30, clock=lambda: next(ticks))
     keys = [str(n) if n % 3 else f"bad-{n}" for n in range(1_000, 4_000)]
     first, second = source.fetch_many(keys), states_of_unavailable(source, keys)
     assert states(first)[State.FOUND] > 50
     assert states(first)[State.FAILED] > 1_000
-    assert {e.reason for e in first.values() if e.state is State.FAILED} == {Reason.DATABASE_ERROR}
+    assert {e.reason for e in first.values() if e.state is State.FAILED} == {"database-connection-error"}
     assert all(e.state is not State.ABSENT or key.startswith("bad") for key, e in first.items())
     assert second == "unavailable"
 
 
-def states_of_unavailable(source: BusinessQuery, keys: list[str]) -> str:
+def states_of_unavailable(source: SqlSource, keys: list[str]) -> str:
     """Whether a source gives up at once."""
     try:
         source.fetch_many(keys)
@@ -346,7 +347,7 @@ def test_recipe_for_numeric_ids_takes_any_key(numbered: Connection, text: str, a
     """As documented: whatever the messages hold, numbers are found by their index and nothing fails, not even once."""
     query = NUMBERED + recipe(text, after).removesuffix("```")
     odd = ["abc", "1" * 20, "", " 1", "1.0", "-5", "00012", "9223372036854775807", "9223372036854775808", "Timișoara"]
-    source = BusinessQuery(lambda: numbered, query)
+    source = business_query(lambda: numbered, query)
     entries = source._ask(["1", "5000", *odd])
     assert set(entries) == {"1", "5000"}
     plan = numbered.execute(b"EXPLAIN " + query.encode(), {"request_ids": ["1", *odd]}).fetchall()
@@ -357,7 +358,7 @@ def test_locked_table_costs_a_task_its_time_once(demo: Connection, postgres_uri:
     """`LOCK TABLE` on the users' table: an outage after the query's time; following chunks do not wait again, until the
     pause is over."""
     limits = Limits(2, 2, 1, read_only=True)
-    source = BusinessQuery(lambda: open_query(postgres_uri, limits), FETCH, timeout_seconds=1)
+    source = business_query(lambda: open_query(postgres_uri, limits), FETCH, timeout_seconds=1)
     with closing(source), psycopg.connect(postgres_uri) as holder:
         holder.execute("LOCK TABLE demo_requests")
         for said in ("lock timeout", "not asked for", "not asked for"):
@@ -373,7 +374,7 @@ def test_query_that_takes_too_long_is_an_outage(demo: Connection, postgres_uri: 
     limits = Limits(2, 0.5, 0.5, read_only=True)
     query = FETCH.replace("    unit,", "    unit || pg_sleep(30)::text AS unit,")
     with (
-        closing(BusinessQuery(lambda: open_query(postgres_uri, limits), query)) as source,
+        closing(business_query(lambda: open_query(postgres_uri, limits), query)) as source,
         pytest.raises(SourceUnavailable, match="statement timeout"),
     ):
         source.fetch_many(["req-789"])
@@ -402,13 +403,13 @@ def test_source_is_unavailable_when_the_database_is(postgres_uri: str) -> None:
     closed.close()
     with pytest.raises(SourceUnavailable, match="database-connection-error") as raised:
         fetch(closed, "req-789")
-    assert raised.value.reason == Reason.DATABASE_ERROR
+    assert raised.value.reason == "database-connection-error"
 
     def refuse() -> Connection:
         raise psycopg.OperationalError("connection refused")
 
     with pytest.raises(SourceUnavailable, match="connection refused"):
-        BusinessQuery(refuse, FETCH).fetch_many(["req-789"])
+        business_query(refuse, FETCH).fetch_many(["req-789"])
 
 
 def test_connection_is_kept_until_it_breaks(postgres_uri: str, demo: Connection) -> None:
@@ -419,7 +420,7 @@ def test_connection_is_kept_until_it_breaks(postgres_uri: str, demo: Connection)
         opened.append(psycopg.connect(postgres_uri))
         return opened[-1]
 
-    query = BusinessQuery(connect, FETCH)
+    query = business_query(connect, FETCH)
     query.fetch_many(["req-789"])
     query.fetch_many(["req-789"])
     assert len(opened) == 1
@@ -431,8 +432,8 @@ def test_connection_is_kept_until_it_breaks(postgres_uri: str, demo: Connection)
 
 def test_version_changes_with_the_query() -> None:
     """Contexts that another query gave are fetched again."""
-    same, other = BusinessQuery(_never, FETCH), BusinessQuery(_never, FETCH + " LIMIT 1")
-    assert same.version == BusinessQuery(_never, FETCH).version != other.version
+    same, other = business_query(_never, FETCH), business_query(_never, FETCH + " LIMIT 1")
+    assert same.version == business_query(_never, FETCH).version != other.version
 
 
 def _never() -> Connection:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enrichment.enrichers.business import DEFAULT_RULES
 from enrichment.enrichers.business.risk import RiskRules
 from enrichment.errors import SettingsError
-from enrichment.settings import DEFAULT_RULES
 
 RULES = RiskRules.load()
 # A request at which no rule has anything to find.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from enrichment.caches.base import Entry, State
+from enrichment.enrichers.user import Profile
 from enrichment.enrichers.user.answers import (
     ABSENT,
     FAILED,
@@ -14,7 +15,6 @@ from enrichment.enrichers.user.answers import (
     read_batch,
     read_profile,
 )
-from enrichment.messages import Profile
 
 
 def found(*values: object) -> Entry:

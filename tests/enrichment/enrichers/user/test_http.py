@@ -17,7 +17,6 @@ from cryptography.x509.oid import NameOID
 
 from enrichment.caches.base import State
 from enrichment.errors import SettingsError
-from enrichment.messages import Reason
 from enrichment.sources.connections import HttpOptions
 from tests.fixtures.raw_server import http
 from tests.fixtures.user_api import ACME, KNOWN, MakeApi, MakeServer, MakeService, failure_of
@@ -37,7 +36,7 @@ def test_refused_token_is_a_service_error_that_does_not_show_it(
     api = make_api(make_user_service(token="s3cret").base_url, token)
     with caplog.at_level(logging.DEBUG):
         failure = failure_of(api, *KNOWN)
-    assert failure.reason == Reason.USER_SERVICE_ERROR
+    assert failure.reason == "user-service-error"
     assert "answered 401: the token" in failure.detail
     assert "wr0ng" not in failure.detail + caplog.text
 

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import msgspec
 
+from enrichment.enrichers.geo import GeoSettings
 from enrichment.enrichers.geo.database import present_database_path
 from enrichment.enrichers.geo.inspector import remember
 from enrichment.enrichers.geo.refresh.candidate import Build, build_of, known_addresses, verify
 from enrichment.enrichers.geo.refresh.sources import Source
 from enrichment.enrichers.geo.refresh.unpacking import MIB, unpack
 from enrichment.errors import DatabaseRefused, RefreshFailed, SettingsError
-from enrichment.settings import GeoSettings
 
 log = logging.getLogger(__name__)
 

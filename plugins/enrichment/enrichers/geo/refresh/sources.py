@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
+from enrichment.enrichers.geo import GeoSettings
 from enrichment.enrichers.geo.inspector import require_file
 from enrichment.enrichers.geo.refresh.unpacking import MIB, unpack
 from enrichment.errors import DatabaseRefused, RefreshFailed, SettingsError
-from enrichment.settings import GeoSettings
 from enrichment.sources.tls import trusting
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from enrichment.enrichers.geo import GeoSettings
 from enrichment.enrichers.geo.refresh.candidate import Build, build_of, known_addresses, verify
 from enrichment.errors import DatabaseRefused
-from enrichment.settings import GeoSettings
 from tests.fixtures.geo import BUILT_AT, MAXMINDS_DATABASE, city, needs_maxminds_database, write_geo_database
 
 KNOWN = {"8.8.8.8": "US", "2001:4860:4860::8888": "US"}

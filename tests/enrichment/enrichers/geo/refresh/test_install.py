@@ -16,15 +16,15 @@ import pytest
 from filelock import FileLock
 from psycopg.conninfo import conninfo_to_dict
 
-from enrichment.enrichers.base import JSON, look_up_and_enrich
-from enrichment.enrichers.geo import inspector
+from enrichment.enrichers.base import JSON
+from enrichment.enrichers.geo import GEO, GeoSettings, inspector
 from enrichment.enrichers.geo.database import GeoDatabase, default_database_path, present_database_path
 from enrichment.enrichers.geo.refresh.install import Refreshed, RefreshOutcome, age, refresh
 from enrichment.enrichers.geo.refresh.sources import FileSource, UrlSource
-from enrichment.enrichers.testing import make_events
+from enrichment.enrichers.testing import look_up_and_enrich, make_events
 from enrichment.errors import DatabaseRefused, EnrichmentError, RefreshFailed, SettingsError
 from enrichment.resources import Resources
-from enrichment.settings import GeoSettings, load
+from enrichment.settings import load, load_room
 from enrichment.sources.connections import HttpEndpoint
 from tests.fixtures.geo import (
     BUILT_AT,
@@ -387,10 +387,10 @@ def test_error_names_the_setting_that_has_the_path(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("GEO_IP_INSTALL_PATH", str(tmp_path / "City.mmdb"))
     PRESENT["networks"](tmp_path / "City.mmdb")
     with (
-        Resources(load(), dict, dict, lambda: HttpEndpoint(""), lambda: tmp_path) as r,
+        Resources(load(), dict, dict, lambda _conn_id, _setting: HttpEndpoint(""), lambda: tmp_path) as r,
         pytest.raises(SettingsError, match=r"GEO_IP_INSTALL_PATH=.* type Test-City, which knows no places"),
     ):
-        r.geo_enricher()
+        r.enricher(GEO)
 
 
 def test_path_may_begin_with_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,9 +415,9 @@ def test_cached_places_of_the_older_build_give_way(
         """A geo task: what it adds to the first message, and how many had to be asked of the database."""
         with Resources(
             load(), kafka_config=dict, postgres_parameters=lambda: conninfo_to_dict(postgres_uri),
-            user_service=lambda: HttpEndpoint(""), staging_root=lambda: tmp_path,
+            http_endpoint=lambda _conn_id, _setting: HttpEndpoint(""), staging_root=lambda: tmp_path,
         ) as r:  # fmt: skip
-            added = look_up_and_enrich(r.geo_enricher(), make_events(source_ip=list(addresses)), {})
+            added = look_up_and_enrich(r.enricher(GEO), make_events(source_ip=list(addresses)), {})
             return added.take(JSON)[0], added.counts.misses
 
     def rows() -> dict[str, tuple[str, str]]:
@@ -431,7 +431,7 @@ def test_cached_places_of_the_older_build_give_way(
     versions = [GeoDatabase(str(present)).version]
     assert b"Oldtown" in task("8.8.8.1", "8.8.8.2")[0]
     assert task("8.8.8.1", "8.8.8.2")[1] == 0  # they are cached
-    refresh(load().geo, offer(tmp_path / "new.mmdb", "Newtown"))
+    refresh(load_room(GeoSettings), offer(tmp_path / "new.mmdb", "Newtown"))
     versions.append(GeoDatabase(str(present)).version)
     added, misses = task("8.8.8.1")
     assert b"Newtown" in added

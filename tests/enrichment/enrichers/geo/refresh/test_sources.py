@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from enrichment.enrichers.geo import GeoSettings
 from enrichment.enrichers.geo.refresh import sources
 from enrichment.enrichers.geo.refresh.sources import (
     Account,
@@ -26,7 +27,6 @@ from enrichment.enrichers.geo.refresh.sources import (
     without_login,
 )
 from enrichment.errors import DatabaseRefused, RefreshFailed, SettingsError
-from enrichment.settings import GeoSettings
 from tests.fixtures.geo import EDITION, maxmind, packed
 from tests.fixtures.raw_server import Answer, RawServer, http
 

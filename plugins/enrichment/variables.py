@@ -1,4 +1,4 @@
-"""What values of settings there are, and how a room is read."""
+"""What values of settings there are, and how the settings of a room are read from environment variables."""
 
 from __future__ import annotations
 

@@ -1,0 +1,224 @@
+"""Answers from PostgreSQL tables: keys in, structs out, by one query for all keys, which users write.
+
+What goes wrong is one of three things. The query is wrong, whatever it is asked: `SettingsError`. The database does not
+answer: an outage. The query fails for a row or a key that it meets (a cast, a division by zero): an answer about that
+key alone, which costs no other one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import msgspec
+import psycopg
+from psycopg.rows import tuple_row
+from psycopg.types.string import TextLoader
+
+from enrichment.caches.base import Entry, State
+from enrichment.codec.struct_columns import not_null_type
+from enrichment.databases import KeptConnection, Pause, can_be_text, is_outage
+from enrichment.errors import SettingsError, SourceUnavailable
+from enrichment.sources.bad_keys import BadKeySearch, KeyFault
+
+log = logging.getLogger(__name__)
+
+# Rows come in portions: a query that returns far too many takes no memory.
+PORTION = 50_000
+# Several rows for a key are the query's business (the first one counts); so many mean that it does not filter.
+ROWS_PER_KEY, ROWS_BESIDE = 100, 100_000
+# The classes of SQLSTATE of what a row or a key does to a query: a missing case, cardinality, data, constraints of
+# domains, and what functions raise. (https://www.postgresql.org/docs/current/errcodes-appendix.html)
+FAULTS_OF_KEYS = frozenset({"20", "21", "22", "23", "2F", "38", "39", "P0"})
+INTERNAL_ERROR = "XX"
+SHOWN_KEYS = 5
+# Texts, names and comments: what looks like a parameter in a comment is none.
+_QUOTED_OR_COMMENT = re.compile(r"""('(?:[^']|'')*'|"[^"]*")|--[^\n]*|/\*.*?\*/""", re.DOTALL)
+
+
+class Query(NamedTuple):
+    """A query of users, and what it must be like.
+
+    It gets the array `%(parameter)s` and returns the column `key` and those of the fields of `columns`, in any order
+    and with others beside them. Where it returns several rows for a key the first counts, so its ORDER BY decides.
+    `file` is what errors call it.
+    """
+
+    text: str
+    file: str
+    parameter: str
+    key: str
+    columns: type[msgspec.Struct]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that it must return."""
+        return (self.key, *(field.name for field in msgspec.structs.fields(self.columns)))
+
+    @property
+    def has_parameter(self) -> bool:
+        """Whether it uses its parameter, and not in a comment only."""
+        return f"%({self.parameter})" in _QUOTED_OR_COMMENT.sub(lambda found: found[1] or " ", self.text)
+
+
+class SqlSource:
+    """A `LookupSource` over a query. `version` changes with its text.
+
+    A key for which it has no row is absent, with the reason `unknown`; `unavailable` is the reason of a database that
+    fails. `connect` gives a connection, which is kept until it breaks; then another is opened. No transaction is left
+    open on it. A database that took its time to fail is left alone for `timeout_seconds`, then twice as long: a task
+    waits for it a few times at most, not for each chunk.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], psycopg.Connection[Any]],
+        query: Query,
+        *,
+        unknown: str,
+        unavailable: str,
+        timeout_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.version = hashlib.sha256(query.text.encode()).hexdigest()[:12]
+        self._query = query
+        self._unknown = unknown
+        self._unavailable = unavailable
+        self._readers = [_READERS[not_null_type(field)] for field in msgspec.structs.fields(query.columns)]
+        self._kept = KeptConnection(connect)
+        self._pause = Pause(timeout_seconds, clock)
+        self._search = BadKeySearch(timeout_seconds, clock)
+
+    def fetch_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """Answers by key; a key without a row, or for which alone the query fails, is absent.
+
+        Raises `SourceUnavailable` when the database fails, `SettingsError` when the query is wrong.
+        """
+        if not self._query.has_parameter:
+            parameter = f"%({self._query.parameter})s"
+            raise SettingsError(f"{self._query.file} does not use {parameter}: it would read all rows for every chunk")
+        absent = Entry(State.ABSENT, reason=self._unknown, version=self.version)
+        entries = dict.fromkeys(keys, absent)
+        asked = list(keys) if can_be_text("".join(keys)) else [key for key in keys if can_be_text(key)]
+        try:
+            return entries | self._ask(asked)
+        except KeyFault as fault:
+            return entries | self._ask_for_parts(asked, fault)
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        self._kept.close()
+
+    def _ask(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """The answers for those keys that have one. Raises as `fetch_many`, and `KeyFault`."""
+        if self._pause.seconds_left:
+            detail = f"not asked for {self._pause.seconds_left:.0f} s more, since {self._pause.why}"
+            raise SourceUnavailable(self._unavailable, detail)
+        try:
+            with self._pause.watch():
+                return self._kept.run(lambda connection: self._read(connection, keys))
+        except psycopg.Error as failed:
+            raise self._judged(failed) from failed
+
+    def _ask_for_parts(self, keys: Sequence[str], fault: KeyFault) -> dict[str, Entry]:
+        """What can be said of keys for which the query fails together."""
+        try:
+            self._ask([])
+        except KeyFault as always:
+            raise SettingsError(f"{self._query.file} is wrong, whatever it is asked for: {always}") from always
+        searched = self._search.run(self._ask, keys, fault)
+        if searched.bad:
+            log.warning(
+                "sql_query.bad_keys file=%s keys=%d first=%s error=%s",
+                self._query.file, len(searched.bad), searched.bad[:SHOWN_KEYS], fault,
+            )  # fmt: skip
+        if len(searched.left) == len(keys):
+            raise SourceUnavailable(self._unavailable, f"{self._query.file} fails for every key: {searched.why}")
+        if searched.left:
+            log.warning("sql_query.keys_left keys=%d of=%d error=%s", len(searched.left), len(keys), searched.why)
+        return searched.answers | dict.fromkeys(searched.left, Entry(State.FAILED, reason=self._unavailable))
+
+    def _read(self, connection: psycopg.Connection[Any], keys: Sequence[str]) -> dict[str, Entry]:
+        wanted, found = set(keys), dict[str, Entry]()
+        with _open_cursor(connection) as cursor:
+            cursor.execute(self._query.text.encode(), {self._query.parameter: list(keys)})
+            pick = self._picker([column.name for column in cursor.description or ()])
+            for key, *values in map(pick, self._rows(cursor, len(keys))):
+                if key in wanted and key not in found:
+                    parts = (read(value) for read, value in zip(self._readers, values, strict=True))
+                    found[key] = Entry(State.FOUND, value=self._query.columns(*parts), version=self.version)
+        return found
+
+    def _judged(self, failed: psycopg.Error) -> Exception:
+        """Whose fault it is: the database's, a key's, or the query's."""
+        said, state = str(failed).strip(), failed.sqlstate or ""
+        if state[:2] in FAULTS_OF_KEYS:
+            return KeyFault(said)
+        if is_outage(failed) or state.startswith(INTERNAL_ERROR):
+            return SourceUnavailable(self._unavailable, said)
+        # What has no SQLSTATE is psycopg's own, about what stands in for the parameter.
+        parameter = f"%({self._query.parameter})s"
+        hint = f"; it takes {parameter}, and any other percent sign is written as two, in comments, too"
+        return SettingsError(f"{self._query.file} is wrong: {said}{'' if state else hint}")
+
+    def _rows(self, cursor: psycopg.ServerCursor[tuple[Any, ...]], keys: int) -> Iterator[tuple[Any, ...]]:
+        read, most = 0, ROWS_PER_KEY * keys + ROWS_BESIDE
+        while portion := cursor.fetchmany(PORTION):
+            yield from portion
+            read += len(portion)
+            if read > most:
+                raise SettingsError(
+                    f"{self._query.file} returns more than {most} rows for {keys} keys: it does not filter by them"
+                )
+            if len(portion) < PORTION:
+                return
+
+    def _picker(self, names: list[str]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+        """What takes the columns that we want out of a row."""
+        missing = [column for column in self._query.names if column not in names]
+        if missing:
+            needed = ", ".join(self._query.names)
+            raise SettingsError(f"{self._query.file} returns no column {', '.join(missing)}; it needs {needed}")
+        return itemgetter(*(names.index(column) for column in self._query.names))
+
+
+def _open_cursor(connection: psycopg.Connection[Any]) -> psycopg.ServerCursor[tuple[Any, ...]]:
+    """A cursor in the server, whose values are the text that PostgreSQL writes. Among what a query returns beside our
+    columns there may be values that Python cannot hold (a date before the year 1, infinity)."""
+    cursor = connection.cursor("lookup", row_factory=tuple_row)
+    for kind in psycopg.adapters.types:
+        for oid in filter(None, (kind.oid, kind.array_oid)):
+            cursor.adapters.register_loader(oid, TextLoader)
+    return cursor
+
+
+def _number(value: str | None) -> float | None:
+    """A finite number, whatever type the query gives it; null when it is none."""
+    try:
+        number = float(value) if value is not None else math.nan
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _whole(value: str | None) -> int | None:
+    """A whole number of at most 64 bits; null when it is none."""
+    number = _number(value)
+    if value is None or number is None or not number.is_integer() or not -(2**63) <= number < 2**63:
+        return None
+    return int(value) if value.lstrip("+-").isdecimal() else int(number)
+
+
+# How the text of a value is read, by the type of its field; what is no such value becomes null.
+_READERS: dict[Any, Callable[[str | None], Any]] = {
+    str: lambda value: value,
+    float: _number,
+    int: _whole,
+    bool: lambda value: {"t": True, "true": True, "f": False, "false": False}.get(value or ""),
+}
