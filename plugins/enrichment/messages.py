@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -23,14 +24,29 @@ class Event(msgspec.Struct, gc=False):
     request_id: str | int | float | None = None
 
 
-SOURCE_IP, USER_ID, REQUEST_ID = "source_ip", "user_id", "request_id"
-KEY_COLUMNS = (SOURCE_IP, USER_ID, REQUEST_ID)
-
-
+@lru_cache
 def event_type(keys: tuple[str, ...]) -> type[Event]:
-    return Event
+    """`Event` with these fields as keys: those that it lacks stand behind its own, and all that are optional may be
+    numbers. A required field stays text.
+
+    Raises `ValueError` for a name with a quote, a backslash, or a control character in it. A name that is unfit for an
+    attribute is only the `encode_name`.
+    """
+    kind = str | int | float | None
+    settled = {field.name for field in msgspec.structs.fields(Event) if field.required or field.type == kind}
+    changed = [name for name in dict.fromkeys(keys) if name not in settled]
+    if not changed:
+        return Event
+    names = {
+        name if name.isidentifier() and not name.startswith("_") else f"_{place}": name
+        for place, name in enumerate(changed)
+    }
+    fields = [(attribute, kind, None) for attribute in names]
+    keyed = msgspec.defstruct("KeyedEvent", fields, bases=(Event,), module=__name__, rename=names, gc=False)
+    return cast("type[Event]", keyed)
 
 
+SOURCE_IP, USER_ID, REQUEST_ID = "source_ip", "user_id", "request_id"
 EVENT_FIELDS = Event.__struct_fields__
 
 

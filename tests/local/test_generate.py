@@ -20,6 +20,7 @@ from include.local.malform import MALFORMATIONS
 from include.local.records import NOW, Record, milliseconds, play_file, write_file
 from include.user_service.population import find_profile
 
+KEYS = ("source_ip", "user_id", "request_id")
 START = 1_705_312_800_000
 CLEAN = Options(count=5_000, malformed=0, start_ms=START)
 GOOD = (
@@ -55,7 +56,7 @@ def test_messages_are_as_many_as_asked_for(count: int) -> None:
 
 def test_every_message_is_an_event_when_none_is_malformed(clean: list[Record]) -> None:
     """The pipeline accepts each of them, and about 300 bytes is what they are."""
-    assert decode(pa.array([record.value for record in clean], pa.binary())).refused == {}
+    assert decode(pa.array([record.value for record in clean], pa.binary()), KEYS).refused == {}
     assert 250 < sum(len(record.value or b"") for record in clean) / len(clean) < 350
 
 
@@ -107,7 +108,7 @@ def kind_of(address: str | None) -> str:
 def test_share_of_malformed_messages_is_what_was_asked_for() -> None:
     """With a tenth malformed, about a tenth differs from the good messages of the same seed."""
     options = Options(count=10_000, malformed=0.1, seed=3, lines_per_request=(2, 2), start_ms=START)
-    refused = decode(pa.array([record.value for record in messages(options)], pa.binary())).refused
+    refused = decode(pa.array([record.value for record in messages(options)], pa.binary()), KEYS).refused
     enriched_all_the_same = 3 / len(MALFORMATIONS)
     assert len(refused) == pytest.approx(1_000 * (1 - enriched_all_the_same), rel=0.15)
 
@@ -131,7 +132,7 @@ def test_share_of_malformed_messages_is_what_was_asked_for() -> None:
 )
 def test_malformation_has_its_declared_outcome(name: str, reason: Reason | None) -> None:
     """Each way of being malformed is refused for its reason, or is enriched."""
-    refused = decode(pa.array([MALFORMATIONS[name](GOOD)], pa.binary())).refused
+    refused = decode(pa.array([MALFORMATIONS[name](GOOD)], pa.binary()), KEYS).refused
     assert (refused[0].reason if refused else None) is reason
 
 
@@ -139,7 +140,7 @@ def test_every_malformation_is_made_when_there_are_enough_messages() -> None:
     """All kinds occur."""
     values = [record.value for record in messages(Options(count=2_000, malformed=1, start_ms=START))]
     assert None in values
-    assert {refusal.reason for refusal in decode(pa.array(values, pa.binary())).refused.values()} >= {
+    assert {refusal.reason for refusal in decode(pa.array(values, pa.binary()), KEYS).refused.values()} >= {
         Reason.INVALID_JSON, Reason.INVALID_ENCODING, Reason.NOT_AN_OBJECT, Reason.MISSING_FIELD, Reason.WRONG_TYPE,
         Reason.NESTED_TOO_DEEP,
     }  # fmt: skip

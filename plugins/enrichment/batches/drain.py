@@ -13,7 +13,7 @@ import pyarrow as pa
 from enrichment.batch import Batch
 from enrichment.batches.kinds import Kind
 from enrichment.batches.staged import EVENT_SCHEMA, EVENTS, KEYS, REFUSED, REFUSED_SCHEMA, Drained, key_schema
-from enrichment.codec.decode import Decoded, decode, refuse_headers, set_aside
+from enrichment.codec.decode import Decoded, decode, refuse_headers, reject_all
 from enrichment.codec.hot_loops import quiet_gc
 from enrichment.codec.records import Chunk, without
 from enrichment.enrichers.registry import REGISTRY
@@ -34,7 +34,7 @@ def drain(clients: Clients, staging: Staging, batch: Batch, kind: Kind) -> Drain
     """
     clients = clients.for_batch(batch)
     settings = clients.settings
-    decoder = set_aside if batch.set_aside else decode
+    decoder = partial(reject_all if batch.set_aside else decode, keys=REGISTRY.keys)
     drain_filter = kind.filter_of(clients, batch)
     messages = refusals = 0
     drain_id = uuid4().hex

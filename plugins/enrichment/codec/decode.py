@@ -1,15 +1,18 @@
 """Message values in, events and refusals out: what must be known of a message, and why one cannot be processed.
 
-A value goes on as the bytes it came in; decoding only reads it. Two roads lead on from here. On the **fast** one the
+A value goes on as the bytes it came in; decoding only reads it. Two paths lead on from here. On the **fast path** the
 output is the input's bytes with additions spliced in before the closing brace, which is right only when no key stands
 twice and none is a key of the output: for flat values (`enrichment.codec.flat`), so for nearly all. Every other message
-is read by a JSON library and takes the **plain** road (parse, update, encode), which means the same and costs more.
+is read by a JSON library and takes the **slow path** (parse, update, encode), which means the same and costs more.
+
+Which fields are the keys of lookups is said by whoever calls: fields of `Event`, or any others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -19,12 +22,9 @@ from enrichment.codec.buffers import Flags
 from enrichment.codec.flat import read_flat
 from enrichment.codec.headers import unreadable
 from enrichment.codec.json_text import NotJson, TooDeep, check_depth, lone_surrogate, parse
-from enrichment.messages import KEY_COLUMNS, Event, Reason, Refusal
+from enrichment.messages import Event, Reason, Refusal, event_type
 
-_decode_event = msgspec.json.Decoder(Event).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_OPTIONAL = tuple(field.name for field in msgspec.structs.fields(Event) if not field.required)
-_REQUIRED = tuple(field.name for field in msgspec.structs.fields(Event) if field.required)
 # A schema registry's serializers write a zero byte and a schema's id (four bytes, counted from 1) before the data.
 REGISTRY_START, REGISTRY_SIZE = b"\0\0", 5
 
@@ -42,32 +42,62 @@ class Decoded(NamedTuple):
     refused: dict[int, Refusal]
 
 
-def decode(column: pa.Array) -> Decoded:
-    """Decode a chunk's values (binary). Never raises for what a message holds."""
-    flat, keys = read_flat(column)
+class _Contract(NamedTuple):
+    """How events with certain keys are read; fields by their names in JSON."""
+
+    event: type[Event]
+    decode: Callable[[bytes], Event]
+    attributes: dict[str, str]  # of the keys
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    numeric: tuple[str, ...]  # those that may be numbers
+
+
+@lru_cache
+def _contract(keys: tuple[str, ...]) -> _Contract:
+    event = event_type(keys)
+    fields = msgspec.structs.fields(event)
+    names = {field.encode_name: field.name for field in fields}
+    return _Contract(
+        event,
+        msgspec.json.Decoder(event).decode,
+        {name: names[name] for name in keys},
+        tuple(field.encode_name for field in fields if field.required),
+        tuple(field.encode_name for field in fields if not field.required),
+        tuple(field.encode_name for field in fields if float in get_args(field.type)),
+    )
+
+
+def decode(column: pa.Array, keys: tuple[str, ...]) -> Decoded:
+    """Decode a chunk's values (binary), and find these keys in them. Never raises for what a message holds."""
+    flat, columns = read_flat(column, keys)
     if flat.all():
-        return Decoded(flat, keys, {})
+        return Decoded(flat, columns, {})
     others = np.flatnonzero(~flat)
-    events, refused = _decode_others(column.take(pa.array(others)).to_pylist())
+    events, refused = _decode_others(column.take(pa.array(others)).to_pylist(), keys)
     rows = np.arange(len(flat))
     rows[others] = len(flat) + np.arange(len(others))
-    for name in KEY_COLUMNS:
-        found = pa.array([event and (getattr(event, name) or None) for event in events], pa.string())
-        keys[name] = pa.concat_arrays([keys[name], found]).take(pa.array(rows))
-    return Decoded(flat, keys, {int(others[row]): refusal for row, refusal in refused.items()})
+    for name, attribute in _contract(keys).attributes.items():
+        found = pa.array([event and (getattr(event, attribute) or None) for event in events], pa.string())
+        columns[name] = pa.concat_arrays([columns[name], found]).take(pa.array(rows))
+    return Decoded(flat, columns, {int(others[row]): refusal for row, refusal in refused.items()})
 
 
-def _decode_others(values: Sequence[bytes | None]) -> tuple[list[Event | None], dict[int, Refusal]]:
+def _decode_others(
+    values: Sequence[bytes | None], keys: tuple[str, ...]
+) -> tuple[list[Event | None], dict[int, Refusal]]:
     """The event of each value, None for those that are refused."""
     events: list[Event | None] = []
     refused: dict[int, Refusal] = {}
-    decoding = map(_decode_event, values)  # type: ignore[arg-type]  # a null value is refused below
+    contract = _contract(keys)
+    attributes = tuple(contract.attributes.values())
+    decoding = map(contract.decode, values)  # type: ignore[arg-type]  # a null value is refused below
     while len(events) < len(values):
         try:
             # Keeps what came before an exception, and goes on behind it at the next turn.
             events.extend(decoding)
         except (msgspec.MsgspecError, TypeError, RecursionError, UnicodeDecodeError):
-            found = explain(values[len(events)])
+            found = explain(values[len(events)], keys)
             if isinstance(found, Refusal):
                 refused[len(events)] = found
             events.append(found if isinstance(found, Event) else None)
@@ -77,17 +107,17 @@ def _decode_others(values: Sequence[bytes | None]) -> tuple[list[Event | None], 
         value = values[row] or b""
         if (fault := _strict_fault(value)) is not None:  # the typed decode skips what it does not know
             refused[row], events[row] = fault, None
-        elif any(isinstance(getattr(event, name), int | float) for name in KEY_COLUMNS):
-            _write_out(event, value)
+        elif any(isinstance(getattr(event, name), int | float) for name in attributes):
+            _write_out(event, value, keys)
     return events, refused
 
 
-def _write_out(event: Event, value: bytes) -> None:
+def _write_out(event: Event, value: bytes, keys: tuple[str, ...]) -> None:
     """Give an event the texts of keys that are numbers."""
     fields = _decode_fields(value)
-    for name in KEY_COLUMNS:
-        if name in fields:
-            setattr(event, name, key_text(fields[name]))
+    for name, attribute in _contract(keys).attributes.items():
+        if isinstance(getattr(event, attribute), int | float):
+            setattr(event, attribute, key_text(fields[name]))
 
 
 def key_text(raw: msgspec.Raw) -> str | None:
@@ -96,11 +126,11 @@ def key_text(raw: msgspec.Raw) -> str | None:
     return msgspec.json.decode(raw, type=str | None) if written[0] in '"n' else written
 
 
-def set_aside(column: pa.Array) -> Decoded:
+def reject_all(column: pa.Array, keys: tuple[str, ...]) -> Decoded:
     """Refuse a chunk whole: something about it fails the pipeline, whatever it is."""
     refusal = Refusal(Reason.PROCESSING_FAILED, "every batch with this message failed; see the tasks' logs")
-    keys = dict.fromkeys(KEY_COLUMNS, pa.nulls(len(column), pa.string()))
-    return Decoded(np.zeros(len(column), dtype=bool), keys, dict.fromkeys(range(len(column)), refusal))
+    columns = dict.fromkeys(keys, pa.nulls(len(column), pa.string()))
+    return Decoded(np.zeros(len(column), dtype=bool), columns, dict.fromkeys(range(len(column)), refusal))
 
 
 def refuse_headers(column: pa.Array) -> dict[int, Refusal]:
@@ -117,8 +147,8 @@ def _strict_fault(value: bytes) -> Refusal | None:
     return None
 
 
-def explain(value: bytes | None) -> Refusal | Event:
-    """The slow, exact road: name the reason for which the fast decode refused a value.
+def explain(value: bytes | None, keys: tuple[str, ...]) -> Refusal | Event:
+    """Read a value slowly and exactly: name the reason for which the fast decode refused a value.
 
     That one judges each value of a key that stands twice. Only the last one counts, so the value may be an event after
     all.
@@ -134,13 +164,14 @@ def explain(value: bytes | None) -> Refusal | Event:
         )
     try:
         parsed = parse(value)
-        fault = _field_fault(parsed) if isinstance(parsed, dict) else _no_object(parsed)
+        fault = _field_fault(parsed, keys) if isinstance(parsed, dict) else _no_object(parsed)
         if fault is None and (half := lone_surrogate(value)) is not None:
             fault = Refusal(Reason.INVALID_JSON, half)
         if fault is None:
             fields = _decode_fields(value)  # as publishing will
-            parsed |= {name: key_text(fields[name]) for name in KEY_COLUMNS if name in fields}
-        return fault or msgspec.convert(parsed, Event)
+            contract = _contract(keys)
+            parsed |= {name: key_text(fields[name]) for name in contract.numeric if name in fields}
+        return fault or msgspec.convert(parsed, contract.event)
     except (UnicodeDecodeError, TooDeep, NotJson, msgspec.MsgspecError) as bad:
         return _unreadable(bad)
 
@@ -155,15 +186,16 @@ def _no_object(parsed: Any) -> Refusal:
     return Refusal(Reason.NOT_AN_OBJECT, f"a JSON {_JSON_NAMES[type(parsed)]}")
 
 
-def _field_fault(parsed: dict[str, Any]) -> Refusal | None:
-    missing = [name for name in _REQUIRED if name not in parsed]
+def _field_fault(parsed: dict[str, Any], keys: tuple[str, ...]) -> Refusal | None:
+    contract = _contract(keys)
+    missing = [name for name in contract.required if name not in parsed]
     if missing:
         return Refusal(Reason.MISSING_FIELD, f"required: {', '.join(missing)}")
-    for name in (*_REQUIRED, *_OPTIONAL):
+    for name in (*contract.required, *contract.optional):
         value = parsed.get(name, "")
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        is_fine = isinstance(value, str) or (value is None and name in _OPTIONAL) or (is_number and name in KEY_COLUMNS)
-        if not is_fine:
+        may_be = (value is None and name in contract.optional) or (is_number and name in contract.numeric)
+        if not (isinstance(value, str) or may_be):
             return Refusal(Reason.WRONG_TYPE, f"{name}: a JSON {_JSON_NAMES[type(value)]}, expected a string")
     return None
 

@@ -1,8 +1,8 @@
 """Flat messages: values in, which of them hold nothing but known fields, and the keys in these, out.
 
-A value is flat when it is one JSON object with fields of `Event` only, each at most once and the required ones among
-them, whose values are strings (null too where optional), and when its last byte is the closing brace. Nearly all are. A
-compiled loop (Numba) proves it in one pass over the bytes, and makes no object for any of it.
+A value is flat when it is one JSON object with fields of `event_type` only, each at most once and the required ones
+among them, whose values are strings (null too where optional), and when its last byte is the closing brace. Nearly all
+are. A compiled loop (Numba) proves it in one pass over the bytes, and makes no object for any of it.
 
 What the loop does not understand is not flat, whatever it is: `enrichment.codec.decode` has a JSON library read it
 then. That goes for keys with escapes in them, too, and for surrogates.
@@ -10,7 +10,8 @@ then. That goes for keys with escapes in them, too, and for surrogates.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -31,20 +32,13 @@ from enrichment.codec.buffers import (
     memcpy,
     parts_of,
 )
-from enrichment.messages import KEY_COLUMNS, Event
+from enrichment.messages import event_type
 
-_FIELDS = msgspec.structs.fields(Event)
+# The loop notes in the bits of an integer which fields it found.
+MAX_FIELDS = 60
 # Positions are unsigned: Numba looks at each signed one whether it counts from the end.
 Position = np.uint64
 _ONE = Position(1)
-# How each field begins: the texts, and where each ends. The loops take these tables as arguments: what they know of
-# other modules is kept with their compiled form, and would outlive a change there.
-_NAMES = [f'"{field.name}"'.encode() for field in _FIELDS]
-_NAME_BYTES = np.frombuffer(b"".join(_NAMES), np.uint8)
-_NAME_ENDS = np.cumsum([0, *map(len, _NAMES)]).astype(Position)
-_REQUIRED = np.array([field.required for field in _FIELDS])
-# Of each field its number among the keys, -1 if it is none.
-_KEYS = np.array([KEY_COLUMNS.index(field.name) if field.name in KEY_COLUMNS else -1 for field in _FIELDS])
 
 _QUOTE, _COMMA, _COLON, _OPENING, _CLOSING = (np.uint8(ord(character)) for character in '",:{}')
 _NULL, _NULL_SIZE = np.frombuffer(b"null", np.uint8), Position(4)
@@ -131,7 +125,7 @@ def _stands(values: Bytes, at: Position, end: Position, wanted: Bytes, start: Po
 @register_jitable
 def _field(values: Bytes, at: Position, end: Position, guess: int, names: Bytes, name_ends: Any) -> int:
     """The number of the field whose name stands there with its quotes, -1 for none. Mostly it is the guess: the one
-    behind the last one in `Event`."""
+    behind the last one in `event_type`."""
     count = len(name_ends) - 1
     if guess < count and _stands(values, at, end, names, name_ends[guess], name_ends[guess + 1]):
         return guess
@@ -213,22 +207,53 @@ def _cut_out(values: Bytes, starts: Ends, sizes: Ends) -> tuple[Bytes, Ends]:
     return content, ends
 
 
-def read_flat(values: pa.Array) -> tuple[Flags, dict[str, pa.Array]]:
-    """Which values (binary) are flat, and the keys of these by column, null where absent or empty, and where a value is
-    not flat."""
-    content, ends = parts_of(values)
-    kinds, starts, sizes = _read(content, ends, _NAME_BYTES, _NAME_ENDS, _REQUIRED, _KEYS)
+class _Tables(NamedTuple):
+    """What the loop must know of the fields, in their order.
+
+    It takes these as arguments: what loops know of other modules is kept with their compiled form, and would outlive a
+    change there.
+    """
+
+    names: Bytes  # with their quotes, one behind the other
+    name_ends: Any
+    required: Flags
+    keys: Numbers  # the field's number among the keys, -1 if it is none
+
+
+@lru_cache
+def _tables(keys: tuple[str, ...]) -> _Tables:
+    fields = msgspec.structs.fields(event_type(keys))
+    if len(fields) > MAX_FIELDS:
+        raise ValueError(f"with {len(keys)} keys a message has {len(fields)} known fields; {MAX_FIELDS} at most")
+    names = [f'"{field.encode_name}"'.encode() for field in fields]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(keys))}
+    return _Tables(
+        np.frombuffer(b"".join(names), np.uint8),
+        np.cumsum([0, *map(len, names)]).astype(Position),
+        np.array([field.required for field in fields]),
+        np.array([numbers.get(field.encode_name, -1) for field in fields], np.int64),
+    )
+
+
+def read_flat(column: pa.Array, keys: tuple[str, ...]) -> tuple[Flags, dict[str, pa.Array]]:
+    """Which values (binary) are flat, and these keys of them by column, null where absent or empty, and where a value
+    is not flat.
+
+    Raises `ValueError` where the keys make too many fields.
+    """
+    content, ends = parts_of(column)
+    kinds, starts, sizes = _read(content, ends, *_tables(keys))
     doubtful = np.flatnonzero(kinds == _FLAT_IF_UTF8)
-    if len(doubtful) and not _are_utf8(values.take(pa.array(doubtful))):
+    if len(doubtful) and not _are_utf8(column.take(pa.array(doubtful))):
         # All at once is quickest; one that is none must not have the others read by a JSON library.
-        kinds[[row for row in doubtful if not _are_utf8(values.slice(row, 1))]] = 0
+        kinds[[row for row in doubtful if not _are_utf8(column.slice(row, 1))]] = 0
     flat = kinds != 0
     sizes[:, ~flat] = 0
-    keys = {
+    columns = {
         name: binary_column(*_cut_out(content, starts[key], sizes[key]), sizes[key] > 0).view(pa.string())
-        for key, name in enumerate(KEY_COLUMNS)
+        for key, name in enumerate(dict.fromkeys(keys))
     }
-    return flat, keys
+    return flat, columns
 
 
 def _are_utf8(values: pa.Array) -> bool:

@@ -1,8 +1,8 @@
 """JSON texts in; why one is no JSON, and whether every strict reader takes it, out.
 
-The slow, exact road of `enrichment.codec.decode` and `enrichment.dead_letters.writer`. Python's own reader parses, but
-neither its limits (digits of an integer, depth of its stack) nor the words of one of its releases decide anything here:
-the same text gets the same answer on every Python.
+The slow, exact reading of `enrichment.codec.decode` and `enrichment.dead_letters.writer`. Python's own reader parses,
+but neither its limits (digits of an integer, depth of its stack) nor the words of one of its releases decide anything
+here: the same text gets the same answer on every Python.
 """
 
 from __future__ import annotations

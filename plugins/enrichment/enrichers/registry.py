@@ -107,17 +107,23 @@ class Registry:
             twice = sorted(value for value, count in Counter(found).items() if count > 1)
             if twice:
                 raise ValueError(f"enrichments need a {what} of their own: {', '.join(twice)} is there twice")
+        if added := self.added.intersection(self.keys):
+            raise ValueError(f"what is added to a message cannot be a key: {', '.join(sorted(added))}")
         for number, enricher in enumerate(self.enrichers):
-            before = {e.name for e in self.enrichers[:number]}
-            if enricher.reads != EVERY_EARLIER and not before.issuperset(enricher.reads):
-                unknown = sorted(set(enricher.reads) - before)
-                raise ValueError(f"{enricher.name} reads {', '.join(unknown)}, which does not stand before it")
-            if not enricher.outages:
-                raise ValueError(f"{enricher.name} has no reason for a source that cannot be asked (outages)")
-            for struct, kinds in zip(enricher.structs, (SCALARS, (*SCALARS, tuple[str, ...])), strict=False):
-                for field in msgspec.structs.fields(struct):
-                    if field.default is not None or field.type not in [kind | None for kind in kinds]:
-                        raise ValueError(f"{struct.__name__}.{field.name} must be one of {kinds}, or None by default")
+            _check(enricher, {e.name for e in self.enrichers[:number]})
+
+
+def _check(enricher: LookupEnricher, before: set[str]) -> None:
+    """Whether a declaration makes sense behind those that stand before it. Raises `ValueError`."""
+    if enricher.reads != EVERY_EARLIER and not before.issuperset(enricher.reads):
+        unknown = sorted(set(enricher.reads) - before)
+        raise ValueError(f"{enricher.name} reads {', '.join(unknown)}, which does not stand before it")
+    if not enricher.outages:
+        raise ValueError(f"{enricher.name} has no reason for a source that cannot be asked (outages)")
+    for struct, kinds in zip(enricher.structs, (SCALARS, (*SCALARS, tuple[str, ...])), strict=False):
+        for field in msgspec.structs.fields(struct):
+            if field.default is not None or field.type not in [kind | None for kind in kinds]:
+                raise ValueError(f"{struct.__name__}.{field.name} must be one of {kinds}, or None by default")
 
 
 REGISTRY = Registry(ENRICHERS)

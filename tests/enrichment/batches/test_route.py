@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -28,6 +29,7 @@ from enrichment.enrichers.user import Profile
 from enrichment.kafka.topic_limits import TopicLimits
 from enrichment.messages import HEADER_ATTEMPTS, ORIGIN_HEADERS, REDRIVE_HEADERS, Provenance, Reason
 
+KEYS = ("source_ip", "user_id", "request_id")
 BATCH = Batch("dag/run/0", "stacklens-enriched", "group", 0, (OffsetRange(3, 100, 200),))
 NOW = "2024-01-15T10:00:00.123Z"
 PLACE = Place(country="United States", latitude=37.386, longitude=float("nan"))
@@ -80,7 +82,7 @@ def chunk(
         [3] * count, range(100, 100 + count), [1_700_000_000_000] * count, [key] * count,
         [pack_headers(headers)] * count, values,
     )  # fmt: skip
-    staged = stage(read, decode)
+    staged = stage(read, partial(decode, keys=KEYS))
     return staged.events, staged.refused
 
 
@@ -446,7 +448,7 @@ def test_message_with_unread_headers_is_set_aside() -> None:
     """The client reads none of more than 100,000 headers: they must not be lost in silence."""
     read = Chunk.of([3], [100], [1_700_000_000_000], [b"k"], [b""], [value_of()])
     columns = read.columns.set_column(4, "headers", pa.nulls(1, pa.binary()))
-    staged = stage(Chunk(columns), decode)
+    staged = stage(Chunk(columns), partial(decode, keys=KEYS))
     assert staged.events.num_rows == 0
     router = Router(BATCH, NOW, TopicLimits("out", 1_000_000), TopicLimits("dlq", 1_000_000))
     [*_, routed] = router.route(iter([]), additions(0), staged.refused)

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from enrichment.codec.decode import decode, set_aside
-from enrichment.messages import KEY_COLUMNS, Reason
+from enrichment.codec.decode import decode, reject_all
+from enrichment.messages import Reason
 
 FIELDS = ("timestamp", "service", "level", "message", "trace_id", "span_id", "source_ip", "user_id", "request_id")
-REQUIRED, OPTIONAL = FIELDS[:4], FIELDS[4:]
+REQUIRED, OPTIONAL, KEYS = FIELDS[:4], FIELDS[4:], FIELDS[6:]
+FOUR_KEYS = (*KEYS, "session_id")
 WHOLE = {name: f"a {name}" for name in FIELDS}
 
 
@@ -88,15 +89,15 @@ NUMBERS = [
 
 
 @pytest.mark.parametrize("written", NUMBERS)
-@pytest.mark.parametrize("name", KEY_COLUMNS)
+@pytest.mark.parametrize("name", KEYS)
 def test_number_is_looked_up_as_it_is_written(name: str, written: str) -> None:
     """Digit by digit, whatever a reader of JSON makes of it; a duplicate of the wrong type before it counts nothing."""
     value = value_of(**{name: "?"}).replace(b'"?"', written.encode())
     twice = value[:-1].replace(written.encode(), b"[]") + f',"{name}":{written}}}'.encode()
-    decoded = decode(pa.array([value_of(), value, twice], pa.binary()))
+    decoded = decode(pa.array([value_of(), value, twice], pa.binary()), KEYS)
     assert decoded.refused == {}
     assert decoded.keys[name].to_pylist()[1:] == [written, written]
-    others = set(KEY_COLUMNS) - {name}
+    others = set(KEYS) - {name}
     assert all(decoded.keys[other].to_pylist() == [decoded.keys[other][0].as_py()] * 3 for other in others)
 
 
@@ -104,7 +105,7 @@ def test_number_is_looked_up_as_it_is_written(name: str, written: str) -> None:
 def test_refusal_names_the_reason(value: bytes | None, reason: Reason, detail: str) -> None:
     """What cannot be processed has one declared reason and a detail that helps to find it, and costs no other
     message."""
-    decoded = decode(pa.array([value_of(), value, value_of()], pa.binary()))
+    decoded = decode(pa.array([value_of(), value, value_of()], pa.binary()), KEYS)
     assert list(decoded.refused) == [1]
     assert decoded.refused[1].reason is reason
     assert detail in decoded.refused[1].detail
@@ -114,7 +115,7 @@ def test_refusal_names_the_reason(value: bytes | None, reason: Reason, detail: s
 def test_required_field_that_is_missing_is_named(name: str) -> None:
     """A message without a required field is refused by the field's name."""
     fields = {k: v for k, v in WHOLE.items() if k != name}
-    assert decode(pa.array([json.dumps(fields).encode()], pa.binary())).refused[0] == (
+    assert decode(pa.array([json.dumps(fields).encode()], pa.binary()), KEYS).refused[0] == (
         Reason.MISSING_FIELD,
         f"required: {name}",
     )
@@ -124,16 +125,16 @@ def test_required_field_that_is_missing_is_named(name: str) -> None:
 def test_optional_field_may_be_absent_or_null(name: str) -> None:
     """A key that is absent is no error, nor is one that is null."""
     absent = json.dumps({k: v for k, v in WHOLE.items() if k != name}).encode()
-    decoded = decode(pa.array([absent, value_of(**{name: None})], pa.binary()))
+    decoded = decode(pa.array([absent, value_of(**{name: None})], pa.binary()), KEYS)
     assert decoded.refused == {}
-    if name in KEY_COLUMNS:
+    if name in KEYS:
         assert decoded.keys[name].to_pylist() == [None, None]
 
 
 def test_keys_are_those_of_the_messages() -> None:
-    """Key columns have one value for each message, in order, whichever road it takes; null for one that is refused."""
+    """Key columns have one value for each message, in order, whichever path it takes; null for one that is refused."""
     values = [value_of(user_id="a"), b"x", value_of(user_id='"', extra=1), value_of(user_id=""), value_of(user_id="b")]
-    decoded = decode(pa.array(values, pa.binary()))
+    decoded = decode(pa.array(values, pa.binary()), KEYS)
     assert decoded.keys["user_id"].to_pylist() == ["a", None, '"', None, "b"]
     assert decoded.keys["source_ip"].to_pylist() == [ip := WHOLE["source_ip"], None, ip, ip, ip]
 
@@ -159,8 +160,8 @@ SPLICED = {
 
 @pytest.mark.parametrize(("value", "fast"), SPLICED.values(), ids=SPLICED.keys())
 def test_only_messages_without_strange_keys_may_be_spliced(value: bytes, fast: bool) -> None:
-    """The fast road is for messages that hold known fields, each once, and nothing after the closing brace."""
-    decoded = decode(pa.array([value], pa.binary()))
+    """The fast path is for messages that hold known fields, each once, and nothing after the closing brace."""
+    decoded = decode(pa.array([value], pa.binary()), KEYS)
     assert (decoded.refused, decoded.fast.tolist()) == ({}, [fast])
 
 
@@ -170,7 +171,7 @@ def test_only_messages_without_strange_keys_may_be_spliced(value: bytes, fast: b
 @pytest.mark.parametrize("name", ["level", "source_ip"])
 def test_last_value_of_a_key_counts(name: str, first: bytes) -> None:
     """A key that stands twice has its last value, so what the first one was does not matter."""
-    decoded = decode(pa.array([b'{"%s":%s,' % (name.encode(), first) + value_of()[1:]], pa.binary()))
+    decoded = decode(pa.array([b'{"%s":%s,' % (name.encode(), first) + value_of()[1:]], pa.binary()), KEYS)
     assert (decoded.refused, decoded.fast.tolist()) == ({}, [False])
     assert decoded.keys["source_ip"].to_pylist() == [WHOLE["source_ip"]]
 
@@ -178,12 +179,12 @@ def test_last_value_of_a_key_counts(name: str, first: bytes) -> None:
 @pytest.mark.parametrize("raw", [b"1e400", b"-1e999", b"1" * 5_000, b'{"a":1,"a":2}'])
 def test_what_only_some_readers_take_passes_through(raw: bytes) -> None:
     """Valid JSON in a field of its own is the message's business: nothing here needs to understand it."""
-    assert decode(pa.array([with_extra(raw)], pa.binary())).refused == {}
+    assert decode(pa.array([with_extra(raw)], pa.binary()), KEYS).refused == {}
 
 
-def test_set_aside_refuses_everything() -> None:
-    """A chunk that is set aside becomes dead letters whole, good messages too."""
-    decoded = set_aside(pa.array([value_of(), None], pa.binary()))
+def test_reject_all_refuses_everything() -> None:
+    """A chunk that is rejected becomes dead letters whole, good messages too."""
+    decoded = reject_all(pa.array([value_of(), None], pa.binary()), KEYS)
     assert list(decoded.refused) == [0, 1]
     assert {refusal.reason for refusal in decoded.refused.values()} == {Reason.PROCESSING_FAILED}
 
@@ -193,28 +194,44 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-messages = st.dictionaries(st.sampled_from((*FIELDS, "extra", "geo_country")), st.text() | json_values)
+anything = st.text() | json_values
+messages = st.fixed_dictionaries(
+    dict.fromkeys(REQUIRED, st.text() | anything),
+    optional=dict.fromkeys((*OPTIONAL, "session_id", "extra", "geo_country"), anything),
+)
 
 
-def is_acceptable(value: bytes) -> bool:
-    """The declared rule, written plainly."""
+def accepted(value: bytes, keys: tuple[str, ...]) -> dict[str, str | None] | None:
+    """The keys of a message, by the declared rule written plainly; None where it must be refused."""
     try:
         parsed = json.loads(value.decode(), parse_constant=lambda name: 1 / 0)
     except (ValueError, ZeroDivisionError):
-        return False
-    if not isinstance(parsed, dict):
-        return False
-    required = all(isinstance(parsed.get(name), str) for name in REQUIRED)
-    return required and all(isinstance(parsed.get(name), str | None) for name in OPTIONAL)
+        return None
+    if not isinstance(parsed, dict) or not all(isinstance(parsed.get(name), str) for name in REQUIRED):
+        return None
+    texts = (parsed.get(name) for name in OPTIONAL if name not in keys)
+    found = [parsed.get(name) for name in keys]
+    if not all(isinstance(text, str | None) for text in texts):
+        return None
+    if not all(isinstance(key, str | int | float | None) and not isinstance(key, bool) for key in found):
+        return None
+    written = json.loads(value, parse_int=str, parse_float=str)
+    return {name: written.get(name) or None for name in keys}
 
 
+@pytest.mark.parametrize("keys", [KEYS, FOUR_KEYS, (*KEYS, "trace_id")], ids=["three", "a fourth", "a known one"])
 @given(
     st.lists(messages.map(lambda m: json.dumps(m, ensure_ascii=False).encode("utf-8", "surrogatepass")) | st.binary())
 )
 @example([value_of(), value_of(level=float("nan"))])
-def test_every_message_is_accepted_or_refused_by_the_declared_rule(values: list[bytes]) -> None:
-    """Each message of a chunk is accepted or refused, exactly once, by what it holds and by nothing else."""
-    decoded = decode(pa.array(values, pa.binary()))
-    assert sorted(decoded.refused) == [p for p, value in enumerate(values) if not is_acceptable(value)]
-    assert {len(decoded.fast), *map(len, decoded.keys.values())} == {len(values)}
+@example([value_of(session_id=1.50), value_of(session_id=[])])
+def test_every_message_is_accepted_or_refused_by_the_declared_rule(keys: tuple[str, ...], values: list[bytes]) -> None:
+    """Each message of a chunk is accepted, with its keys, or refused, exactly once, by what it holds and by nothing
+    else."""
+    decoded = decode(pa.array(values, pa.binary()), keys)
+    expected = [accepted(value, keys) for value in values]
+    assert sorted(decoded.refused) == [row for row, found in enumerate(expected) if found is None]
+    for name in keys:
+        assert decoded.keys[name].to_pylist() == [found and found[name] for found in expected]
+    assert len(decoded.fast) == len(values)
     assert not decoded.fast[list(decoded.refused)].any()

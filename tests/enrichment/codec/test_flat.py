@@ -10,33 +10,40 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enrichment.codec.flat import read_flat
-from enrichment.messages import KEY_COLUMNS
+from enrichment.codec.flat import MAX_FIELDS, read_flat
 
 REQUIRED = ("timestamp", "service", "level", "message")
 OPTIONAL = ("trace_id", "span_id", "source_ip", "user_id", "request_id")
 FIELDS = (*REQUIRED, *OPTIONAL)
+KEYS = OPTIONAL[2:]
 WHOLE = {name: f"a {name}" for name in FIELDS}
-NO_KEYS = dict.fromkeys(KEY_COLUMNS)
+sets_of_keys = pytest.mark.parametrize(
+    "keys",
+    [KEYS, (*KEYS, "session_id"), ("service", "trace_id", "a b/c", "user"), (*KEYS, "größe"), ()],
+    ids=["three", "a fourth", "odd ones", "beyond ASCII", "none"],
+)
 
 texts = st.text(st.characters(codec="utf-8"))
-messages = st.fixed_dictionaries(
-    dict.fromkeys(REQUIRED, texts), optional=dict.fromkeys(OPTIONAL, texts | st.none())
-).flatmap(lambda fields: st.permutations(list(fields.items())))
+
+
+def messages_with(keys: tuple[str, ...]) -> st.SearchStrategy[list[tuple[str, Any]]]:
+    """Known fields, the keys among them, in any order."""
+    optional = dict.fromkeys((*OPTIONAL, *(name for name in keys if name not in REQUIRED)), texts | st.none())
+    fields = st.fixed_dictionaries(dict.fromkeys(REQUIRED, texts), optional=optional)
+    return fields.flatmap(lambda found: st.permutations(list(found.items())))
+
+
 layouts: list[dict[str, Any]] = [{"ensure_ascii": False}, {}, {"indent": 1}, {"separators": (",", ":")}]
 
 
-def read(*values: bytes | None) -> list[tuple[bool, dict[str, str | None]]]:
+def read(*values: bytes | None, keys: tuple[str, ...] = KEYS) -> list[tuple[bool, dict[str, str | None]]]:
     """Whether each value is flat, and its keys."""
-    flat, keys = read_flat(pa.array(values, pa.binary()))
-    columns = [keys[name].to_pylist() for name in KEY_COLUMNS]
-    return [
-        (is_flat, dict(zip(KEY_COLUMNS, row, strict=True)))
-        for is_flat, *row in zip(flat.tolist(), *columns, strict=True)
-    ]
+    flat, found = read_flat(pa.array(values, pa.binary()), keys)
+    columns = [found[name].to_pylist() for name in keys]
+    return [(is_flat, dict(zip(keys, row, strict=True))) for is_flat, *row in zip(flat.tolist(), *columns, strict=True)]
 
 
-def keys_if_flat(value: bytes) -> dict[str, str | None] | None:
+def keys_if_flat(value: bytes, keys: tuple[str, ...]) -> dict[str, str | None] | None:
     """The keys of a flat message, by the declared rule written plainly; None where the value is not flat."""
     pairs: list[tuple[str, Any]] = []
 
@@ -49,46 +56,47 @@ def keys_if_flat(value: bytes) -> dict[str, str | None] | None:
     except ValueError:
         return None
     names = [name for name, _ in pairs]
-    known = set(REQUIRED) <= set(names) <= set(FIELDS) and len(set(names)) == len(names)
+    known = set(REQUIRED) <= set(names) <= {*FIELDS, *keys} and len(set(names)) == len(names)
     if not isinstance(parsed, dict) or not known or not value.endswith(b"}") or not value.startswith(b"{"):
         return None
-    if not all(isinstance(text, str) or (text is None and name in OPTIONAL) for name, text in pairs):
+    if not all(isinstance(text, str) or (text is None and name not in REQUIRED) for name, text in pairs):
         return None
-    return {name: parsed.get(name) or None for name in KEY_COLUMNS}
+    return {name: parsed.get(name) or None for name in keys}
 
 
-@given(st.lists(messages), st.sampled_from(layouts))
-def test_flat_messages_are_known_for_it(found: list[list[tuple[str, Any]]], layout: dict[str, Any]) -> None:
-    """Known fields in any order, however they are written, are flat, with their keys; unless a key needs an escape, or
-    a surrogate is written as one."""
+@sets_of_keys
+@given(st.data(), st.sampled_from(layouts))
+def test_flat_messages_are_known_for_it(keys: tuple[str, ...], data: st.DataObject, layout: dict[str, Any]) -> None:
+    """Known fields in any order, however they are written, are flat, with their keys; unless a key needs an escape, a
+    name is written with a number for a letter, or a surrogate is written as one."""
+    found = data.draw(st.lists(messages_with(keys)))
     values = [json.dumps(dict(fields), **layout).encode() for fields in found]
-    for value, fields, (flat, keys) in zip(values, found, read(*values), strict=True):
-        escaped = [json.dumps(text, **layout).count("\\") for name, text in fields if text and name in KEY_COLUMNS]
-        if not any(escaped) and rb"\ud" not in value:
-            assert (flat, keys) == (True, keys_if_flat(value))
+    for value, fields, row in zip(values, found, read(*values, keys=keys), strict=True):
+        escaped = [json.dumps(text, **layout).count("\\") for name, text in fields if text and name in keys]
+        spelt = [json.dumps(name, **layout).count("\\u") for name, _ in fields]
+        if not any(escaped) and not any(spelt) and rb"\ud" not in value:
+            assert row == (True, keys_if_flat(value, keys))
 
 
 tokens = (b"", b'"', b"\\", b"{", b"}", b",", b":", b" ", b"\n", b"null", b"0", b"\\n", b"\\u", b'"level"')
 bits = st.sampled_from((*tokens, b'"level":"x",', b'"geo_city":"x",', b"\x0b", b"\0", b"\xc3", b"\xff"))
 
 
-@given(st.data(), messages, st.sampled_from(layouts))
+@sets_of_keys
+@given(st.data(), st.sampled_from(layouts))
 def test_what_is_flat_is_so_for_a_json_library(
-    data: st.DataObject, fields: list[tuple[str, Any]], layout: dict[str, Any]
+    keys: tuple[str, ...], data: st.DataObject, layout: dict[str, Any]
 ) -> None:
     """Bytes of a message are replaced anywhere, by what matters in JSON and by what is none: whatever is still taken
     for flat is, and has the keys that the library reads; neighbours do not matter."""
-    value = json.dumps(dict(fields), **layout).encode()
+    value = json.dumps(dict(data.draw(messages_with(keys))), **layout).encode()
     for _ in range(data.draw(st.integers(1, 3))):
         start = data.draw(st.integers(0, len(value)))
         value = value[:start] + data.draw(bits) + value[start + data.draw(st.integers(0, 3)) :]
     plain = json.dumps(WHOLE).encode()
-    (flat, keys), after = read(None, plain, value, plain)[2:]
-    assert after == (True, {name: WHOLE[name] for name in KEY_COLUMNS})
-    if flat:
-        assert keys == keys_if_flat(value)
-    else:
-        assert keys == NO_KEYS
+    (flat, found), after = read(None, plain, value, plain, keys=keys)[2:]
+    assert after == (True, {name: WHOLE.get(name) for name in keys})
+    assert found == (keys_if_flat(value, keys) if flat else dict.fromkeys(keys))
 
 
 NOT_FLAT = {
@@ -136,5 +144,17 @@ def test_value_that_is_no_utf8_costs_its_neighbours_nothing() -> None:
 def test_part_of_a_column_is_read() -> None:
     """A slice of a column is its own rows."""
     values = [json.dumps(WHOLE | {"user_id": f"user-{n}"}).encode() for n in range(4)]
-    flat, keys = read_flat(pa.array([b"x", *values], pa.binary()).slice(2, 2))
+    flat, keys = read_flat(pa.array([b"x", *values], pa.binary()).slice(2, 2), KEYS)
     assert (flat.tolist(), keys["user_id"].to_pylist()) == ([True, True], ["user-1", "user-2"])
+
+
+def test_fields_are_as_many_as_the_loop_can_note() -> None:
+    """Each of them is found, and found twice; one more is refused, whatever the messages hold."""
+    keys = tuple(f"key {n}" for n in range(MAX_FIELDS - len(FIELDS)))
+    whole = WHOLE | {name: f"a {name}" for name in keys}
+    again = {name: json.dumps(whole)[:-1].encode() + f', "{name}": "x"}}'.encode() for name in whole}
+    first, *others = read(json.dumps(whole).encode(), *again.values(), keys=keys)
+    assert first == (True, {name: f"a {name}" for name in keys})
+    assert {flat for flat, _ in others} == {False}
+    with pytest.raises(ValueError, match="61 known fields; 60 at most"):
+        read(keys=(*keys, "one more"))

@@ -13,7 +13,7 @@ from enrichment.codec.splicing import Splicer
 
 @given(st.data())
 def test_fragments_stand_behind_their_message(data: st.DataObject) -> None:
-    """Each row has the fragments that its codes name, in order; a row of the plain road has its own value instead."""
+    """Each row has the fragments that its codes name, in order; a row of the slow path has its own value instead."""
     rows = data.draw(st.integers(0, 8))
     fragments = data.draw(st.lists(st.lists(st.binary(), min_size=1, max_size=4), min_size=1, max_size=4))
     codes = [data.draw(st.lists(st.integers(0, len(own) - 1), min_size=rows, max_size=rows)) for own in fragments]

@@ -37,6 +37,7 @@ from enrichment.messages import (
     Reason,
 )
 
+KEYS = ("source_ip", "user_id", "request_id")
 SOURCE, DLQ = "stacklens-enriched", "analytics-dlq"
 NOW = "2024-01-15T10:00:00.123Z"
 LIVE_BATCH = Batch("dag/run/0", SOURCE, "group", 0, (OffsetRange(3, 0, 10),))
@@ -71,7 +72,7 @@ def set_aside(
     """Its dead letter, as a redrive reads it from offset 50 of partition 1; the reason is the decoder's, if it has
     one."""
     frame = chunk.columns
-    refused = decode(frame["value"]).refused
+    refused = decode(frame["value"], KEYS).refused
     death = (refused[0].reason, refused[0].detail) if refused else ("user-service-error", detail)
     written = DeadLetters(batch, at, TopicLimits("letters", max_bytes)).write(
         frame, origin_headers(frame, batch), "enrich", {0: (reason or death[0], death[1])}
