@@ -14,6 +14,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import create_engine
 
 from enrichment import sql
 from enrichment.errors import SchemaError
@@ -101,6 +103,12 @@ def versions(connection: Connection) -> list[str]:
     return [number for (number,) in connection.execute(sql.load("schema_versions/applied"))]
 
 
+def version_table(connection: Connection) -> list[tuple[Any, ...]]:
+    """The definitions of the tool's own table."""
+    rows = connection.execute(CATALOGUE).fetchall()
+    return sorted((kind, name, text) for kind, name, text, _ in rows if "schema_versions" in name)
+
+
 def test_migrations_make_what_the_schema_says(empty: Connection, make_empty_database: Callable[[], str]) -> None:
     """Applied in order to an empty database, they leave the objects of schema.sql, definitions and comments alike."""
     with psycopg.connect(make_empty_database(), autocommit=True) as other:
@@ -166,6 +174,19 @@ def test_an_emptied_version_table_is_filled_again(empty: Connection) -> None:
     empty.execute("TRUNCATE schema_versions")
     apply_schema(empty)
     assert versions(empty) == [migration.number for migration in migrations()]
+
+
+def test_the_version_table_is_as_alembic_makes_it(empty: Connection) -> None:
+    """Databases of earlier releases have Alembic's own; a new one has the same."""
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(empty.info.dsn))
+    options = {"version_table": "schema_versions", "fn": lambda *_: []}
+    with engine.begin() as connection:
+        MigrationContext.configure(connection, opts=options).run_migrations()
+    engine.dispose()
+    theirs = version_table(empty)
+    empty.execute("DROP TABLE schema_versions")
+    apply_schema(empty)
+    assert version_table(empty) == theirs
 
 
 def test_all_sessions_succeed_when_several_upgrade_at_once(make_empty_database: Callable[[], str]) -> None:

@@ -21,10 +21,10 @@ from typing import Any
 
 import msgspec
 import psycopg
-from psycopg.rows import dict_row
 
 from enrichment import sql
 from enrichment.errors import MetadataNotCleaned
+from enrichment.statements import Statements
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +56,7 @@ class Logs(msgspec.Struct, frozen=True):
 
 def find_cutoffs(connection: psycopg.Connection[Any], keep: timedelta) -> list[Cutoff]:
     """What may go of each of our DAGs. A run that has not ended, and the last run of each DAG, never may."""
-    with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(sql.load("airflow_metadata/find_cutoffs"), {"prefix": PREFIX, "keep": keep})
-        return [msgspec.convert(row, Cutoff) for row in cursor]
+    return Statements(connection).rows("airflow_metadata/find_cutoffs", Cutoff, {"prefix": PREFIX, "keep": keep})
 
 
 def clean_runs(
@@ -137,14 +135,12 @@ def _clean_asset_events(
     connection: psycopg.Connection[Any], cutoff: datetime, dag_ids: list[str], *, dry_run: bool
 ) -> int:
     parameters = {"dag_ids": dag_ids, "cutoff": cutoff, "row_limit": BATCH_ROWS}
+    statements = Statements(connection)
     if dry_run:
-        with connection.transaction():
-            [(found,)] = connection.execute(sql.load("airflow_metadata/count_asset_events"), parameters).fetchall()
-        return int(found)
+        return statements.rows("airflow_metadata/count_asset_events", dict[str, int], parameters)[0]["count"]
     deleted = 0
     while True:
-        with connection.transaction():
-            rows = connection.execute(sql.load("airflow_metadata/delete_asset_events"), parameters).rowcount
+        rows = statements.execute("airflow_metadata/delete_asset_events", parameters)
         deleted += rows
         if rows < BATCH_ROWS:
             return deleted

@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 import psycopg
-from psycopg.rows import dict_row
 
-from enrichment import sql
+from enrichment.statements import Statements
 
 
-class Statements(NamedTuple):
+class OldRows(NamedTuple):
     """What takes a chunk of old rows, and what counts them."""
 
     taking: str
@@ -23,14 +22,14 @@ class Statements(NamedTuple):
 # By the name of its count in `Forgotten`. In this order metrics that go by their own retention are counted before
 # batches take the others along, and hours go before their days.
 KEPT = {
-    "enrichment_metrics": Statements("enrichment_metrics/delete_old", "enrichment_metrics/count_old"),
-    "enrichment_jobs": Statements("enrichment_jobs/delete_old", "enrichment_jobs/count_old"),
-    "enrichment_audit_log": Statements("enrichment_audit_log/delete_old", "enrichment_audit_log/count_old"),
-    "hourly_rollups": Statements("enrichment_rollups/delete_old_hours", "enrichment_rollups/count_old_hours"),
-    "daily_rollups": Statements("enrichment_rollups/delete_old_days", "enrichment_rollups/count_old_days"),
-    "service_level_breaches": Statements("service_level_breaches/delete_old", "service_level_breaches/count_old"),
-    "counted_replays": Statements("enrichment_replays/delete_old", "enrichment_replays/count_old"),
-    "replay_details": Statements("enrichment_replays/shorten_old", "enrichment_replays/count_long"),
+    "enrichment_metrics": OldRows("enrichment_metrics/delete_old", "enrichment_metrics/count_old"),
+    "enrichment_jobs": OldRows("enrichment_jobs/delete_old", "enrichment_jobs/count_old"),
+    "enrichment_audit_log": OldRows("enrichment_audit_log/delete_old", "enrichment_audit_log/count_old"),
+    "hourly_rollups": OldRows("enrichment_rollups/delete_old_hours", "enrichment_rollups/count_old_hours"),
+    "daily_rollups": OldRows("enrichment_rollups/delete_old_days", "enrichment_rollups/count_old_days"),
+    "service_level_breaches": OldRows("service_level_breaches/delete_old", "service_level_breaches/count_old"),
+    "counted_replays": OldRows("enrichment_replays/delete_old", "enrichment_replays/count_old"),
+    "replay_details": OldRows("enrichment_replays/shorten_old", "enrichment_replays/count_long"),
 }
 
 
@@ -73,14 +72,11 @@ def _take(connection: psycopg.Connection[Any], what: str, keep: Mapping[str, tim
     parameters = {**keep, "keep": keep[what], "row_limit": chunk_rows}
     taken = 0
     while True:
-        with connection.transaction():
-            rows = connection.execute(sql.load(KEPT[what].taking), parameters).rowcount
+        rows = Statements(connection).execute(KEPT[what].taking, parameters)
         taken += rows
         if rows < chunk_rows:
             return taken
 
 
 def _count(connection: psycopg.Connection[Any], what: str, keep: Mapping[str, timedelta]) -> dict[str, int]:
-    with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(sql.load(KEPT[what].counting), {**keep, "keep": keep[what]})
-        return cursor.fetchall()[0]
+    return Statements(connection).rows(KEPT[what].counting, dict[str, int], {**keep, "keep": keep[what]})[0]

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psycopg
-from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
 
-from enrichment import sql
 from enrichment.batch import OffsetRange
+from enrichment.statements import Statements, jsonb
 
 if TYPE_CHECKING:
     from enrichment.batches.outages import Outage
-
-Row = TypeVar("Row")
 
 
 class PendingState(StrEnum):
@@ -59,30 +55,34 @@ class PendingStore:
     """Every statement is a transaction of its own and may be repeated. Raises `psycopg.Error` when it is refused."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        self._connection = connection
+        self._statements = Statements(connection)
 
     def expect(self, batch_id: str, topic: str, missed: Sequence[Outage]) -> None:
         """A batch is about to be published without these."""
         outages = [{"source": each.source, "messages": each.messages, "down": each.down} for each in missed]
-        self._execute("enrichment_pending/expect", batch_id=batch_id, topic=topic, outages=_jsonb(outages))
+        parameters = {"batch_id": batch_id, "topic": topic, "outages": jsonb(outages)}
+        self._statements.execute("enrichment_pending/expect", parameters)
 
     def due(self, batch_id: str | None = None, source: str | None = None, rows: int = 300) -> list[Missing]:
         """What may be repaired now, the oldest first; of a named batch, whenever that would be due."""
-        return self._rows("enrichment_pending/due", Missing, batch_id=batch_id, source=source, rows=rows)
+        parameters = {"batch_id": batch_id, "source": source, "rows": rows}
+        return self._statements.rows("enrichment_pending/due", Missing, parameters)
 
     def attempted(
         self, batch_id: str, source: str, state: PendingState, *, corrected: int = 0, failed: bool = False,
         detail: str | None = None, pause: float = 0, longest_pause: float = 0,
     ) -> None:  # fmt: skip
         """An attempt has left a batch's source in this state. One that `failed` counts, and doubles the next pause."""
-        self._execute(
-            "enrichment_pending/attempted", batch_id=batch_id, source=source, state=state, corrected=corrected,
-            failed=int(failed), detail=detail, pause=float(pause), longest_pause=float(longest_pause),
-        )  # fmt: skip
+        parameters = {
+            "batch_id": batch_id, "source": source, "state": state, "corrected": corrected, "failed": int(failed),
+            "detail": detail, "pause": float(pause), "longest_pause": float(longest_pause),
+        }  # fmt: skip
+        self._statements.execute("enrichment_pending/attempted", parameters)
 
     def start(self, batch_id: str, number: int, ranges: Sequence[OffsetRange]) -> None:
         """A pass will lie behind the starts of these ranges."""
-        self._execute("enrichment_publications/start", batch_id=batch_id, ranges=_jsonb(ranges), **{"pass": number})
+        parameters = {"batch_id": batch_id, "ranges": jsonb(ranges), "pass": number}
+        self._statements.execute("enrichment_publications/start", parameters)
 
     def settle(self, batch_id: str, number: int, ends: Sequence[OffsetRange]) -> None:
         """A pass is published: it lies before these ends, and what the batch goes without may be repaired."""
@@ -90,25 +90,10 @@ class PendingStore:
         for publication in self.publications(batch_id):
             if publication.number == number and not publication.complete:
                 ranges = [OffsetRange(r.partition, r.start, max(r.start, end[r.partition])) for r in publication.ranges]
-                self._execute(
-                    "enrichment_publications/complete", batch_id=batch_id, ranges=_jsonb(ranges),
-                    **{"pass": publication.number},
-                )  # fmt: skip
-        self._execute("enrichment_pending/open", batch_id=batch_id)
+                parameters = {"batch_id": batch_id, "ranges": jsonb(ranges), "pass": publication.number}
+                self._statements.execute("enrichment_publications/complete", parameters)
+        self._statements.execute("enrichment_pending/open", {"batch_id": batch_id})
 
     def publications(self, batch_id: str) -> list[Publication]:
         """The batch and the passes over it, in order; the last may not be complete."""
-        return self._rows("enrichment_publications/list", Publication, batch_id=batch_id)
-
-    def _execute(self, statement: str, **parameters: Any) -> None:
-        with self._connection.transaction():
-            self._connection.execute(sql.load(statement), parameters)
-
-    def _rows(self, statement: str, row: type[Row], **parameters: Any) -> list[Row]:
-        with self._connection.transaction(), self._connection.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(sql.load(statement), parameters)
-            return [msgspec.convert(record, row) for record in cursor]
-
-
-def _jsonb(value: Any) -> Jsonb:
-    return Jsonb(value, dumps=msgspec.json.encode)
+        return self._statements.rows("enrichment_publications/list", Publication, {"batch_id": batch_id})

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import msgspec
 import psycopg
-from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
 
 from enrichment import sql
 from enrichment.batch import Batch, OffsetRange, Purpose, ReplayWindow
+from enrichment.statements import Statements, jsonb
 
 Marks = dict[str, tuple[OffsetRange, ...]]
 # How far a window has come: a dry run counted it, its bounds are fixed, all of it is published and compared.
@@ -40,19 +40,16 @@ class Replays:
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
+        self._statements = Statements(connection)
 
     def get(self, topic: str, window: ReplayWindow) -> Replay | None:
         """The window as it was written, or None."""
-        with self._connection.transaction(), self._connection.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(sql.load("enrichment_replays/get"), _key(topic, window))
-            row = cursor.fetchone()
-        return None if row is None else msgspec.convert(row, Replay)
+        return self._statements.row("enrichment_replays/get", Replay, _key(topic, window))
 
     def overlapping(self, topic: str, window: ReplayWindow) -> list[str]:
         """The claimed windows of the same replay that share time with this one and are not it."""
-        with self._connection.transaction():
-            found = self._connection.execute(sql.load("enrichment_replays/overlapping"), _key(topic, window))
-            return [f"{start:%Y-%m-%dT%H:%M:%S} to {end:%Y-%m-%dT%H:%M:%S}" for start, end in found.fetchall()]
+        found = self._statements.rows("enrichment_replays/overlapping", dict[str, datetime], _key(topic, window))
+        return [f"{row['window_start']:%Y-%m-%dT%H:%M:%S} to {row['window_end']:%Y-%m-%dT%H:%M:%S}" for row in found]
 
     @contextmanager
     def locked(self, group_id: str) -> Iterator[None]:
@@ -64,27 +61,21 @@ class Replays:
     def put(self, topic: str, window: ReplayWindow, replay: Replay, dag_id: str, run_id: str) -> Replay:
         """Write a window down; if it was claimed before, it stays as it was. Returns what is there now."""
         parameters = {
-            **_key(topic, window), "state": replay.state, "purpose": _jsonb(replay.purpose),
-            "group_id": replay.group_id, "batches": _jsonb(replay.batches), "marks": _jsonb(replay.marks),
+            **_key(topic, window), "state": replay.state, "purpose": jsonb(replay.purpose),
+            "group_id": replay.group_id, "batches": jsonb(replay.batches), "marks": jsonb(replay.marks),
             "messages": replay.messages, "selected": replay.selected, "lost": replay.lost,
             "dag_id": dag_id, "run_id": run_id,
         }  # fmt: skip
-        with self._connection.transaction():
-            self._connection.execute(sql.load("enrichment_replays/put"), parameters)
+        self._statements.execute("enrichment_replays/put", parameters)
         return self.get(topic, window) or replay
 
     def finish(
         self, topic: str, window: ReplayWindow, counts: Mapping[str, int], differences: Mapping[str, Any]
     ) -> None:
         """All of the window is published; the first record of it counts."""
-        parameters = {**_key(topic, window), "counts": _jsonb(counts), "differences": _jsonb(differences)}
-        with self._connection.transaction():
-            self._connection.execute(sql.load("enrichment_replays/finish"), parameters)
+        parameters = {**_key(topic, window), "counts": jsonb(counts), "differences": jsonb(differences)}
+        self._statements.execute("enrichment_replays/finish", parameters)
 
 
 def _key(topic: str, window: ReplayWindow) -> dict[str, Any]:
     return {"replay_id": window.replay_id, "topic": topic, "start": window.start, "end": window.end}
-
-
-def _jsonb(value: Any) -> Jsonb:
-    return Jsonb(value, dumps=msgspec.json.encode)

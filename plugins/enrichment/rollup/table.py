@@ -5,18 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
 import psycopg
-from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
 
 from enrichment import sql
 from enrichment.rollup.rollup import BatchRow, Rollup, percentiles, sum_up
 from enrichment.rollup.service_levels import Breach
+from enrichment.statements import Statements, jsonb
 
-Row = TypeVar("Row")
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 
@@ -32,6 +29,7 @@ class Rollups:
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
+        self._statements = Statements(connection)
 
     def roll_up(self, hour: datetime) -> Rollup:
         """Make an hour's rollup from what ledger, metrics and audit log have now, and add up its day anew.
@@ -52,37 +50,36 @@ class Rollups:
 
     def missing_hours(self, until: datetime) -> list[datetime]:
         """Hours of the seven days before `until` that nothing has rolled up, since the first one that was."""
-        return [row["starts_at"] for row in self._rows("enrichment_rollups/find_missing", {"until": until})]
+        found = self._statements.rows("enrichment_rollups/find_missing", dict[str, datetime], {"until": until})
+        return [row["starts_at"] for row in found]
 
     def keep_breaches(self, hour: datetime, breaches: Sequence[Breach]) -> list[Breach]:
         """Keep what was missed in an hour, forget what no longer is; returns those that nobody has been told of."""
         with self._connection.transaction():
             levels = {"starts_at": hour, "levels": [breach.level for breach in breaches]}
             self._connection.execute(sql.load("service_level_breaches/remove_others"), levels)
-            found = {"starts_at": hour, "breaches": _jsonb(breaches)}
+            found = {"starts_at": hour, "breaches": jsonb(breaches)}
             self._connection.execute(sql.load("service_level_breaches/put"), found)
-            untold = self._rows("service_level_breaches/find_untold", {"starts_at": hour})
-        return msgspec.convert(untold, list[Breach])
+            return self._statements.rows("service_level_breaches/find_untold", Breach, {"starts_at": hour})
 
     def told(self, hour: datetime, breaches: Sequence[Breach]) -> None:
         """The notifier has been told of these breaches."""
         levels = {"starts_at": hour, "levels": [breach.level for breach in breaches]}
-        with self._connection.transaction():
-            self._connection.execute(sql.load("service_level_breaches/record_told"), levels)
+        self._statements.execute("service_level_breaches/record_told", levels)
 
     def job_stats(self) -> list[dict[str, Any]]:
         """Batches by state and DAG: what `v_enrichment_job_stats` says."""
-        return self._rows("enrichment_jobs/summarise", {})
+        return self._statements.rows("enrichment_jobs/summarise", dict[str, Any], {})
 
     def trend(self) -> list[dict[str, Any]]:
         """What each stage did on each of the last seven days: what `v_enrichment_performance_trend` says."""
-        return self._rows("enrichment_metrics/find_trend", {})
+        return self._statements.rows("enrichment_metrics/find_trend", dict[str, Any], {})
 
     def _read(self, hour: datetime) -> Rollup:
         within = {"starts_at": hour, "ends_at": hour + HOUR}
-        batches = self._rows("enrichment_rollups/find_batches", within)
-        failed: int = self._rows("enrichment_rollups/count_failed", within)[0]["count"]
-        return Rollup.of_hour(msgspec.convert(batches, list[BatchRow], str_keys=True), failed)
+        batches = self._statements.rows("enrichment_rollups/find_batches", BatchRow, within)
+        failed = self._statements.rows("enrichment_rollups/count_failed", dict[str, int], within)[0]["count"]
+        return Rollup.of_hour(batches, failed)
 
     def _put(self, period: str, starts_at: datetime, rollup: Rollup) -> None:
         self._connection.execute(
@@ -90,11 +87,7 @@ class Rollups:
         )
 
     def _sums(self, statement: str, parameters: Mapping[str, Any]) -> list[Rollup]:
-        return [msgspec.convert(row["sums"], Rollup, str_keys=True) for row in self._rows(statement, parameters)]
-
-    def _rows(self, statement: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        with self._connection.transaction(), self._connection.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute(sql.load(statement), parameters).fetchall()
+        return [row["sums"] for row in self._statements.rows(statement, dict[str, Rollup], parameters)]
 
 
 def _columns(rollup: Rollup) -> dict[str, Any]:
@@ -112,7 +105,7 @@ def _columns(rollup: Rollup) -> dict[str, Any]:
         "stages": rollup.stage_figures,
         "sums": rollup,
     }
-    return columns | {name: _jsonb(document) for name, document in documents.items()}
+    return columns | {name: jsonb(document) for name, document in documents.items()}
 
 
 _COPIED = (
@@ -120,7 +113,3 @@ _COPIED = (
     "messages", "messages_enriched", "messages_partial", "messages_dead", "value_bytes",
     "messages_per_second", "hit_rate", "error_rate", "dead_letter_rate", "lag_max",
 )  # fmt: skip
-
-
-def _jsonb(value: Any) -> Jsonb:
-    return Jsonb(value, dumps=msgspec.json.encode)

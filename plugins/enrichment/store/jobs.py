@@ -6,20 +6,17 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import psycopg
-from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
 
-from enrichment import sql
 from enrichment.batch import Batch, OffsetRange, Purpose
+from enrichment.statements import Statements, jsonb
 from enrichment.store.lanes import LaneCounts
 from enrichment.store.positions import Positions
 
 log = logging.getLogger(__name__)
-Row = TypeVar("Row")
 
 
 class JobState(StrEnum):
@@ -127,7 +124,7 @@ class Ledger:
     """
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        self._connection = connection
+        self._statements = Statements(connection)
         self.positions = Positions(connection)
         self.lanes = LaneCounts(connection)
 
@@ -141,31 +138,31 @@ class Ledger:
         should look at, although the batch goes on.
         """
         _warn(batch.batch_id, warnings)
-        self._execute(
+        self._statements.execute(
             "enrichment_jobs/claim",
             {
                 **_columns(batch),
-                "lag": _jsonb(lag or {}),
-                "warnings": _jsonb(warnings),
+                "lag": jsonb(lag or {}),
+                "warnings": jsonb(warnings),
                 "dag_id": dag_id,
                 "run_id": run_id,
                 "settings_fingerprint": settings_fingerprint,
             },
         )
-        return self._rows("enrichment_jobs/get", Job, {"batch_id": batch.batch_id})[0].batch
+        return self._statements.rows("enrichment_jobs/get", Job, {"batch_id": batch.batch_id})[0].batch
 
     def find_run(self, dag_id: str, run_id: str) -> list[Batch]:
         """The batches that a run has claimed, in the order of their lanes: what its retried claim goes on with."""
-        jobs = self._rows("enrichment_jobs/find_run", Job, {"dag_id": dag_id, "run_id": run_id})
+        jobs = self._statements.rows("enrichment_jobs/find_run", Job, {"dag_id": dag_id, "run_id": run_id})
         return [job.batch for job in jobs]
 
     def get(self, batch_id: str) -> Job | None:
         """A batch's row, or None when the ledger does not know it."""
-        return next(iter(self._rows("enrichment_jobs/get", Job, {"batch_id": batch_id})), None)
+        return self._statements.row("enrichment_jobs/get", Job, {"batch_id": batch_id})
 
     def drained(self, batch: Batch, read: int, value_bytes: int) -> None:
         """A batch has been read; its ranges are the final ones, within those claimed. Counts one attempt."""
-        self._execute(
+        self._statements.execute(
             "enrichment_jobs/record_drained", {**_columns(batch), "messages_read": read, "value_bytes": value_bytes}
         )
 
@@ -175,7 +172,7 @@ class Ledger:
         Raises `psycopg.errors.CheckViolation` when it does not add up.
         """
         _warn(batch_id, outcome.warnings)
-        self._execute(
+        self._statements.execute(
             "enrichment_jobs/record_published",
             {
                 "batch_id": batch_id,
@@ -183,11 +180,11 @@ class Ledger:
                 "messages_enriched": outcome.enriched,
                 "messages_partial": outcome.partial,
                 "messages_dead": outcome.dead,
-                "cache_counts": _jsonb(outcome.cache_counts),
-                "errors_by_reason": _jsonb(outcome.errors_by_reason),
-                "durations": _jsonb(outcome.durations),
+                "cache_counts": jsonb(outcome.cache_counts),
+                "errors_by_reason": jsonb(outcome.errors_by_reason),
+                "durations": jsonb(outcome.durations),
                 "geo_database_build": outcome.geo_database_build,
-                "warnings": _jsonb(outcome.warnings),
+                "warnings": jsonb(outcome.warnings),
             },
         )
 
@@ -197,44 +194,36 @@ class Ledger:
         `suspects` are the partitions that may hold it; none: any of the batch's.
         """
         parameters = {"batch_id": batch_id, "error": error, "suspects": list(suspects)}
-        self._execute("enrichment_jobs/record_failed", parameters)
+        self._statements.execute("enrichment_jobs/record_failed", parameters)
 
     def noted(self, batch_id: str, error: str) -> None:
         """A try of the batch has failed, by nothing that it holds."""
-        self._execute("enrichment_jobs/record_error", {"batch_id": batch_id, "error": error})
+        self._statements.execute("enrichment_jobs/record_error", {"batch_id": batch_id, "error": error})
 
     def suspicions(self, topic: str, group_id: str, starts: Mapping[int, int]) -> dict[int, Suspicion]:
         """Of those partitions whose next offset, as `starts` has it, failed batches reached over: how many did."""
         first = [{"partition": partition, "start": start} for partition, start in starts.items()]
-        parameters = {"topic": topic, "group_id": group_id, "starts": _jsonb(first)}
-        found = self._rows("enrichment_jobs/find_suspicions", Suspicion, parameters)
+        parameters = {"topic": topic, "group_id": group_id, "starts": jsonb(first)}
+        found = self._statements.rows("enrichment_jobs/find_suspicions", Suspicion, parameters)
         return {each.partition: each for each in found}
 
     def latest_partitions(self, topic: str, group_id: str, lane: int) -> frozenset[int]:
         """The partitions of the batch that the lane claimed last."""
         parameters = {"topic": topic, "group_id": group_id, "lane": lane}
-        found = self._rows("enrichment_jobs/find_latest", dict[str, tuple[OffsetRange, ...]], parameters)
+        found = self._statements.rows("enrichment_jobs/find_latest", dict[str, tuple[OffsetRange, ...]], parameters)
         return frozenset(r.partition for row in found for r in row["ranges"] if r.span)
 
     def held_seconds(self, batch: Batch) -> float:
         """For how long the offsets at which the batch starts have been claimed, by it or one before it, and not
         published."""
         first = [{"partition": r.partition, "start": r.start} for r in batch.ranges]
-        parameters = {**_columns(batch), "starts": _jsonb(first)}
-        return self._rows("enrichment_jobs/held_seconds", dict[str, float | None], parameters)[0]["seconds"] or 0.0
+        parameters = {**_columns(batch), "starts": jsonb(first)}
+        found = self._statements.rows("enrichment_jobs/held_seconds", dict[str, float | None], parameters)
+        return found[0]["seconds"] or 0.0
 
     def history(self, batch_id: str) -> list[Change]:
         """Who changed what of a batch, oldest first."""
-        return self._rows("enrichment_audit_log/history", Change, {"batch_id": batch_id})
-
-    def _execute(self, statement: str, parameters: Mapping[str, Any]) -> None:
-        with self._connection.transaction():
-            self._connection.execute(sql.load(statement), parameters)
-
-    def _rows(self, statement: str, row: type[Row], parameters: Mapping[str, Any]) -> list[Row]:
-        with self._connection.transaction(), self._connection.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(sql.load(statement), parameters)
-            return [msgspec.convert(record, row) for record in cursor]
+        return self._statements.rows("enrichment_audit_log/history", Change, {"batch_id": batch_id})
 
 
 def _warn(batch_id: str, warnings: Sequence[str]) -> None:
@@ -243,8 +232,4 @@ def _warn(batch_id: str, warnings: Sequence[str]) -> None:
 
 
 def _columns(batch: Batch) -> dict[str, Any]:
-    return {**batch.to_manifest(), "ranges": _jsonb(batch.ranges), "purpose": _jsonb(batch.purpose)}
-
-
-def _jsonb(value: Any) -> Jsonb:
-    return Jsonb(value, dumps=msgspec.json.encode)
+    return {**batch.to_manifest(), "ranges": jsonb(batch.ranges), "purpose": jsonb(batch.purpose)}

@@ -6,10 +6,9 @@ from typing import Any
 
 import msgspec
 import psycopg
-from psycopg.rows import dict_row
 
-from enrichment import sql
 from enrichment.batch import OffsetRange
+from enrichment.statements import Statements
 
 
 class LaneCount(msgspec.Struct, frozen=True):
@@ -32,34 +31,25 @@ class LaneCounts:
     refuses."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        self._connection = connection
+        self._statements = Statements(connection)
 
     def get(self, group_id: str) -> LaneCount | None:
         """What is recorded of a group."""
-        with self._connection.transaction(), self._connection.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(sql.load("enrichment_lanes/get"), {"group_id": group_id})
-            row = cursor.fetchone()
-        return None if row is None else msgspec.convert(row, LaneCount)
+        return self._statements.row("enrichment_lanes/get", LaneCount, {"group_id": group_id})
 
     def record(self, group_id: str, lanes: int) -> LaneCount:
         """Record the number of a group that has none; returns what is recorded then, whoever was first."""
-        self._execute("enrichment_lanes/record", group_id, lanes)
+        self._statements.execute("enrichment_lanes/record", {"group_id": group_id, "lanes": lanes})
         return self.get(group_id) or LaneCount(lanes)
 
     def begin_change(self, group_id: str, lanes: int) -> None:
         """From now on nothing is published for the group."""
-        self._execute("enrichment_lanes/begin_change", group_id, lanes)
+        self._statements.execute("enrichment_lanes/begin_change", {"group_id": group_id, "lanes": lanes})
 
     def finish_change(self, group_id: str, lanes: int) -> bool:
         """The change that was begun is done; false when it is another one by now."""
-        return self._execute("enrichment_lanes/finish_change", group_id, lanes) == 1
+        return self._statements.execute("enrichment_lanes/finish_change", {"group_id": group_id, "lanes": lanes}) == 1
 
     def open_batches(self, group_id: str) -> list[OpenBatch]:
         """Batches of live draining that may still be published."""
-        with self._connection.transaction(), self._connection.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(sql.load("enrichment_jobs/find_open"), {"group_id": group_id})
-            return [msgspec.convert(row, OpenBatch) for row in cursor]
-
-    def _execute(self, statement: str, group_id: str, lanes: int) -> int:
-        with self._connection.transaction():
-            return self._connection.execute(sql.load(statement), {"group_id": group_id, "lanes": lanes}).rowcount
+        return self._statements.rows("enrichment_jobs/find_open", OpenBatch, {"group_id": group_id})

@@ -7,9 +7,8 @@ from typing import Any
 
 import msgspec
 import psycopg
-from psycopg.types.json import Jsonb
 
-from enrichment import sql
+from enrichment.statements import Statements, jsonb
 
 
 def record(
@@ -25,15 +24,14 @@ def record(
 
     Raises `psycopg.Error` when the database refuses, `ForeignKeyViolation` when the ledger does not know the batch.
     """
-    with connection.transaction():
-        connection.execute(
-            sql.load("enrichment_metrics/record"),
-            {
-                "batch_id": batch_id,
-                "stage": stage,
-                "messages": messages,
-                "seconds": seconds,
-                "peak_rss_bytes": peak_rss_bytes,
-                "counts": Jsonb({} if counts is None else counts, dumps=msgspec.json.encode),
-            },
-        )
+    Statements(connection).execute(
+        "enrichment_metrics/record",
+        {
+            "batch_id": batch_id,
+            "stage": stage,
+            "messages": messages,
+            "seconds": seconds,
+            "peak_rss_bytes": peak_rss_bytes,
+            "counts": jsonb({} if counts is None else counts),
+        },
+    )

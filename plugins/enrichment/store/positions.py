@@ -10,10 +10,9 @@ from typing import Any
 
 import msgspec
 import psycopg
-from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
 
 from enrichment import sql
+from enrichment.statements import Statements, jsonb
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -55,13 +54,12 @@ class Positions:
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
+        self._statements = Statements(connection)
 
     def get(self, topic: str, group_id: str) -> dict[int, Position]:
         """The positions that are known, by partition."""
-        key = {"topic": topic, "group_id": group_id}
-        with self._connection.transaction(), self._connection.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(sql.load("enrichment_positions/get"), key)
-            return {row["partition"]: msgspec.convert(row, Position) for row in cursor}
+        found = self._statements.rows("enrichment_positions/get", Position, {"topic": topic, "group_id": group_id})
+        return {position.partition: position for position in found}
 
     def put(self, topic: str, group_id: str, topic_id: str | None, offsets: Mapping[int, int]) -> None:
         """Live draining goes on at these offsets, by partition."""
@@ -73,28 +71,21 @@ class Positions:
         with self._connection.transaction():
             self._put(topic, group_id, topic_id, {move.partition: move.moved_to for move in moves})
             parameters = {
-                "topic": topic, "group_id": group_id, "topic_id": topic_id, "reason": reason, "moves": _jsonb(moves),
+                "topic": topic, "group_id": group_id, "topic_id": topic_id, "reason": reason, "moves": jsonb(moves),
             }  # fmt: skip
             self._connection.execute(sql.load("enrichment_group_moves/add"), parameters)
 
     def moves(self, topic: str, group_id: str) -> list[RecordedMove]:
         """How the group was moved other than by publishing, oldest first."""
         key = {"topic": topic, "group_id": group_id}
-        with self._connection.transaction(), self._connection.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(sql.load("enrichment_group_moves/list"), key)
-            return [msgspec.convert(row, RecordedMove) for row in cursor]
+        return self._statements.rows("enrichment_group_moves/list", RecordedMove, key)
 
     def passed_over(self, batch_id: str) -> bool:
         """Whether the group was moved past a batch other than by publishing, when it was not published yet."""
-        with self._connection.transaction():
-            found = self._connection.execute(sql.load("enrichment_group_moves/passes_over"), {"batch_id": batch_id})
-            return bool(found.fetchall()[0][0])
+        found = self._statements.rows("enrichment_group_moves/passes_over", dict[str, bool], {"batch_id": batch_id})
+        return found[0]["exists"]
 
     def _put(self, topic: str, group_id: str, topic_id: str | None, offsets: Mapping[int, int]) -> None:
         placed = [{"partition": partition, "offset": offset} for partition, offset in offsets.items()]
-        parameters = {"topic": topic, "group_id": group_id, "topic_id": topic_id, "offsets": _jsonb(placed)}
+        parameters = {"topic": topic, "group_id": group_id, "topic_id": topic_id, "offsets": jsonb(placed)}
         self._connection.execute(sql.load("enrichment_positions/put"), parameters)
-
-
-def _jsonb(value: Any) -> Jsonb:
-    return Jsonb(value, dumps=msgspec.json.encode)

@@ -1,6 +1,6 @@
 """Takes a connection, leaves the database with the objects of `include/sql/schema.sql`, whatever schema it had before.
 
-The way there are the files of `include/sql/migrations`, applied in the order of their numbers by Alembic. Each is a
+The way there are the files of `include/sql/migrations`, applied in the order of their numbers. For Alembic each is a
 revision without a parent, so the version table has a row for every file that was applied, and a file that comes late
 with a lower number is still found missing (docs/decisions/0004). `python -m enrichment.store` does it from a shell.
 """
@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -99,48 +99,27 @@ def scripts(known: Sequence[Migration], applied: Collection[str]) -> Iterator[tu
             f"the database has migrations that include/sql/{FOLDER} has not: {', '.join(sorted(unknown))};"
             " a newer release upgraded it, so use that one or later"
         )
-    present = sorted(applied)
     for migration in known:
-        if migration.number not in present:
-            yield migration, _script(migration, present)
-            present.append(migration.number)
+        if migration.number not in applied:
+            yield migration, _script(migration)
 
 
 def _applied(connection: psycopg.Connection[Any]) -> list[str]:
     exists = connection.execute(sql.load("schema_versions/exists")).fetchone()
     if not exists or not exists[0]:
-        return []
-    applied = [number for (number,) in connection.execute(sql.load("schema_versions/applied"))]
-    if not applied:  # Alembic makes it together with the first row
-        connection.execute(sql.load("schema_versions/drop"))
-    return applied
+        connection.execute(sql.load("schema_versions/create"))
+    return [number for (number,) in connection.execute(sql.load("schema_versions/applied"))]
 
 
-def _script(migration: Migration, applied: Sequence[str]) -> str:
+def _script(migration: Migration) -> str:
     """Alembic's offline mode: it writes what is to run, psycopg runs it in a transaction that others may be part of."""
-    from alembic.runtime.migration import MigrationContext, MigrationStep  # 0.5 s with SQLAlchemy
-    from alembic.script import Script
-    from alembic.script.revision import RevisionMap
+    from alembic.runtime.migration import MigrationContext  # 0.5 s with SQLAlchemy
+    from alembic.script import ScriptDirectory
+    from alembic.script.revision import Revision
 
-    def upgrade() -> None:
-        context.impl.static_output(migration.text)
-
-    module = ModuleType(migration.name)
-    vars(module).update(revision=migration.number, down_revision=None, upgrade=upgrade)
-    revision = Script(module, migration.number, f"{migration.name}.sql")
-    revisions = RevisionMap(lambda: [revision])
-    _ = revisions.heads  # read now: a step needs what this fills in
-    step = MigrationStep.upgrade_from_script(revisions, revision)
-    buffer = io.StringIO()
-    context = MigrationContext.configure(
-        dialect_name="postgresql",
-        opts={
-            "as_sql": True,
-            "fn": lambda *_: [step],
-            "output_buffer": buffer,
-            "starting_rev": tuple(applied) or None,
-            "version_table": VERSION_TABLE,
-        },
-    )
-    context.run_migrations()
-    return buffer.getvalue()
+    revisions = ScriptDirectory(Path(__file__).parent)  # any folder: without `versions` in it, none is read
+    revisions.revision_map.add_revision(Revision(migration.number, None))
+    row = io.StringIO()
+    options = {"as_sql": True, "output_buffer": row, "version_table": VERSION_TABLE}
+    MigrationContext.configure(dialect_name="postgresql", opts=options).stamp(revisions, migration.number)
+    return f"{migration.text}\n{row.getvalue()}"
