@@ -124,12 +124,17 @@ def watermarks(consumer: Consumer, topic: str, partition: int, timeout: float) -
     return with_retries(lambda seconds: consumer.get_watermark_offsets(where, timeout=seconds, cached=False), timeout)
 
 
+def held_ranges(clients: Clients, topic: str, isolation: str = "read_committed") -> tuple[OffsetRange, ...]:
+    """All that each partition of a topic holds, as far as a consumer of this isolation sees it."""
+    timeout = clients.settings.request_timeout_sec
+    with clients.offsets_reader(isolation) as consumer:
+        partitions = partitions_of(consumer, topic, timeout)
+        return tuple(OffsetRange(p, *watermarks(consumer, topic, p, timeout)) for p in partitions)
+
+
 def log_ends(clients: Clients, topic: str) -> tuple[OffsetRange, ...]:
     """Empty ranges at the end of each partition's log, open transactions included: what is sent later lies behind."""
-    timeout = clients.settings.request_timeout_sec
-    with clients.offsets_reader("read_uncommitted") as consumer:
-        ends = {p: watermarks(consumer, topic, p, timeout)[1] for p in partitions_of(consumer, topic, timeout)}
-    return tuple(OffsetRange(partition, end, end) for partition, end in ends.items())
+    return tuple(OffsetRange(r.partition, r.end, r.end) for r in held_ranges(clients, topic, "read_uncommitted"))
 
 
 def read_settled_backlog(clients: Clients, partitions: Sequence[int] | None = None) -> list[Backlog]:

@@ -93,7 +93,7 @@ def find_losses(clients: Clients, topic: str, bounds: list[Bound], window: Repla
 
 
 def _first_time(clients: Clients, topic: str, log: OffsetRange) -> int | None:
-    for chunk in read_ranges(clients, topic, [log]) if log.span else ():
+    for chunk in read_ranges(clients, topic, [log]):
         if len(chunk):
             return chunk.timestamps[0]
     return None
