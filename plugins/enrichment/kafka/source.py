@@ -1,15 +1,14 @@
 """Offset ranges of a topic in, their messages out, chunk by chunk, each chunk bounded in messages and bytes.
 
 All reading of the pipeline is done here. `RangeReader` is for who asks afterwards what was read, `read_ranges` for who
-wants the messages alone, `read_tails` for who wants the last of them.
+wants the messages alone, `read_at` for a few messages whose offsets are known.
 """
 
 from __future__ import annotations
 
 import time
 import zlib
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from typing import Self
@@ -192,8 +191,16 @@ def read_ranges(clients: Clients, topic: str, ranges: Iterable[OffsetRange]) -> 
             yield from reader.chunks()
 
 
-def read_tails(clients: Clients, topic: str, ranges: Iterable[OffsetRange]) -> dict[int, Tail]:
-    """The last message of each of these ranges that holds one, by partition."""
-    with RangeReader(clients, topic, ranges) as reader:
-        deque(reader.chunks(), maxlen=0)
-        return {tail.partition: tail for tail in reader.tails}
+def read_at(
+    clients: Clients, topic: str, offsets: Mapping[int, Collection[int]], consumer: Consumer | None = None
+) -> dict[tuple[int, int], Tail]:
+    """What the messages at these offsets of each partition are known by, by partition and offset; there may be none at
+    some. All that is between those of a partition is read, too."""
+    found = {}
+    ranges = [OffsetRange(partition, min(wanted), max(wanted) + 1) for partition, wanted in offsets.items()]
+    with RangeReader(clients, topic, ranges, consumer=consumer) as reader:
+        for chunk in reader.chunks():
+            for row, (partition, offset) in enumerate(zip(chunk.partitions, chunk.offsets, strict=True)):
+                if offset in offsets[partition]:
+                    found[partition, offset] = _tail_of(chunk.columns, row)
+    return found
