@@ -69,7 +69,7 @@ def find_progress(
     topic, group_id = settings.input_topic, settings.consumer_group
     # First: a batch that is published after it has left its stamp beside the offset.
     known = positions.get(topic, group_id)
-    with clients.drain_reader() as reader:
+    with clients.offsets_reader() as reader:
         backlog = read_settled_backlog(clients, partitions, reader)
         seen = look_at(clients, backlog, reader)
     topic_id = read_topic_id(clients, topic)

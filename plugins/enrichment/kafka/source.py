@@ -34,7 +34,7 @@ class RangeReader:
     has reached the end of its range, not when a count is. Iterate over `chunks()` in a `with` block; `ranges` says
     afterwards what was read: all of them, or less when values of `max_bytes` were read before.
 
-    Reads with a consumer of its own, unless it is handed one of `Clients.drain_reader`, which it leaves assigned.
+    Reads with a consumer of its own, unless it is handed one of `Clients` that is connected, which it leaves assigned.
     """
 
     def __init__(
