@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from benchmarks.cores import Used, used
 from benchmarks.stand import Stand, span
-from enrichment.batch import Batch, OffsetRange
+from enrichment.batch import OffsetRange
 from enrichment.batches.drain import SLICE
 from enrichment.codec.hot_loops import quiet_gc
 from enrichment.kafka.clients import Clients
@@ -112,14 +112,13 @@ def pass_through_in_bulk(stand: Stand, settings: Settings) -> float:
     start = time.perf_counter()
     kafka = settings.kafka
     clients = Clients({"bootstrap.servers": stand.bootstrap_servers}, kafka)
-    whole = Batch("bulk", kafka.input_topic, kafka.consumer_group, 0, tuple(stand.backlog))
     with quiet_gc(), clients.lane_producer(0, kafka.max_message_bytes) as producer:
         take_over(producer, kafka.request_timeout_sec)
         partitions = len(producer.list_topics(kafka.output_topic).topics[kafka.output_topic].partitions)
         transaction = LaneTransaction(producer, {kafka.output_topic: partitions}, producer.poll, [])
         with (
             clients.drain_reader() as consumer,
-            RangeReader(consumer, whole, SLICE, kafka.chunk_bytes, kafka.request_timeout_sec) as reader,
+            RangeReader(clients, kafka.input_topic, stand.backlog, chunk_size=SLICE, consumer=consumer) as reader,
         ):
             producer.begin_transaction()
             for chunk in reader.chunks():

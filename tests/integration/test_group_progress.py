@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
@@ -21,6 +21,7 @@ from enrichment.batch import OffsetRange
 from enrichment.batches.staged import Published
 from enrichment.errors import ChangeRefused, OffsetsLost, OffsetsMoved, RunRefused, SettingsError
 from enrichment.group.accept import accept_offsets
+from enrichment.group.progress import find_progress
 from enrichment.kafka.offsets import committed_offsets
 from enrichment.store.positions import MoveReason, RecordedMove
 from tests.fixtures.kafka import MakeTopic, make_anew
@@ -110,6 +111,35 @@ def test_group_ahead_of_what_was_published_is_refused(pipeline: Pipeline, waits:
     run(pipeline, "third")
     published_once(pipeline, OffsetRange(0, 0, 12))
     assert moves(pipeline) == []
+
+
+def test_claim_looks_at_the_messages_around_the_group(pipeline: Pipeline) -> None:
+    """What was published last and what waits first are both seen, though a transaction's marker stands between them,
+    and what has left the log is not; of partitions where nothing waits, nothing is read."""
+    settings = {"bootstrap.servers": pipeline.bootstrap_servers, "transactional.id": f"odd-{pipeline.input_topic}"}
+    producer = Producer(settings)
+    producer.init_transactions(20)
+    for sent in (1, 2):
+        producer.begin_transaction()
+        for number in range(2):
+            producer.produce(pipeline.input_topic, message(number), b"k", 0, timestamp=sent * 1000 + number)
+        producer.commit_transaction(20)
+        if sent == 1:
+            run(pipeline, "first")
+    producer.close()
+
+    def seen() -> dict[tuple[int, int], int]:
+        with pipeline.resources() as r:
+            found = find_progress(r.clients, r.ledger.positions, dry_run=True).seen
+        return {position: tail.timestamp for position, tail in found.items()}
+
+    assert seen() == {(0, 1): 1001, (0, 3): 2000}
+    expired = TopicPartition(pipeline.input_topic, 0, 3)
+    admin = AdminClient({"bootstrap.servers": pipeline.bootstrap_servers})
+    admin.delete_records([expired])[expired].result()
+    assert seen() == {(0, 3): 2000}
+    run(pipeline, "second")
+    assert seen() == {}
 
 
 def test_group_that_moves_while_a_batch_is_on_its_way_has_not_published_it(pipeline: Pipeline) -> None:

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from enrichment.codec.records import Chunk, Header, pack_headers, unpack_headers
 from enrichment.kafka.bulk import FetchQueue, Outbox, PartitionEvent
-from enrichment.kafka.clients import DRAINING, READING
+from enrichment.kafka.clients import READING
 from tests.fixtures.kafka import MakeTopic, free_ports
 
 HEADERS: list[list[Header]] = [
@@ -40,7 +40,7 @@ def messages(values: Sequence[bytes | None]) -> Chunk:
 @contextmanager
 def fetching(kafka: str, topic: str, partitions: Sequence[int] = (0,), start: int = 0) -> Iterator[FetchQueue]:
     """What a consumer fetches of these partitions."""
-    config = {"bootstrap.servers": kafka, "group.id": "g", **READING, **DRAINING}
+    config = {"bootstrap.servers": kafka, "group.id": "g", **READING}
     with closing(Consumer(config)) as consumer, closing(FetchQueue(consumer)) as queue:
         queue.take_over(topic, partitions)
         consumer.assign([TopicPartition(topic, partition, start) for partition in partitions])

@@ -6,71 +6,27 @@ import signal
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from enrichment.batch import Batch, OffsetRange, RedriveFilter
+from enrichment.batch import OffsetRange
 from enrichment.batches.claim import settle
 from enrichment.batches.staged import Drained
 from enrichment.conservation.committed import log_ranges, read
-from enrichment.conservation.report import ConservationReport
 from enrichment.dead_letters import markers, redrive
-from enrichment.dead_letters.reasons import default_reasons
-from enrichment.dead_letters.redrive import Survey
 from enrichment.errors import OffsetsMoved, PublishRefused, RedriveRefused, SettingsError
 from enrichment.kafka.topics import await_topics
 from enrichment.messages import HEADER_ATTEMPTS, Reason
 from enrichment.settings import load
 from tests.fixtures.kafka import make_anew
 from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message
+from tests.fixtures.redriven import Redriven
 
 UNKNOWN = 60  # messages whose business context nobody knows
 HOPELESS = [b"no JSON", b'{"level": "info"}', None]
-
-
-@dataclass
-class Redriven:
-    """A pipeline whose messages have become dead letters, and what a person does about them."""
-
-    pipeline: Pipeline
-
-    def claim(self, run_id: str = "again", max_letters: int = 1_000, **changed: Any) -> tuple[list[Batch], Survey]:
-        """The batch of a redrive, and what it saw; keywords are the filters, and `dry_run`."""
-        dry_run = changed.pop("dry_run", False)
-        with self.pipeline.resources() as r:
-            wanted = RedriveFilter(
-                **{
-                    "source_topic": self.pipeline.input_topic, "reasons": default_reasons(), "max_attempts": 3,
-                    "max_letter_bytes": redrive.max_letter_bytes(r.clients), **changed,
-                }
-            )  # fmt: skip
-            return redrive.claim(
-                r.clients, r.ledger, r.settings, wanted,
-                dag_id="redrive", run_id=run_id, max_letters=max_letters, dry_run=dry_run,
-            )  # fmt: skip
-
-    def stage(self, run_id: str = "again", **how: Any) -> Drained:
-        """A batch of which everything but the publish is done."""
-        [batch], _ = self.claim(run_id, **how)
-        return self.pipeline.stage(batch)
-
-    def run(self, run_id: str = "again", **how: Any) -> tuple[int, int]:
-        """A whole redrive; how many messages were published and how many were set aside again."""
-        batches, _ = self.claim(run_id, **how)
-        counts = [self.pipeline.finish(self.pipeline.stage(batch)).counts for batch in batches]
-        return sum(c.enriched + c.partial for c in counts), sum(c.dead for c in counts)
-
-    def check(self, *, analytics: int, dead: int, redriven: int) -> ConservationReport:
-        """Every message that was ever sent has one outcome, and there are so many of each."""
-        report = self.pipeline.check()
-        assert report.ok, report.summary()
-        assert (report.analytics, report.dead, report.redriven) == (analytics, dead, redriven)
-        return report
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def claim(
     clients.check_options()
     check_claim(clients, ledger.lanes, dry_run=dry_run)
     unrecorded = ledger.lanes.open_batches(kafka.consumer_group)
-    backlog, topic_id = find_progress(
+    backlog, topic_id, seen = find_progress(
         clients, ledger.positions, partitions or None, dry_run=dry_run, unrecorded=unrecorded
     )
     size = min(max_messages or kafka.batch_size, kafka.batch_size)
@@ -71,7 +71,7 @@ def claim(
     lag = {b.partition: max(0, b.high - ends.get(b.partition, b.start)) for b in backlog}
     if not dry_run:
         anchor(clients, batches, backlog)
-    warnings = claim_warnings(clients, batches, now_in_milliseconds())
+    warnings = claim_warnings(clients, batches, seen, now_in_milliseconds())
     for batch in batches:
         ledger.claim(batch, dag_id, run_id, settings.fingerprint, lag, warnings.get(batch.batch_id, ()))
     return batches

@@ -39,11 +39,9 @@ def drain(clients: Clients, staging: Staging, batch: Batch, kind: Kind) -> Drain
     messages = refusals = 0
     drain_id = uuid4().hex
     slice_size = min(SLICE, settings.chunk_size)
-    limits = slice_size, settings.chunk_bytes, settings.request_timeout_sec
     with (
         quiet_gc(),
-        clients.drain_reader() as consumer,
-        RangeReader(consumer, batch, *limits) as reader,
+        RangeReader(clients, batch.topic, batch.ranges, chunk_size=slice_size, max_bytes=batch.max_bytes) as reader,
         staging.write(batch.batch_id, EVENTS, drain_id) as events,
         staging.write(batch.batch_id, KEYS, drain_id) as keys,
         staging.write(batch.batch_id, REFUSED, drain_id) as refused,

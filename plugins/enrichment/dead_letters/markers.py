@@ -13,31 +13,24 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
-from enrichment.batch import Batch, OffsetRange
+from enrichment.batch import Batch
 from enrichment.codec.records import Chunk, Header, pack_headers, unpack_headers
 from enrichment.dead_letters.reader import Position
 from enrichment.errors import OffsetsMoved, PublishRefused, RedriveRefused, SettingsError
-from enrichment.kafka.asking import partitions_of
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.offsets import watermarks
+from enrichment.kafka.offsets import held_ranges
 from enrichment.kafka.refusals import Refusals
 from enrichment.kafka.retention import now_in_milliseconds
 from enrichment.kafka.settled import advice, await_stable
 from enrichment.kafka.sink import GroupPosition, LanePublisher, Transaction
-from enrichment.kafka.source import RangeReader
+from enrichment.kafka.source import read_ranges
 from enrichment.kafka.topics import describe_topics, read_topic_id
 from enrichment.messages import HEADER_LETTER_OFFSET, HEADER_LETTER_PARTITION, HEADER_LETTER_TOPIC_ID
 
 _MARKER_KEY = re.compile(rb"([0-9]{1,10}):([0-9]{1,19})")
 Redriven = Mapping[Position, str]  # letters that are done, and the batch that did it
-
-
-def held_ranges(consumer: Consumer, topic: str, timeout: float) -> tuple[OffsetRange, ...]:
-    """All that a topic holds, as far as the consumer may see it."""
-    partitions = partitions_of(consumer, topic, timeout)
-    return tuple(OffsetRange(p, *watermarks(consumer, topic, p, timeout)) for p in partitions)
 
 
 def read_markers(clients: Clients) -> dict[Position, str]:
@@ -47,22 +40,17 @@ def read_markers(clients: Clients) -> dict[Position, str]:
     What an open transaction hides is passed over: whoever publishes asks `check_settled` first.
     """
     check_topic(clients)
-    settings = clients.settings
-    topic, timeout = settings.redriven_topic, settings.request_timeout_sec
+    topic = clients.settings.redriven_topic
     await_stable(clients, topic)
-    redriven, topic_id = {}, read_topic_id(clients, settings.dlq_topic)
+    redriven, topic_id = {}, read_topic_id(clients, clients.settings.dlq_topic)
     of: Counter[str | None] = Counter()
-    with clients.drain_reader() as consumer:
-        held = held_ranges(consumer, topic, timeout)
-        everything = Batch("markers", topic, settings.consumer_group, 0, held)
-        with RangeReader(consumer, everything, settings.chunk_size, settings.chunk_bytes, timeout) as reader:
-            for chunk in reader.chunks():
-                for key, value, headers in zip(chunk.keys, chunk.values, chunk.headers, strict=True):
-                    position = position_of(key or b"")
-                    # A tombstone is no redrive's, and takes back nothing: what was sent in again stays so.
-                    if position is not None and value is not None:
-                        redriven[position] = value.decode(errors="replace")
-                        of[topic_id_of(headers)] += 1
+    for chunk in read_ranges(clients, topic, held_ranges(clients, topic)):
+        for key, value, headers in zip(chunk.keys, chunk.values, chunk.headers, strict=True):
+            position = position_of(key or b"")
+            # A tombstone is no redrive's, and takes back nothing: what was sent in again stays so.
+            if position is not None and value is not None:
+                redriven[position] = value.decode(errors="replace")
+                of[topic_id_of(headers)] += 1
     check_markers(clients, of, topic_id)
     return redriven
 

@@ -15,14 +15,15 @@ import msgspec
 from enrichment.batch import REDRIVE, Batch, OffsetRange, Purpose, RedriveFilter
 from enrichment.codec.hot_loops import quiet_gc
 from enrichment.codec.records import Chunk
-from enrichment.dead_letters.markers import Redriven, held_ranges, read_markers
+from enrichment.dead_letters.markers import Redriven, read_markers
 from enrichment.dead_letters.reader import Judged, Position, Verdict, judge, normalised
 from enrichment.errors import RedriveRefused
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.limits import topic_limits
+from enrichment.kafka.offsets import held_ranges
 from enrichment.kafka.retention import Load, check_kept, now_in_milliseconds
 from enrichment.kafka.settled import await_stable
-from enrichment.kafka.source import RangeReader
+from enrichment.kafka.source import read_ranges
 from enrichment.kafka.topics import read_topic_id
 from enrichment.settings import KafkaSettings, Settings
 from enrichment.store.jobs import Ledger
@@ -178,16 +179,12 @@ def max_letter_bytes(clients: Clients) -> int:
 def look_through(clients: Clients, wanted: RedriveFilter, redriven: Redriven, max_letters: int) -> Surveyor:
     """Judge every letter that the topic holds, chunk by chunk. Those that an open transaction hides are for the next
     redrive."""
-    kafka = clients.settings
-    await_stable(clients, kafka.dlq_topic)
+    topic = clients.settings.dlq_topic
+    await_stable(clients, topic)
     surveyor = Surveyor(max_letters)
-    with quiet_gc(), clients.drain_reader() as consumer:
-        held = held_ranges(consumer, kafka.dlq_topic, kafka.request_timeout_sec)
-        everything = Batch("survey", kafka.dlq_topic, group_of(kafka), LANE, held)
-        limits = kafka.chunk_size, kafka.chunk_bytes, kafka.request_timeout_sec
-        with RangeReader(consumer, everything, *limits) as reader:
-            for chunk in reader.chunks():
-                surveyor.take(chunk, judge(chunk, wanted, redriven))
+    with quiet_gc():
+        for chunk in read_ranges(clients, topic, held_ranges(clients, topic)):
+            surveyor.take(chunk, judge(chunk, wanted, redriven))
     return surveyor
 
 

@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 
 from enrichment.batch import Batch, OffsetRange, Tail
 from enrichment.errors import OffsetsLost, OffsetsMoved
 from enrichment.group.choices import Astray, Why, explain
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import Backlog, commit, commit_as, committed_offsets, read_settled_backlog, take_over
-from enrichment.kafka.source import read_tails
+from enrichment.kafka.source import read_at
 from enrichment.kafka.topics import read_topic_id
 from enrichment.store.lanes import OpenBatch
 from enrichment.store.positions import Move, MoveReason, Position, Positions
@@ -27,11 +27,16 @@ from enrichment.store.positions import Move, MoveReason, Position, Positions
 log = logging.getLogger(__name__)
 
 
+Seen = Mapping[tuple[int, int], Tail]  # messages as the log has them, by partition and offset
+
+
 class Progress(NamedTuple):
-    """What waits in each partition, from where draining goes on, and Kafka's id of the topic."""
+    """What waits in each partition, from where draining goes on, and Kafka's id of the topic; with the first messages
+    that wait, where one stands at the very offset, and the last ones that were published."""
 
     backlog: list[Backlog]
     topic_id: str | None
+    seen: Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +69,19 @@ def find_progress(
     topic, group_id = settings.input_topic, settings.consumer_group
     # First: a batch that is published after it has left its stamp beside the offset.
     known = positions.get(topic, group_id)
-    backlog = read_settled_backlog(clients, partitions)
+    with clients.offsets_reader() as reader:
+        backlog = read_settled_backlog(clients, partitions, reader)
+        seen = look_at(clients, backlog, reader)
     topic_id = read_topic_id(clients, topic)
     unrecorded = [batch for batch in unrecorded if batch.topic == topic and _ranges_in_doubt(batch, known)]
     begun = frozenset(r.partition for batch in unrecorded for r in _ranges_in_doubt(batch, known))
-    group = Group(known, topic_id, find_tails(clients, backlog), begun)
+    group = Group(known, topic_id, tails_of(backlog, seen), begun)
     check_progress(clients, backlog, group, unrecorded)
     if any(b.lost for b in backlog):
         backlog = settle_lost(clients, positions, backlog, group, dry_run=dry_run)
     if not dry_run:
         adopt(clients, positions, backlog, group, every_partition=partitions is None)
-    return Progress(backlog, topic_id)
+    return Progress(backlog, topic_id, seen)
 
 
 def _ranges_in_doubt(batch: OpenBatch, known: Mapping[int, Position]) -> list[OffsetRange]:
@@ -82,13 +89,22 @@ def _ranges_in_doubt(batch: OpenBatch, known: Mapping[int, Position]) -> list[Of
     return [r for r in batch.ranges if r.partition not in known or r.end > known[r.partition].next_offset]
 
 
-def find_tails(clients: Clients, backlog: Sequence[Backlog]) -> dict[int, Tail]:
-    """The messages that the group was stamped with, as the log has them now, of the partitions where more waits."""
-    stamped = [b.stamp.tail for b in backlog if b.stamp is not None and b.stamp.tail is not None and b.span]
-    low = {b.partition: b.low for b in backlog}
-    # What has left the log by its retention cannot be compared, nor what compaction has taken.
-    held = [OffsetRange(t.partition, t.offset, t.offset + 1) for t in stamped if t.offset >= low[t.partition]]
-    return read_tails(clients, clients.settings.input_topic, held) if held else {}
+def look_at(clients: Clients, backlog: Sequence[Backlog], reader: Consumer) -> Seen:
+    """Of each partition where something waits, the first message of that and the one that the group was stamped with,
+    as the log has them now: neighbours, so it is one read."""
+    offsets = {b.partition: {b.start} for b in backlog if b.span}
+    for b in backlog:
+        tail = b.stamp.tail if b.stamp is not None else None
+        # What has left the log by its retention cannot be compared, nor what compaction has taken.
+        if b.span and tail is not None and tail.offset >= b.low:
+            offsets[b.partition].add(tail.offset)
+    return read_at(clients, clients.settings.input_topic, offsets, reader) if offsets else {}
+
+
+def tails_of(backlog: Sequence[Backlog], seen: Seen) -> dict[int, Tail]:
+    """Those of the messages that the group was stamped with."""
+    stamped = [b.stamp.tail for b in backlog if b.stamp is not None and b.stamp.tail is not None]
+    return {t.partition: seen[t.partition, t.offset] for t in stamped if (t.partition, t.offset) in seen}
 
 
 def check_progress(

@@ -25,12 +25,8 @@ READING = {
     "auto.offset.reset": "error",
     "isolation.level": "read_committed",
     "allow.auto.create.topics": False,
-}
-# Even a first connection is made only after the backoff that is for further ones.
-CONNECTING = {"reconnect.backoff.ms": 5}
-# Raised fetch settings: at their defaults the reader waits for the broker most of the time.
-DRAINING = {
     "enable.partition.eof": True,
+    # Raised fetch settings: at their defaults the reader waits for the broker most of the time.
     "queued.min.messages": 100_000,
     "queued.max.messages.kbytes": 16_384,
     "fetch.queue.backoff.ms": 1,
@@ -38,6 +34,8 @@ DRAINING = {
     # What is fetched is compressed: in memory it becomes several times that, for each partition.
     "max.partition.fetch.bytes": 1024**2,
 }
+# Even a first connection is made only after the backoff that is for further ones.
+CONNECTING = {"reconnect.backoff.ms": 5}
 PUBLISHING = {
     "enable.idempotence": True,
     "compression.type": "lz4",
@@ -87,22 +85,20 @@ class Clients:
         }
         return Clients(self._config, self.settings.model_copy(update=own), self._check_lanes)
 
-    def _consumer_config(self, purpose: Mapping[str, Any]) -> dict[str, Any]:
-        return {**self._config, "group.id": self.settings.consumer_group, **READING, **purpose}
-
     @contextmanager
     def offsets_reader(self, isolation: str = "read_committed") -> Iterator[Consumer]:
-        """A consumer for offsets and watermarks only; with `read_committed` the end of a log is its last stable
-        offset."""
-        yield from closing(self._made(Consumer, self._consumer_config({"isolation.level": isolation})))
+        """A consumer for offsets and watermarks and, once it has asked for some, for messages. With `read_committed`
+        the end of a log is its last stable offset."""
+        config = {**self._config, "group.id": self.settings.consumer_group, **READING, "isolation.level": isolation}
+        yield from closing(self._made(Consumer, config))
 
     @contextmanager
     def drain_reader(self) -> Iterator[Consumer]:
-        """A consumer that is quick at reading long ranges."""
-        consumer = self._made(Consumer, self._consumer_config(DRAINING))
-        # Connected first: one that is assigned before its first connection is up may sleep for a second.
-        consumer.list_topics(timeout=self.settings.request_timeout_sec)
-        yield from closing(consumer)
+        """A consumer for messages at once."""
+        with self.offsets_reader() as consumer:
+            # Connected first: one that is assigned before its first connection is up may sleep for a second.
+            consumer.list_topics(timeout=self.settings.request_timeout_sec)
+            yield consumer
 
     @contextmanager
     def lane_producer(

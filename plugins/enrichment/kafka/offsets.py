@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -124,23 +125,31 @@ def watermarks(consumer: Consumer, topic: str, partition: int, timeout: float) -
     return with_retries(lambda seconds: consumer.get_watermark_offsets(where, timeout=seconds, cached=False), timeout)
 
 
+def held_ranges(clients: Clients, topic: str, isolation: str = "read_committed") -> tuple[OffsetRange, ...]:
+    """All that each partition of a topic holds, as far as a consumer of this isolation sees it."""
+    timeout = clients.settings.request_timeout_sec
+    with clients.offsets_reader(isolation) as consumer:
+        partitions = partitions_of(consumer, topic, timeout)
+        return tuple(OffsetRange(p, *watermarks(consumer, topic, p, timeout)) for p in partitions)
+
+
 def log_ends(clients: Clients, topic: str) -> tuple[OffsetRange, ...]:
     """Empty ranges at the end of each partition's log, open transactions included: what is sent later lies behind."""
-    timeout = clients.settings.request_timeout_sec
-    with clients.offsets_reader("read_uncommitted") as consumer:
-        ends = {p: watermarks(consumer, topic, p, timeout)[1] for p in partitions_of(consumer, topic, timeout)}
-    return tuple(OffsetRange(partition, end, end) for partition, end in ends.items())
+    return tuple(OffsetRange(r.partition, r.end, r.end) for r in held_ranges(clients, topic, "read_uncommitted"))
 
 
-def read_settled_backlog(clients: Clients, partitions: Sequence[int] | None = None) -> list[Backlog]:
+def read_settled_backlog(
+    clients: Clients, partitions: Sequence[int] | None = None, reader: Consumer | None = None
+) -> list[Backlog]:
     """What waits in the input topic, once nothing is in between any more.
 
     While a transaction on the group's offsets is open, the broker holds the answer back. A publisher that died leaves
     one behind until its timeout: taking over its lane ends it. Messages that were sent in a transaction which was
-    committed before are in the backlog; those hidden by one that stays open are not.
+    committed before are in the backlog; those hidden by one that stays open are not. `reader` is a consumer that is
+    there already.
     """
     settings = clients.settings
-    with clients.offsets_reader() as consumer:
+    with clients.offsets_reader() if reader is None else nullcontext(reader) as consumer:
         # Asked first: it names a topic that is none.
         known = input_partitions(consumer, settings.input_topic, settings.request_timeout_sec)
         await_stable(clients, settings.input_topic, seconds=VISIBLE_SECONDS, partitions=partitions)

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from confluent_kafka import KafkaException
 
-from enrichment.batch import Batch
-from enrichment.errors import EnrichmentError, OffsetsLost
+from enrichment.batch import Batch, Tail
+from enrichment.errors import EnrichmentError
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.times import first_times, to_text
+from enrichment.kafka.times import to_text
 from enrichment.kafka.topics import describe_topics
 
 log = logging.getLogger(__name__)
@@ -187,21 +187,24 @@ def check_kept(
     return texts
 
 
-def claim_warnings(clients: Clients, batches: Sequence[Batch], now: int) -> dict[str, tuple[str, ...]]:
+def claim_warnings(
+    clients: Clients, batches: Sequence[Batch], seen: Mapping[tuple[int, int], Tail], now: int
+) -> dict[str, tuple[str, ...]]:
     """By batch, that messages at its beginning are too old for the topics that they will be published to.
 
-    Only the first message of each range is read, and none where nothing is deleted by time. Old ones behind a younger
-    one are found when they are published (`OldMessages`). Brokers that do not tell cost no more than this.
+    Of each range, only the first message is looked at, if it is among those `seen`, by partition and offset. Old ones
+    behind a younger one are found when they are published (`OldMessages`). A dry run that looks back begins with
+    published ones, which nobody has seen. Brokers that do not tell cost no more than this.
     """
     settings = clients.settings
+    times = {position: message.timestamp for position, message in seen.items()}
     try:
         kept = retentions(clients, settings.output_topic, settings.dlq_topic) if batches else []
         limits = [(r, limit) for r in kept if (limit := r.oldest_kept(now)) is not None]
-        starts = first_times(clients, settings.input_topic, [r for b in batches for r in b.ranges]) if limits else {}
         found: dict[str, tuple[str, ...]] = {}
         for retention, limit in limits:
             for batch in batches:
-                old = [r for r in batch.ranges if FIRST_TIME <= starts.get(r.partition, limit) < limit]
+                old = [r for r in batch.ranges if FIRST_TIME <= times.get((r.partition, r.start), limit) < limit]
                 if old:
                     where = ", ".join(f"partition {r.partition} from offset {r.start}" for r in old)
                     what = "to be published" if retention.topic == settings.output_topic else "that may be set aside"
@@ -210,7 +213,7 @@ def claim_warnings(clients: Clients, batches: Sequence[Batch], now: int) -> dict
                         f"gone. To keep them: {retention.command(settings.retention_bytes)}"
                     )
                     found[batch.batch_id] = (*found.get(batch.batch_id, ()), text)
-    except (KafkaException, OffsetsLost) as untold:
+    except KafkaException as untold:
         log.warning("retention.unknown topics=%s,%s error=%s", settings.output_topic, settings.dlq_topic, untold)
         return {}
     return found

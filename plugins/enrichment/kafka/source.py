@@ -1,13 +1,16 @@
-"""Drain: read the offset ranges of a batch, chunk by chunk, each chunk bounded in messages and bytes."""
+"""Offset ranges of a topic in, their messages out, chunk by chunk, each chunk bounded in messages and bytes.
+
+All reading of the pipeline is done here. `RangeReader` is for who asks afterwards what was read, `read_ranges` for who
+wants the messages alone, `read_at` for a few messages whose offsets are known.
+"""
 
 from __future__ import annotations
 
 import time
 import zlib
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from typing import Self
 
 import numpy as np
@@ -15,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from enrichment.batch import Batch, OffsetRange, Tail
+from enrichment.batch import OffsetRange, Tail
 from enrichment.codec.records import Chunk
 from enrichment.errors import OffsetsLost
 from enrichment.kafka.asking import SLICE_SECONDS
@@ -25,22 +28,31 @@ from enrichment.kafka.settled import advice
 
 
 class RangeReader:
-    """Reads exactly the messages of `batch.ranges`, in the order of each partition.
+    """Reads exactly the messages of these ranges, one a partition, in the order of each; nobody's progress is touched.
 
     Offsets may be missing (transaction markers, aborted messages, compaction): a partition is done when its position
-    has reached the end of its range, not when a count is. Iterate over `chunks()`; `ranges` says afterwards what was
-    read: the batch's ranges, or less when `max_bytes` was reached.
+    has reached the end of its range, not when a count is. Iterate over `chunks()` in a `with` block; `ranges` says
+    afterwards what was read: all of them, or less when values of `max_bytes` were read before.
+
+    Reads with a consumer of its own, unless it is handed one of `Clients` that is connected, which it leaves assigned.
     """
 
-    def __init__(self, consumer: Consumer, batch: Batch, chunk_size: int, chunk_bytes: int, timeout: float) -> None:
-        self._consumer = consumer
-        self._batch = batch
-        self._chunk_size = chunk_size
-        self._chunk_bytes = chunk_bytes
-        self._timeout = timeout
+    def __init__(
+        self, clients: Clients, topic: str, ranges: Iterable[OffsetRange],
+        *, chunk_size: int | None = None, max_bytes: int | None = None, consumer: Consumer | None = None,
+    ) -> None:  # fmt: skip
+        settings = clients.settings
+        self._clients = clients
+        self._handed = consumer
+        self._topic = topic
+        self._wanted = tuple(ranges)
+        self._chunk_size = chunk_size or settings.chunk_size
+        self._chunk_bytes = settings.chunk_bytes
+        self._max_bytes = max_bytes
+        self._timeout = settings.request_timeout_sec
         # A range that an earlier drain ended before its first message is empty: nothing of it will ever come.
-        self._open = {r.partition: r for r in batch.ranges if r.span}
-        self._positions = {r.partition: r.start for r in batch.ranges}
+        self._open = {r.partition: r for r in self._wanted if r.span}
+        self._positions = {r.partition: r.start for r in self._wanted}
         self._tails: dict[int, Tail] = {}
         self._stable_ends: dict[int, int] = {}  # where the client came to the end of what it may see
         self._closing = ExitStack()
@@ -49,11 +61,14 @@ class RangeReader:
 
     def __enter__(self) -> Self:
         with ExitStack() as opening:
+            if self._handed is None:
+                self._consumer = opening.enter_context(self._clients.drain_reader())
+            else:
+                self._consumer = self._handed
             self._queue = opening.enter_context(closing(FetchQueue(self._consumer)))
             self._thread = opening.enter_context(ThreadPoolExecutor(1))
-            self._queue.take_over(self._batch.topic, self._open)
-            starts = [TopicPartition(self._batch.topic, r.partition, r.start) for r in self._open.values()]
-            self._consumer.assign(starts)
+            self._queue.take_over(self._topic, self._open)
+            self._consumer.assign([TopicPartition(self._topic, r.partition, r.start) for r in self._open.values()])
             self._closing = opening.pop_all()
         return self
 
@@ -63,7 +78,7 @@ class RangeReader:
     @property
     def ranges(self) -> tuple[OffsetRange, ...]:
         """What has been read so far."""
-        return tuple(OffsetRange(r.partition, r.start, self._positions[r.partition]) for r in self._batch.ranges)
+        return tuple(OffsetRange(r.partition, r.start, self._positions[r.partition]) for r in self._wanted)
 
     @property
     def tails(self) -> tuple[Tail, ...]:
@@ -80,7 +95,7 @@ class RangeReader:
             yield self._next_chunk()
 
     def _full(self) -> bool:
-        return self._batch.max_bytes is not None and self.value_bytes >= self._batch.max_bytes
+        return self._max_bytes is not None and self.value_bytes >= self._max_bytes
 
     def _next_chunk(self) -> Chunk:
         quiet_since = time.monotonic()
@@ -102,8 +117,8 @@ class RangeReader:
 
     def _poll(self) -> Future[tuple[pa.RecordBatch, list[PartitionEvent]]]:
         room = self._chunk_bytes
-        if self._batch.max_bytes is not None:
-            room = min(room, self._batch.max_bytes - self.value_bytes)
+        if self._max_bytes is not None:
+            room = min(room, self._max_bytes - self.value_bytes)
         return self._thread.submit(self._queue.poll, self._chunk_size, room, min(SLICE_SECONDS, self._timeout))
 
     def _serve_client(self) -> None:
@@ -144,7 +159,7 @@ class RangeReader:
             return
         if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             raise OffsetsLost(
-                f"offsets of partition {wanted.partition} of {self._batch.topic} are no longer in the log (claimed "
+                f"offsets of partition {wanted.partition} of {self._topic} are no longer in the log (claimed "
                 f"{wanted.start} to {wanted.end}, read up to {self._positions[wanted.partition]}): {event.error.str()}"
             )
         raise KafkaException(event.error)
@@ -153,13 +168,13 @@ class RangeReader:
         self._positions[wanted.partition] = wanted.end
         del self._open[wanted.partition]
         if self._open:
-            self._consumer.incremental_unassign([TopicPartition(self._batch.topic, wanted.partition)])
+            self._consumer.incremental_unassign([TopicPartition(self._topic, wanted.partition)])
 
     def _stalled(self) -> str:
         where = ", ".join(f"{p} at {self._positions[p]} of {r.end}" for p, r in self._open.items())
-        text = f"no message of {self._batch.topic} within {self._timeout:g} s; partitions waited for: {where}"
+        text = f"no message of {self._topic} within {self._timeout:g} s; partitions waited for: {where}"
         hidden = next((p for p, r in self._open.items() if self._stable_ends.get(p, r.end) < r.end), None)
-        return text if hidden is None else f"{text}. Is a transaction open? {advice(self._batch.topic, hidden)}"
+        return text if hidden is None else f"{text}. Is a transaction open? {advice(self._topic, hidden)}"
 
 
 def _tail_of(polled: pa.RecordBatch, row: int) -> Tail:
@@ -168,23 +183,24 @@ def _tail_of(polled: pa.RecordBatch, row: int) -> Tail:
     return Tail(partition, offset, timestamp, zlib.crc32(value or b"", zlib.crc32(key or b"")))
 
 
-def read_ranges(clients: Clients, topic: str, ranges: Sequence[OffsetRange]) -> Iterator[Chunk]:
-    """The messages of any ranges, one a partition, as `RangeReader` reads a batch's; nobody's progress is touched."""
-    with _reader(clients, topic, ranges) as reader:
-        yield from reader.chunks()
+def read_ranges(clients: Clients, topic: str, ranges: Iterable[OffsetRange]) -> Iterator[Chunk]:
+    """The messages of any ranges, one a partition, as `RangeReader` reads them; nobody is asked where all are empty."""
+    wanted = [r for r in ranges if r.span]
+    if wanted:
+        with RangeReader(clients, topic, wanted) as reader:
+            yield from reader.chunks()
 
 
-def read_tails(clients: Clients, topic: str, ranges: Sequence[OffsetRange]) -> dict[int, Tail]:
-    """The last message of each of these ranges that holds one, by partition."""
-    with _reader(clients, topic, ranges) as reader:
-        deque(reader.chunks(), maxlen=0)
-        return {tail.partition: tail for tail in reader.tails}
-
-
-@contextmanager
-def _reader(clients: Clients, topic: str, ranges: Sequence[OffsetRange]) -> Iterator[RangeReader]:
-    settings = clients.settings
-    wanted = Batch("", topic, settings.consumer_group, 0, tuple(r for r in ranges if r.span))
-    limits = settings.chunk_size, settings.chunk_bytes, settings.request_timeout_sec
-    with clients.drain_reader() as consumer, RangeReader(consumer, wanted, *limits) as reader:
-        yield reader
+def read_at(
+    clients: Clients, topic: str, offsets: Mapping[int, Collection[int]], consumer: Consumer | None = None
+) -> dict[tuple[int, int], Tail]:
+    """What the messages at these offsets of each partition are known by, by partition and offset; there may be none at
+    some. All that is between those of a partition is read, too."""
+    found = {}
+    ranges = [OffsetRange(partition, min(wanted), max(wanted) + 1) for partition, wanted in offsets.items()]
+    with RangeReader(clients, topic, ranges, consumer=consumer) as reader:
+        for chunk in reader.chunks():
+            for row, (partition, offset) in enumerate(zip(chunk.partitions, chunk.offsets, strict=True)):
+                if offset in offsets[partition]:
+                    found[partition, offset] = _tail_of(chunk.columns, row)
+    return found

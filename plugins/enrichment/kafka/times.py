@@ -44,17 +44,6 @@ def find_bounds(consumer: Consumer, topic: str, start: int, timeout: float) -> l
     return [Bound(p, low, high, min(first.get(p, high), high)) for p, (low, high) in logs.items()]
 
 
-def first_times(clients: Clients, topic: str, ranges: Iterable[OffsetRange]) -> dict[int, int]:
-    """The time of the message at the start of each range (one a partition), where one is there. Raises `OffsetsLost`
-    when it has left the log."""
-    heads = [OffsetRange(r.partition, r.start, r.start + 1) for r in ranges]
-    return {
-        p: at
-        for chunk in read_ranges(clients, topic, heads)
-        for p, at in zip(chunk.partitions, chunk.timestamps, strict=True)
-    }
-
-
 def _first_since(consumer: Consumer, topic: str, partitions: Iterable[int], at: int, timeout: float) -> dict[int, int]:
     """The offset of each partition's first message of that time (milliseconds) or later, where there is one."""
     asked = [TopicPartition(topic, partition, at) for partition in partitions]
@@ -93,7 +82,7 @@ def find_losses(clients: Clients, topic: str, bounds: list[Bound], window: Repla
 
 
 def _first_time(clients: Clients, topic: str, log: OffsetRange) -> int | None:
-    for chunk in read_ranges(clients, topic, [log]) if log.span else ():
+    for chunk in read_ranges(clients, topic, [log]):
         if len(chunk):
             return chunk.timestamps[0]
     return None

@@ -16,19 +16,18 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
-from confluent_kafka import Consumer
 
 from enrichment.batch import Batch, OffsetRange, Purpose
 from enrichment.codec.hot_loops import quiet_gc
 from enrichment.codec.records import Chunk, unpack_headers
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.limits import topic_limits
-from enrichment.kafka.offsets import fence_lanes, watermarks
+from enrichment.kafka.offsets import fence_lanes, held_ranges
 from enrichment.kafka.refusals import Refusals, publish_around
 from enrichment.kafka.retention import OldMessages, now_in_milliseconds
 from enrichment.kafka.settled import require_stable
 from enrichment.kafka.sink import GroupPosition, LanePublisher
-from enrichment.kafka.source import RangeReader
+from enrichment.kafka.source import read_ranges
 from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC
 from enrichment.repair.corrections import Corrector, Tally, missing_of
 from enrichment.repair.pending import INCOMPLETE, Missing, PendingState, PendingStore, Publication
@@ -132,25 +131,19 @@ class PlaceReader:
 
     def chunks(self) -> Iterator[Chunk]:
         """The messages; the latest place first, so that what it holds is known to have superseded earlier ones."""
-        settings = self._clients.settings
-        limits = settings.chunk_size, settings.chunk_bytes, settings.request_timeout_sec
+        topic = self._repair.batch.topic
         for place in reversed(self._repair.places):
-            with self._clients.drain_reader() as consumer:
-                ranges = tuple(self._kept(consumer, wanted) for wanted in place.ranges)
-                within = msgspec.structs.replace(self._repair.batch, ranges=ranges)
-                with RangeReader(consumer, within, *limits) as reader:
-                    for chunk in reader.chunks():
-                        chosen = chunk.take(self._wanted(chunk, is_first=place.number == 0))
-                        if len(chosen):
-                            yield chosen
+            for chunk in read_ranges(self._clients, topic, self._kept(place.ranges)):
+                chosen = chunk.take(self._wanted(chunk, is_first=place.number == 0))
+                if len(chosen):
+                    yield chosen
 
-    def _kept(self, consumer: Consumer, wanted: OffsetRange) -> OffsetRange:
-        """What of a range is still in the log."""
-        topic, timeout = self._repair.batch.topic, self._clients.settings.request_timeout_sec
-        low, _ = watermarks(consumer, topic, wanted.partition, timeout)
-        start = min(max(wanted.start, low), wanted.end)
-        self.lost += start - wanted.start
-        return OffsetRange(wanted.partition, start, wanted.end)
+    def _kept(self, ranges: Sequence[OffsetRange]) -> list[OffsetRange]:
+        """What of these ranges is still in the log."""
+        low = {r.partition: r.start for r in held_ranges(self._clients, self._repair.batch.topic)}
+        kept = [OffsetRange(r.partition, min(max(r.start, low.get(r.partition, r.end)), r.end), r.end) for r in ranges]
+        self.lost += sum(wanted.span - left.span for wanted, left in zip(ranges, kept, strict=True))
+        return kept
 
     def _wanted(self, chunk: Chunk, *, is_first: bool) -> list[int]:
         rows = []
@@ -229,10 +222,8 @@ def with_begun(clients: Clients, repair: Pass, begun: Publication | None) -> Pas
     """
     if begun is None:
         return repair
-    topic, timeout = repair.batch.topic, clients.settings.request_timeout_sec
-    with clients.offsets_reader() as reader:
-        ends = [(r, watermarks(reader, topic, r.partition, timeout)[1]) for r in begun.ranges]
-    ranges = tuple(OffsetRange(r.partition, r.start, max(r.start, end)) for r, end in ends)
+    ends = {r.partition: r.end for r in held_ranges(clients, repair.batch.topic)}
+    ranges = tuple(OffsetRange(r.partition, r.start, max(r.start, ends.get(r.partition, 0))) for r in begun.ranges)
     return msgspec.structs.replace(repair, places=(*repair.places, msgspec.structs.replace(begun, ranges=ranges)))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 from confluent_kafka import TopicPartition
 
 from enrichment.batch import Batch
@@ -16,8 +14,6 @@ from enrichment.replay.sides import sides_of
 from enrichment.replay.table import Replay
 from enrichment.replay.window import window_of
 from enrichment.store.jobs import Ledger
-
-log = logging.getLogger(__name__)
 
 
 def begin(clients: Clients, ledger: Ledger, replay: Replay) -> None:

@@ -77,7 +77,8 @@ class Staging:
     ) -> Iterator[pa.RecordBatch]:
         """The chunks of a file, in order, with all its columns or those named.
 
-        Raises `StagingMissing` where it is not there, or goes back to another drain than `drain` (if given).
+        Raises `StagingMissing` where it is not there, lacks a column, or goes back to another drain than `drain` (if
+        given).
         """
         with self._reading(batch_id, name):
             source = self._area.open(_folder(batch_id), f"{name}{SUFFIX}")
@@ -87,6 +88,8 @@ class Staging:
                     return
                 if drain is not None and _drain_of(source) != drain:
                     raise _missing(batch_id, f"{name} does not fit to the batch's latest drain")
+                if lacking := _lacking(source, columns or ()):
+                    raise _missing(batch_id, f"{name} has no {', '.join(lacking)}: it was staged by another release")
                 stream = _stream(source, columns)
             while True:
                 with self._reading(batch_id, name):
@@ -145,6 +148,11 @@ def _drain_of(source: Any) -> str:
     source.seek(0)
     metadata = pa.ipc.open_stream(source).schema.metadata or {}
     return str(metadata.get(DRAIN, b"").decode())
+
+
+def _lacking(source: Any, columns: Sequence[str]) -> list[str]:
+    source.seek(0)
+    return [column for column in columns if column not in pa.ipc.open_stream(source).schema.names]
 
 
 def _stream(source: Any, columns: Sequence[str] | None) -> pa.RecordBatchStreamReader:
