@@ -75,7 +75,7 @@ def _run(stand: Stand, settings: Settings, done: Pass, claimed: Batch) -> int:
         pipeline.record(
             r.ledger, drained, published,
             cache_counts=done.counts, durations={"publish": stage.seconds} | seconds,
-            geo_database_build=r.geo_database.build,
+            source_builds={"geo": r.geo_database.build},
         )  # fmt: skip
     with _stage(stand, settings, done, "clean") as r:
         r.staging.remove(claimed.batch_id)

@@ -33,7 +33,7 @@ NOT_OURS = (
     "KAFKA_BOOTSTRAP_SERVERS", "STACKLENS_DATABASE_URL", "USER_SERVICE_URL", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
 )  # fmt: skip
 PORT_DISTANCE = 1_000  # from those of `make run`
-CACHE_TABLES = ("geo_ip_cache", "user_profile_cache", "business_context_cache")
+CACHE_TABLES = ("geo_ip_cache", "user_profile_cache", "business_context_cache", "business_risks")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import msgspec
 import pandas as pd
 
 from enrichment import sql
@@ -27,6 +26,8 @@ from enrichment.caches.layered import LayeredLookup, TimeToLive
 from enrichment.caches.memory import MemoryLayer
 from enrichment.caches.postgres import PostgresLayer
 from enrichment.caches.renewal import Renewed, RenewedTable, find_hot, renew
+from enrichment.caches.tables import CacheTable
+from enrichment.caches.three import BY_NAME
 from enrichment.enrichers.base import Enrichment, look_up_and_enrich
 from enrichment.enrichers.business.enricher import BusinessEnricher
 from enrichment.enrichers.business.query import BusinessQuery
@@ -39,7 +40,7 @@ from enrichment.enrichers.user.api import UserApi
 from enrichment.enrichers.user.enricher import UserEnricher
 from enrichment.group.lanes import check_publish
 from enrichment.kafka.clients import Clients
-from enrichment.messages import Context, Place, Profile, Source
+from enrichment.messages import Source
 from enrichment.repair.corrections import Corrector, LookUp
 from enrichment.repair.pending import PendingStore
 from enrichment.replay.table import Replays
@@ -55,11 +56,10 @@ log = logging.getLogger(__name__)
 
 
 class Cached(NamedTuple):
-    """What stands behind an enricher: its table and the struct of its values, the source, the size of the memory tier,
-    and how long a value may be served."""
+    """What stands behind an enricher: its table, the source, the size of the memory tier, and how long a value may be
+    served."""
 
-    table: str
-    words: type[msgspec.Struct]
+    table: CacheTable
     source: LookupSource
     size: int
     found_seconds: float
@@ -150,7 +150,7 @@ class Resources:
         return BusinessEnricher(self._layered(self._business_cache()), rules)
 
     def evict(self, cache: str, *, dry_run: bool = False) -> Evicted:
-        """Evict one of the caches (`enrichment.caches.eviction.TABLES`); a dry run only counts."""
+        """Evict one of the caches (`enrichment.caches.three.BY_NAME`); a dry run only counts."""
         settings, shared = self.settings, self.settings.cache
         max_rows = {
             "geo": settings.geo.cache_max_rows,
@@ -158,7 +158,7 @@ class Resources:
             "business": settings.business.cache_max_rows,
         }[cache]
         return evict(
-            self.maintenance, cache, grace=timedelta(hours=shared.stale_grace_hours), max_rows=max_rows,
+            self.maintenance, BY_NAME[cache], grace=timedelta(hours=shared.stale_grace_hours), max_rows=max_rows,
             chunk_rows=shared.eviction_chunk_rows, dry_run=dry_run,
         )  # fmt: skip
 
@@ -190,7 +190,7 @@ class Resources:
         return Corrector(lookups, business.score)
 
     def record_risks(self, events: pd.DataFrame, added: Enrichment) -> None:
-        """Keep the risks of a chunk beside the cached contexts, for the views. A database that is down costs only
+        """Keep the risks of a chunk, for the views. A database that is down costs only
         that."""
         risks = BusinessEnricher.risks(events, added)
         if risks.request_ids:
@@ -209,7 +209,7 @@ class Resources:
 
     def _geo_cache(self) -> Cached:
         geo = self.settings.geo
-        return Cached("geo_ip_cache", Place, self.geo_database, geo.cache_size, 3600 * geo.cache_ttl_hours)
+        return Cached(BY_NAME["geo"], self.geo_database, geo.cache_size, 3600 * geo.cache_ttl_hours)
 
     def _user_cache(self) -> Cached:
         user = self.settings.user
@@ -218,7 +218,7 @@ class Resources:
         self._open.callback(breaker.close)
         api = UserApi(base_url, token, user, options=options, breaker_storage=breaker)
         self._open.callback(api.close)
-        return Cached("user_profile_cache", Profile, api, user.cache_size, 3600 * user.cache_ttl_hours)
+        return Cached(BY_NAME["user"], api, user.cache_size, 3600 * user.cache_ttl_hours)
 
     def _business_cache(self) -> Cached:
         business = self.settings.business
@@ -226,7 +226,7 @@ class Resources:
             self._connections.for_query, sql.load("business_context/fetch"), timeout_seconds=business.query_timeout_sec
         )
         self._open.callback(query.close)
-        return Cached("business_context_cache", Context, query, business.cache_size, 60 * business.cache_ttl_minutes)
+        return Cached(BY_NAME["business"], query, business.cache_size, 60 * business.cache_ttl_minutes)
 
     def _layered(self, cached: Cached) -> LayeredLookup:
         layers: list[CacheLayer] = [MemoryLayer(cached.size, self._clock), self._table(cached)]
@@ -235,7 +235,7 @@ class Resources:
     def _table(self, cached: Cached) -> PostgresLayer:
         shared = self.settings.cache
         table = PostgresLayer(
-            self._connections.for_cache, cached.table, cached.words, clock=self._clock, version=cached.source.version,
+            self._connections.for_cache, cached.table, clock=self._clock, version=cached.source.version,
             stale_grace_seconds=3600 * shared.stale_grace_hours, touch_after_seconds=3600 * shared.touch_after_hours,
             pause_seconds=self.settings.postgres.cache_pause_sec,
         )  # fmt: skip

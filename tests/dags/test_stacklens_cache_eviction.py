@@ -9,7 +9,7 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import CronTriggerTimetable
 from airflow.sdk.definitions.param import ParamsDict
 
-from enrichment.caches.eviction import TABLES
+from enrichment.caches.three import BY_NAME
 from enrichment.orchestration.eviction import CACHES
 from enrichment.settings import CacheSettings
 from tests.conftest import REPOSITORY
@@ -21,12 +21,12 @@ def test_caches_stand_side_by_side() -> None:
     """Each cache has its own tasks, which wait for no other cache; a report that needs no renewal."""
     edges = {task.task_id: task.downstream_task_ids for task in DAG.tasks}
     assert edges == {
-        **{f"evict_{cache}": {f"renew_{cache}", "report"} for cache in TABLES},
-        **{f"renew_{cache}": set() for cache in TABLES},
+        **{f"evict_{cache}": {f"renew_{cache}", "report"} for cache in BY_NAME},
+        **{f"renew_{cache}": set() for cache in BY_NAME},
         "forget": {"report"},
         "report": set(),
     }
-    assert tuple(TABLES) == CACHES
+    assert tuple(BY_NAME) == CACHES
 
 
 def test_runs_often_enough_to_renew_in_time() -> None:

@@ -17,8 +17,8 @@ from enrichment.caches.base import CacheLayer, Entry, LookupSource, State
 from enrichment.caches.layered import LayeredLookup, TimeToLive
 from enrichment.caches.memory import MemoryLayer
 from enrichment.caches.postgres import PostgresLayer
+from enrichment.caches.three import BY_NAME
 from enrichment.codec.decode import decode
-from enrichment.codec.struct_columns import Words
 from enrichment.enrichers.base import JSON, STATUS, look_up_and_enrich
 from enrichment.enrichers.business.query import BusinessQuery
 from enrichment.enrichers.geo.database import GeoDatabase
@@ -27,7 +27,7 @@ from enrichment.enrichers.geo.special_addresses import SpecialAddresses
 from enrichment.enrichers.testing import FixedClock, make_events
 from enrichment.enrichers.user.enricher import UserEnricher
 from enrichment.messages import KEY_COLUMNS, OUTAGES, REASONS_OF, Context, Place, Profile, Source
-from tests.fixtures.postgres import Connection
+from tests.fixtures.postgres import TABLES, Connection
 from tests.fixtures.user_api import MakeApi
 from tests.fixtures.user_service import UserService
 
@@ -69,8 +69,8 @@ def demo(postgres_connection: Connection) -> Iterator[BusinessQuery]:
 def layered(postgres_uri: str, clock: FixedClock, postgres_connection: Connection) -> Callable[..., LayeredLookup]:
     """Memory and a real table before a source."""
 
-    def make(table: str, words: Words, source: LookupSource) -> LayeredLookup:
-        rows = PostgresLayer(lambda: postgres_connection, table, words, clock=clock, version=source.version)
+    def make(cache: str, source: LookupSource) -> LayeredLookup:
+        rows = PostgresLayer(lambda: postgres_connection, BY_NAME[cache], clock=clock, version=source.version)
         return LayeredLookup([MemoryLayer(100, clock), rows], source, LIVES, clock)
 
     return make
@@ -158,7 +158,7 @@ def test_layer_takes_every_text(postgres_connection: Connection, clock: FixedClo
     value = values.get(table, Place(city="Zürich"))
     layer: CacheLayer = MemoryLayer(10_000, clock)
     if table != "memory":
-        layer = PostgresLayer(lambda: postgres_connection, table, type(value), clock=clock)
+        layer = PostgresLayer(lambda: postgres_connection, TABLES[table], clock=clock)
 
     @each
     @given(texts=keys)
@@ -178,8 +178,8 @@ def test_every_text_comes_through_the_enrichers(
     layered: Callable[..., LayeredLookup], database: GeoDatabase, user_service: UserService, make_api: MakeApi
 ) -> None:
     """With memory and table before the source, as tasks have them: every row has its status and its JSON."""
-    geo = GeoEnricher(SpecialAddresses(layered("geo_ip_cache", Place, database)))
-    user = UserEnricher(layered("user_profile_cache", Profile, make_api(user_service.base_url)))
+    geo = GeoEnricher(SpecialAddresses(layered("geo", database)))
+    user = UserEnricher(layered("user", make_api(user_service.base_url)))
 
     @each
     @given(texts=keys)

@@ -43,7 +43,7 @@ def test_batch_is_of_one_build_when_a_newer_one_is_installed(
         batches.publish.function(drained, placed, profiled, scored, outlet_events=OutletEventAccessors())
         with pipeline.resources() as r:
             job = r.ledger.get(batch.batch_id)
-        return job.geo_database_build if job else None
+        return job.source_builds.get("geo") if job else None
 
     def cities() -> list[str]:
         topic = load().kafka.output_topic

@@ -149,7 +149,7 @@ def publish(
             r.ledger, staged, published,
             cache_counts={name: done["counts"] for name, done in lookups.items()},
             durations={"publish": stage.seconds} | {name: done["seconds"] for name, done in lookups.items()},
-            geo_database_build=placed["build"],
+            source_builds={"geo": placed["build"]} if placed["build"] else {},
         )  # fmt: skip
         if published.warnings:
             note_warnings(r, [batch.batch_id])

@@ -10,6 +10,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from enrichment import sql
+from enrichment.caches.three import CACHES
 from enrichment.databases import connect
 from enrichment.errors import SchemaError, SettingsError
 from enrichment.settings import load
@@ -42,7 +43,7 @@ def main() -> int:
         if chosen.create is not None:
             _require(parameters)
         with connect(parameters, LIMITS) as connection:
-            apply_schema(connection)
+            apply_schema(connection, CACHES)
             if chosen.demo:
                 with connection.transaction():
                     connection.execute(sql.load("demo/business"))

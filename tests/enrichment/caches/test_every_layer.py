@@ -12,6 +12,7 @@ from enrichment.caches.memory import MemoryLayer
 from enrichment.caches.postgres import PostgresLayer
 from enrichment.enrichers.testing import FixedClock
 from enrichment.messages import Context, Place, Profile
+from tests.fixtures.postgres import TABLES
 
 FULL = {
     "geo_ip_cache": Place(
@@ -36,7 +37,7 @@ def layer(kind: str, clock: FixedClock, request: pytest.FixtureRequest) -> Itera
         yield MemoryLayer(40_000, clock)
         return
     connection = request.getfixturevalue("postgres_connection")
-    yield PostgresLayer(lambda: connection, kind, type(FULL[kind]), clock=clock)
+    yield PostgresLayer(lambda: connection, TABLES[kind], clock=clock)
 
 
 @pytest.fixture
