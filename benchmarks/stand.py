@@ -92,7 +92,7 @@ class Stand:
     def empty_caches(self) -> None:
         """Forget all that lookups have ever answered."""
         with psycopg.connect(self.dsn) as connection:
-            tables = SQL(", ").join(Identifier(enricher.table) for enricher in REGISTRY.enrichers)
+            tables = SQL(", ").join(Identifier(name) for e in REGISTRY.enrichers for name in (e.table, *e.dependents))
             connection.execute(SQL("TRUNCATE {}").format(tables))
 
 

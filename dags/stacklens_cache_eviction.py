@@ -1,17 +1,17 @@
 """Keep the caches small and warm, and the pipeline's own past within its retention.
 
 **Reads** and **Writes** the tables `geo_ip_cache`, `user_profile_cache` and `business_context_cache`, and deletes from
-`enrichment_jobs`, `enrichment_metrics`, `enrichment_audit_log`, `enrichment_rollups`, `service_level_breaches` and
-`enrichment_replays`. It also reads the views `v_active_geo_cache`, `v_user_profile_summary` and
-`v_business_risk_distribution`, and asks the sources of the caches.
+`business_risks`, `enrichment_jobs`, `enrichment_metrics`, `enrichment_audit_log`, `enrichment_rollups`,
+`service_level_breaches` and `enrichment_replays`. It also reads the views `v_active_geo_cache`,
+`v_user_profile_summary` and `v_business_risk_distribution`, and asks the sources of the caches.
 
 For each cache, side by side: `evict` deletes what has passed its hard expiry (expiry plus `CACHE_STALE_GRACE_HOURS`),
 then, above the ceiling `..._CACHE_MAX_ROWS`, what was not used for longest, in chunks of `CACHE_EVICTION_CHUNK_ROWS`
-that wait for nobody; then it vacuums and analyses. `renew` fetches the keys that are in use before they expire
-(`CACHE_REFRESH_KEYS`, 0: off). `forget` deletes batches, metrics, audit rows, rollups and breaches past
-`RETENTION_...`, dry runs of replays, and the details of their finished windows. Batches that are unpublished, wait for
-their repair, or are of a window that is not finished stay. `report` says what was freed (`row_bytes`: room for new
-rows; `disk_bytes`: given back to the disk, mostly 0) and what the caches hold.
+that wait for nobody, and the risks of requests whose context has gone; then it vacuums and analyses. `renew` fetches
+the keys that are in use before they expire (`CACHE_REFRESH_KEYS`, 0: off). `forget` deletes batches, metrics, audit
+rows, rollups and breaches past `RETENTION_...`, dry runs of replays, and the details of their finished windows. Batches
+that are unpublished, wait for their repair, or are of a window that is not finished stay. `report` says what was freed
+(`row_bytes`: room for new rows; `disk_bytes`: given back to the disk, mostly 0) and what the caches hold.
 
 **When it fails** nothing is lost: expiry is judged when reading, eviction only frees space. The database is unreachable
 or a setting is wrong; the next run goes on where this one ended. A source that is down is no failure: `renew` counts

@@ -86,7 +86,7 @@ def play(stack: Stack, wanted: Input) -> int:
             conservation=found,
             batches=batches,
             sample=_sample(stack.bootstrap_servers, settings.kafka, played),
-            default_geo_database=GeoDatabase().build in {batch.geo_database_build for batch in batches},
+            default_geo_database=GeoDatabase().build in {batch.source_builds.get("geo") for batch in batches},
             max_error_rate=settings.service_levels.max_error_rate,
             ui_url=stack.airflow_url,
             user=stack.airflow_user,

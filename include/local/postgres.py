@@ -87,12 +87,13 @@ def apply_schema(address: str) -> None:
     """Bring the StackLens database up to the present schema, and put the demonstration's business data into it."""
     from enrichment import sql
     from enrichment.databases import connect
+    from enrichment.enrichers.tables import cache_tables
     from enrichment.errors import SchemaError, SettingsError
     from enrichment.store.schema import LIMITS, apply_schema
 
     try:
         with connect(conninfo_to_dict(address), LIMITS) as connection:
-            apply_schema(connection)
+            apply_schema(connection, cache_tables())
             with connection.transaction():
                 connection.execute(sql.load("demo/business"))
     except (psycopg.Error, SchemaError, SettingsError) as failed:

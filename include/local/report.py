@@ -30,7 +30,7 @@ class PublishedBatch(msgspec.Struct, frozen=True):
     messages_read: int
     cache_counts: dict[str, LookupCounts]
     durations: dict[str, float]
-    geo_database_build: str | None
+    source_builds: dict[str, str]
     published_at: datetime
     warnings: tuple[str, ...] = ()
 
@@ -103,7 +103,7 @@ class Report:
     @property
     def geo_databases(self) -> list[str]:
         """The geo databases that were used, by type and date of their build."""
-        return sorted({build_name(b.geo_database_build) for b in self.batches if b.geo_database_build})
+        return sorted({build_name(b.source_builds["geo"]) for b in self.batches if b.source_builds.get("geo")})
 
 
 def build_name(version: str) -> str:

@@ -1,4 +1,5 @@
--- The whole schema: the three cache tables, the ledger with its audit, the metrics, and what reads them.
+-- The whole schema: the three cache tables, the ledger with its audit, the metrics, and what reads them. Caches that are declared
+-- beyond the three get their tables from enrichment.caches.tables.
 -- Read this one; databases are brought here by the files of migrations/, which tests compare with it object by object.
 -- Whatever changes here needs a migration. Applying this file, also twice, is harmless: it is one transaction.
 
@@ -63,21 +64,15 @@ CREATE TABLE IF NOT EXISTS business_context_cache (
     transaction_type text,
     amount           double precision,
     currency         text,
-    risk_score       double precision,
-    risk_level       text,
-    fraud_indicators text[],
     version          text NOT NULL DEFAULT '',
     fetched_at       timestamptz NOT NULL,
     expires_at       timestamptz NOT NULL,
     last_used_at     timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT business_context_cache_state CHECK (state IN ('found', 'absent')),
     CONSTRAINT business_context_cache_absent_has_reason CHECK (state <> 'absent' OR reason IS NOT NULL),
-    CONSTRAINT business_context_cache_risk_score CHECK (risk_score BETWEEN 0 AND 1),
     CONSTRAINT business_context_cache_expires_after_fetch CHECK (expires_at >= fetched_at)
 );
-COMMENT ON TABLE business_context_cache IS 'Request id to business context, with the risk that was last computed for it.';
-COMMENT ON COLUMN business_context_cache.risk_score IS 'In [0, 1], as last computed; not read back, every batch scores anew.';
-COMMENT ON COLUMN business_context_cache.fraud_indicators IS 'Names of the rules that fired when the score was computed.';
+COMMENT ON TABLE business_context_cache IS 'Request id to business context, as the query answered.';
 COMMENT ON COLUMN business_context_cache.expires_at IS 'Afterwards the row may be served only while the source is down, as stale.';
 COMMENT ON COLUMN business_context_cache.last_used_at IS 'When a batch last took it from here, to CACHE_TOUCH_AFTER_HOURS; renewing it is no use.';
 
@@ -87,12 +82,41 @@ CREATE INDEX IF NOT EXISTS business_context_cache_expires_at_idx ON business_con
 CREATE INDEX IF NOT EXISTS geo_ip_cache_last_used_at_idx ON geo_ip_cache (last_used_at);
 CREATE INDEX IF NOT EXISTS user_profile_cache_last_used_at_idx ON user_profile_cache (last_used_at);
 CREATE INDEX IF NOT EXISTS business_context_cache_last_used_at_idx ON business_context_cache (last_used_at);
-COMMENT ON INDEX geo_ip_cache_expires_at_idx IS 'clean_expired_geo_cache, count_due, find_hot, get_cache_statistics';
+COMMENT ON INDEX geo_ip_cache_expires_at_idx IS 'evict_expired, clean_expired_geo_cache, count_due, find_hot, get_cache_statistics';
 COMMENT ON INDEX user_profile_cache_expires_at_idx IS 'evict_expired, count_due, find_hot, get_cache_statistics';
 COMMENT ON INDEX business_context_cache_expires_at_idx IS 'evict_expired, count_due, find_hot, get_cache_statistics';
 COMMENT ON INDEX geo_ip_cache_last_used_at_idx IS 'evict_least_used: what goes first above the ceiling';
 COMMENT ON INDEX user_profile_cache_last_used_at_idx IS 'evict_least_used: what goes first above the ceiling';
 COMMENT ON INDEX business_context_cache_last_used_at_idx IS 'evict_least_used: what goes first above the ceiling';
+
+CREATE TABLE IF NOT EXISTS enrichment_caches (
+    cache      text PRIMARY KEY,
+    table_name text NOT NULL,
+    key_column text NOT NULL,
+    position   integer NOT NULL
+);
+COMMENT ON TABLE enrichment_caches IS 'Which caches are declared, and where they are kept. Written by enrichment.caches.tables, never by hand.';
+COMMENT ON COLUMN enrichment_caches.position IS 'Its place in get_cache_statistics().';
+
+INSERT INTO enrichment_caches (cache, table_name, key_column, position)
+VALUES
+    ('geo', 'geo_ip_cache', 'ip_address', 0),
+    ('user', 'user_profile_cache', 'user_id', 1),
+    ('business', 'business_context_cache', 'request_id', 2)
+ON CONFLICT (cache) DO NOTHING;
+
+CREATE TABLE IF NOT EXISTS business_risks (
+    request_id       text COLLATE "C" PRIMARY KEY,
+    risk_score       double precision,
+    risk_level       text,
+    fraud_indicators text[],
+    scored_at        timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT business_risks_risk_score CHECK (risk_score BETWEEN 0 AND 1)
+);
+COMMENT ON TABLE business_risks IS 'The risk that was last computed for a request, for views; its row goes when its cached context has gone.';
+COMMENT ON COLUMN business_risks.risk_score IS 'In [0, 1], as last computed; not read back, every batch scores anew.';
+COMMENT ON COLUMN business_risks.fraud_indicators IS 'Names of the rules that fired when the score was computed.';
+COMMENT ON COLUMN business_risks.scored_at IS 'Since when it is so: a score that comes out the same is not written again.';
 
 
 -- Ledger --------------------------------------------------------------------------------------------------------------
@@ -120,7 +144,7 @@ CREATE TABLE IF NOT EXISTS enrichment_jobs (
     cache_counts         jsonb NOT NULL DEFAULT '{}',
     errors_by_reason     jsonb NOT NULL DEFAULT '{}',
     durations            jsonb NOT NULL DEFAULT '{}',
-    geo_database_build   text,
+    source_builds        jsonb NOT NULL DEFAULT '{}',
     settings_fingerprint text NOT NULL,
     error                text,
     topic_id             text,
@@ -156,6 +180,7 @@ COMMENT ON COLUMN enrichment_jobs.lag IS
 COMMENT ON COLUMN enrichment_jobs.attempts IS 'How often the batch was drained.';
 COMMENT ON COLUMN enrichment_jobs.cache_counts IS 'Enricher (geo, user, business) to its LookupCounts, by message.';
 COMMENT ON COLUMN enrichment_jobs.durations IS 'Stage to seconds.';
+COMMENT ON COLUMN enrichment_jobs.source_builds IS 'Enricher to the build of what it was answered from.';
 COMMENT ON COLUMN enrichment_jobs.error IS 'Why the last try failed; null once published.';
 COMMENT ON COLUMN enrichment_jobs.topic_id IS 'Kafka''s id of the topic when it was claimed: a topic that is made anew has another. Null: not known.';
 COMMENT ON COLUMN enrichment_jobs.lanes IS 'The number of lanes that it was claimed with; null: not known.';
@@ -411,7 +436,6 @@ CREATE TABLE IF NOT EXISTS enrichment_pending (
     next_attempt_at timestamptz NOT NULL DEFAULT now(),
     updated_at      timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (batch_id, source),
-    CONSTRAINT enrichment_pending_source CHECK (source IN ('geo-ip', 'user-profile', 'business-context')),
     CONSTRAINT enrichment_pending_state CHECK (state IN ('expected', 'open', 'repaired', 'given-up', 'lost', 'unrepairable')),
     CONSTRAINT enrichment_pending_not_negative CHECK (messages >= 0 AND attempts >= 0 AND corrected >= 0)
 );
@@ -526,17 +550,18 @@ COMMENT ON VIEW v_enrichment_performance_trend IS 'The last 7 days, by day (UTC)
 DROP VIEW IF EXISTS v_business_risk_distribution;
 CREATE VIEW v_business_risk_distribution AS
 SELECT
-    risk_level,
-    coalesce(unit, 'unknown') AS unit,
+    risk.risk_level,
+    coalesce(cached.unit, 'unknown') AS unit,
     count(*) AS requests,
-    avg(risk_score) AS average_score,
-    min(risk_score) AS lowest_score,
-    max(risk_score) AS highest_score,
-    count(*) FILTER (WHERE cardinality(fraud_indicators) > 0) AS requests_with_indicators
-FROM business_context_cache
-WHERE risk_level IS NOT NULL
+    avg(risk.risk_score) AS average_score,
+    min(risk.risk_score) AS lowest_score,
+    max(risk.risk_score) AS highest_score,
+    count(*) FILTER (WHERE cardinality(risk.fraud_indicators) > 0) AS requests_with_indicators
+FROM business_context_cache AS cached
+INNER JOIN business_risks AS risk USING (request_id)
+WHERE risk.risk_level IS NOT NULL
 GROUP BY 1, 2;
-COMMENT ON VIEW v_business_risk_distribution IS 'Scored requests by risk level and business unit.';
+COMMENT ON VIEW v_business_risk_distribution IS 'Scored requests whose context is cached, by risk level and business unit.';
 
 DROP FUNCTION IF EXISTS clean_expired_geo_cache(interval, integer);
 CREATE OR REPLACE FUNCTION clean_expired_geo_cache(
@@ -562,7 +587,7 @@ LANGUAGE sql AS $$
 $$;
 COMMENT ON FUNCTION clean_expired_geo_cache(interval, integer, text) IS
     'Evict geo entries that expired longer than `grace` ago, oldest first, at most `row_limit`; returns how many. '
-    '`only_state`: those found, or those absent, alone. Skips rows that a task is writing. Expired places go no other way.';
+    '`only_state`: those found, or those absent, alone. Skips rows that a task is writing. For use by hand: the eviction has its own statement.';
 
 CREATE OR REPLACE FUNCTION record_enrichment_metric(
     p_batch_id text,
@@ -599,61 +624,48 @@ RETURNS TABLE (
     stale         bigint,
     hit_rate      double precision
 )
-LANGUAGE sql STABLE AS $$
-    -- Expired rows are counted on their own: few of many, found through the index on expires_at.
-    WITH sizes AS (
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    known record;
+BEGIN
+    FOR known IN
         SELECT
-            'geo' AS cache,
-            count(*) AS entries,
-            (SELECT count(*) FROM geo_ip_cache WHERE expires_at <= now()) AS expired,
-            count(*) FILTER (WHERE state = 'absent') AS absent,
-            pg_total_relation_size('geo_ip_cache') AS size_bytes
-        FROM geo_ip_cache
-        UNION ALL
+            declared.cache,
+            format('%I', declared.table_name) AS table_name
+        FROM enrichment_caches AS declared
+        ORDER BY declared.position, declared.cache
+    LOOP
+        -- Expired rows are counted on their own: few of many, found through the index on expires_at.
+        EXECUTE format(
+            $query$
+            SELECT
+                count(*),
+                (SELECT count(*) FROM %1$s WHERE expires_at <= now()),
+                count(*) FILTER (WHERE state = 'absent'),
+                pg_total_relation_size(%1$L)
+            FROM %1$s
+            $query$,
+            known.table_name
+        )
+        INTO entries, expired, absent, size_bytes;
+
         SELECT
-            'user',
-            count(*),
-            (SELECT count(*) FROM user_profile_cache WHERE expires_at <= now()),
-            count(*) FILTER (WHERE state = 'absent'),
-            pg_total_relation_size('user_profile_cache')
-        FROM user_profile_cache
-        UNION ALL
-        SELECT
-            'business',
-            count(*),
-            (SELECT count(*) FROM business_context_cache WHERE expires_at <= now()),
-            count(*) FILTER (WHERE state = 'absent'),
-            pg_total_relation_size('business_context_cache')
-        FROM business_context_cache
-    ),
-    hits AS (
-        SELECT
-            counted.cache,
-            sum((counted.counts ->> 'messages')::bigint)::bigint AS messages,
-            sum((counted.counts ->> 'memory')::bigint)::bigint AS memory_hits,
-            sum((counted.counts ->> 'postgres')::bigint)::bigint AS postgres_hits,
-            sum((counted.counts ->> 'misses')::bigint)::bigint AS misses,
-            sum((counted.counts ->> 'stale')::bigint)::bigint AS stale
+            coalesce(sum((counted ->> 'messages')::bigint), 0),
+            coalesce(sum((counted ->> 'memory')::bigint), 0),
+            coalesce(sum((counted ->> 'postgres')::bigint), 0),
+            coalesce(sum((counted ->> 'misses')::bigint), 0),
+            coalesce(sum((counted ->> 'stale')::bigint), 0)
+        INTO messages, memory_hits, postgres_hits, misses, stale
         FROM enrichment_jobs
-        CROSS JOIN LATERAL jsonb_each(cache_counts) AS counted (cache, counts)
+        CROSS JOIN LATERAL (SELECT cache_counts -> known.cache) AS counts (counted)
         WHERE state = 'published'
-          AND published_at > now() - since
-        GROUP BY counted.cache
-    )
-    SELECT
-        sizes.cache,
-        sizes.entries,
-        sizes.expired,
-        sizes.absent,
-        sizes.size_bytes,
-        coalesce(hits.messages, 0),
-        coalesce(hits.memory_hits, 0),
-        coalesce(hits.postgres_hits, 0),
-        coalesce(hits.misses, 0),
-        coalesce(hits.stale, 0),
-        (hits.memory_hits + hits.postgres_hits)::double precision / nullif(hits.messages, 0)
-    FROM sizes
-    LEFT JOIN hits USING (cache)
+          AND published_at > now() - since;
+
+        cache := known.cache;
+        hit_rate := (memory_hits + postgres_hits)::double precision / nullif(messages, 0);
+        RETURN NEXT;
+    END LOOP;
+END
 $$;
 COMMENT ON FUNCTION get_cache_statistics(interval) IS
     'Size of each cache table now, and its hits by message in the batches published within the last `since`.';

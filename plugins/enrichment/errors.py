@@ -18,7 +18,7 @@ class SettingsError(EnrichmentError):
 
 
 class SchemaError(EnrichmentError):
-    """The migrations and the database do not fit together; nothing was changed, and the message says what to do."""
+    """Migrations or declared caches do not fit the database; nothing was changed, and the message says what to do."""
 
 
 class TopicRefused(EnrichmentError):

@@ -13,7 +13,7 @@ DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "include" / "sql"
 
 @cache
 def load(name: str) -> LiteralString:
-    """The text of `<name>.sql`, as in `load("geo_ip_cache/get_many")`; the suffix may be given too.
+    """The text of `<name>.sql`, as in `load("enrichment_jobs/get")`; the suffix may be given too.
 
     Raises `FileNotFoundError` naming the file. `ENRICHMENT_SQL_DIR` names another folder, for a library installed apart
     from the repository.
@@ -26,7 +26,7 @@ def load(name: str) -> LiteralString:
 
 
 def names(subject: str) -> list[str]:
-    """The statements of a subject, in order: `names("geo_ip_cache")` has `get_many`."""
+    """The statements of a subject, in order: `names("enrichment_jobs")` has `get`."""
     return sorted(file.stem for file in (_folder() / subject).glob("*.sql"))
 
 

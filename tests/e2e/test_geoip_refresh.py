@@ -85,7 +85,7 @@ def test_newer_database_is_installed_and_the_next_batch_uses_it(
     assert enrich(airflow, stream, "placed by a newer database") == "Newtown"
     with psycopg.connect(stream.stack.stacklens_dsn) as connection:
         last = connection.execute(
-            "SELECT geo_database_build FROM enrichment_jobs"
+            "SELECT source_builds ->> 'geo' FROM enrichment_jobs"
             " WHERE state = 'published' ORDER BY published_at DESC LIMIT 1"
         ).fetchall()
     assert last == [(f"Test-City-{BUILT_AT}",)]

@@ -18,7 +18,6 @@ from enrichment.caches.layered import LayeredLookup, TimeToLive
 from enrichment.caches.memory import MemoryLayer
 from enrichment.caches.postgres import PostgresLayer
 from enrichment.codec.decode import decode
-from enrichment.codec.struct_columns import Words
 from enrichment.enrichers.base import JSON, STATUS, OpenEnricher
 from enrichment.enrichers.business import Context
 from enrichment.enrichers.business.query import business_query
@@ -26,12 +25,15 @@ from enrichment.enrichers.geo import GEO, Place
 from enrichment.enrichers.geo.database import GeoDatabase
 from enrichment.enrichers.geo.special_addresses import SpecialAddresses
 from enrichment.enrichers.registry import REGISTRY
+from enrichment.enrichers.tables import cache_tables
 from enrichment.enrichers.testing import FixedClock, look_up_and_enrich, make_events
 from enrichment.enrichers.user import USER, Profile
 from enrichment.sources.sql_query import SqlSource
-from tests.fixtures.postgres import Connection
+from tests.fixtures.postgres import TABLES, Connection
 from tests.fixtures.user_api import MakeApi
 from tests.fixtures.user_service import UserService
+
+BY_NAME = {table.cache: table for table in cache_tables()}
 
 # What has broken a look-up somewhere, once.
 KNOWN = [
@@ -72,8 +74,8 @@ def demo(postgres_connection: Connection) -> Iterator[SqlSource]:
 def layered(postgres_uri: str, clock: FixedClock, postgres_connection: Connection) -> Callable[..., LayeredLookup]:
     """Memory and a real table before a source."""
 
-    def make(table: str, words: Words, source: LookupSource) -> LayeredLookup:
-        rows = PostgresLayer(lambda: postgres_connection, table, words, clock=clock, version=source.version)
+    def make(cache: str, source: LookupSource) -> LayeredLookup:
+        rows = PostgresLayer(lambda: postgres_connection, BY_NAME[cache], clock=clock, version=source.version)
         return LayeredLookup([MemoryLayer(100, clock), rows], source, LIVES, clock)
 
     return make
@@ -161,7 +163,7 @@ def test_layer_takes_every_text(postgres_connection: Connection, clock: FixedClo
     value = values.get(table, Place(city="Zürich"))
     layer: CacheLayer = MemoryLayer(10_000, clock)
     if table != "memory":
-        layer = PostgresLayer(lambda: postgres_connection, table, type(value), clock=clock)
+        layer = PostgresLayer(lambda: postgres_connection, TABLES[table], clock=clock)
 
     @each
     @given(texts=keys)

@@ -312,7 +312,7 @@ def test_ledger_row_of_a_published_batch_is_complete(pipeline: Pipeline, staged:
     """Ranges, counts and settings of a batch are in `enrichment_jobs`."""
     published = pipeline.publish(staged)
     with pipeline.resources() as r:
-        record(r.ledger, staged, published, durations={"publish": 1.5}, geo_database_build="GeoLite2-City-1")
+        record(r.ledger, staged, published, durations={"publish": 1.5}, source_builds={"geo": "GeoLite2-City-1"})
         job = r.ledger.get(staged.batch.batch_id)
     assert job is not None
     assert (job.state, job.ranges) == (JobState.PUBLISHED, staged.batch.ranges)
@@ -321,8 +321,7 @@ def test_ledger_row_of_a_published_batch_is_complete(pipeline: Pipeline, staged:
         == MESSAGES
         == (job.messages_enriched or 0) + (job.messages_partial or 0) + (job.messages_dead or 0)
     )
-    assert job.geo_database_build is not None
-    assert job.geo_database_build.startswith("GeoLite2-City-")
+    assert job.source_builds["geo"].startswith("GeoLite2-City-")
 
 
 def test_process_that_publishes_says_what_it_did(pipeline: Pipeline, staged: Drained) -> None:

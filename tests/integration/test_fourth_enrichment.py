@@ -26,8 +26,9 @@ from enrichment.enrichers import ENRICHERS
 from enrichment.enrichers.business import BUSINESS, DEFAULT_RULES
 from enrichment.enrichers.declare import HourlyCacheSettings, LookupEnricher, prefixed
 from enrichment.enrichers.registry import REGISTRY
+from enrichment.enrichers.tables import cache_tables
 from enrichment.enrichers.testing import declared
-from enrichment.enrichers.wiring import OpenedSource, Site, cache_tables
+from enrichment.enrichers.wiring import OpenedSource, Site
 from enrichment.errors import OutageHeld, SettingsError, SourceUnavailable, StagingMissing
 from enrichment.housekeeping.caches import evict_cache, renew_cache
 from enrichment.repair.pending import PendingState
@@ -36,7 +37,7 @@ from enrichment.rollup.table import Rollups, hour_of
 from enrichment.settings import load
 from enrichment.variables import room_config
 from tests.conftest import REPOSITORY
-from tests.fixtures.partials import outputs, planned, publish_all, repair_all, run, states, value
+from tests.fixtures.partials import headers_of, outputs, planned, publish_all, repair_all, run, states, value
 from tests.fixtures.pipeline import MakePipeline, Pipeline, message
 from tests.fixtures.redriven import Redriven
 from tests.fixtures.replayer import START, Replayer
@@ -304,9 +305,7 @@ def test_required_source_makes_dead_letters_which_a_redrive_takes(
     redriven.check(analytics=MESSAGES, dead=0, redriven=3)
 
 
-def test_replay_shows_what_the_list_says_now(
-    make_replayer: Callable[..., Replayer], threats: ThreatList
-) -> None:
+def test_replay_shows_what_the_list_says_now(make_replayer: Callable[..., Replayer], threats: ThreatList) -> None:
     """The differences name the new columns, and the filter of stored errors knows the source."""
     replayer = make_replayer(**QUICK, CACHE_NEGATIVE_TTL_MINUTES="0.000001")
     pipeline = with_table(replayer.pipeline)
@@ -417,6 +416,6 @@ def test_dead_letters_and_headers_are_what_they_were(make: Callable[..., Pipelin
     with closing(read(servers, topic, log_ranges(servers, topic))) as letters:
         [letter] = [json.loads(one.value() or b"") for one in letters]
     assert not any(name.startswith("threat") for name in letter)
-    assert {name for one in outputs(pipeline) for name, _ in one.headers() or []} == {
+    assert {name for one in outputs(pipeline) for name, _ in headers_of(one)} == {
         "stacklens-source-topic", "stacklens-source-partition", "stacklens-batch-id", "stacklens-source-offset",
     }  # fmt: skip

@@ -50,7 +50,7 @@ def test_batch_is_of_one_build_when_a_newer_one_is_installed(
         run_stages(batch.to_manifest(), batches.drain.function, look_up, publish)
         with pipeline.resources() as r:
             job = r.ledger.get(batch.batch_id)
-        return job.geo_database_build if job else None
+        return job.source_builds.get("geo") if job else None
 
     def cities() -> list[str]:
         topic = load().kafka.output_topic

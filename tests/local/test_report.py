@@ -28,7 +28,7 @@ def make_batch(
         "messages_read": 100,
         "cache_counts": {"geo": LookupCounts(messages=90, memory=40, postgres=30, misses=20, distinct=50)},
         "durations": {"drain": 0.5, "geo": 0.25, "user": 0.5, "business": 0.25, "publish": 0.75},
-        "geo_database_build": "GeoLite2-City-1530614871",
+        "source_builds": {"geo": "GeoLite2-City-1530614871"},
         "published_at": datetime(2024, 1, 15, tzinfo=UTC),
     }
     return PublishedBatch(**{**found, **changed})
@@ -124,7 +124,9 @@ def test_report_says_so_when_messages_are_missing() -> None:
 
 def test_report_says_nothing_of_the_default_when_another_geo_database_was_used() -> None:
     """The hint that the database is old belongs to the default one."""
-    text = shown(make_report(default_geo_database=False, batches=[make_batch(geo_database_build="mine")], sample=None))
+    text = shown(
+        make_report(default_geo_database=False, batches=[make_batch(source_builds={"geo": "mine"})], sample=None)
+    )
     assert "Geo database: mine" in text
     assert "GEO_IP_DATABASE_PATH" not in text
 
@@ -160,7 +162,7 @@ def test_batches_are_chosen_by_their_offsets() -> None:
 def test_report_says_so_when_no_geo_database_could_be_read() -> None:
     """A newcomer with a damaged file is told where to look."""
     assert "Geo database: none that could be read; the log of the task `geo` says why" in shown(
-        make_report(batches=[make_batch(geo_database_build="")], default_geo_database=False)
+        make_report(batches=[make_batch(source_builds={})], default_geo_database=False)
     )
 
 

@@ -10,12 +10,15 @@ import pytest
 
 from enrichment import sql
 from enrichment.databases import Limits
+from enrichment.enrichers.tables import cache_tables
 from enrichment.errors import SchemaError
 from enrichment.store.__main__ import main
 from enrichment.store.schema import apply_schema, create_database
 from tests.fixtures.folders import open_folder
 from tests.fixtures.pgbouncer import Pooled
 from tests.fixtures.postgres import MakeDatabase, Server
+
+CACHES = tuple(cache_tables())
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "WIN1252"])
@@ -25,7 +28,7 @@ def test_schema_is_refused_when_the_database_cannot_hold_every_text(
     """By a sentence that says what is wrong and what to do; from a shell, too. Nothing is created."""
     uri = embedded_postgres.make_encoded_database(encoding)
     with psycopg.connect(uri) as connection, pytest.raises(SchemaError, match=f"has the encoding {encoding}.*UTF8"):
-        apply_schema(connection)
+        apply_schema(connection, CACHES)
     monkeypatch.setattr("sys.argv", ["enrichment.store", uri])
     assert main() == 1
     assert f"has the encoding {encoding}" in capsys.readouterr().err
@@ -84,4 +87,4 @@ def test_database_is_made_of_utf8_whatever_the_server_would_make(ascii_server: s
         ).fetchall()
     assert dict(encodings) == {"ours": "UTF8", "theirs": "SQL_ASCII"}
     with psycopg.connect(ascii_server, dbname="ours") as connection:
-        apply_schema(connection)
+        apply_schema(connection, CACHES)

@@ -11,15 +11,28 @@ import psycopg
 import pytest
 
 from enrichment import sql
-from tests.fixtures.postgres import CACHES
+from enrichment.enrichers.tables import cache_tables
+from tests.fixtures.postgres import CACHES, TABLES
+
+BY_NAME = {table.cache: table for table in cache_tables()}
 
 KEYS = json.dumps([f"key-{n}" for n in range(0, 3_000, 100)])
 ASKED = {"keys": KEYS, "now": 0.0, "served_from": 0.0, "touched_before": 0.0, "version": ""}
 STATISTICS = "SELECT cache, entries, expired, hit_rate FROM get_cache_statistics()"
-QUERIES: dict[str, tuple[str, dict[str, Any]]] = {
-    **{f"{table}_pkey": (sql.load(f"{table}/get_many"), ASKED) for table in CACHES},
-    **{f"{table}_expires_at_idx": (sql.load(f"{table}/count_due"), {"grace": timedelta(0)}) for table in CACHES},
-    **{f"{table}_last_used_at_idx": (sql.load(f"{table}/evict_least_used"), {"row_limit": 10}) for table in CACHES},
+QUERIES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
+    **{f"{name}_pkey": (table.statement("get_many"), ASKED) for name, table in TABLES.items()},
+    **{
+        f"{name}_expires_at_idx": (table.statement("count_due"), {"grace": timedelta(0)})
+        for name, table in TABLES.items()
+    },
+    **{
+        f"{name}_last_used_at_idx": (table.statement("evict_least_used"), {"row_limit": 10})
+        for name, table in TABLES.items()
+    },
+    "business_risks_pkey": (
+        BY_NAME["business"].statement("evict_orphans", "business_risks"),
+        {"first": "key-5", "row_limit": 10},
+    ),
     "enrichment_jobs_pkey": (sql.load("enrichment_jobs/get"), {"batch_id": "batch-7"}),
     "enrichment_jobs_run_idx": (sql.load("enrichment_jobs/find_run"), {"dag_id": "dag", "run_id": "run-7"}),
     "enrichment_jobs_published_at_idx": (
@@ -67,6 +80,10 @@ def filled(postgres_server: Callable[[], str]) -> str:
                        now() + CASE WHEN n % 100 = 0 THEN -1 ELSE 1 END * interval '1 hour'
                 FROM generate_series(1, 3000) AS n""".encode()
             )
+        connection.execute(
+            """INSERT INTO business_risks (request_id, risk_score)
+            SELECT 'key-' || n, 0 FROM generate_series(1, 3000) AS n"""
+        )
         connection.execute(
             """INSERT INTO enrichment_jobs (batch_id, dag_id, run_id, lane, topic, group_id, ranges,
                    settings_fingerprint,
@@ -132,7 +149,8 @@ def test_index_is_used_when_its_query_runs(filled: str, index: str) -> None:
     """Each index serves a query that the product runs, with the planner's default settings."""
     query, parameters = QUERIES[index]
     with psycopg.connect(filled) as connection:
-        plan = connection.execute(f"EXPLAIN {query}".encode(), parameters).fetchall()
+        asked = query if isinstance(query, bytes) else query.encode()
+        plan = connection.execute(b"EXPLAIN " + asked, parameters).fetchall()
     assert index in "\n".join(line for (line,) in plan)
 
 
@@ -140,5 +158,7 @@ def test_no_index_is_without_its_query(filled: str) -> None:
     """Ten indexes or more, and none that no query asks for, besides the keys that keep rows apart."""
     with psycopg.connect(filled) as connection:
         names = {name for (name,) in connection.execute("SELECT indexname FROM pg_indexes WHERE schemaname = 'public'")}
-    assert names - set(QUERIES) == {"enrichment_metrics_pkey", "enrichment_audit_log_pkey", "schema_versions_pkc"}
+    assert names - set(QUERIES) == {
+        "enrichment_metrics_pkey", "enrichment_audit_log_pkey", "enrichment_caches_pkey", "schema_versions_pkc",
+    }  # fmt: skip
     assert len(QUERIES) >= 10

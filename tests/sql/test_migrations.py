@@ -18,8 +18,11 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine
 
 from enrichment import sql
+from enrichment.enrichers.tables import cache_tables
 from enrichment.errors import SchemaError
 from enrichment.store.schema import apply_schema, migrations
+
+CACHES = tuple(cache_tables())
 
 Connection = psycopg.Connection[Any]
 
@@ -114,7 +117,7 @@ def test_migrations_make_what_the_schema_says(empty: Connection, make_empty_data
     with psycopg.connect(make_empty_database(), autocommit=True) as other:
         run(other, "schema")
         wanted = catalogue(other)
-    apply_schema(empty)
+    apply_schema(empty, CACHES)
     made = catalogue(empty)
     assert made.keys() ^ wanted.keys() == set()
     assert {key: made[key] for key in wanted if made[key] != wanted[key]} == {}
@@ -123,10 +126,10 @@ def test_migrations_make_what_the_schema_says(empty: Connection, make_empty_data
 
 def test_nothing_changes_when_applied_again(empty: Connection) -> None:
     """A second upgrade finds nothing to do: the same objects, rows and versions."""
-    apply_schema(empty)
+    apply_schema(empty, CACHES)
     empty.execute(INSERT_JOB)
     before = catalogue(empty), versions(empty), empty.execute("SELECT xmin FROM schema_versions").fetchall()
-    apply_schema(empty)
+    apply_schema(empty, CACHES)
     after = catalogue(empty), versions(empty), empty.execute("SELECT xmin FROM schema_versions").fetchall()
     assert after == before
     assert versions(empty) == [migration.number for migration in migrations()]
@@ -151,7 +154,7 @@ def test_rows_survive_when_upgraded_from_the_oldest_schema(empty: Connection) ->
         " VALUES ('8.8.8.8', 'found', 'Mountain View', now(), now())"
     )
     empty.execute("SELECT record_enrichment_metric('b', 'drain', 9, 1.5)")
-    apply_schema(empty)
+    apply_schema(empty, CACHES)
     assert versions(empty) == [migration.number for migration in migrations()]
     assert empty.execute("SELECT batch_id, state, purpose FROM enrichment_jobs").fetchall() == [("b", "claimed", {})]
     assert empty.execute("SELECT city FROM geo_ip_cache").fetchall() == [("Mountain View",)]
@@ -159,20 +162,68 @@ def test_rows_survive_when_upgraded_from_the_oldest_schema(empty: Connection) ->
     assert empty.execute("SELECT action FROM enrichment_audit_log").fetchall() == [("INSERT",)]
 
 
+def test_risks_pending_rows_and_builds_survive_when_upgraded_from_the_schema_before(
+    empty: Connection, sql_folder: Path
+) -> None:
+    """Risks move to their own table, builds to the column for all enrichers, without a trace in the audit; what waits
+    for its repair stays, and may name any source from then on. A second upgrade changes nothing."""
+    new = sql_folder / "migrations" / "0018_declared_caches.sql"
+    text = new.read_text()
+    new.unlink()
+    for migration in migrations():
+        run(empty, f"migrations/{migration.name}")
+    new.write_text(text)
+    for request, risk in [("scored", (0.25, "low", ["new-account"])), ("never scored", (None, None, None))]:
+        empty.execute(
+            "INSERT INTO business_context_cache (request_id, state, unit, risk_score, risk_level, fraud_indicators,"
+            " fetched_at, expires_at, last_used_at)"
+            " VALUES (%s, 'found', 'payments', %s, %s, %s, '2024-01-15Z', '2024-01-16Z', '2024-01-15T10:00Z')",
+            [request, *risk],
+        )
+    empty.execute(INSERT_JOB)
+    empty.execute(INSERT_JOB.replace("'b'", "'without a build'"))
+    empty.execute("UPDATE enrichment_jobs SET geo_database_build = 'GeoLite2-City-1' WHERE batch_id = 'b'")
+    empty.execute("INSERT INTO enrichment_pending (batch_id, source, topic, messages) VALUES ('b', 'geo-ip', 'out', 3)")
+    audited = empty.execute("SELECT audit_id, changed_columns FROM enrichment_audit_log ORDER BY 1").fetchall()
+    for _ in range(2):
+        apply_schema(empty, CACHES)
+        assert empty.execute("SELECT batch_id, source_builds FROM enrichment_jobs ORDER BY 1").fetchall() == [
+            ("b", {"geo": "GeoLite2-City-1"}),
+            ("without a build", {}),
+        ]
+        assert empty.execute(
+            "SELECT request_id, risk_score, risk_level, fraud_indicators, scored_at = '2024-01-15T10:00Z'"
+            " FROM business_risks"
+        ).fetchall() == [("scored", 0.25, "low", ["new-account"], True)]
+        assert empty.execute("SELECT request_id, unit FROM business_context_cache ORDER BY 1").fetchall() == [
+            ("never scored", "payments"),
+            ("scored", "payments"),
+        ]
+        assert empty.execute("SELECT risk_level, requests FROM v_business_risk_distribution").fetchall() == [("low", 1)]
+        assert empty.execute("SELECT source, messages FROM enrichment_pending").fetchall() == [("geo-ip", 3)]
+        assert (
+            empty.execute("SELECT audit_id, changed_columns FROM enrichment_audit_log ORDER BY 1").fetchall() == audited
+        )
+    empty.execute("UPDATE enrichment_pending SET source = 'threat'")
+    empty.execute("UPDATE enrichment_jobs SET state = 'failed' WHERE batch_id = 'b'")
+    [(states,)] = empty.execute("SELECT count(*) FROM enrichment_audit_log WHERE new_state = 'failed'").fetchall()
+    assert states == 1  # the trigger is at work again
+
+
 def test_a_present_database_without_versions_is_recognised(empty: Connection) -> None:
     """One that was made by today's schema.sql directly ends up the same, with its versions written down."""
     run(empty, "schema")
     before = catalogue(empty)
-    apply_schema(empty)
+    apply_schema(empty, CACHES)
     assert catalogue(empty) == before
     assert versions(empty) == [migration.number for migration in migrations()]
 
 
 def test_an_emptied_version_table_is_filled_again(empty: Connection) -> None:
     """A version table that lost its rows counts as none."""
-    apply_schema(empty)
+    apply_schema(empty, CACHES)
     empty.execute("TRUNCATE schema_versions")
-    apply_schema(empty)
+    apply_schema(empty, CACHES)
     assert versions(empty) == [migration.number for migration in migrations()]
 
 
@@ -185,7 +236,7 @@ def test_the_version_table_is_as_alembic_makes_it(empty: Connection) -> None:
     engine.dispose()
     theirs = version_table(empty)
     empty.execute("DROP TABLE schema_versions")
-    apply_schema(empty)
+    apply_schema(empty, CACHES)
     assert version_table(empty) == theirs
 
 
@@ -199,7 +250,7 @@ def test_all_sessions_succeed_when_several_upgrade_at_once(make_empty_database: 
         with psycopg.connect(uri) as connection:
             start.wait()
             try:
-                apply_schema(connection)
+                apply_schema(connection, CACHES)
             except psycopg.Error as error:
                 failures.append(error)
 
@@ -219,7 +270,7 @@ def test_nothing_is_changed_when_a_file_fails(empty: Connection, sql_folder: Pat
     before = catalogue(empty)
     (sql_folder / "migrations" / "9000_broken.sql").write_text("CREATE TABLE new (id integer); SELECT 1 / 0;")
     with pytest.raises(psycopg.errors.DivisionByZero) as failure:
-        apply_schema(empty)
+        apply_schema(empty, CACHES)
     assert "migrations/9000_broken.sql" in " ".join(failure.value.__notes__)
     assert catalogue(empty) == before
     assert empty.execute(sql.load("schema_versions/exists")).fetchall() == [(False,)]
@@ -228,9 +279,9 @@ def test_nothing_is_changed_when_a_file_fails(empty: Connection, sql_folder: Pat
 def test_a_late_file_is_applied_when_higher_numbers_already_were(empty: Connection, sql_folder: Path) -> None:
     """Numbers may have gaps, and a file that fills one later is applied then, where others passed it already."""
     (sql_folder / "migrations" / "9002_later.sql").write_text("CREATE TABLE IF NOT EXISTS later (id integer);")
-    apply_schema(empty)
+    apply_schema(empty, CACHES)
     (sql_folder / "migrations" / "9001_earlier.sql").write_text("CREATE TABLE IF NOT EXISTS earlier (id integer);")
-    apply_schema(empty)
+    apply_schema(empty, CACHES)
     assert versions(empty)[-2:] == ["9001", "9002"]
     assert empty.execute("SELECT to_regclass('earlier') IS NOT NULL").fetchall() == [(True,)]
 
@@ -238,10 +289,10 @@ def test_a_late_file_is_applied_when_higher_numbers_already_were(empty: Connecti
 def test_an_unknown_number_is_refused_when_the_database_has_it(empty: Connection, sql_folder: Path) -> None:
     """A database that a newer release upgraded, or whose file is missing, is left alone, and the number is named."""
     (sql_folder / "migrations" / "9000_newer.sql").write_text("CREATE TABLE newer (id integer);")
-    apply_schema(empty)
+    apply_schema(empty, CACHES)
     (sql_folder / "migrations" / "9000_newer.sql").unlink()
     with pytest.raises(SchemaError, match="9000; a newer release"):
-        apply_schema(empty)
+        apply_schema(empty, CACHES)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from enrichment.enrichers.tables import cache_tables
 from enrichment.store.schema import apply_schema
 from tests.fixtures.postgres import CACHES
 
@@ -79,8 +80,8 @@ def test_schema_changes_nothing_when_applied_again(postgres_connection: Connecti
     """Applying it twice leaves the same objects, and the rows that are there."""
     before = postgres_connection.execute(OBJECTS).fetchall()
     job(postgres_connection, "b")
-    apply_schema(postgres_connection)
-    apply_schema(postgres_connection)
+    apply_schema(postgres_connection, cache_tables())
+    apply_schema(postgres_connection, cache_tables())
     assert postgres_connection.execute(OBJECTS).fetchall() == before
     assert postgres_connection.execute("SELECT batch_id FROM enrichment_jobs").fetchall() == [("b",)]
 
@@ -108,7 +109,7 @@ def test_cache_row_is_refused_when_it_makes_no_sense(
 def test_risk_is_refused_when_outside_zero_to_one(postgres_connection: Connection, score: float) -> None:
     """A risk score is in [0, 1]."""
     with pytest.raises(psycopg.errors.CheckViolation, match="risk_score"):
-        cached(postgres_connection, "business_context_cache", "req", "1 hour", risk_score=score)
+        insert(postgres_connection, "business_risks", request_id="req", risk_score=score)
 
 
 @pytest.mark.parametrize(
@@ -234,15 +235,18 @@ def test_performance_trend_covers_seven_days(postgres_connection: Connection) ->
 
 
 def test_risk_distribution_counts_scored_requests(postgres_connection: Connection) -> None:
-    """Requests by level and unit; those that were never scored are not in it."""
+    """Requests by level and unit; those that were never scored are not in it, nor those whose context has gone."""
     for request, unit, score, level, indicators in [
         ("a", "payments", 0.25, "low", []), ("b", "payments", 0.75, "low", ["new-account"]),
-        ("c", None, 1.0, "high", ["far-away"]), ("d", "payments", None, None, None),
+        ("c", None, 1.0, "high", ["far-away"]), ("gone", None, 1.0, "high", []),
     ]:  # fmt: skip
-        cached(
-            postgres_connection, "business_context_cache", request, "1 hour",
-            unit=unit, risk_score=score, risk_level=level, fraud_indicators=indicators,
+        insert(
+            postgres_connection, "business_risks",
+            request_id=request, risk_score=score, risk_level=level, fraud_indicators=indicators,
         )  # fmt: skip
+        if request != "gone":
+            cached(postgres_connection, "business_context_cache", request, "1 hour", unit=unit)
+    cached(postgres_connection, "business_context_cache", "never scored", "1 hour", unit="payments")
     rows = postgres_connection.execute(
         "SELECT risk_level, unit, requests, average_score, lowest_score, highest_score, requests_with_indicators"
         " FROM v_business_risk_distribution ORDER BY 1"
@@ -307,11 +311,11 @@ def test_cache_statistics_tell_sizes_and_hits(postgres_connection: Connection) -
     job(postgres_connection, "open", cache_counts=counts(9, 9, 9, 9))
 
     question = "SELECT cache, entries, expired, absent, messages, memory_hits, postgres_hits, misses, stale, hit_rate"
-    rows = postgres_connection.execute(f"{question} FROM get_cache_statistics() ORDER BY cache".encode()).fetchall()
+    rows = postgres_connection.execute(f"{question} FROM get_cache_statistics()".encode()).fetchall()
     assert rows == [
-        ("business", 0, 0, 0, 0, 0, 0, 0, 0, None),
         ("geo", 3, 1, 1, 200, 110, 40, 50, 5, 0.75),
         ("user", 1, 0, 0, 0, 0, 0, 0, 0, None),
+        ("business", 0, 0, 0, 0, 0, 0, 0, 0, None),
     ]
     sizes = postgres_connection.execute("SELECT size_bytes FROM get_cache_statistics()").fetchall()
     assert all(size > 0 for (size,) in sizes)

@@ -6,7 +6,7 @@ SELECT
     messages_read,
     cache_counts,
     durations,
-    geo_database_build,
+    source_builds,
     warnings,
     published_at
 FROM enrichment_jobs

@@ -21,7 +21,7 @@ SELECT
     cache_counts,
     errors_by_reason,
     durations,
-    geo_database_build,
+    source_builds,
     settings_fingerprint,
     error,
     topic_id,

@@ -11,7 +11,7 @@ WITH recorded AS (
         cache_counts = %(cache_counts)s,
         errors_by_reason = %(errors_by_reason)s,
         durations = durations || %(durations)s,
-        geo_database_build = %(geo_database_build)s,
+        source_builds = %(source_builds)s,
         error = NULL,
         warnings = warnings || %(warnings)s,
         published_at = CASE WHEN dry_run THEN NULL ELSE now() END,

@@ -123,6 +123,6 @@ def publish_batch(
         work.ledger, drained, published,
         cache_counts=msgspec.to_builtins(counts),
         durations={"publish": stage.seconds} | {name: done.seconds for name, done in lookups.items()},
-        geo_database_build=next((done.build for done in lookups.values() if done.build), None),
+        source_builds={name: done.build for name, done in lookups.items() if done.build},
     )  # fmt: skip
     return published

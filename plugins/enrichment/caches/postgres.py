@@ -10,9 +10,9 @@ import msgspec
 import psycopg
 import pyarrow as pa
 
-from enrichment import sql
 from enrichment.caches.base import Entry, State, Tier
 from enrichment.caches.entries import EXPIRES_AT, IS_STALE, KEY, REASON, STATE, VERSION, Entries
+from enrichment.caches.tables import CacheTable
 from enrichment.codec.postgres_arrays import column_of
 from enrichment.codec.struct_columns import arrow_types
 from enrichment.databases import KeptConnection, Pause, can_be_text
@@ -26,12 +26,11 @@ ESCAPED_NUL = r"\u0000"
 
 
 class PostgresLayer:
-    """A `CacheLayer` over one of the cache tables; one statement to read any number of keys, one to write them.
+    """A `CacheLayer` over a cache table; one statement to read any number of keys, one to write them.
 
-    `table` names the table and the folder of its statements, `words` the struct of `enrichment.messages` whose fields
-    are its value columns. Rows of another `version` are not seen (empty: any is). Rows that expired less than
-    `stale_grace_seconds` ago are returned too, for the caller to judge. `connect` gives a connection, which is kept
-    until it breaks; then another is opened. `clock` gives seconds since the epoch.
+    Rows of another `version` are not seen (empty: any is). Rows that expired less than `stale_grace_seconds` ago are
+    returned too, for the caller to judge. `connect` gives a connection, which is kept until it breaks; then another is
+    opened. `clock` gives seconds since the epoch.
 
     That a row was served is noted in it (`last_used_at`, which eviction goes by) when it was last noted longer than
     `touch_after_seconds` ago: one more statement for a call's rows of that age, none where there are none.
@@ -46,8 +45,7 @@ class PostgresLayer:
     def __init__(
         self,
         connect: Callable[[], psycopg.Connection[Any]],
-        table: str,
-        words: type[msgspec.Struct],
+        table: CacheTable,
         *,
         clock: Callable[[], float],
         version: str = "",
@@ -58,8 +56,7 @@ class PostgresLayer:
         self._kept = KeptConnection(connect)
         self._reading, self._writing = Pause(pause_seconds), Pause(pause_seconds)
         self._table = table
-        self._words = words
-        self._row = _row_type(words)
+        self._row = _row_type(table.values)
         self._clock = clock
         self._version = version
         self._grace = stale_grace_seconds
@@ -87,7 +84,7 @@ class PostgresLayer:
         try:
             entries, is_due = self._entries_of(arrays)
         except ValueError as odd:
-            raise LayerUnavailable(f"{self._table}: {odd}") from odd
+            raise LayerUnavailable(f"{self._table.table}: {odd}") from odd
         if due := entries.column(KEY).filter(is_due).to_pylist():
             self._touch(due, now)
         return entries
@@ -95,10 +92,10 @@ class PostgresLayer:
     def _entries_of(self, arrays: Sequence[bytes]) -> tuple[Entries, pa.Array]:
         """What `get_many.sql` returned, and which of the entries are to be noted as used."""
         key, state, reason, version, expires_at, is_due, *fields = map(column_of, arrays)
-        types = arrow_types(self._words)
+        types = arrow_types(self._table.values)
         values = {name: field.cast(types[name]) for name, field in zip(types, fields, strict=True)}
         head = {KEY: key, STATE: state, REASON: reason, EXPIRES_AT: expires_at, VERSION: version}
-        return Entries(pa.table(head | {IS_STALE: pa.repeat(False, len(key))} | values), self._words), is_due
+        return Entries(pa.table(head | {IS_STALE: pa.repeat(False, len(key))} | values), self._table.values), is_due
 
     def put_many(self, entries: Mapping[str, Entry]) -> None:
         """Upsert these entries, in key order; those that failed or were served stale are left out."""
@@ -119,7 +116,7 @@ class PostgresLayer:
         try:
             self._execute("touch", {"keys": as_json(keys), "used_at": now})
         except LayerUnavailable as error:
-            log.warning("cache.use_not_noted table=%s keys=%d error=%s", self._table, len(keys), error)
+            log.warning("cache.use_not_noted table=%s keys=%d error=%s", self._table.table, len(keys), error)
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -133,8 +130,9 @@ class PostgresLayer:
         """The values of the one row that a statement returns, in binary; none where it returns none."""
         pause = self._reading if statement == "get_many" else self._writing
         if pause.seconds_left:
-            raise LayerUnavailable(f"{self._table}: passed by for {pause.seconds_left:.0f} s more, since {pause.why}")
-        text = sql.load(f"{self._table}/{statement}")
+            waits = f"passed by for {pause.seconds_left:.0f} s more, since {pause.why}"
+            raise LayerUnavailable(f"{self._table.table}: {waits}")
+        text = self._table.statement(statement)
 
         def work(connection: psycopg.Connection[Any]) -> list[bytes | None]:
             with connection.cursor(binary=True) as cursor:
@@ -145,7 +143,7 @@ class PostgresLayer:
             with pause.watch():
                 return self._kept.run(work)
         except psycopg.Error as error:
-            raise LayerUnavailable(f"{self._table}: {error}") from error
+            raise LayerUnavailable(f"{self._table.table}: {error}") from error
 
 
 def _row_type(words: type[msgspec.Struct]) -> type[msgspec.Struct]:

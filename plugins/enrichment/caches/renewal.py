@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import psycopg
 
-from enrichment import sql
 from enrichment.caches.base import Entry, KeyLookup, State, Tier
 from enrichment.caches.postgres import PostgresLayer
+from enrichment.caches.tables import CacheTable
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +48,11 @@ class Renewed(msgspec.Struct, frozen=True):
 
 
 def find_hot(
-    connection: psycopg.Connection[Any], table: str, *, ahead: timedelta, limit: int, version: str
+    connection: psycopg.Connection[Any], table: CacheTable, *, ahead: timedelta, limit: int, version: str
 ) -> list[str]:
     """The keys to renew: used again since they were fetched, about to expire; those used last, at most `limit`."""
     with connection.transaction():
-        rows = connection.execute(
-            sql.load(f"{table}/find_hot"), {"ahead": ahead, "row_limit": limit, "version": version}
-        )
+        rows = connection.execute(table.statement("find_hot"), {"ahead": ahead, "row_limit": limit, "version": version})
         return [key for (key,) in rows]
 
 

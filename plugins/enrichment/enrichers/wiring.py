@@ -17,6 +17,7 @@ from enrichment.caches.postgres import PostgresLayer
 from enrichment.caches.renewal import RenewedTable
 from enrichment.enrichers.base import Derivation, OnChunk, OpenEnricher
 from enrichment.enrichers.declare import CacheSettings, EnricherSettings, LookupEnricher
+from enrichment.enrichers.tables import cache_table
 from enrichment.sources.connections import HttpEndpoint
 
 
@@ -113,7 +114,7 @@ class Enrichers:
     def _table(self, declaration: LookupEnricher, opened: OpenedSource) -> PostgresLayer:
         shared = self._shared
         table = PostgresLayer(
-            self._site.cache_connection, declaration.table, declaration.columns,
+            self._site.cache_connection, cache_table(declaration),
             clock=self._clock, version=opened.source.version,
             stale_grace_seconds=3600 * shared.stale_grace_hours, touch_after_seconds=3600 * shared.touch_after_hours,
             pause_seconds=self._site.cache_pause_sec,

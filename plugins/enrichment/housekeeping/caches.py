@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from enrichment.caches.eviction import Evicted, evict
 from enrichment.caches.renewal import Renewed, find_hot, renew
+from enrichment.enrichers.tables import cache_table
 
 if TYPE_CHECKING:
     from enrichment.enrichers.declare import LookupEnricher
@@ -17,7 +18,7 @@ def evict_cache(r: Resources, declaration: LookupEnricher, *, dry_run: bool = Fa
     """Evict what has passed its hard expiry and what is above the ceiling; a dry run only counts."""
     shared = r.settings.cache
     return evict(
-        r.maintenance, declaration.name, grace=timedelta(hours=shared.stale_grace_hours),
+        r.maintenance, cache_table(declaration), grace=timedelta(hours=shared.stale_grace_hours),
         max_rows=r.settings.enrichers[declaration.name].cache_max_rows, chunk_rows=shared.eviction_chunk_rows,
         dry_run=dry_run,
     )  # fmt: skip
@@ -30,5 +31,5 @@ def renew_cache(r: Resources, declaration: LookupEnricher, *, dry_run: bool = Fa
         return Renewed()
     lookup, version = r.enrichers.renewal(declaration)
     ahead = timedelta(minutes=shared.refresh_ahead_minutes)
-    keys = find_hot(r.maintenance, declaration.table, ahead=ahead, limit=shared.refresh_keys, version=version)
+    keys = find_hot(r.maintenance, cache_table(declaration), ahead=ahead, limit=shared.refresh_keys, version=version)
     return Renewed(len(keys)) if dry_run else renew(keys, lookup)

@@ -11,6 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from enrichment import sql
 from enrichment.databases import connect
+from enrichment.enrichers.tables import cache_tables
 from enrichment.errors import SchemaError, SettingsError
 from enrichment.settings import load
 from enrichment.store.schema import LIMITS, apply_schema, create_database
@@ -42,7 +43,7 @@ def main() -> int:
         if chosen.create is not None:
             _require(parameters)
         with connect(parameters, LIMITS) as connection:
-            apply_schema(connection)
+            apply_schema(connection, cache_tables())
             if chosen.demo:
                 with connection.transaction():
                     connection.execute(sql.load("demo/business"))

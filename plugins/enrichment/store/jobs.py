@@ -33,7 +33,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What publishing a batch came to. `read` equals `enriched + partial + dead`, or the ledger refuses it.
 
     `cache_counts` has the `LookupCounts` of each enrichment by its name, `durations` the seconds of
-    each stage. `warnings` are added to those of the claim.
+    each stage, `source_builds` the build of what an enricher was answered from, by the enricher's name. `warnings` are
+    added to those of the claim.
     """
 
     read: int
@@ -43,7 +44,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     cache_counts: Mapping[str, Any] = {}
     errors_by_reason: Mapping[str, int] = {}
     durations: Mapping[str, float] = {}
-    geo_database_build: str | None = None
+    source_builds: Mapping[str, str] = {}
     warnings: Sequence[str] = ()
 
 
@@ -71,7 +72,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     cache_counts: dict[str, dict[str, int]]
     errors_by_reason: dict[str, int]
     durations: dict[str, float]
-    geo_database_build: str | None
+    source_builds: dict[str, str]
     settings_fingerprint: str
     error: str | None
     topic_id: str | None
@@ -183,7 +184,7 @@ class Ledger:
                 "cache_counts": jsonb(outcome.cache_counts),
                 "errors_by_reason": jsonb(outcome.errors_by_reason),
                 "durations": jsonb(outcome.durations),
-                "geo_database_build": outcome.geo_database_build,
+                "source_builds": jsonb(outcome.source_builds),
                 "warnings": jsonb(outcome.warnings),
             },
         )

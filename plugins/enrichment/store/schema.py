@@ -2,7 +2,8 @@
 
 The way there are the files of `include/sql/migrations`, applied in the order of their numbers. For Alembic each is a
 revision without a parent, so the version table has a row for every file that was applied, and a file that comes late
-with a lower number is still found missing (docs/decisions/0004). `python -m enrichment.store` does it from a shell.
+with a lower number is still found missing (docs/decisions/0004). What a cache is kept in is made as it is declared
+(`enrichment.caches.tables`). `python -m enrichment.store` does it all from a shell.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from enrichment import sql
+from enrichment.caches.tables import CacheTable, make_tables
 from enrichment.databases import Limits, encoding_fault
 from enrichment.errors import SchemaError
 
@@ -40,13 +42,15 @@ class Migration:
         return sql.load(f"{FOLDER}/{self.name}")
 
 
-def apply_schema(connection: psycopg.Connection[Any]) -> None:
-    """Apply the migrations that are missing; harmless when none is, and when two sessions do it at once.
+def apply_schema(connection: psycopg.Connection[Any], caches: Sequence[CacheTable]) -> None:
+    """Apply the migrations that are missing and make the tables of the caches; harmless when all is there, and when two
+    sessions do it at once.
 
     All or nothing: one transaction, and the second session waits for it. A database that never saw a migration (empty,
     or made by an earlier release's schema.sql) gets all of them: each may run where its work is done already. Raises
-    `SchemaError` when the files or the database's versions do not fit together, or the database cannot hold every
-    text, and `psycopg.Error`, with a note that names the file, when the server refuses.
+    `SchemaError` when the files or the database's versions do not fit together, a cache's table cannot be made as it
+    is declared, or the database cannot hold every text, and `psycopg.Error`, with a note that names the file, when the
+    server refuses.
     """
     if fault := encoding_fault(connection):
         raise SchemaError(fault)
@@ -54,12 +58,14 @@ def apply_schema(connection: psycopg.Connection[Any]) -> None:
     with connection.transaction():
         connection.execute(sql.load("schema_versions/lock"))
         applied = _applied(connection)
-        for migration, script in scripts(known, applied):
+        done = "" if applied else _done(connection)
+        for migration, script in scripts(known, applied, done):
             try:
                 connection.execute(script.encode())
             except psycopg.Error as refused:
                 refused.add_note(f"in include/sql/{FOLDER}/{migration.name}.sql; the database is as it was before")
                 raise
+        make_tables(connection, caches)
 
 
 def create_database(server: psycopg.Connection[Any], name: str) -> None:
@@ -89,10 +95,11 @@ def migrations(names: Sequence[str] | None = None) -> list[Migration]:
     return [found[number] for number in sorted(found)]
 
 
-def scripts(known: Sequence[Migration], applied: Collection[str]) -> Iterator[tuple[Migration, str]]:
+def scripts(known: Sequence[Migration], applied: Collection[str], done: str = "") -> Iterator[tuple[Migration, str]]:
     """Each migration that is missing, with what brings the database there: its file, and its row of the version table.
 
-    Raises `SchemaError` when the database has a number that no file has.
+    Of those up to the number `done` the work is there, and only the row is missing. Raises `SchemaError` when the
+    database has a number that no file has.
     """
     if unknown := set(applied) - {migration.number for migration in known}:
         raise SchemaError(
@@ -101,7 +108,7 @@ def scripts(known: Sequence[Migration], applied: Collection[str]) -> Iterator[tu
         )
     for migration in known:
         if migration.number not in applied:
-            yield migration, _script(migration)
+            yield migration, _script(migration, "" if migration.number <= done else migration.text)
 
 
 def _applied(connection: psycopg.Connection[Any]) -> list[str]:
@@ -111,7 +118,13 @@ def _applied(connection: psycopg.Connection[Any]) -> list[str]:
     return [number for (number,) in connection.execute(sql.load("schema_versions/applied"))]
 
 
-def _script(migration: Migration) -> str:
+def _done(connection: psycopg.Connection[Any]) -> str:
+    """The last migration whose work is known to be done; empty: they may all run."""
+    found = connection.execute(sql.load("schema_versions/find_done")).fetchone()
+    return found[0] if found else ""
+
+
+def _script(migration: Migration, text: str) -> str:
     """Alembic's offline mode: it writes what is to run, psycopg runs it in a transaction that others may be part of."""
     from alembic.runtime.migration import MigrationContext  # 0.5 s with SQLAlchemy
     from alembic.script import ScriptDirectory
@@ -122,4 +135,4 @@ def _script(migration: Migration) -> str:
     row = io.StringIO()
     options = {"as_sql": True, "output_buffer": row, "version_table": VERSION_TABLE}
     MigrationContext.configure(dialect_name="postgresql", opts=options).stamp(revisions, migration.number)
-    return f"{migration.text}\n{row.getvalue()}"
+    return f"{text}\n{row.getvalue()}"

@@ -14,6 +14,7 @@ from enrichment.enrichers.business import Context
 from enrichment.enrichers.geo import Place
 from enrichment.enrichers.testing import FixedClock
 from enrichment.enrichers.user import Profile
+from tests.fixtures.postgres import TABLES
 
 FULL = {
     "geo_ip_cache": Place(
@@ -38,7 +39,7 @@ def layer(kind: str, clock: FixedClock, request: pytest.FixtureRequest) -> Itera
         yield MemoryLayer(40_000, clock)
         return
     connection = request.getfixturevalue("postgres_connection")
-    yield PostgresLayer(lambda: connection, kind, type(FULL[kind]), clock=clock)
+    yield PostgresLayer(lambda: connection, TABLES[kind], clock=clock)
 
 
 @pytest.fixture

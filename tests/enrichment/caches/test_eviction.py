@@ -8,23 +8,23 @@ from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
-import msgspec
 import psycopg
 import pytest
 
 from enrichment.caches import eviction
 from enrichment.caches.base import Entry, State
-from enrichment.caches.eviction import TABLES, Evicted, evict, evict_chunks
+from enrichment.caches.eviction import Evicted, evict, evict_chunks
 from enrichment.caches.postgres import PostgresLayer
-from enrichment.enrichers.business import Context
-from enrichment.enrichers.geo import Place
+from enrichment.enrichers.business.recorded_risk import record_risk
+from enrichment.enrichers.tables import cache_tables
 from enrichment.enrichers.testing import FixedClock
-from enrichment.enrichers.user import Profile
+
+BY_NAME = {table.cache: table for table in cache_tables()}
 
 Connection = psycopg.Connection[Any]
 
-KEYS = {"geo": "ip_address", "user": "user_id", "business": "request_id"}
-WORDS: dict[str, type[msgspec.Struct]] = {"geo": Place, "user": Profile, "business": Context}
+TABLES = {name: declared.table for name, declared in BY_NAME.items()}
+KEYS = {name: declared.key for name, declared in BY_NAME.items()}
 DAY = timedelta(days=1)
 each_cache = pytest.mark.parametrize("cache", TABLES)
 
@@ -62,7 +62,7 @@ def keys(admin: Connection, cache: str) -> list[str]:
 
 def run(connection: Connection, cache: str, **options: Any) -> Evicted:
     """An eviction with a day's grace, a roomy ceiling and chunks of two rows."""
-    return evict(connection, cache, **{"grace": DAY, "max_rows": 100, "chunk_rows": 2, **options})
+    return evict(connection, BY_NAME[cache], **{"grace": DAY, "max_rows": 100, "chunk_rows": 2, **options})
 
 
 @each_cache
@@ -158,12 +158,13 @@ class Statements:
 
 @each_cache
 def test_empty_run_costs_two_statements(postgres_connection: Connection, postgres_uri: str, cache: str) -> None:
-    """With nothing to evict: one look at the statistics, one count of what is due; nothing is deleted or vacuumed."""
+    """With nothing to evict: one look at the statistics, one count of what is due, and of the orphans of each
+    table that depends on the cache; nothing is deleted or vacuumed."""
     put(postgres_connection, cache, "fresh", "1 hour")
     with psycopg.connect(postgres_uri) as connection:
         asked = Statements(connection)
         run(connection, cache)
-        assert len(asked.statements) == 2, asked.seen
+        assert len(asked.statements) == 2 + len(BY_NAME[cache].dependents), asked.seen
 
 
 @each_cache
@@ -193,13 +194,13 @@ def test_nothing_stays_locked_between_chunks(
     very rows that are being evicted without waiting for a single lock."""
     fill(postgres_connection, cache, 50)
     every = [f"key-{n}" for n in range(1, 51)]
-    entries = {key: Entry(State.FOUND, WORDS[cache](), None, clock() + 1) for key in every}
+    entries = {key: Entry(State.FOUND, BY_NAME[cache].values(), None, clock() + 1) for key in every}
     layer = PostgresLayer(
-        lambda: psycopg.connect(postgres_uri, options="-c lock_timeout=1"), TABLES[cache], WORDS[cache], clock=clock
+        lambda: psycopg.connect(postgres_uri, options="-c lock_timeout=1"), BY_NAME[cache], clock=clock
     )
     sizes = []
     with closing(layer), psycopg.connect(postgres_uri) as connection:
-        for chunk in evict_chunks(connection, cache, grace=DAY, surplus=5, chunk_rows=8):
+        for chunk in evict_chunks(connection, BY_NAME[cache], grace=DAY, surplus=5, chunk_rows=8):
             sizes.append(chunk.rows)
             layer.get_many(every)
             if len(sizes) < 4:
@@ -216,7 +217,7 @@ def test_enrichment_goes_on_while_an_eviction_runs_on_the_same_rows(
     longer than a chunk can take, none deadlocks, and what they wrote last is there at the end or was evicted whole."""
     fill(postgres_connection, cache, 2_000)
     every = [f"key-{n}" for n in range(1, 2_001)]
-    entries = {key: Entry(State.FOUND, WORDS[cache](), None, clock() + 1) for key in every}
+    entries = {key: Entry(State.FOUND, BY_NAME[cache].values(), None, clock() + 1) for key in every}
     failures: list[Exception] = []
     stop, start = threading.Event(), threading.Barrier(4)
 
@@ -225,7 +226,7 @@ def test_enrichment_goes_on_while_an_eviction_runs_on_the_same_rows(
         with closing(
             PostgresLayer(
                 lambda: psycopg.connect(postgres_uri, options="-c lock_timeout=2000"),
-                TABLES[cache], WORDS[cache], clock=clock,
+                BY_NAME[cache], clock=clock,
             )
         ) as layer:  # fmt: skip
             start.wait()
@@ -241,7 +242,7 @@ def test_enrichment_goes_on_while_an_eviction_runs_on_the_same_rows(
             start.wait()
             try:
                 while not stop.is_set():
-                    chunks = evict_chunks(connection, cache, grace=DAY, surplus=0, chunk_rows=100)
+                    chunks = evict_chunks(connection, BY_NAME[cache], grace=DAY, surplus=0, chunk_rows=100)
                     deleted.append(sum(chunk.rows for chunk in chunks))
             except Exception as error:  # noqa: BLE001  shown by the test
                 failures.append(error)
@@ -260,6 +261,54 @@ def test_enrichment_goes_on_while_an_eviction_runs_on_the_same_rows(
     assert sum(deleted) > 2_000  # more than were there at first: rows of the tasks were evicted while they ran
 
 
+def risks(admin: Connection) -> list[str]:
+    """The requests whose risk is kept."""
+    return [k for (k,) in admin.execute("SELECT request_id FROM business_risks ORDER BY 1")]
+
+
+def score(admin: Connection, *requests: str) -> None:
+    """Record a risk for each of these."""
+    record_risk(admin, requests, [0.5] * len(requests), ["medium"] * len(requests), [[]] * len(requests))
+
+
+def test_risks_go_with_their_contexts(postgres_connection: Connection, connection: Connection) -> None:
+    """Whatever the reason that a context has gone, or if it never came, its risk goes; the others stay. In chunks, and
+    counted apart from the rows of the cache; a dry run counts those that it can foresee."""
+    for name, expires, used in [
+        ("old", "-2 days", "0"), ("old too", "-2 days", "0"), ("grace", "-1 hour", "0"), ("fresh", "1 hour", "0"),
+        ("unused", "1 hour", "9 hours"),
+    ]:  # fmt: skip
+        put(postgres_connection, "business", name, expires, used=used)
+    score(postgres_connection, "old", "old too", "grace", "fresh", "unused", "", "never cached", "nor this")
+    dry = run(connection, "business", max_rows=2, dry_run=True)
+    assert (dry.found, dry.surplus, dry.orphans) == (2, 1, 5)
+    assert len(risks(postgres_connection)) == 8
+    evicted = run(connection, "business", max_rows=2)
+    assert risks(postgres_connection) == ["fresh", "grace"]
+    assert (evicted.found, evicted.surplus, evicted.orphans, evicted.chunks) == (2, 1, 6, 5)
+    assert run(connection, "business", max_rows=2).orphans == 0
+
+
+def test_risks_go_when_nothing_else_does(postgres_connection: Connection, connection: Connection) -> None:
+    """A risk whose context was not cached at all is no reason to wait for the cache to be evicted."""
+    put(postgres_connection, "business", "fresh", "1 hour")
+    score(postgres_connection, "fresh", "never cached")
+    assert run(connection, "business").orphans == 1
+    assert risks(postgres_connection) == ["fresh"]
+    assert run(connection, "geo").orphans == 0
+
+
+def test_locked_risks_are_passed_over(
+    postgres_connection: Connection, connection: Connection, postgres_uri: str
+) -> None:
+    """Risks that a task is writing stay, all others go, and neither waits."""
+    score(postgres_connection, "a", "busy", "c", "d", "e")
+    with psycopg.connect(postgres_uri) as writer:
+        writer.execute("UPDATE business_risks SET risk_score = 0 WHERE request_id = 'busy'")
+        assert run(connection, "business").orphans == 4
+        assert risks(postgres_connection) == ["busy"]
+
+
 def test_report_says_what_the_caches_hold(postgres_connection: Connection, connection: Connection) -> None:
     """Statistics of each cache, and the largest groups of places, users and risks, hand-counted."""
     for address, country in [("a", "France"), ("b", "France"), ("c", "Spain"), ("d", None)]:
@@ -274,9 +323,7 @@ def test_report_says_what_the_caches_hold(postgres_connection: Connection, conne
             [company, user],
         )
     put(postgres_connection, "business", "r", "1 hour")
-    postgres_connection.execute(
-        "UPDATE business_context_cache SET risk_level = 'low', risk_score = 0.25, fraud_indicators = '{new-account}'"
-    )
+    record_risk(postgres_connection, ["r", "gone"], [0.25, 0.5], ["low", "medium"], [["new-account"], []])
     report = eviction.report(connection)
     assert {c["cache"]: (c["entries"], c["expired"], c["absent"]) for c in report["caches"]} == {
         "geo": (5, 1, 1), "user": (2, 1, 0), "business": (1, 0, 0),

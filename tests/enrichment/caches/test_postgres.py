@@ -13,28 +13,27 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from enrichment import sql
 from enrichment.caches.base import Entry, State
 from enrichment.caches.postgres import PostgresLayer
 from enrichment.databases import Limits, connect
 from enrichment.enrichers.business import Context
 from enrichment.enrichers.business.recorded_risk import RiskTable, record_risk
 from enrichment.enrichers.geo import Place
+from enrichment.enrichers.tables import cache_tables
 from enrichment.enrichers.testing import FixedClock
 from enrichment.enrichers.user import Profile
 from enrichment.errors import LayerUnavailable
 from tests.fixtures.pgbouncer import Pooled
+from tests.fixtures.postgres import TABLES
 from tests.fixtures.proxy import Network
+
+BY_NAME = {table.cache: table for table in cache_tables()}
 
 Connection = psycopg.Connection[Any]
 MakeLayer = Callable[..., PostgresLayer]
 
 HOUR = 3_600
-WORDS: dict[str, type[msgspec.Struct]] = {
-    "geo_ip_cache": Place,
-    "user_profile_cache": Profile,
-    "business_context_cache": Context,
-}
+USERS = BY_NAME["user"]
 PREMIUM = Profile("premium", 365, "Acme Corp")
 
 
@@ -44,7 +43,7 @@ def make_layer(postgres_connection: Connection, postgres_uri: str, clock: FixedC
     layers = []
 
     def make(table: str = "user_profile_cache", **options: Any) -> PostgresLayer:
-        layers.append(PostgresLayer(lambda: psycopg.connect(postgres_uri), table, WORDS[table], clock=clock, **options))
+        layers.append(PostgresLayer(lambda: psycopg.connect(postgres_uri), TABLES[table], clock=clock, **options))
         return layers[-1]
 
     yield make
@@ -57,16 +56,16 @@ def found(clock: FixedClock, value: Any = PREMIUM, version: str = "") -> Entry:
     return Entry(State.FOUND, value, None, clock() + HOUR, version)
 
 
-@pytest.mark.parametrize("table", WORDS)
+@pytest.mark.parametrize("table", TABLES)
 def test_statement_returns_the_fields_in_order_when_asked(postgres_connection: Connection, table: str) -> None:
     """The arrays after the first six of each get_many are the fields of the struct, in its order."""
     cursor = postgres_connection.execute(
-        sql.load(f"{table}/get_many"),
+        TABLES[table].statement("get_many"),
         {"keys": "[]", "now": 0.0, "served_from": 0.0, "touched_before": 0.0, "version": ""},
     )
     assert cursor.description is not None
     names = [column.name for column in cursor.description]
-    assert names[6:] == [field.name for field in msgspec.structs.fields(WORDS[table])]
+    assert names[6:] == [field.name for field in msgspec.structs.fields(TABLES[table].values)]
 
 
 def test_entry_is_there_for_the_next_process_when_put(make_layer: MakeLayer, clock: FixedClock) -> None:
@@ -155,9 +154,7 @@ def test_noting_use_never_waits_when_others_hold_the_row(
     make_layer: MakeLayer, postgres_connection: Connection, postgres_uri: str, clock: FixedClock
 ) -> None:
     """A reader is not held up by whoever writes the row: that one is left out, the others are noted."""
-    layer = PostgresLayer(
-        lambda: psycopg.connect(postgres_uri, options="-c lock_timeout=1"), "user_profile_cache", Profile, clock=clock
-    )
+    layer = PostgresLayer(lambda: psycopg.connect(postgres_uri, options="-c lock_timeout=1"), USERS, clock=clock)
     start = clock()
     layer.put_many({"busy": found(clock), "free": found(clock)})
     clock.advance(1_000)
@@ -176,7 +173,7 @@ def test_entries_are_served_when_their_use_cannot_be_noted(
     clock.advance(1_000)
     reader = PostgresLayer(
         lambda: psycopg.connect(postgres_uri, options="-c default_transaction_read_only=on"),
-        "user_profile_cache", Profile, clock=clock,
+        USERS, clock=clock,
     )  # fmt: skip
     assert set(reader.get_many(["user-123"])) == {"user-123"}
     reader.close()
@@ -197,9 +194,7 @@ def test_renewed_entry_keeps_its_last_use(
 
 def test_layer_is_unavailable_when_nothing_can_connect(clock: FixedClock) -> None:
     """A database that is not there is a LayerUnavailable, on reading and on writing."""
-    layer = PostgresLayer(
-        lambda: psycopg.connect("host=/nonexistent dbname=nothing"), "user_profile_cache", Profile, clock=clock
-    )
+    layer = PostgresLayer(lambda: psycopg.connect("host=/nonexistent dbname=nothing"), USERS, clock=clock)
     with pytest.raises(LayerUnavailable):
         layer.get_many(["user-123"])
     with pytest.raises(LayerUnavailable):
@@ -231,7 +226,7 @@ def test_locked_table_is_waited_for_once_and_passed_by(
     writing; after the pause it is asked again."""
     make_layer().put_many({"user-123": found(clock)})
     layer = PostgresLayer(
-        lambda: bounded(postgres_uri), "user_profile_cache", Profile, clock=clock, pause_seconds=2
+        lambda: bounded(postgres_uri), USERS, clock=clock, pause_seconds=2
     )  # fmt: skip
     with closing(layer), psycopg.connect(postgres_uri) as holder:
         holder.execute("LOCK TABLE user_profile_cache")
@@ -253,7 +248,7 @@ def test_swallowed_layer_costs_one_limit(
 ) -> None:
     """A network that swallows everything, while the caches are in use: one limit's time, then nothing is waited for."""
     network = make_network(postgres_uri)
-    layer = PostgresLayer(lambda: bounded(network.uri), "user_profile_cache", Profile, clock=clock)
+    layer = PostgresLayer(lambda: bounded(network.uri), USERS, clock=clock)
     with closing(layer):
         layer.put_many({"user-123": found(clock)})
         network.swallow()
@@ -262,16 +257,15 @@ def test_swallowed_layer_costs_one_limit(
                 layer.get_many(["user-123"])
 
 
-@pytest.mark.parametrize("table", WORDS)
+@pytest.mark.parametrize("table", TABLES)
 def test_layer_serves_many_chunks_behind_pgbouncer(
     postgres_connection: Connection, postgres_uri: str, pgbouncer: Pooled, clock: FixedClock, table: str
 ) -> None:
     """In transaction mode, with sessions shared by several clients: nothing is passed by."""
     layers = [
-        PostgresLayer(lambda: bounded(pgbouncer(postgres_uri), 10, 10), table, WORDS[table], clock=clock)
-        for _ in range(4)
+        PostgresLayer(lambda: bounded(pgbouncer(postgres_uri), 10, 10), TABLES[table], clock=clock) for _ in range(4)
     ]
-    entry = found(clock, WORDS[table]())
+    entry = found(clock, TABLES[table].values())
     for number in range(10):
         for each, layer in enumerate(layers):
             layer.put_many({f"Timișoara-{each}-{number}": entry})
@@ -281,13 +275,12 @@ def test_layer_serves_many_chunks_behind_pgbouncer(
 
 
 def test_risks_of_a_locked_table_are_waited_for_once(
-    make_layer: MakeLayer, postgres_uri: str, clock: FixedClock, caplog: pytest.LogCaptureFixture
+    postgres_connection: Connection, postgres_uri: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They are kept for views only: a locked table costs the task one time-out, not one for each chunk."""
-    make_layer("business_context_cache").put_many({"req-0": found(clock, Context("payments"))})
     risks = RiskTable(lambda: bounded(postgres_uri), 2)
     with closing(risks), psycopg.connect(postgres_uri) as holder:
-        holder.execute("LOCK TABLE business_context_cache")
+        holder.execute("LOCK TABLE business_risks")
         started = time.monotonic()
         for _ in range(10):
             risks.record(["req-0"], [0.15], ["low"], [[]])
@@ -296,7 +289,7 @@ def test_risks_of_a_locked_table_are_waited_for_once(
         holder.rollback()
         time.sleep(2)
         risks.record(["req-0"], [0.15], ["low"], [[]])
-        assert holder.execute("SELECT risk_score FROM business_context_cache").fetchall() == [(0.15,)]
+        assert holder.execute("SELECT risk_score FROM business_risks").fetchall() == [(0.15,)]
 
 
 def test_layer_is_unavailable_when_its_table_was_changed(
@@ -347,23 +340,54 @@ def test_writers_do_not_deadlock_when_they_write_the_same_keys_in_opposite_order
     assert failures == []
 
 
-def test_record_risk_writes_only_rows_that_differ(
-    make_layer: MakeLayer, postgres_connection: Connection, clock: FixedClock
-) -> None:
-    """Risks are kept with cached requests; what is unchanged is not written again, unknown requests are skipped."""
-    make_layer("business_context_cache").put_many({f"req-{n}": found(clock, Context("payments")) for n in range(3)})
-    requests = ["req-0", "req-1", "req-2", "not cached", "odd\0"]
-    scores, levels = [0.15, 0.9, None, 0.5, 0.5], ["low", "high", None, "medium", "medium"]
-    indicators = [[], ["new-account", 'with "quotes", commas'], None, [], []]
+def test_record_risk_writes_only_rows_that_differ(postgres_connection: Connection) -> None:
+    """What is unchanged is not written again, nor is its row locked; a request that no table can hold is left out."""
+    requests = ["req-0", "req-1", "req-2", "odd\0"]
+    scores, levels = [0.15, 0.9, None, 0.5], ["low", "high", None, "medium"]
+    indicators = [[], ["new-account", 'with "quotes", commas'], None, []]
+    question = "SELECT request_id, risk_score, risk_level, fraud_indicators, xmin, xmax FROM business_risks ORDER BY 1"
 
-    assert record_risk(postgres_connection, requests, scores, levels, indicators) == 2
-    rows = postgres_connection.execute(
-        "SELECT risk_score, risk_level, fraud_indicators FROM business_context_cache ORDER BY request_id"
-    ).fetchall()
-    assert rows == [(0.15, "low", []), (0.9, "high", ["new-account", 'with "quotes", commas']), (None, None, None)]
+    assert record_risk(postgres_connection, requests, scores, levels, indicators) == 3
+    rows = postgres_connection.execute(question).fetchall()
+    assert [row[:4] for row in rows] == [
+        ("req-0", 0.15, "low", []), ("req-1", 0.9, "high", ["new-account", 'with "quotes", commas']),
+        ("req-2", None, None, None),
+    ]  # fmt: skip
 
     assert record_risk(postgres_connection, requests, scores, levels, indicators) == 0
-    assert record_risk(postgres_connection, ["req-0"], [0.2], ["low"], [[]]) == 1
+    assert postgres_connection.execute(question).fetchall() == rows
+    assert record_risk(postgres_connection, ["req-0", "req-1"], [0.2, 0.9], ["low", "high"], [[], indicators[1]]) == 1
+    again = postgres_connection.execute(question).fetchall()
+    assert again[0][:4] == ("req-0", 0.2, "low", [])
+    assert again[1:] == rows[1:]
+
+
+def test_scorers_do_not_deadlock_when_they_score_the_same_requests_in_opposite_order(
+    postgres_connection: Connection, postgres_uri: str
+) -> None:
+    """Two tasks that record risks of the same requests, given in opposite orders, both succeed."""
+    requests = [f"req-{n}" for n in range(2_000)]
+    start = threading.Barrier(2)
+    failures: list[psycopg.Error] = []
+
+    def score(order: list[str], level: str) -> None:
+        with psycopg.connect(postgres_uri) as connection:
+            start.wait()
+            try:
+                for number in range(6):
+                    scores = [number / 10] * len(order)
+                    record_risk(connection, order, scores, [level] * len(order), [[]] * len(order))
+            except psycopg.Error as error:
+                failures.append(error)
+
+    threads = [
+        threading.Thread(target=score, args=arguments) for arguments in ((requests, "low"), (requests[::-1], "high"))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
 
 
 def test_risk_stays_when_the_context_is_fetched_again(
@@ -374,6 +398,6 @@ def test_risk_stays_when_the_context_is_fetched_again(
     layer.put_many({"req-0": found(clock, Context("payments"))})
     record_risk(postgres_connection, ["req-0"], [0.15], ["low"], [[]])
     layer.put_many({"req-0": found(clock, Context("refunds"))})
-    assert postgres_connection.execute("SELECT unit, risk_score FROM business_context_cache").fetchall() == [
+    assert postgres_connection.execute("SELECT unit, average_score FROM v_business_risk_distribution").fetchall() == [
         ("refunds", 0.15)
     ]

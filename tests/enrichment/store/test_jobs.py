@@ -30,7 +30,7 @@ OUTCOME = Outcome(
     cache_counts={"geo": LookupCounts(messages=110, memory=90, postgres=10, misses=10)},
     errors_by_reason={"user-not-found": 7, "invalid-json": 3},
     durations={"drain": 0.5, "publish": 1.25},
-    geo_database_build="2018-07-03",
+    source_builds={"geo": "2018-07-03"},
 )
 
 
@@ -64,7 +64,7 @@ def test_get_returns_the_whole_story_when_published(ledger: Ledger) -> None:
     assert job.cache_counts["geo"]["memory"] == 90
     assert job.errors_by_reason == {"user-not-found": 7, "invalid-json": 3}
     assert job.durations == {"drain": 0.5, "publish": 1.25}
-    assert job.geo_database_build == "2018-07-03"
+    assert job.source_builds == {"geo": "2018-07-03"}
     assert job.drained_at is not None
     assert job.published_at is not None
     assert job.claimed_at <= job.drained_at <= job.published_at

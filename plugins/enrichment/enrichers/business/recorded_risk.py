@@ -1,4 +1,4 @@
-"""Takes computed risks, keeps them with the cached context of their requests, where views and people read them."""
+"""Takes computed risks, keeps them in a table of their own, where views and people read them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class RiskRow(msgspec.Struct, frozen=True, gc=False):
-    """A row of `record_risk.sql`."""
+    """A row of `business_risks/put_many.sql`."""
 
     request_id: str
     risk_score: float | None
@@ -26,7 +26,7 @@ class RiskRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class RiskTable:
-    """The risks beside the cached contexts. Whatever the database refuses costs only them; where it does not answer in
+    """The table of risks. Whatever the database refuses costs only them; where it does not answer in
     time it is passed by for `pause_seconds`, then twice as long. `connect` gives a connection, which is kept."""
 
     def __init__(self, connect: Callable[[], psycopg.Connection[Any]], pause_seconds: float = 30) -> None:
@@ -55,7 +55,7 @@ def record_risk(
     levels: Sequence[str | None],
     indicators: Sequence[Sequence[str] | None],
 ) -> int:
-    """Write the risks of cached requests where they differ from what is there; returns how many did.
+    """Write the risks of requests where they differ from what is there; returns how many did.
 
     All four are as long as each other, request ids distinct. Raises `psycopg.Error` when the database refuses.
     """
@@ -66,4 +66,4 @@ def record_risk(
 def _record(connection: psycopg.Connection[Any], risks: Sequence[Sequence[Any]]) -> int:
     known = set(storable_keys(risks[0]))
     rows = [RiskRow(*risk) for risk in zip(*risks, strict=True) if risk[0] in known]
-    return connection.execute(sql.load("business_context_cache/record_risk"), {"rows": rows_as_json(rows)}).rowcount
+    return connection.execute(sql.load("business_risks/put_many"), {"rows": rows_as_json(rows)}).rowcount

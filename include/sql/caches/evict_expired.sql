@@ -1,10 +1,10 @@
--- Evict a chunk of the requests that have passed their hard expiry, oldest first; how many were found and absent.
+-- Evict a chunk of the keys that have passed their hard expiry, oldest first; how many were found and absent.
 -- Never waits: what somebody else is writing is left to the next time.
 WITH evicted AS (
-    DELETE FROM business_context_cache
-    WHERE request_id = ANY (ARRAY(
-        SELECT request_id
-        FROM business_context_cache
+    DELETE FROM {table}
+    WHERE {key} = ANY (ARRAY(
+        SELECT {key}
+        FROM {table}
         WHERE expires_at <= now() - %(grace)s
         ORDER BY expires_at
         LIMIT %(row_limit)s

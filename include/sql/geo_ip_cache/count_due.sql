@@ -1,7 +1,0 @@
--- What has passed its hard expiry (`grace` after it expired) and is to be evicted: addresses by state, and the bytes of their rows.
-SELECT
-    count(*) FILTER (WHERE state = 'found') AS found,
-    count(*) FILTER (WHERE state = 'absent') AS absent,
-    coalesce(sum(pg_column_size(geo_ip_cache.*)), 0)::bigint AS bytes
-FROM geo_ip_cache
-WHERE expires_at <= now() - %(grace)s
