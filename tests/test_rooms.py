@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def imports_of(module: str) -> Iterator[str]:
                     yield whole if whole in MODULES else node.module
 
 
+@cache
 def arrows() -> dict[str, set[str]]:
     """Which rooms each room imports from."""
     found: dict[str, set[str]] = defaultdict(set)

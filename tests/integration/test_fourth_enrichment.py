@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +17,12 @@ import psycopg
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
+from enrichment.batch import Batch
 from enrichment.batches import stages
+from enrichment.batches.kinds import LIVE_KIND
+from enrichment.batches.pipeline import run_stages
+from enrichment.batches.staged import Drained, Published
+from enrichment.batches.stages import LookedUp
 from enrichment.caches.base import Entry, State
 from enrichment.caches.eviction import statistics
 from enrichment.caches.tables import make_tables
@@ -154,6 +159,25 @@ def expect_conserved(pipeline: Pipeline) -> None:
     assert report.ok, report.summary()
 
 
+def run_tasks(pipeline: Pipeline) -> None:
+    """What waits, by the functions that Airflow's tasks are."""
+
+    def drain(batch: Batch) -> Drained:
+        with pipeline.resources() as r:
+            return stages.drain_batch(r, LIVE_KIND, batch)
+
+    def look_up(drained: Drained, declaration: LookupEnricher, _earlier: Sequence[LookedUp]) -> LookedUp:
+        with pipeline.resources() as r:
+            return stages.look_up(r, declaration, drained.batch)
+
+    def publish(drained: Drained, lookups: Mapping[str, LookedUp]) -> Published | None:
+        with pipeline.resources() as r:
+            return stages.publish_batch(r, LIVE_KIND, drained, lookups)
+
+    for batch in pipeline.claim():
+        assert run_stages(batch, drain, look_up, publish) is not None
+
+
 def test_messages_are_enriched_by_four(make: Callable[..., Pipeline], threats: ThreatList) -> None:
     """Drain finds the new key, the columns stand in the order of the declarations, and the source is named; the second
     batch has its answers from the table."""
@@ -227,7 +251,7 @@ def test_outage_is_published_partial_and_repaired(make: Callable[..., Pipeline],
     pipeline.produce(messages())
     [batch] = publish_all(pipeline, "down")
     before = {one["message"]: one for one in published(pipeline)}
-    assert all(one["enrichment_errors"] == ["threat-list-unavailable"] for one in before.values())
+    assert all("threat-list-unavailable" in one["enrichment_errors"] for one in before.values())
     assert states(pipeline) == [("threat-list", "open", MESSAGES, 0, 0)]
     one = planned(pipeline, batch)
     assert one is not None
@@ -243,7 +267,8 @@ def test_outage_is_published_partial_and_repaired(make: Callable[..., Pipeline],
     for name, corrected in latest.items():
         added = msgspec.to_builtins(threats.known[corrected["session_id"]])
         sources = [s for s in NAMES if s == "threat-list" or s in before[name]["enrichment_sources"]]
-        expected = before[name] | added | {"enrichment_sources": sources, "enrichment_errors": None}
+        errors = [e for e in before[name]["enrichment_errors"] if e != "threat-list-unavailable"] or None
+        expected = before[name] | added | {"enrichment_sources": sources, "enrichment_errors": errors}
         assert corrected == expected | {"enriched_at": corrected["enriched_at"]}
     assert states(pipeline)[0][1] == "repaired"
 
@@ -326,7 +351,7 @@ def test_cache_is_evicted_renewed_and_counted(
     """At the ceiling the rows go that were not used for longest; statistics and renewal know the table."""
     pipeline = make()
     pipeline.produce(messages(20))
-    publish_all(pipeline, "run")
+    run_tasks(pipeline)
     monkeypatch.setenv("THREAT_CACHE_MAX_ROWS", "5")
     with psycopg.connect(pipeline.dsn) as connection:
         connection.execute("UPDATE threat_cache SET last_used_at = now() - make_interval(hours => days::integer)")
@@ -354,7 +379,7 @@ def test_rollup_and_service_levels_know_it(make: Callable[..., Pipeline], threat
     assert threats.known
     pipeline = make()
     pipeline.produce(messages(20) + [message(n) for n in range(480)])
-    publish_all(pipeline, "run")
+    run_tasks(pipeline)
     hour = hour_of(datetime.now(UTC))
     with pipeline.resources() as r:
         hours = [Rollups(r.maintenance).roll_up(hour - timedelta(hours=1)), Rollups(r.maintenance).roll_up(hour)]
@@ -384,7 +409,7 @@ def test_airflow_has_its_tasks(threats: ThreatList) -> None:
     live = dags["stacklens_enrichment"]
     task = live.get_task("batch.threat")
     assert (task.upstream_task_ids, task.downstream_task_ids) == (
-        {"claim", "batch.drain"}, {"batch.business", "batch.publish"},
+        {"batch.drain"}, {"batch.business", "batch.publish"},
     )  # fmt: skip
     assert (task.task_display_name, task.doc_md) == ("threat: threat by session", THREAT.doc)
     assert live.get_task("batch.business").upstream_task_ids >= {"batch.geo", "batch.user", "batch.threat"}

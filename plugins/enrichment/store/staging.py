@@ -152,7 +152,8 @@ def _drain_of(source: Any) -> str:
 
 def _lacking(source: Any, columns: Sequence[str]) -> list[str]:
     source.seek(0)
-    return [column for column in columns if column not in pa.ipc.open_stream(source).schema.names]
+    names = pa.ipc.open_stream(source).schema.names
+    return [column for column in columns if column not in names]
 
 
 def _stream(source: Any, columns: Sequence[str] | None) -> pa.RecordBatchStreamReader:

@@ -254,3 +254,17 @@ def test_place_is_looked_up_by_its_address() -> None:
     corrected, tally = corrector.correct(chunk, NOW, TopicLimits("out", 1_000_000))
     assert (lookup.asked, tally.messages) == ([["8.8.8.8"]], 1)
     assert msgspec.json.decode(corrected.values[0] or b"")["geo_timezone"] == "Europe/Oslo"
+
+
+def test_sources_that_are_not_declared_keep_their_names() -> None:
+    """What another release or somebody's own enrichment said stays in the message, its name, error and mark too."""
+    before = published(
+        enrichment_sources=["geo-ip", "threat-list", "business-context"],
+        enrichment_errors=["user-lookup-timeout", "asn-not-found"], enrichment_stale=["threat-list"],
+        threat_category="scanner",
+    )  # fmt: skip
+    chunk, _ = correct(before, users={"u": Profile("free", 3)})
+    value = msgspec.json.decode(chunk.values[0] or b"")
+    assert value["threat_category"] == "scanner"
+    assert value["enrichment_sources"] == ["geo-ip", "user-profile", "business-context", "threat-list"]
+    assert (value["enrichment_errors"], value["enrichment_stale"]) == (["asn-not-found"], ["threat-list"])
