@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -10,6 +11,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from enrichment.enrichers import ENRICHERS
 
 ROOT = Path(__file__).parents[1] / "plugins"
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -74,3 +77,22 @@ def test_no_module_is_longer_than_anybody_reads() -> None:
     """What has grown beyond this has two subjects."""
     lengths = {module: len(path.read_text().splitlines()) for module, path in MODULES.items()}
     assert {module: length for module, length in lengths.items() if length > 300} == {}
+
+
+# A room of their own, or a promise: the DAG that refreshes the geo database is about that, and the demonstration's data
+# are business tables.
+NAMES_ENRICHMENTS = {"enrichment.enrichers", "enrichment.orchestration.geoip", "enrichment.store.__main__"}
+
+
+def test_enrichments_are_named_in_their_packages_only() -> None:
+    """Everywhere else they follow from the declarations: no name, attribute or text of the code is one of theirs."""
+    words = {word for e in ENRICHERS for word in (e.name, e.source, e.table, *e.reasons, *e.output_columns)}
+    found = {
+        (module, word)
+        for module, path in MODULES.items()
+        if module not in NAMES_ENRICHMENTS and not re.match(r"enrichment\.enrichers\.(geo|user|business)\b", module)
+        for node in ast.walk(ast.parse(path.read_text()))
+        for word in (getattr(node, "id", None), getattr(node, "attr", None), getattr(node, "value", None))
+        if isinstance(word, str) and word in words
+    }
+    assert found == set()
