@@ -278,8 +278,9 @@ def test_kept_connection_asks_once_when_nothing_is_answered(postgres_uri: str, m
 def test_live_connection_is_the_same_within_a_transaction(postgres_uri: str) -> None:
     """Asked for again while something is under way on it."""
     kept = KeptConnection(lambda: opened(postgres_uri))
-    with kept.live().transaction():
-        kept.live().execute("SELECT 1")
+    connection = kept.live()
+    with connection.transaction():
+        assert kept.live() is connection
     kept.close()
 
 

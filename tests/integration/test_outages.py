@@ -191,6 +191,7 @@ def test_default_policy_and_dry_runs_hold_nothing(pipeline: Pipeline, make_pipel
     [dry] = held.claim(dry_run=True)
     with held.resources() as r:
         hold(r.ledger, r.settings.pipeline, dry, Outage("user-profile", 1))
+        assert r.ledger.held_seconds(dry) < 60  # the deadline has not come
 
 
 def test_value_of_a_partial_message_names_what_failed(pipeline: Pipeline, user_service: UserService) -> None:

@@ -18,6 +18,7 @@ from enrichment.sources.connections import (
     HttpOptions,
     check_kafka,
     check_postgres,
+    extra_of,
     http_base_url,
     http_endpoint,
     is_this_machine,
@@ -243,6 +244,7 @@ def test_kafka_connection_is_refused_when_it_has_no_configuration(given: str | d
 def test_kafka_connection_is_taken(given: str | dict[str, Any]) -> None:
     """An object, a text that holds one, or the query of a URI."""
     check_kafka(connection(given))
+    assert extra_of(connection(given))["bootstrap.servers"]
 
 
 @pytest.mark.parametrize(
