@@ -183,8 +183,8 @@ def test_every_text_comes_through_the_enrichers(
     layered: Callable[..., LayeredLookup], database: GeoDatabase, user_service: UserService, make_api: MakeApi
 ) -> None:
     """With memory and table before the source, as tasks have them: every row has its status and its JSON."""
-    geo = OpenEnricher(GEO, SpecialAddresses(layered("geo_ip_cache", Place, database)))
-    user = OpenEnricher(USER, layered("user_profile_cache", Profile, make_api(user_service.base_url)))
+    geo = OpenEnricher(GEO, SpecialAddresses(layered("geo", database)))
+    user = OpenEnricher(USER, layered("user", make_api(user_service.base_url)))
 
     @each
     @given(texts=keys)

@@ -34,9 +34,3 @@ def test_name_that_needs_an_escape_is_no_key(name: str) -> None:
     """It is refused when it is declared, not when a message comes."""
     with pytest.raises(ValueError, match=r"must not contain|surrogates not allowed"):
         event_type((*KEYS, name))
-
-
-def test_column_of_the_output_is_no_key() -> None:
-    """A message with it would have it twice when it is spliced."""
-    with pytest.raises(ValueError, match="a column of the output cannot be a key: geo_city"):
-        event_type((*KEYS, "geo_city"))

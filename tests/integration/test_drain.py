@@ -167,7 +167,7 @@ def test_message_that_breaks_the_pipeline_is_cornered(
             raise ValueError("a bug")
         return join(keys, *rest)
 
-    monkeypatch.setattr("enrichment.enrichers.user.enricher.join", breaks)
+    monkeypatch.setattr("enrichment.enrichers.base.join", breaks)
     for run in range(40):
         for batch in pipeline.claim(f"run-{run}"):
             try:

@@ -23,9 +23,10 @@ from enrichment.conservation.origins import origin_of
 from enrichment.conservation.report import Defect
 from enrichment.dead_letters import redrive
 from enrichment.dead_letters.reader import Verdict, judge
+from enrichment.dead_letters.reasons import all_reasons
 from enrichment.kafka.source import read_ranges
 from enrichment.kafka.topic_limits import TopicLimits
-from enrichment.messages import HEADER_OWN, HEADER_REVISION, ORIGIN_HEADERS, Reason
+from enrichment.messages import HEADER_OWN, HEADER_REVISION, ORIGIN_HEADERS
 from enrichment.replay import report
 from enrichment.settings import load
 from tests.fixtures.kafka import MakeTopic
@@ -46,7 +47,7 @@ def run_live(pipeline: Pipeline, messages: list[Odd]) -> None:
 
 def wanted(pipeline: Pipeline, max_letter_bytes: int = 2 * MOST) -> RedriveFilter:
     """All letters, whatever their reason."""
-    return RedriveFilter(pipeline.input_topic, tuple(Reason), max_attempts=10**9, max_letter_bytes=max_letter_bytes)
+    return RedriveFilter(pipeline.input_topic, all_reasons(), max_attempts=10**9, max_letter_bytes=max_letter_bytes)
 
 
 def redrive_all(pipeline: Pipeline, run_id: str = "again") -> redrive.Survey:

@@ -15,7 +15,7 @@ import msgspec
 
 from enrichment.enrichers import ENRICHERS
 from enrichment.enrichers.declare import EVERY_EARLIER, LookupEnricher
-from enrichment.messages import EVENT_FIELDS, PROVENANCE_COLUMNS, Reason
+from enrichment.messages import EVENT_FIELDS, PROVENANCE_COLUMNS, Reason, event_type
 
 # What a column of a cache table may hold; a computed one may be a list of texts, too.
 SCALARS: tuple[Any, ...] = (str, int, float, bool)
@@ -107,6 +107,7 @@ class Registry:
             twice = sorted(value for value, count in Counter(found).items() if count > 1)
             if twice:
                 raise ValueError(f"enrichments need a {what} of their own: {', '.join(twice)} is there twice")
+        event_type(self.keys)
         if added := self.added.intersection(self.keys):
             raise ValueError(f"what is added to a message cannot be a key: {', '.join(sorted(added))}")
         for number, enricher in enumerate(self.enrichers):

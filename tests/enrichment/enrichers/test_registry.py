@@ -82,6 +82,7 @@ def test_two_may_have_the_same_key() -> None:
         ([GEO, replace(ASN, columns=GEO.columns)], "a column of their own: geo_city"),
         ([replace(ASN, columns=msgspec.defstruct("C", [("service", str | None, None)]))], "a column of their own"),
         ([replace(ASN, key="asn_number")], "cannot be a key: asn_number"),
+        ([replace(ASN, key='a "quoted" name')], "must not contain"),
         ([replace(ASN, reads=("user",)), USER], "asn reads user, which does not stand before it"),
         ([replace(ASN, outages={})], "asn has no reason for a source that cannot be asked"),
         ([replace(ASN, columns=msgspec.defstruct("C", [("asn_n", int)]))], "C.asn_n must be one of"),

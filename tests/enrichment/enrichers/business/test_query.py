@@ -68,8 +68,8 @@ def test_documented_message_has_risk_0_15_with_the_demonstration_data(demo: Conn
     events = make_events(source_ip=["8.8.8.8"], user_id=["user-123"], request_id=["req-789"])
     place = Place(country="United States", country_code="US", network_type="public")
     added = {
-        "geo-ip": look_up_and_enrich(OpenEnricher(GEO, FixedLookup({"8.8.8.8": place})), events, {}),
-        "user-profile": look_up_and_enrich(
+        "geo": look_up_and_enrich(OpenEnricher(GEO, FixedLookup({"8.8.8.8": place})), events, {}),
+        "user": look_up_and_enrich(
             OpenEnricher(USER, FixedLookup({"user-123": Profile("premium", 365, "Acme Corp")})), events, {}
         ),
     }
@@ -271,7 +271,7 @@ def test_query_that_fails_for_every_key_is_an_outage_soon(numbered: Connection) 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source, "_read", counted)
-        with pytest.raises(SourceUnavailable, match="fails for every request: division by zero") as raised:
+        with pytest.raises(SourceUnavailable, match="fails for every key: division by zero") as raised:
             source.fetch_many([str(n) for n in range(1, 5_001) if n != 7])
     assert raised.value.reason == "database-connection-error"
     assert asked < 500
@@ -307,7 +307,7 @@ def test_rows_come_in_portions_and_have_an_end(postgres_connection: Connection) 
                FROM generate_series(1, {rows}) AS n, unnest(%(request_ids)s::text[]) AS key ORDER BY n"""
     entries = fetch(postgres_connection, "1", query=query.format(rows=90_000))
     assert entries["1"].value.unit == "1"
-    with pytest.raises(SettingsError, match="more than 100100 rows for 1 requests"):
+    with pytest.raises(SettingsError, match="more than 100100 rows for 1 keys"):
         fetch(postgres_connection, "1", query=query.format(rows=3_000_000))
 
 
