@@ -45,11 +45,11 @@ def publish(
     now: Callable[[], datetime] = utc_now,
     outages: Sequence[Outage] = (), noted: AbstractContextManager[None] | None = None,
 ) -> Published:  # fmt: skip
-    """Publish a batch once, whoever else tries: produce and commit, or only count when the group is past its end.
+    """Publish a batch exactly once: produce and commit, or only count when the group is already past its end.
 
-    A source that is down (`outages`) is missed by no message, even if it is required; `noted` is entered before the
-    transaction and left after it. Messages that a broker refuses become dead letters. Raises `OffsetsMoved`,
-    `PublishRefused`, `StagingMissing`, and `BatchUnbalanced` before anything is committed.
+    A required source that is down (`outages`) does not dead-letter messages; `noted` is entered before the transaction
+    and left after it. Messages that a broker refuses become dead letters. Raises `OffsetsMoved`, `PublishRefused`,
+    `StagingMissing`, and `BatchUnbalanced` before anything is committed.
     """
     batch = drained.batch
     clients = clients.for_batch(batch)

@@ -49,7 +49,7 @@ class Lookup(Protocol):
 
 
 class CacheLayer(Lookup, Protocol):
-    """A lookup that can be told. Raises `LayerUnavailable` when it does not answer; the caller goes on without it."""
+    """A lookup that can also be written to. Raises `LayerUnavailable` on failure; the caller goes on without it."""
 
     tier: Tier
 

@@ -127,7 +127,7 @@ def key_text(raw: msgspec.Raw) -> str | None:
 
 
 def reject_all(column: pa.Array, keys: tuple[str, ...]) -> Decoded:
-    """Refuse a chunk whole: something about it fails the pipeline, whatever it is."""
+    """Reject every message of a batch that keeps failing for an unknown reason."""
     refusal = Refusal(Reason.PROCESSING_FAILED, "every batch with this message failed; see the tasks' logs")
     columns = dict.fromkeys(keys, pa.nulls(len(column), pa.string()))
     return Decoded(np.zeros(len(column), dtype=bool), columns, dict.fromkeys(range(len(column)), refusal))

@@ -29,7 +29,7 @@ RECORD_OVERHEAD = 256
 # write that, too (`enrichment.kafka.librdkafka`).
 LENGTHS = Struct("<ii")
 NO_HEADERS = b""
-# As few rows as these are left out by copying what lies between them: a filter copies value by value.
+# Up to this many rows are dropped by concatenating the slices between them: a filter copies value by value.
 FEW = 16
 
 

@@ -1,7 +1,6 @@
-"""Messages of the dead letters' topic in; which of them are to be sent in again, why the others stay, and the messages
-that were set aside, as they came.
+"""Messages of the dead-letter topic in; out come the verdict on each, the reason for it, and the original messages.
 
-Nothing here asks anybody: what a letter says, and what a redrive wants, decide.
+Pure: depends only on the dead letter and the filter.
 """
 
 from __future__ import annotations

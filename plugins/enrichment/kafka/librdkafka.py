@@ -128,7 +128,7 @@ def _take(queue: int, max_bytes: int, timeout_ms: int, pointers: Numbers, lists:
     message = np.empty(_MESSAGE_WORDS, np.int64)
     taken = size = 0
     while taken < len(pointers) and size < max_bytes:
-        # For the first one as long as need be: whoever waits for a hundred waits for the end of the time.
+        # Wait for one message first: the client waits out the timeout unless it gets as many as were asked for.
         wanted = min(POLL_MESSAGES, len(pointers) - taken) if taken else 1
         wait = LINGER_MS if taken else timeout_ms
         got = _consume_batch_queue(queue, wait, pointers.ctypes.data + taken * _WORD, wanted)

@@ -178,7 +178,7 @@ def commit_as(producer: Producer, consumer: Consumer, offsets: Sequence[TopicPar
 
 
 def fence_lanes(clients: Clients, lanes: Iterable[int]) -> None:
-    """Fence whoever publishes in these lanes, and abort what it left open."""
+    """Fence the publishers of these lanes and abort their open transactions."""
     settings = clients.settings
     for lane in lanes:
         with clients.lane_producer(lane, settings.max_message_bytes) as producer:
@@ -186,8 +186,8 @@ def fence_lanes(clients: Clients, lanes: Iterable[int]) -> None:
 
 
 def take_over(producer: Producer, timeout: float) -> None:
-    """Become the lane's only publisher: whoever was is fenced, and what it left open is aborted. Raises
-    `SettingsError` when the brokers allow no transaction that is as long."""
+    """Fence any earlier publisher of the lane and abort its open transaction. Raises `SettingsError` when the brokers
+    do not allow transactions of the configured length."""
     # Without a connection that is already up, `init_transactions` waits half a second for one.
     with_retries(lambda seconds: producer.list_topics(timeout=seconds), timeout)
     try:

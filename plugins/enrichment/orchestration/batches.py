@@ -1,4 +1,4 @@
-"""What is done to a batch, whoever claimed it: the task group that live draining, replay and redrive share."""
+"""The tasks of a claimed batch: the task group that live draining, replay and redrive share."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def look_up(drained: Manifest, name: str, earlier: Sequence[Manifest]) -> dict[s
 def publish(drained: Manifest, lookups: Mapping[str, Manifest], *, outlet_events: Any = None) -> dict[str, Any]:
     """Publish enriched messages, dead letters and the group's offsets in one transaction, and complete the ledger.
 
-    A batch that turns out to be published already (an earlier try died before it could say so) is only recorded. What
-    it goes without because a source failed is noted for `stacklens_repair`.
+    A batch that turns out to be published already (an earlier try died before it could say so) is only recorded. The
+    sources that it is missing because they failed are recorded for `stacklens_repair`.
     """
     from msgspec import convert, to_builtins
 

@@ -83,7 +83,7 @@ def pass_of(manifest: dict[str, Any]) -> Pass:
 
 @task(multiple_outputs=False, map_index_template=LABEL, outlets=[PUBLISHED])
 def correct(planned: Manifest, *, outlet_events: Any = None) -> dict[str, Any]:
-    """Read what a batch goes without, look it up, and publish the corrections, in one transaction.
+    """Read what a batch is missing, look it up, and publish the corrections, in one transaction.
 
     May be killed and run again at any point: a pass is published once. Fails when messages will stay as they are.
     """

@@ -96,7 +96,7 @@ def prepare(
     clients: Clients, staging: Staging, repair: Pass, corrector: Corrector, now: Callable[[], datetime],
     refusals: Refusals | None = None,
 ) -> Prepared:  # fmt: skip
-    """Read what the batch goes without, look it up, and stage the corrections, but those that a broker has refused.
+    """Read what the batch is missing, look it up, and stage the corrections, except those that a broker has refused.
 
     Ends early while nothing of it is answered by a source that was down: it still is, and the rest can wait.
     """
@@ -167,7 +167,7 @@ def publish(
     clients: Clients, staging: Staging, repair: Pass, noted: AbstractContextManager[None] | None = None,
     refusals: Refusals | None = None,
 ) -> bool:  # fmt: skip
-    """Publish the staged corrections once, whoever else tries; whether it was this call that did.
+    """Publish the staged corrections exactly once; returns whether this call did it.
 
     `noted` is entered before the transaction and left after it. Raises `OffsetsMoved`, `PublishRefused`,
     `StagingMissing`.
@@ -196,7 +196,7 @@ def run(r: Resources, repair: Pass, now: Callable[[], datetime]) -> tuple[Prepar
     prepared, published_before = Prepared(Tally()), begun is not None and begun.complete
     if not published_before:
         if begun is not None and not batch.dry_run:
-            # An earlier try that was killed has left its transaction open: whoever takes its lane over ends that.
+            # An earlier try that was killed has left its transaction open: taking its lane over aborts that.
             fence_lanes(r.clients.for_batch(batch), [batch.lane])
         require_stable(r.clients, batch.topic)
         known, corrector = with_begun(r.clients, repair, begun), Corrector.open(r.enricher, frozenset(repair.sources))
@@ -268,8 +268,10 @@ def close(
 
 
 def to_be_told(repair: Pass, states: Mapping[str, PendingState]) -> dict[str, PendingState]:
-    """The sources that were closed without all corrections. A few keys for which a source in health keeps failing are
-    its own business: their messages say so, and the table."""
+    """The sources that were closed without all corrections and therefore fail the task.
+
+    A healthy source that keeps failing for a few keys does not: its messages and the table say so.
+    """
     down = {missing.source for missing in repair.missing if missing.down}
     return {
         source: state

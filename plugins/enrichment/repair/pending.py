@@ -32,7 +32,7 @@ INCOMPLETE = frozenset({PendingState.GIVEN_UP, PendingState.LOST, PendingState.U
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """A source that a published batch goes without: it was `down`, or failed for a few keys."""
+    """A source that a published batch is missing: it was `down`, or failed for a few keys."""
 
     batch_id: str
     source: str
@@ -85,7 +85,7 @@ class PendingStore:
         self._statements.execute("enrichment_publications/start", parameters)
 
     def settle(self, batch_id: str, number: int, ends: Sequence[OffsetRange]) -> None:
-        """A pass is published: it lies before these ends, and what the batch goes without may be repaired."""
+        """Record that a pass is published before these ends; the batch's missing sources may now be repaired."""
         end = {r.partition: r.end for r in ends}
         for publication in self.publications(batch_id):
             if publication.number == number and not publication.complete:

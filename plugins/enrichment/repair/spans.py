@@ -1,4 +1,4 @@
-"""Notes, around a publication, what it goes without and where it lies, so that a repair finds it."""
+"""Records which sources a publication is missing and which output offsets it occupies, so that a repair finds it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 def noting(
     pending: PendingStore, clients: Clients, required: Iterable[str], batch: Batch, outages: Sequence[Outage]
 ) -> Iterator[None]:
-    """Note, around a batch's publication, what it goes without and between which offsets it lies."""
+    """Record, around a batch's publication, which sources the batch is missing and which output offsets it occupies."""
     missed = repairable(required, outages)
     if not missed:
         yield
@@ -33,9 +33,9 @@ def noting(
 
 @contextmanager
 def placing(pending: PendingStore, clients: Clients, batch_id: str, number: int, topic: str) -> Iterator[None]:
-    """Note between which offsets of a topic a pass over a batch lies, which is published within the block.
+    """Record which offsets of a topic a pass over a batch occupies; the pass is published within the block.
 
-    Before it, too, because nobody could tell afterwards where a publication began that died at its end.
+    The start is recorded first: after a crash in the block nothing else would tell where the publication began.
     """
     pending.start(batch_id, number, log_ends(clients, topic))
     yield
