@@ -61,7 +61,7 @@ def claim(
             ranges=share.ranges,
             dry_run=dry_run,
             max_bytes=kafka.batch_bytes,
-            set_aside=share.set_aside,
+            quarantined=share.quarantined,
             topic_id=topic_id,
             lanes=kafka.lanes,
         )

@@ -34,7 +34,7 @@ def drain(clients: Clients, staging: Staging, batch: Batch, kind: Kind) -> Drain
     """
     clients = clients.for_batch(batch)
     settings = clients.settings
-    decoder = partial(reject_all if batch.set_aside else decode, keys=REGISTRY.keys)
+    decoder = partial(reject_all if batch.quarantined else decode, keys=REGISTRY.keys)
     drain_filter = kind.filter_of(clients, batch)
     messages = refusals = 0
     drain_id = uuid4().hex

@@ -170,7 +170,7 @@ def check_dead_letters(
     Only live draining claims again: what a replay or a redrive finds dead has been suspected before.
     """
     batch, suspected = drained.batch, max(counts.dead_by_reason.items(), key=lambda item: item[1], default=("", 0))
-    if batch.set_aside or batch.purpose.kind != LIVE.kind or drained.messages < settings.dead_letter_share_from:
+    if batch.quarantined or batch.purpose.kind != LIVE.kind or drained.messages < settings.dead_letter_share_from:
         return
     reason, dead = suspected
     share = settings.max_dead_letter_share

@@ -146,11 +146,11 @@ class PostgresLayer:
             raise LayerUnavailable(f"{self._table.table}: {error}") from error
 
 
-def _row_type(words: type[msgspec.Struct]) -> type[msgspec.Struct]:
+def _row_type(struct: type[msgspec.Struct]) -> type[msgspec.Struct]:
     """What a row of `put_many` looks like as JSON: names that the statement knows, null fields left out."""
-    values = [(field.name, Any, None) for field in msgspec.structs.fields(words)]
+    values = [(field.name, Any, None) for field in msgspec.structs.fields(struct)]
     head = [("key", str), ("state", str), ("reason", Any), ("version", str), ("expires_at", float)]
-    return msgspec.defstruct(f"{words.__name__}Row", [*head, *values], omit_defaults=True, gc=False)
+    return msgspec.defstruct(f"{struct.__name__}Row", [*head, *values], omit_defaults=True, gc=False)
 
 
 def storable_keys(keys: Sequence[str]) -> Sequence[str]:

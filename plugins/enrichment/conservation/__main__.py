@@ -53,7 +53,8 @@ def expected_of(chosen: argparse.Namespace) -> Expected | None:
     def wanted(message: Message) -> bool:
         fields = labels_of(message.value() or b"")
         found = {name: value for name, value in fields.items() if isinstance(value, str)}
-        return all(not words or found.get(name) in words for name, words in (("service", services), ("level", levels)))
+        filters = ("service", services), ("level", levels)
+        return all(not allowed or found.get(name) in allowed for name, allowed in filters)
 
     start, end = (round(datetime.fromisoformat(at).timestamp() * 1000) for at in (chosen.start, chosen.end))
     return Expected(chosen.replay_id, start, end, wanted if services or levels else None)

@@ -23,7 +23,7 @@ from enrichment.enrichers.registry import REGISTRY
 from enrichment.messages import ORIGIN_HEADERS, DeadLetter, Reason
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_words = lru_cache(maxsize=10_000)(msgspec.json.Decoder(tuple[str, ...] | None).decode)
+_decode_names = lru_cache(maxsize=10_000)(msgspec.json.Decoder(tuple[str, ...] | None).decode)
 _WITH_SPACE = b"{["  # only objects and arrays can have white space between their tokens
 _UNREADABLE = (msgspec.MsgspecError, RecursionError, ValueError)  # ValueError: also what is not UTF-8 or base64
 
@@ -55,7 +55,7 @@ NO_TIMESTAMP = -1
 
 
 class Output(NamedTuple):
-    """An output's fingerprint, how many bytes of the original it holds, and the words it counts under."""
+    """An output's fingerprint, how many bytes of the original it holds, and the sources and errors it counts under."""
 
     form: Form
     size: int
@@ -111,8 +111,8 @@ def of_analytics(message: Message, parts: Parts) -> Output:
         fields = _decode_fields(value)
         if not fields.keys() >= REGISTRY.added:
             raise Broken(f"without {', '.join(name for name in REGISTRY.output_columns if name not in fields)}")
-        sources = _decode_words(bytes(fields["enrichment_sources"]))
-        errors = _decode_words(bytes(fields["enrichment_errors"]))
+        sources = _decode_names(bytes(fields["enrichment_sources"]))
+        errors = _decode_names(bytes(fields["enrichment_errors"]))
         content = _enriched(fields)
     except _UNREADABLE as why:
         raise Broken(f"no enriched message: {why}") from why

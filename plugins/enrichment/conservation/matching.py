@@ -171,9 +171,9 @@ class Matcher:
             for at in np.flatnonzero(np.frombuffer(ledger.states, dtype=np.uint8) == _OUTPUT).tolist():
                 here = Origin(self._topic, ledger.range.partition, ledger.range.start + at)
                 self._found(Defect.INVENTED, here, "an output, but no input message")
-        for counted, words in ((self._sources, self.report.enriched_by), (self._errors, self.report.partial_errors)):
+        for counted, tally in ((self._sources, self.report.enriched_by), (self._errors, self.report.partial_errors)):
             for found, count in counted.items():
-                words.update(dict.fromkeys(found, count))
+                tally.update(dict.fromkeys(found, count))
         self.report.partial = self._errors.total() - self._errors[()]
         return self.report
 

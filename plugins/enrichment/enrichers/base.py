@@ -18,7 +18,7 @@ from pandas.arrays import ArrowExtensionArray
 
 from enrichment.caches.base import KeyLookup, LookupCounts, State, Tier
 from enrichment.caches.entries import IS_STALE, REASON, STATE, TIER, Answers
-from enrichment.codec.struct_columns import Words, arrow_types, fragments
+from enrichment.codec.struct_columns import StructType, arrow_types, fragments
 from enrichment.enrichers.declare import LookupEnricher
 from enrichment.enrichers.registry import NO_KEY, OK, REGISTRY, STALE
 
@@ -95,13 +95,13 @@ def value_types(declaration: LookupEnricher) -> dict[str, pa.DataType]:
     return {name: kind for struct in declaration.structs for name, kind in arrow_types(struct).items()}
 
 
-def join(keys: pd.Series[Any], answers: Answers, words: Words) -> Enrichment:
+def join(keys: pd.Series[Any], answers: Answers, struct: StructType) -> Enrichment:
     """The answers for a column's distinct keys, taken back to its rows by code.
 
-    `words` is the struct that the lookup's entries hold; a key without a value gets nulls.
+    `struct` is the type of the entries' values; a key without a value gets nulls.
     """
     codes = keys.cat.codes.to_numpy(dtype=np.int32) + np.int32(1)
-    columns = {name: _after(None, column) for name, column in answers.fields(words).items()}
+    columns = {name: _after(None, column) for name, column in answers.fields(struct).items()}
     is_stale, reasons = answers.column(IS_STALE), answers.column(REASON)
     if is_stale.true_count:
         reasons = pc.if_else(is_stale, pc.binary_join_element_wise(STALE, reasons, " "), reasons)
@@ -117,7 +117,7 @@ def _after(first: str | None, column: pa.Array) -> pa.Array:
 
 
 def reason_of(status: str) -> str:
-    """A status without the word that it is stale, if it is the reason of one that is."""
+    """A status without its mark of being stale, if it has one."""
     return REGISTRY.stale_reasons.get(status, status)
 
 

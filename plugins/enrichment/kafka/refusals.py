@@ -109,12 +109,12 @@ def refusal_of(batch: Batch, error: KafkaError, failures: Sequence[Failure]) -> 
     suspects = blamed or own
     return BatchRefused(
         f"{text}{_places(batch, suspects)}",
-        {(failure.topic, failure.headers): _words(failure.code, failure.topic) for failure in blamed},
+        {(failure.topic, failure.headers): _broker_error(failure.code, failure.topic) for failure in blamed},
         {origin[0] for failure in suspects if (origin := _origin(failure.headers)) is not None},
     )
 
 
-def _words(code: int, topic: str) -> str:
+def _broker_error(code: int, topic: str) -> str:
     error = KafkaError(code)
     return f"{error.name()}: {topic} refuses it, {error.str()}"
 

@@ -66,7 +66,7 @@ def publish(drained: Manifest, lookups: Mapping[str, Manifest], *, outlet_events
     from enrichment.batches.staged import Drained
     from enrichment.batches.stages import LookedUp, publish_batch
     from enrichment.orchestration.purposes import kind_of
-    from enrichment.repair.spans import noting
+    from enrichment.repair.spans import record_missing_sources
 
     batch = batch_of(drained["batch"])
     done = {name: convert(looked_up, LookedUp) for name, looked_up in lookups.items()}
@@ -74,7 +74,7 @@ def publish(drained: Manifest, lookups: Mapping[str, Manifest], *, outlet_events
     with resources() as r:
         topics = r.clients.for_batch(batch).settings
         required = r.settings.pipeline.required_sources
-        noted = None if batch.dry_run else noting(r.pending, r.clients, required, batch, outages)
+        noted = None if batch.dry_run else record_missing_sources(r.pending, r.clients, required, batch, outages)
         published = publish_batch(r, kind_of(batch), convert(drained, Drained), done, noted)
         if published is None:
             return {"batch_id": batch.batch_id, "dry_run": False, "produced": False}

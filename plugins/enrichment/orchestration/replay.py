@@ -40,7 +40,7 @@ def by_window() -> ReplayTimetable:
     return timetable
 
 
-def _words(title: str, description: str, **items: Any) -> Param:
+def _list_param(title: str, description: str, **items: Any) -> Param:
     return Param(
         None,
         type=["null", "array"],
@@ -74,9 +74,9 @@ REPLAY_PARAMS = {
         description_md="Takes the enriched messages; it must exist. Empty: the setting `REPLAY_OUTPUT_TOPIC`. Dead "
         "letters go to `REPLAY_DLQ_TOPIC`.",
     ),
-    "services": _words("Services", "Only messages of these services. Empty: all."),
-    "levels": _words("Levels", "Only messages of these levels. Empty: all."),
-    "errors": _words(
+    "services": _list_param("Services", "Only messages of these services. Empty: all."),
+    "levels": _list_param("Levels", "Only messages of these levels. Empty: all."),
+    "errors": _list_param(
         "Stored errors",
         "Only messages whose published `enrichment_errors` name one of these: reasons, or sources for all of theirs "
         f"({', '.join(f'`{source}`' for source in REGISTRY.by_source)}). Empty: all messages.",

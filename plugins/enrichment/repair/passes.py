@@ -31,7 +31,7 @@ from enrichment.kafka.source import read_ranges
 from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC
 from enrichment.repair.corrections import Corrector, Tally, missing_of
 from enrichment.repair.pending import INCOMPLETE, Missing, PendingState, PendingStore, Publication
-from enrichment.repair.spans import placing
+from enrichment.repair.spans import record_span
 from enrichment.store.staging import Staging
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def run(r: Resources, repair: Pass, now: Callable[[], datetime]) -> tuple[Prepar
             made = prepare(r.clients, r.staging, known, corrector, now, refusals)
             if batch.dry_run or not made.tally.messages:
                 return made, None
-            placed = placing(r.pending, r.clients, repair.repaired_id, repair.number, batch.topic)
+            placed = record_span(r.pending, r.clients, repair.repaired_id, repair.number, batch.topic)
             return made, publish(r.clients, r.staging, repair, placed, refusals)
 
         prepared, published = publish_around(attempt, r.settings.kafka.transaction_timeout_sec)

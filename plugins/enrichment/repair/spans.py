@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def noting(
+def record_missing_sources(
     pending: PendingStore, clients: Clients, required: Iterable[str], batch: Batch, outages: Sequence[Outage]
 ) -> Iterator[None]:
     """Record, around a batch's publication, which sources the batch is missing and which output offsets it occupies."""
@@ -25,14 +25,14 @@ def noting(
         yield
         return
     topic = clients.for_batch(batch).settings.output_topic
-    with placing(pending, clients, batch.batch_id, 0, topic):
+    with record_span(pending, clients, batch.batch_id, 0, topic):
         pending.expect(batch.batch_id, topic, missed)
         log.warning("outage.pending batch_id=%s %s", batch.batch_id, {o.source: o.messages for o in missed})
         yield
 
 
 @contextmanager
-def placing(pending: PendingStore, clients: Clients, batch_id: str, number: int, topic: str) -> Iterator[None]:
+def record_span(pending: PendingStore, clients: Clients, batch_id: str, number: int, topic: str) -> Iterator[None]:
     """Record which offsets of a topic a pass over a batch occupies; the pass is published within the block.
 
     The start is recorded first: after a crash in the block nothing else would tell where the publication began.

@@ -89,7 +89,7 @@ class PipelineSettings(BaseSettings):
     @field_validator("required_sources", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
     @field_validator("required_sources")
     @classmethod

@@ -86,10 +86,10 @@ def http_base_url(connection: ConnectionFields, default_scheme: str = "http") ->
     if any("\ud800" <= character <= "\udfff" for character in f"{connection.host}{connection.schema}"):
         raise _refused(connection, "its host or schema is no text")
     scheme_in_host, separator, rest = (connection.host or "").strip().rpartition("://")
-    word, _, path = (connection.schema or "").strip().strip("/").partition("/")
-    scheme_in_schema = word.rstrip(":").lower()
+    first, _, path = (connection.schema or "").strip().strip("/").partition("/")
+    scheme_in_schema = first.rstrip(":").lower()
     if scheme_in_schema not in SCHEMES:
-        scheme_in_schema, path = "", f"{word}/{path}"
+        scheme_in_schema, path = "", f"{first}/{path}"
     scheme_in_type = "https" if (connection.conn_type or "").lower() == "https" else ""
     said = [s.lower() for s in (scheme_in_host, scheme_in_schema, scheme_in_type) if s]
     if not set(said) <= set(SCHEMES):
@@ -227,8 +227,8 @@ def _host_and_port(connection: ConnectionFields, netloc: str) -> tuple[str, int 
 
 def _as_flag(value: Any) -> Any:
     """True or false where a text says so: all values in the query of a URI are text."""
-    word = str(value).strip().lower()
-    return True if word in _YES else False if word in _NO else value
+    text = str(value).strip().lower()
+    return True if text in _YES else False if text in _NO else value
 
 
 def _header(connection: ConnectionFields, name: str, value: Any) -> str:

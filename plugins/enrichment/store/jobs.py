@@ -60,7 +60,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     ranges: tuple[OffsetRange, ...]
     max_bytes: int | None
     dry_run: bool
-    set_aside: bool
+    quarantined: bool = msgspec.field(name="set_aside")
     purpose: Purpose
     state: JobState
     attempts: int

@@ -38,7 +38,7 @@ MAX_TYPE_LENGTH = 100
 SEPARATOR_BYTES = 16
 COLUMNS_TOLD = 8
 
-Words = np.ndarray[Any, np.dtype[np.uint32]]
+Nodes = np.ndarray[Any, np.dtype[np.uint32]]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -66,8 +66,8 @@ class Findings(msgspec.Struct, frozen=True):
 class Tree(NamedTuple):
     """The search tree's nodes: where each leads to for a bit that is 0, or 1."""
 
-    left: Words
-    right: Words
+    left: Nodes
+    right: Nodes
 
     @property
     def nodes(self) -> int:
@@ -83,7 +83,7 @@ class Leaves(NamedTuple):
 
 
 def build_name(database_type: str, build_epoch: int) -> str:
-    """Type and time of a build in one word."""
+    """Type and time of a build as one name."""
     return f"{database_type}-{build_epoch}"
 
 
@@ -129,7 +129,7 @@ def read_tree(path: Path, about: maxminddb.reader.Metadata) -> Tree:
         raise ValueError(f"the file is too short for its {about.node_count} nodes")
     nodes = np.memmap(path, np.uint8, mode="r", shape=(about.node_count, width))
 
-    def number(*places: int) -> Words:
+    def number(*places: int) -> Nodes:
         value = np.zeros(about.node_count, np.uint32)
         for place in places:
             value = value << np.uint32(8) | nodes[:, place]
@@ -172,7 +172,7 @@ def find_leaves(tree: Tree, bits: int) -> Leaves:
     return Leaves(counts.tolist(), [left << 64 | right for left, right in zip(high, low, strict=True)])
 
 
-def _visit(tree: Tree, bits: int) -> tuple[Words, np.ndarray[Any, np.dtype[np.int16]]]:
+def _visit(tree: Tree, bits: int) -> tuple[Nodes, np.ndarray[Any, np.dtype[np.int16]]]:
     """From where each node is first come to, and after how many bits; -1 for nodes that nothing leads to."""
     parents = np.zeros(tree.nodes, np.uint32)
     depths = np.full(tree.nodes, -1, np.int16)
