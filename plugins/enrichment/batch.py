@@ -90,10 +90,10 @@ REDRIVE = "redrive"  # the kind of a purpose with letters
 class Batch(msgspec.Struct, frozen=True):
     """A set of offset ranges of one lane. Every task after the claim is a function of it.
 
-    `max_bytes` of values end the drain early, which then shortens the ranges. A `quarantined` batch holds one message,
-    which has failed alone before: it becomes a dead letter without being decoded. `topic_id` is Kafka's id of the topic
-    and, in live draining, `lanes` the number of lanes at the claim; None in batches of an earlier release, which
-    recorded neither. `tails` has the last message read of each range that held one.
+    `max_bytes` of values end the drain early, which then shortens the ranges. A `quarantined` batch has failed alone
+    before, because of what it holds: its messages become dead letters without being decoded. `topic_id` is Kafka's id
+    of the topic and, in live draining, `lanes` the number of lanes at the claim; None in batches of an earlier release,
+    which recorded neither. `tails` has the last message read of each range that held one.
     """
 
     batch_id: str

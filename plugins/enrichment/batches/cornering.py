@@ -20,7 +20,7 @@ SHRINK = 32
 
 
 class Share(NamedTuple):
-    """What a batch takes; it is `quarantined` when its one message has failed alone before."""
+    """What a batch takes; it is `quarantined` when it has failed alone before."""
 
     ranges: tuple[OffsetRange, ...]
     quarantined: bool = False

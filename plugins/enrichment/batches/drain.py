@@ -21,8 +21,8 @@ from enrichment.kafka.clients import Clients
 from enrichment.kafka.source import RangeReader
 from enrichment.store.staging import ChunkWriter, Staging
 
-# Messages that are read and decoded, and later put together, at once: their bytes fit into a processor's cache, those
-# of a chunk do not.
+# Messages that are decoded, and later spliced, at once: their bytes fit into a processor's cache, those of a chunk do
+# not.
 SLICE = 2_000
 
 
@@ -67,7 +67,7 @@ class Staged(NamedTuple):
 
     @property
     def messages(self) -> int:
-        """How many there are of both."""
+        """The number of messages, events and refused ones."""
         return int(self.keys.num_rows + self.refused.num_rows)
 
 
@@ -80,7 +80,7 @@ def _write_events(slices: Iterable[Staged], file: ChunkWriter) -> Iterator[Stage
 
 
 def _chunks(slices: Iterable[Staged], messages: int, size: int) -> Iterator[list[Staged]]:
-    """Put slices together until a chunk has more than so many messages, or `size` bytes."""
+    """Combine slices until a chunk has more than so many messages, or `size` bytes."""
     chunk: list[Staged] = []
     held_messages = held_bytes = 0
     for part in slices:

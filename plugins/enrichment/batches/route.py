@@ -1,4 +1,4 @@
-"""Events and what was added to them in, what each topic gets out: enriched messages and dead letters, as bytes.
+"""Events and their additions in, the messages of each topic out: enriched messages and dead letters, as bytes.
 
 The value of an enriched message is the input's bytes without the closing brace, then the additions. Each addition was
 written once per distinct key; here bytes are only put side by side. A message that must not be spliced takes the slow
@@ -31,7 +31,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Routed(NamedTuple):
-    """What a chunk becomes: messages for the two topics, their offsets those of the messages that they were."""
+    """What a chunk becomes: messages for the two topics, with the offsets of their input messages."""
 
     analytics: Chunk
     dead_letters: Chunk
@@ -106,8 +106,8 @@ class Router:
 
 
 def slow_path(value: bytes, fragments: Sequence[bytes], tail: bytes | None) -> bytes:
-    """Parse, update, encode. Values stay the bytes they were; a key of the output that the input holds is replaced, one
-    that stands twice in the input keeps its last value."""
+    """Parse, update, encode. Values keep their bytes; a key of the output that the input holds is replaced, a duplicate
+    key in the input keeps its last value."""
     message = _decode_plain(value)
     message.update(_decode_plain(b"{" + b",".join(filter(None, [*fragments, tail]))))
     return _encode(message)

@@ -1,7 +1,6 @@
 """Many entries, or answers, as columns: thousands of keys without an object for each.
 
-Both are what the protocols of `enrichment.caches.base` speak of, too: the `Entry` or `Answer` of a row is made when
-somebody asks for it.
+Both satisfy the protocols of `enrichment.caches.base`, too: the `Entry` or `Answer` of a row is made on access.
 """
 
 from __future__ import annotations
@@ -79,14 +78,14 @@ class Entries(_Rows, Mapping[str, Entry]):
         return self if wanted.true_count == len(self) else Entries(self.rows.filter(wanted), self.struct)
 
     def others(self, keys: Sequence[str]) -> Sequence[str]:
-        """Those keys, of which these entries are some, that are not among them."""
+        """Those of the keys that have no entry here; the entries must be of some of them."""
         if len(self) == len(keys):
             return []
         known = set(self.rows[KEY].to_pylist())
         return [key for key in keys if key not in known]
 
     def from_tier(self, tier: Tier) -> Answers:
-        """The answers that these are when a tier gives them."""
+        """These entries as the answers of a tier."""
         tiers = pa.repeat(pa.scalar(tier, pa.string()), len(self))
         return Answers(self.rows.append_column(TIER, tiers), self.struct)
 
@@ -153,7 +152,7 @@ class Answers(_Rows, Sequence[Answer]):
 
 
 def last(entries: Mapping[str, Entry], count: int) -> Mapping[str, Entry]:
-    """As many of the last entries; of columns the others are not made into objects."""
+    """The last `count` entries; the others of a column are not made into objects."""
     surplus = max(0, len(entries) - count)
     if isinstance(entries, Entries):
         return Entries(entries.rows.slice(surplus), entries.struct)

@@ -25,8 +25,8 @@ NO_TIMESTAMP = -1
 MESSAGE_SCHEMA = pa.schema(MESSAGE_FIELDS)
 # What a record costs beside its key, value and headers: lengths, deltas, and the head of a set of its own.
 RECORD_OVERHEAD = 256
-# Headers are packed one behind the other: the lengths of name and value (-1: null), then both. Compiled loops read and
-# write that, too (`enrichment.kafka.librdkafka`).
+# Headers are packed one after the other: the lengths of name and value (-1: null), then both. Compiled loops read and
+# write this format, too (`enrichment.kafka.librdkafka`).
 LENGTHS = Struct("<ii")
 NO_HEADERS = b""
 # Up to this many rows are dropped by concatenating the slices between them: a filter copies value by value.
@@ -37,7 +37,7 @@ def pack_headers(headers: Iterable[Header] | None) -> bytes:
     """A message's headers as one value."""
     packed = []
     for name, value in headers or ():
-        encoded = name.encode(errors="surrogateescape")  # Kafka asks of a name what it asks of a value: nothing
+        encoded = name.encode(errors="surrogateescape")  # Kafka does not require names to be UTF-8
         packed += [LENGTHS.pack(len(encoded), -1 if value is None else len(value)), encoded, value or b""]
     return b"".join(packed)
 
@@ -100,8 +100,7 @@ class Chunk:
 
     @cached_property
     def headers(self) -> list[bytes]:
-        """Packed (`unpack_headers`). `pipeline.stage` refuses messages whose headers could not be read; who reads
-        elsewhere meets None."""
+        """Packed (`unpack_headers`); None where they could not be read (`enrichment.batches.drain` refuses these)."""
         return self._list("headers")
 
     @cached_property
@@ -133,9 +132,9 @@ def without(columns: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:
 
 
 def message_size(value: bytes, key: bytes | None, headers: bytes) -> int:
-    """An upper bound of what a message takes in the log, in bytes, uncompressed; `headers` are packed.
+    """An upper bound of a message's size in the log, in bytes, uncompressed; `headers` are packed.
 
-    The two lengths of a header take 8 bytes there at most, too, as long as neither part has 128 MiB.
+    There the two lengths of a header take at most 8 bytes, too, if both parts are smaller than 128 MiB.
     """
     return len(value) + len(key or b"") + len(headers) + RECORD_OVERHEAD
 

@@ -9,7 +9,7 @@ from enrichment.messages import Reason
 
 
 class RedriveRule(NamedTuple):
-    """Whether letters with a reason are sent in again unless a person says otherwise, and why."""
+    """Whether dead letters with a reason are sent in again by default, and why."""
 
     by_default: bool
     why: str
@@ -30,7 +30,7 @@ UNKNOWN = RedriveRule(False, "not a reason of this pipeline")
 
 
 def rule_of(reason: str) -> RedriveRule:
-    """The rule of a reason; that of one which only a later or an altered release knows is `UNKNOWN`."""
+    """The rule of a reason; `UNKNOWN` for one that this release does not know."""
     declaration = REGISTRY.by_source.get(REGISTRY.source_of.get(reason, ""))
     if declaration is None:
         return _OF_MESSAGES.get(reason, _SAME_AGAIN) if reason in set(Reason) else UNKNOWN
@@ -40,7 +40,7 @@ def rule_of(reason: str) -> RedriveRule:
 
 
 def default_reasons() -> tuple[str, ...]:
-    """The reasons with which letters are sent in again unless a person says otherwise."""
+    """The reasons with which dead letters are sent in again by default."""
     return tuple(reason for reason in all_reasons() if rule_of(reason).by_default)
 
 

@@ -100,7 +100,7 @@ def clean(batch: Manifest) -> None:
 
 
 def look_up_task(drained: Manifest, declaration: LookupEnricher, earlier: Sequence[Manifest]) -> Manifest:
-    """The task of a declared enrichment, behind those that it reads."""
+    """The task of a declared enrichment, downstream of those that it reads."""
     own = look_up.override(
         task_id=declaration.name,
         task_display_name=f"{declaration.name}: {declaration.title}",

@@ -1,4 +1,4 @@
-"""The tasks of `stacklens_dlq_redrive` before its batch: what a person asks for, and what is there."""
+"""The tasks of `stacklens_dlq_redrive` before its batch: its parameters and its claim."""
 
 from __future__ import annotations
 
@@ -93,10 +93,10 @@ REDRIVE_PARAMS = {
 
 @task(inlets=[DEAD_LETTERS])
 def claim() -> list[dict[str, Any]]:
-    """Count what the dead letters' topic holds and fix the batch of this run; without a letter to send in, the rest is
+    """Count what the dead-letter topic holds and fix the batch of this run; with nothing to send in, the rest is
     skipped.
 
-    The counts are the XCom `survey`. A run that is cleared gets the batch back that it had.
+    The counts are the XCom `survey`. A run that is cleared gets its batch back.
     """
     from enrichment.dead_letters import redrive
 
@@ -117,7 +117,7 @@ def claim() -> list[dict[str, Any]]:
 
 
 def wanted_of(params: Mapping[str, Any], input_topic: str, max_letter_bytes: int) -> RedriveFilter:
-    """Which letters a run is for, by its parameters."""
+    """The redrive filter of a run, from its parameters."""
     from enrichment.batch import RedriveFilter
 
     return RedriveFilter(

@@ -84,8 +84,8 @@ def test_message_that_failed_with_others_is_not_quarantined() -> None:
 def test_whatever_breaks_batches_is_cornered(
     case: tuple[list[int], set[tuple[int, int]]], size: int, named: bool
 ) -> None:
-    """Every message is published but those that break every batch, which are quarantined, whether or not a failure tells
-    the partition; and those of partitions without fault wait for no more than every other run."""
+    """Every message is published except those that break every batch, which are quarantined, whether or not a failure
+    tells the partition; and those of partitions without fault wait for no more than every other run."""
     spans, breaking = case
     at = [0] * len(spans)
     failed: list[tuple[dict[int, tuple[int, int]], set[int]]] = []
