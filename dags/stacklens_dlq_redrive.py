@@ -1,9 +1,9 @@
 """Send dead letters in again, once each: those that may succeed by now, chosen by reason, time and source.
 
-**Reads** topic `analytics-dlq` from its beginning, and the markers of earlier redrives in `analytics-dlq-redriven`; then
-what the pipeline reads for every message. **Writes** topics `stacklens-analytics` and `analytics-dlq`, and in the same
-Kafka transaction a marker for each dead letter to `analytics-dlq-redriven`; the cache tables, and a row of
-`enrichment_jobs`. A dry run publishes nothing.
+**Reads** topic `analytics-dlq` from its beginning, the markers of earlier redrives in `analytics-dlq-redriven`, and the
+sources of every message. **Writes** topics `stacklens-analytics` and `analytics-dlq`, and in the same Kafka transaction
+a marker for each dead letter to `analytics-dlq-redriven`; the cache tables, and a row of `enrichment_jobs`. A dry run
+publishes nothing.
 
 A run is a **dry run** unless the form says otherwise. `claim` scans all dead letters; its XCom `survey` counts them by
 verdict, reason and detail: `redrive` (sent in now, or `waiting` for the next run), `parked` (tried too often), `left`

@@ -43,26 +43,26 @@ def utc_now() -> datetime:
 def publish(
     clients: Clients, staging: Staging, drained: Drained, kind: Kind, settings: Settings,
     now: Callable[[], datetime] = utc_now,
-    outages: Sequence[Outage] = (), noted: AbstractContextManager[None] | None = None,
+    outages: Sequence[Outage] = (), recording: AbstractContextManager[None] | None = None,
 ) -> Published:  # fmt: skip
     """Publish a batch exactly once: produce and commit, or only count when the group is already past its end.
 
-    A required source that is down (`outages`) does not dead-letter messages; `noted` is entered before the transaction
-    and left after it. Messages that a broker refuses become dead letters. Raises `OffsetsMoved`, `PublishRefused`,
-    `StagingMissing`, and `BatchUnbalanced` before anything is committed.
+    A required source that is down (`outages`) does not dead-letter messages; `recording` is entered before the
+    transaction and left after it. Messages that a broker refuses become dead letters. Raises `OffsetsMoved`,
+    `PublishRefused`, `StagingMissing`, and `BatchUnbalanced` before anything is committed.
     """
     batch = drained.batch
     clients = clients.for_batch(batch)
     required = without_down(settings.pipeline.required_sources, outages)
     with quiet_gc(), ExitStack() as around:
         # Once, however often refusals of the broker make the attempt start again.
-        note = cache(lambda: around.enter_context(noted or nullcontext()))
+        start_recording = cache(lambda: around.enter_context(recording or nullcontext()))
 
         def attempt(refusals: Refusals) -> Published:
             with kind.publisher_of(clients, batch, refusals) as publisher:
                 produce = not batch.dry_run and publisher.standing() is GroupPosition.AT_START
                 old = OldMessages(publisher.kept, now_in_milliseconds(), clients.settings.retention_bytes)
-                note()
+                start_recording()
                 with publisher.transaction() if produce else nullcontext() as transaction:
                     counts, times, dead = _send(clients, staging, drained, publisher, transaction, required, now, old)
                     check_balance(drained, counts)

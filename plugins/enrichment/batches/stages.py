@@ -97,12 +97,12 @@ def look_up(work: Workplace, declaration: LookupEnricher, batch: Batch) -> Looke
 
 def publish_batch(
     work: Workplace, kind: Kind, drained: Drained, lookups: Mapping[str, LookedUp],
-    noted: AbstractContextManager[None] | None = None,
+    recording: AbstractContextManager[None] | None = None,
 ) -> Published | None:  # fmt: skip
     """Publish enriched messages, dead letters and the group's offsets in one transaction, and complete the ledger.
 
     A batch that turns out to be published already (an earlier try died before it could say so) is only recorded.
-    Returns None where the ledger has it as published. `noted` is as in `publish`.
+    Returns None where the ledger has it as published. `recording` is as in `publish`.
     """
     batch = drained.batch
     job = work.ledger.get(batch.batch_id)
@@ -112,7 +112,7 @@ def publish_batch(
     counts = {name: done.counts for name, done in lookups.items()}
     with timed_stage(work, batch.batch_id, "publish") as stage:
         published = publish(
-            work.clients, work.staging, drained, kind, work.settings, outages=outages, noted=noted
+            work.clients, work.staging, drained, kind, work.settings, outages=outages, recording=recording
         )  # fmt: skip
         alerts = alerts_of(drained, published, counts, work.settings, partial(strange_fields, work.staging, batch))
         published = msgspec.structs.replace(published, warnings=(*published.warnings, *alerts))

@@ -116,7 +116,7 @@ def unfit(clients: Clients, topics: Iterable[str]) -> list[str]:
         if r.topic == clients.settings.redriven_topic:
             if DELETE in r.policies:
                 texts.append(
-                    f"topic {r.topic} deletes (cleanup.policy), so a letter could be sent in again whose marker is "
+                    f"topic {r.topic} deletes (cleanup.policy): a dead letter could be sent in again whose marker is "
                     f"gone. Change that: {alter(r.topic, {'cleanup.policy': COMPACT})}"
                 )
             continue

@@ -74,8 +74,8 @@ def publish(drained: Manifest, lookups: Mapping[str, Manifest], *, outlet_events
     with resources() as r:
         topics = r.clients.for_batch(batch).settings
         required = r.settings.pipeline.required_sources
-        noted = None if batch.dry_run else record_missing_sources(r.pending, r.clients, required, batch, outages)
-        published = publish_batch(r, kind_of(batch), convert(drained, Drained), done, noted)
+        recording = None if batch.dry_run else record_missing_sources(r.pending, r.clients, required, batch, outages)
+        published = publish_batch(r, kind_of(batch), convert(drained, Drained), done, recording)
         if published is None:
             return {"batch_id": batch.batch_id, "dry_run": False, "produced": False}
         if published.warnings:

@@ -51,7 +51,7 @@ RULES = [
         "ServiceLevelMissed": "an hour missed a service level",
         "WindowLost": "messages of the window have left the log",
         "ReplayRefused": "the replay cannot be made as it was asked for",
-        "RedriveRefused": "the letters cannot be sent in again as things are",
+        "RedriveRefused": "the dead letters cannot be sent in again as things are",
         "DatabaseRefused": "the file that was offered is no good",
         "RepairIncomplete": "partial messages stay as they are",
     }.items()

@@ -45,30 +45,30 @@ REDRIVE_PARAMS = {
     ),
     "since": Param(
         None, **MOMENT, title="Set aside since",
-        description_md="Only letters that were set aside then or later (UTC where no zone is named). Empty: all.",
+        description_md="Only dead letters written then or later (UTC where no zone is named). Empty: all.",
     ),
     "until": Param(
         None, **MOMENT, title="Set aside before",
-        description_md="Only letters that were set aside before this time. Empty: all.",
+        description_md="Only dead letters written before this time. Empty: all.",
     ),
     "source_topic": Param(
         None,
         type=["null", "string"],
         title="Source topic",
-        description_md="Only letters of messages of this topic. Empty: the setting `KAFKA_INPUT_TOPIC`.",
+        description_md="Only dead letters of messages of this topic. Empty: the setting `KAFKA_INPUT_TOPIC`.",
     ),
     "source_partition": Param(
         None,
         type=["null", "integer"],
         minimum=0,
         title="Source partition",
-        description_md="Only letters of messages of this partition of it. Empty: all.",
+        description_md="Only dead letters of messages of this partition of it. Empty: all.",
     ),
     "service": Param(
         None,
         type=["null", "string"],
         title="Service",
-        description_md="Only letters of messages of this service. Empty: all, also those that tell none.",
+        description_md="Only dead letters of messages of this service. Empty: all, also those without one.",
     ),
     "max_letters": Param(
         10_000,
@@ -85,8 +85,8 @@ REDRIVE_PARAMS = {
         minimum=1,
         maximum=100,
         title="Attempts at most",
-        description_md="A letter whose message was tried so often, the first time included, is parked: it is counted, "
-        "and not sent in again unless this number is raised.",
+        description_md="A dead letter whose message was tried so often, the first time included, is parked: it is "
+        "counted, and not sent in again unless this number is raised.",
     ),
 }  # fmt: skip
 

@@ -164,19 +164,19 @@ class PlaceReader:
 
 
 def publish(
-    clients: Clients, staging: Staging, repair: Pass, noted: AbstractContextManager[None] | None = None,
+    clients: Clients, staging: Staging, repair: Pass, recording: AbstractContextManager[None] | None = None,
     refusals: Refusals | None = None,
 ) -> bool:  # fmt: skip
     """Publish the staged corrections exactly once; returns whether this call did it.
 
-    `noted` is entered before the transaction and left after it. Raises `OffsetsMoved`, `PublishRefused`,
+    `recording` is entered before the transaction and left after it. Raises `OffsetsMoved`, `PublishRefused`,
     `StagingMissing`.
     """
     clients = clients.for_batch(repair.batch)
     with quiet_gc(), LanePublisher(clients, repair.batch, refusals) as publisher:
         produce = publisher.standing() is GroupPosition.AT_START
         old = OldMessages(publisher.kept, now_in_milliseconds(), clients.settings.retention_bytes)
-        with noted or nullcontext(), publisher.transaction() if produce else nullcontext() as transaction:
+        with recording or nullcontext(), publisher.transaction() if produce else nullcontext() as transaction:
             if transaction is not None:
                 for frame in staging.read(repair.batch.batch_id, CORRECTIONS):
                     transaction.send(repair.batch.topic, Chunk(frame))
