@@ -75,7 +75,7 @@ REDRIVE_PARAMS = {
         type="integer",
         minimum=1,
         maximum=500_000,
-        title="Letters at most",
+        title="Dead letters at most",
         description_md="Sent in by this run, and never more than `KAFKA_BATCH_SIZE`. `waiting` in the survey says how "
         "many are left for the next run.",
     ),
