@@ -127,7 +127,7 @@ class PostgresLayer:
         return self._row(key, entry.state, entry.reason, entry.version, entry.expires_at, *value)
 
     def _execute(self, statement: str, parameters: Mapping[str, Any]) -> list[bytes | None]:
-        """The values of the one row that a statement returns, in binary; none where it returns none."""
+        """The values of the one row that a statement returns, in binary; empty without a row."""
         pause = self._reading if statement == "get_many" else self._writing
         if pause.seconds_left:
             waits = f"passed by for {pause.seconds_left:.0f} s more, since {pause.why}"

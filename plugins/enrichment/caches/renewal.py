@@ -1,4 +1,4 @@
-"""Takes a cache table and the source behind it, renews the keys in use shortly before they expire (refresh-ahead)."""
+"""Renews the keys in use of a cache table from its source shortly before they expire (refresh-ahead)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def find_hot(
 
 
 def renew(keys: Sequence[str], lookup: KeyLookup) -> Renewed:
-    """Have the source answer these keys anew. Where the source is down, the rows stay as they are."""
+    """Fetch these keys again from the source. Where it is down, the rows stay as they are."""
     if not keys:
         return Renewed()
     states = Counter(answer.entry.state for answer in lookup.answer_many(keys))

@@ -106,7 +106,7 @@ def _make(connection: psycopg.Connection[Any], table: CacheTable) -> None:
     present = {name: (kind, is_key) for name, kind, is_key in found}
     if any(present.get(name, ("", False))[0] != kind for name, kind in FIXED_COLUMNS.items()):
         raise SchemaError(
-            f"the cache {table.cache} is declared with the table {table.table}, which is there and is none of a cache:"
+            f"the cache {table.cache} is declared with the table {table.table}, which exists and is not a cache's:"
             " name another, or drop it"
         )
     wanted = {table.key: (KEY_TYPE, True)} | {name: (kind, False) for name, kind in table.columns.items()}

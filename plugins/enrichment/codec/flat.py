@@ -145,7 +145,7 @@ def _read_row(  # noqa: C901, PLR0911, PLR0912  taken apart it takes a third lon
         return 0
     survey, found, field = _survey(values[at:end]), 0, -1
     while True:
-        at = _behind_space(values, at + _ONE, end)  # behind the brace, or the comma
+        at = _behind_space(values, at + _ONE, end)  # after the brace, or the comma
         field = _field(values, at, end, field + 1, names, name_ends)
         if field < 0 or found >> field & 1:
             return 0

@@ -15,8 +15,8 @@ from enrichment.codec.buffers import parts_of
 
 Header = tuple[str, bytes | None]
 
-# A timestamp is in milliseconds since the epoch, -1 where there is none, as in Kafka; headers are packed, empty where
-# there are none, and null where the client could not read them.
+# A timestamp is in milliseconds since the epoch, -1 if missing, as in Kafka; headers are packed, empty for a message
+# without any, and null where the client could not read them.
 MESSAGE_FIELDS = [
     ("partition", pa.int32()), ("offset", pa.int64()), ("timestamp", pa.int64()),
     ("key", pa.binary()), ("headers", pa.binary()), ("value", pa.binary()),
@@ -90,12 +90,12 @@ class Chunk:
 
     @cached_property
     def timestamps(self) -> list[int]:
-        """Milliseconds since the epoch, -1 where there is none."""
+        """Milliseconds since the epoch, -1 without a timestamp."""
         return self._list("timestamp")
 
     @cached_property
     def keys(self) -> list[bytes | None]:
-        """None where there is none."""
+        """None for a message without a key."""
         return self._list("key")
 
     @cached_property

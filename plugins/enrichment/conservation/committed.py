@@ -52,7 +52,7 @@ def whole_log_ranges(kafka: Kafka, topic: str, timeout: float = 30, settle_secon
         if s.end < w.end:
             raise TransactionOpen(
                 f"a transaction is open on partition {s.partition} of {topic} since offset {s.end} and hides what is "
-                "published behind it: nothing can be said of that before it has ended. `kafka-transactions.sh "
+                "published after it: that cannot be checked before it has ended. `kafka-transactions.sh "
                 f"--bootstrap-server <brokers> describe-producers --topic {topic} --partition {s.partition}` says "
                 "whose it is"
             )

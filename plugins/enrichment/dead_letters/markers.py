@@ -63,11 +63,11 @@ def check_markers(clients: Clients, of: Mapping[str | None, int], topic_id: str 
     if earlier:
         settings = clients.settings
         raise RedriveRefused(
-            f"{settings.dlq_topic} was deleted and made anew (its id is {topic_id} now), and {earlier} markers in "
-            f"{settings.redriven_topic} are of the earlier one: they would pass for those of new letters at the same "
-            f"offsets. Delete {settings.redriven_topic} and let `python -m enrichment.kafka` make it anew. If letters "
-            "were copied from the earlier topic, some of them have been sent in again before, and would be doubled: "
-            "leave them out with the form's `Set aside since`."
+            f"{settings.dlq_topic} was deleted and recreated (its id is {topic_id} now), and {earlier} markers in "
+            f"{settings.redriven_topic} are of the earlier one: they would hide new dead letters at the same offsets. "
+            f"Delete {settings.redriven_topic} and let `python -m enrichment.kafka` recreate it. If dead letters were "
+            "copied from the earlier topic, some of them have been sent in again before, and would be doubled: leave "
+            "them out with the form's `Set aside since`."
         )
 
 
@@ -154,9 +154,9 @@ class RedriveTransaction:
         for letter in letters:
             if letter in self._redriven:
                 raise OffsetsMoved(
-                    f"letter {letter[0]}:{letter[1]} was sent in again by {self._redriven[letter]} while batch "
-                    f"{self._batch_id} was on its way. Nothing was published. Clear the batch's `drain` and all "
-                    "behind it: it takes the letters that are left."
+                    f"dead letter {letter[0]}:{letter[1]} was sent in again by {self._redriven[letter]} while batch "
+                    f"{self._batch_id} was running. Nothing was published. Clear the batch's `drain` with everything "
+                    "downstream: it takes the dead letters that are left."
                 )
         self._transaction.send(topic, messages)
         now = now_in_milliseconds()

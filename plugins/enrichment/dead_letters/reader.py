@@ -195,7 +195,7 @@ def original_value(letter: RawLetter, written: bytes) -> bytes | None:
         if written.startswith(_BEFORE + verbatim + _BEHIND) and len(verbatim) == letter.original_size_bytes:
             return verbatim
         if lone_surrogate(written) is not None:
-            raise ValueError("half a surrogate pair in a letter that was written anew")
+            raise ValueError("half a surrogate pair in a dead letter that was rewritten")
         return bytes(letter.original_message)
     text = msgspec.json.decode(letter.original_message, type=str | None)
     if text is None:

@@ -22,9 +22,9 @@ _OF_MESSAGES: dict[str, RedriveRule] = {
     Reason.MESSAGE_TOO_LARGE: RedriveRule(True, "the limit may have been raised"),
     Reason.MESSAGE_REFUSED: RedriveRule(False, "its topic refuses it: choose it once the topic's settings are changed"),
     Reason.PROCESSING_FAILED: RedriveRule(
-        False, "it broke every batch that it was in: choose it once the code is mended"
+        False, "it broke every batch that it was in: choose it once the code is fixed"
     ),
-    Reason.PRODUCER_ERROR: RedriveRule(False, "no letter has it: it is a whole batch that was not published"),
+    Reason.PRODUCER_ERROR: RedriveRule(False, "no dead letter has it: a whole batch was not published"),
 }
 UNKNOWN = RedriveRule(False, "not a reason of this pipeline")
 

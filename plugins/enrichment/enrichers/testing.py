@@ -109,7 +109,7 @@ def declared(*enrichers: LookupEnricher) -> Iterator[None]:
     before = dict(vars(REGISTRY))
     vars(REGISTRY).clear()
     try:
-        REGISTRY.__init__(enrichers)  # type: ignore[misc]  # anew: whoever asks it keeps nothing
+        REGISTRY.__init__(enrichers)  # type: ignore[misc]  # again: modules keep no copy
         yield
     finally:
         vars(REGISTRY).clear()

@@ -116,7 +116,7 @@ def parse() -> argparse.Namespace:
     made["accept-offsets"].add_argument("offsets", metavar="PARTITION=OFFSET", type=placed, nargs="+")
     made["set-lanes"].add_argument("lanes", type=int, choices=range(1, 10_001), metavar="LANES")
     made["set-lanes"].add_argument(
-        "--despite-open-batches", action="store_true", help="give up batches that are open; they are claimed anew"
+        "--despite-open-batches", action="store_true", help="give up open batches; their messages are claimed again"
     )
     return parser.parse_args()
 

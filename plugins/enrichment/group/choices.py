@@ -20,7 +20,7 @@ class Why(StrEnum):
         "before that, the log has another message than was published: it was truncated and filled again, or the topic "
         "was restored"
     )
-    ANEW = "the topic was deleted and made anew: its offsets are others"
+    ANEW = "the topic was deleted and recreated: its offsets mean other messages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,8 @@ def _doubt(unrecorded: Sequence[str]) -> str:
     if not unrecorded:
         return ""
     return (
-        f"\nNot known is whether {', '.join(unrecorded)} had been published. Look for a `stacklens-batch-id` of "
-        "these in the outputs: if there is one, go on behind its batch (`accept-offsets`), or it is published twice."
+        f"\nIt is unknown whether {', '.join(unrecorded)} had been published. Look for a `stacklens-batch-id` of "
+        "these in the outputs: if there is one, go on after its batch (`accept-offsets`), or it is published twice."
     )
 
 

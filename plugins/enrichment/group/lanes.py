@@ -84,8 +84,8 @@ def change(clients: Clients, counts: LaneCounts, lanes: int, *, despite_open: bo
     if still_open and not despite_open:
         raise ChangeRefused(
             f"{len(still_open)} batches of group {group_id} are open: {', '.join(b.batch_id for b in still_open)}. Let "
-            "their runs end, or clear those that failed. With --despite-open-batches they are given up: whatever still "
-            "works on them is fenced, nothing of them is published, and the next run claims their messages anew"
+            "their runs end, or clear those that failed. With --despite-open-batches they are given up: their tasks "
+            "are fenced, nothing of them is published, and the next run claims their messages again"
         )
     counts.begin_change(group_id, lanes)
     fence_all(clients, at_least=before.lanes if before else 1)

@@ -166,7 +166,7 @@ def _staying(connection: psycopg.Connection[Any], going: Iterable[Cutoff]) -> se
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
-    """As Airflow's default `log_filename_template` has them; with another one there are none."""
+    """The log folders of runs by Airflow's default `log_filename_template`; none with another template."""
     for run in sorted(folder.glob(f"dag_id={PREFIX}*/run_id=*")):
         if run.is_dir() and not run.is_symlink():
             yield run

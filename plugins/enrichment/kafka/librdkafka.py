@@ -195,7 +195,7 @@ def poll_queue(queue: int, count: int, max_bytes: int, timeout_ms: int) -> tuple
 
 @register_jitable
 def _unpack(at: int, end: int) -> int:
-    """The `rd_kafka_headers_t *` of packed headers, 0 where there are none."""
+    """The `rd_kafka_headers_t *` of packed headers, 0 without headers."""
     if at == end:
         return 0
     headers: int = _headers_new(8)

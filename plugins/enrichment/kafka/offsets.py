@@ -86,7 +86,7 @@ def read_committed(consumer: Consumer, topic: str, partitions: Iterable[int], ti
             raise
         raise TransactionOpen(
             f"the brokers did not say within {timeout:g} s what the group has committed in {topic}: a transaction on "
-            "its offsets is open that is none of its lanes', or the group's coordinator does not answer. It is tried "
+            "its offsets is open that no lane of it owns, or the group's coordinator does not answer. It is tried "
             "again; `kafka-transactions.sh --bootstrap-server <brokers> list` shows what is open"
         ) from refused
     for answer in answers:

@@ -57,7 +57,7 @@ def require_stable(clients: Clients, *topics: str) -> None:
     """As `await_stable`, but raises `TransactionOpen` where something stays hidden."""
     for topic, ranges in await_stable(clients, *topics).items():
         raise TransactionOpen(
-            f"a transaction on {topic} stays open and hides what is published behind it ({_text(ranges)}). Run this "
+            f"a transaction on {topic} stays open and hides what is published after it ({_text(ranges)}). Run this "
             f"again when it has ended. {advice(topic, ranges[0].partition)}"
         )
 

@@ -115,8 +115,8 @@ class LanePublisher:
         now = read_topic_id(self._clients, batch.topic) if batch.topic_id is not None else None
         if None not in (batch.topic_id, now) and now != batch.topic_id:
             raise OffsetsMoved(
-                f"topic {batch.topic} was deleted and made anew while batch {batch.batch_id} was on its way: it was "
-                f"claimed of the topic with the id {batch.topic_id}, and the topic has {now} by now. Nothing was "
+                f"topic {batch.topic} was deleted and recreated while batch {batch.batch_id} was running: it was "
+                f"claimed from the topic with the id {batch.topic_id}, and the topic's id is {now} now. Nothing was "
                 "published. The next claim says how to go on."
             )
 

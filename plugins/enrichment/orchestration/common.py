@@ -35,7 +35,7 @@ PUBLISHED = AssetAlias("stacklens-published")
 # What a task returns and the next ones take: plain JSON types, or an XComArg while the DAG is put together.
 Manifest = Any
 
-# What another try cannot mend fails at once, with its reason; everything else (a broker, a database, a lock) is
+# What another try cannot fix fails at once, with its reason; everything else (a broker, a database, a lock) is
 # retried.
 RULES = [
     RetryRule(exception=f"enrichment.errors.{name}", action=RetryAction.FAIL, reason=reason)

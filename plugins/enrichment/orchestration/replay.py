@@ -64,7 +64,7 @@ REPLAY_PARAMS = {
         pattern="^[a-z0-9][a-z0-9_-]{0,39}$",
         title="Replay id",
         description_md="The name of this replay, in the header `stacklens-replay-id` of each message. A window is "
-        "published once under a name, whatever is run again; take another name to publish it again.",
+        "published once under a name, however often it is run; take another name to publish it again.",
     ),
     "output_topic": Param(
         None,
@@ -165,7 +165,7 @@ class Turn(BaseSensorOperator):
         )
         states = {state for run in ended.values() for state in run.values()}
         if states & {"failed", "upstream_failed"}:
-            raise ReplayRefused("a batch before this one failed: mend that, then clear this run")
+            raise ReplayRefused("a batch before this one failed: fix that, then clear this run")
         return False
 
 

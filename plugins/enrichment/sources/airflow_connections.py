@@ -61,7 +61,7 @@ def postgres_parameters(conn_id: str) -> dict[str, Any]:
     from airflow.providers.postgres.hooks.postgres import PostgresHook
 
     class ParametersHook(PostgresHook):
-        """Returns the parameters instead of a connection. An extra named `cursor` is kept, too."""
+        """Returns the parameters instead of a connection. An extra `cursor` is not resolved: it is dropped below."""
 
         def _get_cursor_config(self, raw_cursor: str) -> tuple[str, Any]:
             return "cursor", raw_cursor

@@ -37,7 +37,7 @@ ROWS_PER_KEY, ROWS_BESIDE = 100, 100_000
 FAULTS_OF_KEYS = frozenset({"20", "21", "22", "23", "2F", "38", "39", "P0"})
 INTERNAL_ERROR = "XX"
 SHOWN_KEYS = 5
-# Texts, names and comments: what looks like a parameter in a comment is none.
+# Texts, names and comments: what looks like a parameter in a comment is not one.
 _QUOTED_OR_COMMENT = re.compile(r"""('(?:[^']|'')*'|"[^"]*")|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 
 

@@ -135,8 +135,8 @@ def _folder(batch_id: str) -> str:
 
 def _missing(batch_id: str, what: str) -> StagingMissing:
     return StagingMissing(
-        f"{what}, batch {batch_id}: clear the batch's `drain` task and those behind it; where tasks run on several "
-        "machines, all workers share ENRICHMENT_STAGING_URL: a folder that all have mounted, or object storage"
+        f"{what}, batch {batch_id}: clear the batch's `drain` task with everything downstream; where tasks run on "
+        "several machines, all workers share ENRICHMENT_STAGING_URL: a folder that all have mounted, or object storage"
     )
 
 

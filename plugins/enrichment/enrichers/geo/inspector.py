@@ -30,7 +30,7 @@ from enrichment.errors import DatabaseRefused
 log = logging.getLogger(__name__)
 
 INSPECTION = f"{enrichment.__name__}.enrichers.geo.inspection"
-# Changes when files must be read anew that were read before, as another version of the reader does by itself.
+# Changes when known files must be read again; another version of the reader has that effect, too.
 FORMAT = 1
 MIB = 1024**2
 # Processor time and memory for a file: several times what reading takes. The clock may be slower by `WAITING`.

@@ -63,5 +63,5 @@ def _network_type(address: str) -> str:
         parsed = parsed.ipv4_mapped
     named = next((kind for block, kind in _BLOCKS if parsed in block), None)
     kind = named or (PUBLIC if is_globally_reachable(parsed) else RESERVED)
-    # A zone says which of one machine's links is meant: a public address has none (RFC 4007), so no database is asked.
+    # A zone names one of a machine's links: a public address has no zone (RFC 4007), so no database is asked.
     return INVALID if kind == PUBLIC and "%" in address else kind

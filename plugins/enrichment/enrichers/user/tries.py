@@ -24,7 +24,7 @@ NO_BATCH_ENDPOINT = frozenset({404, 405, 501})
 # A healthy service's answers to a request that it refuses: too large, too long, or an id of another form.
 TOO_LARGE = 413
 DOUBTFUL = frozenset({400, TOO_LARGE, 414, 422, 431})
-# Headers that say who asks, not what is asked for.
+# Headers that identify the client and do not affect the answer.
 _CREDENTIALS = re.compile(r"auth|cookie|key|secret|signature|token", re.IGNORECASE)
 
 
