@@ -6,17 +6,17 @@ tables, a row of `enrichment_jobs` per batch and one of `enrichment_metrics` per
 `enrichment_lanes`, `circuit_breakers`, `enrichment_group_moves` where it goes on past lost offsets, and, where a source
 failed, `enrichment_pending` and `enrichment_publications` for `stacklens_repair`; warnings also in the run's note.
 
-`claim` fixes offset ranges, one batch per lane; the batches then stand side by side: `drain` reads and decodes, `geo`
-and `user` look up, `business` adds context and risk, `publish` writes messages, dead letters and the group's offsets in
-one Kafka transaction. `clean` removes the staged files. No backlog: everything after `claim` is skipped.
+`claim` fixes offset ranges, one batch per lane; the batches then run side by side: `drain` reads and decodes, `geo` and
+`user` look up, `business` adds context and risk, `publish` writes messages, dead letters and the group's offsets in one
+Kafka transaction. `clean` removes the staged files. Without a backlog everything after `claim` is skipped.
 
 **When it fails** before `publish` has committed, the group's offsets have not moved, and the next run reads the same
-messages again; after that, another try only completes the ledger. Any task may be cleared: what is published already is
-never published twice. `StagingMissing` in a cleared task of a batch that was not published means: clear `drain` of the
-same batch with everything downstream; in a new deployment, the workers do not share `ENRICHMENT_STAGING_URL`.
+messages again; after that, another try only completes the ledger. Any task may be cleared: a published batch is never
+published twice. `StagingMissing` in a cleared task of a batch that was not published means: clear `drain` of the same
+batch with everything downstream; in a new deployment, the workers do not share `ENRICHMENT_STAGING_URL`.
 `OffsetsMoved` in `claim`: Kafka has forgotten the group's offsets, somebody moved them, the log was truncated, or the
-topic was made anew; the text has a command for each way to go on. `LanesChanged`, or a `SettingsError` that names
-`KAFKA_LANES`: the number of lanes is the group's, the same for all workers.
+topic was recreated; the text has a command for each way to go on. `LanesChanged`, or a `SettingsError` that names
+`KAFKA_LANES`: the number of lanes belongs to the group and must be the same for all workers.
 
 **By hand** trigger it with parameters: fewer messages, some partitions, or a dry run that publishes and commits
 nothing.

@@ -5,14 +5,14 @@ path. **Writes** the file `GEO_IP_DATABASE_PATH`, or `GEO_IP_INSTALL_PATH` while
 `stacklens-geo-database` for each database installed.
 
 `refresh` fetches into a folder beside the database, verifies (a process of its own can read all of it; it has cities,
-knows `GEO_IP_KNOWN_ADDRESSES`), compares, and renames the new file over the old one. Tasks that have the old one open
-read it to their end; later ones open the new one, and cached places of the old one are not served any more. Skipped: no
-source, nothing newer there, or a dry run; its log says which. `report_age` tells the age in its XCom, and warns in its
-log above `GEO_IP_MAX_AGE_DAYS`.
+and places `GEO_IP_KNOWN_ADDRESSES` correctly), compares, and renames the new file over the old one. Tasks that have the
+old one open go on reading it; later ones open the new one, and cached places of the old one are no longer served.
+Skipped: no source, nothing newer, or a dry run; its log says which. `report_age` has the age in its XCom, and warns in
+its log above `GEO_IP_MAX_AGE_DAYS`.
 
 **When it fails** the database in use is as it was, and batches go on with it. Red at once: a setting or the account
-(`SettingsError`), or a file that is damaged, or no City database that knows what is known (`DatabaseRefused`). After
-retries: the source or the disk (`RefreshFailed`). Mend what the log names and clear the run, or wait for the next.
+(`SettingsError`), or a file that is damaged, not a City database, or wrong about known addresses (`DatabaseRefused`).
+After retries: the source or the disk (`RefreshFailed`). Fix what the log names and clear the run, or wait for the next.
 
 **By hand** trigger it with another source, with *Force* to go back to an older database, or as a dry run that installs
 nothing.

@@ -2,17 +2,17 @@
 
 **Reads** the tables `enrichment_jobs`, `enrichment_metrics` and `enrichment_audit_log`, the day's other hours, and the
 views `v_enrichment_job_stats` and `v_enrichment_performance_trend`. **Writes** `enrichment_rollups` (the hour of the
-data interval, and its day anew) and `service_level_breaches`. Dry runs, replays and redrives are not counted.
+data interval, and the sum of its day) and `service_level_breaches`. Dry runs, replays and redrives are not counted.
 
 `roll_up` makes the rollup; `service_levels` compares it with the settings `SERVICE_LEVEL_*`; `report` says what ledger
-and metrics hold, and which hours nothing has rolled up.
+and metrics hold, and which hours have no rollup.
 
 **When it fails** Red `service_levels` alone: the hour missed a service level. Its log and `service_level_breaches` say
-which and by how much; the notifier was told, if one is set, though by no backfill. There is nothing to clear, and the
+which and by how much; the notifier was called, if one is set, except in a backfill. There is nothing to clear, and the
 next hours run. Anything else: the database was unreachable, a setting is wrong, or the notifier failed. Clear the run;
-an hour may be rolled up as often as wanted.
+an hour may be rolled up any number of times.
 
-**By hand** trigger it for any hour, or run a backfill over many. Batches that were recorded late are in it then.
+**By hand** trigger it for any hour, or run a backfill over many: the rollup then includes batches recorded late.
 """
 
 from __future__ import annotations

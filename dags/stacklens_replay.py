@@ -7,11 +7,11 @@ tables, a row of `enrichment_jobs` per batch and one of `enrichment_replays` per
 not touched, and neither are its topics, unless you name one.
 
 `plan` counts the window and cuts it into batches; each batch waits for its `turn` and goes through the same tasks as a
-live one; `report` says what came of the window and how the replayed output differs from what was published before.
+live one; `report` has the result of the window and how the replayed output differs from what was published before.
 
 **When it fails** clear the whole run: each window is published once under a replay id, and goes on where it stopped.
 `WindowLost`: the log no longer holds the window, or not all of it; its text says where the log begins. `ReplayRefused`:
-its text says what to change, such as a topic that would not keep messages of that time. Runs that stay queued: the pool
+its text says what to change, such as a topic that would not keep messages that old. Runs that stay queued: the pool
 `stacklens_replay` is missing.
 
 **By hand** create a backfill over the past you want, first as it is (a dry run counts), then with *Dry run* off and the

@@ -65,11 +65,11 @@ def _look_or_stop(arguments: argparse.Namespace, console: Console) -> int:
         case "logs":
             return inspection.logs(config, arguments.name, console, follow=arguments.follow)
         case "airflow":
-            return inspection.airflow(local.airflow_environment(), arguments.words)
+            return inspection.airflow(local.airflow_environment(), arguments.rest)
         case "sql":
-            return inspection.sql(local.addresses(), arguments.words)
+            return inspection.sql(local.addresses(), arguments.rest)
         case "check":
-            return inspection.check(local.addresses(), local.airflow_environment(), arguments.words)
+            return inspection.check(local.addresses(), local.airflow_environment(), arguments.rest)
     raise AssertionError(arguments.command)
 
 
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         ("sql", "ask the StackLens database: one statement, or a prompt"),
         ("check", "prove that no message was lost, doubled or altered; `--help` has what it takes"),
     ):
-        commands.add_parser(name, help=what, add_help=False).add_argument("words", nargs=argparse.REMAINDER)
+        commands.add_parser(name, help=what, add_help=False).add_argument("rest", nargs=argparse.REMAINDER)
     commands.add_parser("down", help="stop everything")
     commands.add_parser("clean", help="stop everything and remove what it left")
     return parser

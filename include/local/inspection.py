@@ -23,9 +23,9 @@ FOLLOW_SECONDS = 0.5
 QUIET = "ignore:Could not import graphviz:UserWarning"
 
 
-def airflow(environment: Mapping[str, str], words: Sequence[str]) -> int:
+def airflow(environment: Mapping[str, str], arguments: Sequence[str]) -> int:
     """Run a command of Airflow's command line; returns its exit code."""
-    command = [sys.executable, "-m", "airflow", *words]
+    command = [sys.executable, "-m", "airflow", *arguments]
     return subprocess.run(command, env=quiet(environment), cwd=ROOT, check=False).returncode
 
 
@@ -35,21 +35,21 @@ def quiet(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, "PYTHONWARNINGS": filters}
 
 
-def sql(addresses: Addresses, words: Sequence[str]) -> int:
+def sql(addresses: Addresses, arguments: Sequence[str]) -> int:
     """Open psql on the StackLens database, or run one statement there; returns psql's exit code."""
     known = conninfo_to_dict(addresses.stacklens)
     # The password goes by the environment: command lines are everybody's to read.
     secret = {"PGPASSWORD": str(known.pop("password"))} if "password" in known else {}
-    statement = ["--command", " ".join(words)] if words else []
+    statement = ["--command", " ".join(arguments)] if arguments else []
     options = ["--no-psqlrc", "--set=ON_ERROR_STOP=1", *statement]
     command = [str(psql()), *options, make_conninfo("", **known)]
     return subprocess.run(command, env={**os.environ, **secret}, check=False).returncode
 
 
-def check(addresses: Addresses, environment: Mapping[str, str], words: Sequence[str]) -> int:
-    """Run the conservation check on the stack's topics: over all that is published unless `words` say otherwise."""
+def check(addresses: Addresses, environment: Mapping[str, str], arguments: Sequence[str]) -> int:
+    """Run the conservation check on the stack's topics: over all that is published unless `arguments` say otherwise."""
     tool = [sys.executable, "-m", "enrichment.conservation", "--bootstrap-servers", addresses.bootstrap_servers]
-    return subprocess.run([*tool, *(words or ["--all"])], env=environment, cwd=ROOT, check=False).returncode
+    return subprocess.run([*tool, *(arguments or ["--all"])], env=environment, cwd=ROOT, check=False).returncode
 
 
 def logs(config: Config, name: str | None, console: Console, *, follow: bool) -> int:

@@ -1,4 +1,4 @@
-"""A batch: which offsets it takes, of which lane, and what it is run for."""
+"""A batch: its offset ranges, its lane, and its purpose."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class OffsetRange(msgspec.Struct, frozen=True, order=True):
 
 
 class Tail(msgspec.Struct, frozen=True):
-    """The last message that was read of a partition, to know the log again by: its timestamp is Kafka's, in
-    milliseconds, the checksum is of key and value."""
+    """The last message read of a partition, by which the log is recognised: its timestamp is Kafka's, in milliseconds,
+    the checksum is of key and value."""
 
     partition: int
     offset: int
@@ -35,9 +35,9 @@ class Tail(msgspec.Struct, frozen=True):
 class ReplayWindow(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which messages a replay takes: those of a time window, and of them only those that pass each filter given.
 
-    A message is of the window when `start <= its Kafka timestamp < end`, in milliseconds since the epoch: of exactly
-    one of any set of windows that touch each other. `errors` are reasons in the stored error list, as the ranges
-    `published` of the topic `published_topic` have it.
+    A message is in the window when `start <= its Kafka timestamp < end`, in milliseconds since the epoch: adjacent
+    windows share no message. `errors` are reasons in the error list last published, as read from the ranges `published`
+    of the topic `published_topic`.
     """
 
     replay_id: str
@@ -51,10 +51,10 @@ class ReplayWindow(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RedriveFilter(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Which dead letters a redrive sends in again: of one source topic, with these reasons, set aside in
+    """Which dead letters a redrive sends in again: of one source topic, with these reasons, written in
     `[since, until)`, tried less than `max_attempts` times.
 
-    A letter that is larger than `max_letter_bytes` stays, since a second one of it might not hold the whole message.
+    A dead letter larger than `max_letter_bytes` stays: its successor might not hold the whole message.
     """
 
     source_topic: str
@@ -71,8 +71,7 @@ class Purpose(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a batch is run for, and how that differs from live draining.
 
     `output_topic` takes its enriched messages, `dlq_topic` its dead letters (empty: those of the settings); `headers`
-    are added to each of them. `window` is what a replay takes of the messages that it reads, `letters` what a redrive
-    takes of the dead letters.
+    are added to each of them. `window` selects the messages of a replay, `letters` the dead letters of a redrive.
     """
 
     kind: str = "live"
@@ -85,16 +84,16 @@ class Purpose(msgspec.Struct, frozen=True, omit_defaults=True):
 
 LIVE = Purpose()
 REPLAY = "replay"  # the kind of a purpose with a window
-REDRIVE = "redrive"  # the kind of one with letters
+REDRIVE = "redrive"  # the kind of a purpose with letters
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """A set of offset ranges of one lane: what every task after the claim is a function of.
+    """A set of offset ranges of one lane. Every task after the claim is a function of it.
 
-    `max_bytes` of values end the drain early, which then shortens the ranges. A batch that is `set_aside` has failed
-    alone before, by what it holds: its messages become dead letters without a further look. `topic_id` is
-    Kafka's id of the topic and, in live draining, `lanes` how many there were when it was claimed; None: by an earlier
-    release, which kept neither. `tails` are of what was read, of each range that held a message.
+    `max_bytes` of values end the drain early, which then shortens the ranges. A `quarantined` batch has failed alone
+    before, because of what it holds: its messages become dead letters without being decoded. `topic_id` is Kafka's id
+    of the topic and, in live draining, `lanes` the number of lanes at the claim; None in batches of an earlier release,
+    which recorded neither. `tails` has the last message read of each range that held one.
     """
 
     batch_id: str
@@ -104,7 +103,7 @@ class Batch(msgspec.Struct, frozen=True):
     ranges: tuple[OffsetRange, ...]
     dry_run: bool = False
     max_bytes: int | None = None
-    set_aside: bool = False
+    quarantined: bool = msgspec.field(default=False, name="set_aside")  # as in XComs and the ledger
     purpose: Purpose = LIVE
     topic_id: str | None = None
     lanes: int | None = None
@@ -117,7 +116,7 @@ class Batch(msgspec.Struct, frozen=True):
 
     @property
     def source_topic(self) -> str:
-        """Where its messages came from at first: of a redrive not the topic that it reads."""
+        """Where its messages came from originally; for a redrive this is not the topic that it reads."""
         return self.topic if self.purpose.letters is None else self.purpose.letters.source_topic
 
     def to_manifest(self) -> dict[str, Any]:
@@ -127,5 +126,5 @@ class Batch(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_manifest(cls, manifest: dict[str, Any]) -> Batch:
-        """The reverse of `to_manifest`; raises `msgspec.ValidationError` when it is not one."""
+        """The reverse of `to_manifest`; raises `msgspec.ValidationError` for anything else."""
         return msgspec.convert(manifest, cls)

@@ -1,8 +1,8 @@
-"""Connections to PostgreSQL that wait for nothing without an end, and rely on nothing that was set before them.
+"""Connections to PostgreSQL whose waits are all limited, and which rely on no earlier setting of a session.
 
-The server is told the limits in every transaction (`include/sql/sessions`), not once for the session: behind PgBouncer
-in transaction mode a session is anybody's. A server that hangs, or a network that swallows what is sent, can be told
-nothing, so we wait only a little longer than the server may take.
+The limits are set in every transaction (`include/sql/sessions`), not once for the session: behind PgBouncer in
+transaction mode clients share sessions. A server that hangs, or a network that drops packets, enforces no limit, so the
+client itself waits only a little longer than the server may take.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Connection = psycopg.Connection[Any]
 
-# The server is the first to give up: what it says is clearer, and the connection stays usable.
+# The server is the first to give up: its error is clearer, and the connection stays usable.
 MARGIN_SECONDS = 1.0
 CANCEL_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 600.0
@@ -59,9 +59,10 @@ class NotAnswered(psycopg.OperationalError):
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """A connection whose statements, and whose waiting for them, have an end. `connect` makes it.
+    """A connection whose statements, and waits for them, are limited in time. `connect` makes it.
 
-    Statements belong in a `transaction()`, where the server knows the limits, too; outside of one (VACUUM) only we do.
+    Run statements in a `transaction()`, where the server knows the limits, too; outside of one (VACUUM) only the client
+    does.
     """
 
     limits: Limits | None = None
@@ -83,7 +84,7 @@ class BoundedConnection(psycopg.Connection[Any]):
         savepoint_name: str | None = None,
         force_rollback: bool = False,  # noqa: FBT001, FBT002  psycopg's
     ) -> Iterator[psycopg.Transaction]:
-        """See `psycopg.Connection`; what `sessions/set_for_transaction` says holds within it."""
+        """See `psycopg.Connection`; the settings of `sessions/set_for_transaction` hold within it."""
         is_outermost = self.info.transaction_status == TransactionStatus.IDLE
         with super().transaction(savepoint_name, force_rollback) as transaction:
             if is_outermost and self.limits is not None:
@@ -97,7 +98,7 @@ class BoundedConnection(psycopg.Connection[Any]):
             yield transaction
 
     def _give_up(self) -> None:
-        """Close the connection, and ask the server to end what runs on it."""
+        """Close the connection, and ask the server to cancel its statement."""
         try:
             self.cancel_safe(timeout=CANCEL_SECONDS)
         except psycopg.Error as failed:
@@ -106,7 +107,7 @@ class BoundedConnection(psycopg.Connection[Any]):
 
 
 def connect(parameters: Mapping[str, Any], limits: Limits) -> BoundedConnection:
-    """Open a connection by libpq's parameters; a time-out or keepalive that these name is theirs.
+    """Open a connection by libpq's parameters; a timeout or keepalive among them overrides ours.
 
     Raises `SettingsError` when there is no such parameter, `psycopg.OperationalError` when the server cannot be
     reached in time.
@@ -129,7 +130,7 @@ def connect(parameters: Mapping[str, Any], limits: Limits) -> BoundedConnection:
 
 
 def encoding_fault(connection: Connection) -> str | None:
-    """What is wrong with the encoding of a database, in words; None for UTF8, which holds every message."""
+    """A description of what is wrong with a database's encoding; None for UTF8, which holds every message."""
     encoding = connection.info.parameter_status("server_encoding")
     if encoding == "UTF8":
         return None
@@ -142,7 +143,7 @@ def encoding_fault(connection: Connection) -> str | None:
 
 
 def can_be_text(text: str) -> bool:
-    """Whether PostgreSQL's text can hold it: no NUL, and no surrogate without its other half."""
+    """Whether PostgreSQL's text type can hold it: no NUL, and no lone surrogate."""
     try:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:
@@ -155,8 +156,8 @@ def is_outage(error: psycopg.Error) -> bool:
 
 
 class Pause:
-    """Keeps from asking a database that does not answer: for so long after a failure that took its time, twice as long
-    after each further one. So a task waits for it a few times at most. What fails at once may be asked at once again.
+    """Keeps a task from asking a database that does not answer: for some seconds after a slow failure, twice as long
+    after each further one. So a task waits for it a few times at most. After a fast failure it may ask again at once.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -167,12 +168,12 @@ class Pause:
 
     @property
     def seconds_left(self) -> float:
-        """0 when it is over."""
+        """Seconds until the pause ends, 0 afterwards."""
         return max(0.0, self._until - self._clock())
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """See how asking ends, which is done within the block."""
+        """Watch a request, made within the block, and pause after a slow failure."""
         started = self._clock()
         try:
             yield
@@ -186,8 +187,8 @@ class Pause:
 
 
 class KeptConnection:
-    """One connection, opened when it is first needed, and again when it turns out to be closed: a server that was
-    restarted, or a pooler that ends idle connections, is no failure."""
+    """One connection, opened when it is first needed, and again when it turns out to be closed: a restarted server, or
+    a pooler that ends idle connections, is not a failure."""
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self._open = connect
@@ -195,7 +196,7 @@ class KeptConnection:
         self._is_closed = False
 
     def run(self, work: Callable[[Connection], Result]) -> Result:
-        """Do work in a transaction; a second time, on a new connection, where the one that was kept was closed."""
+        """Do work in a transaction; again, on a new connection, when the kept one turns out to be closed."""
         kept = self._connection
         if kept is None or kept.closed:
             return self._run(work)
@@ -210,13 +211,13 @@ class KeptConnection:
         return self._run(work)
 
     def close(self) -> None:
-        """Close the connection, if there is one. A thread that is still at work gets no other."""
+        """Close the connection, if there is one. A thread that is still at work does not get a new one."""
         self._is_closed = True
         if self._connection is not None:
             self._connection.close()
 
     def live(self) -> Connection:
-        """The connection, known to answer: for whoever does several things on it, some time apart."""
+        """The connection, known to answer: for several pieces of work on it, some time apart."""
         connection = self._connection
         if connection is not None and not connection.closed:
             if connection.info.transaction_status != TransactionStatus.IDLE:

@@ -1,4 +1,4 @@
-"""The exception family: what went wrong with a whole batch, said so that an operator can act on it.
+"""The exceptions: what went wrong with a whole batch, in sentences that an operator can act on.
 
 A bad message is never one of these: it becomes a dead letter or a partially enriched message
 (`enrichment.messages.Reason`).
@@ -22,19 +22,19 @@ class SchemaError(EnrichmentError):
 
 
 class TopicRefused(EnrichmentError):
-    """A broker did not create one of the pipeline's topics; the message names it and has what the broker said."""
+    """A broker did not create one of the pipeline's topics; the message has its name and the broker's error."""
 
 
 class RunRefused(EnrichmentError, ValueError):
-    """A parameter of the run makes no sense, or its DAG has none of that name; nothing was done."""
+    """A parameter of the run is invalid, or unknown to its DAG; nothing was done."""
 
 
 class LanesChanged(EnrichmentError):
-    """The group's number of lanes is another one than the batch's, or is being changed; nothing was published."""
+    """The group's number of lanes differs from the batch's, or is being changed; nothing was published."""
 
 
 class ChangeRefused(EnrichmentError):
-    """The group cannot be changed as it was asked for; it is as it was, and the message says what is in the way."""
+    """The requested change of the group is not possible; nothing was changed, and the message says why."""
 
 
 class OffsetsMoved(EnrichmentError):
@@ -46,7 +46,7 @@ class OffsetsLost(EnrichmentError):
 
 
 class TransactionOpen(EnrichmentError):
-    """Somebody's open transaction hides what is published behind it; the next try looks again."""
+    """An open transaction hides messages published after its start; the next try looks again."""
 
 
 class WindowLost(EnrichmentError):
@@ -54,17 +54,17 @@ class WindowLost(EnrichmentError):
 
 
 class ReplayRefused(EnrichmentError):
-    """The replay cannot be made as it was asked for; the message says what to change."""
+    """The replay cannot be made as requested; the message says what to change."""
 
 
 class RedriveRefused(EnrichmentError):
-    """The letters cannot be sent in again as things are; the message says what to change first."""
+    """The dead letters cannot be sent in again as things are; the message says what to change first."""
 
 
 class BatchUnbalanced(EnrichmentError):
     """Read does not equal enriched + partial + dead, or too much is dead; nothing was committed, suspect the code.
 
-    `partitions` are those of the source that may hold what did it: none, when nobody can tell.
+    `partitions` are those of the source that may hold the cause; empty if unknown.
     """
 
     def __init__(self, text: str, partitions: Iterable[int] = ()) -> None:
@@ -77,11 +77,11 @@ class StagingMissing(EnrichmentError):
 
 
 class StagingUnavailable(EnrichmentError):
-    """The staging area did not take or give a file: it cannot be reached, is full or too slow; the next try may do."""
+    """The staging area could not write or read a file: unreachable, full or too slow; the next try may succeed."""
 
 
 class ServiceLevelMissed(EnrichmentError):
-    """An hour missed what is promised; nothing is broken that another try would mend, look at its breaches."""
+    """An hour missed its service levels; another try would not help, look at its breaches."""
 
 
 class PublishRefused(EnrichmentError):
@@ -89,10 +89,10 @@ class PublishRefused(EnrichmentError):
 
 
 class BatchRefused(PublishRefused):
-    """A broker refuses messages of the batch for what they are; the next batch over them is smaller.
+    """A broker refuses messages of the batch for their own fault; the next batch over them is smaller.
 
-    `blamed` are those that are known to be at fault, by topic and packed headers, with the broker's words. `partitions`
-    are those of the source that may hold one: none, when nobody can tell.
+    `blamed` are the messages known to be at fault, by topic and packed headers, with the broker's error. `partitions`
+    are those of the source that may hold one; empty if unknown.
     """
 
     def __init__(
@@ -104,11 +104,11 @@ class BatchRefused(PublishRefused):
 
 
 class RefreshFailed(EnrichmentError):
-    """A newer geo database could not be fetched or written; the one in use is kept, and the next try starts anew."""
+    """A newer geo database could not be fetched or written; the one in use is kept, and the next try starts again."""
 
 
 class DatabaseRefused(EnrichmentError):
-    """What was offered as a geo database is none that we can use; the one in use is kept. Ask whoever made the file."""
+    """The offered file is not a usable geo database; the one in use is kept. Ask the maker of the file."""
 
 
 class MetadataNotCleaned(EnrichmentError):
@@ -116,7 +116,7 @@ class MetadataNotCleaned(EnrichmentError):
 
 
 class SourceUnavailable(EnrichmentError):
-    """A lookup's source did not answer; `reason` is the word that goes into `enrichment_errors`."""
+    """A lookup's source did not answer; `reason` goes into `enrichment_errors`."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -125,7 +125,7 @@ class SourceUnavailable(EnrichmentError):
 
 
 class OutageHeld(EnrichmentError):
-    """A source is down for a whole batch, which waits for it: nothing to do until the declared deadline."""
+    """A source is down for a whole batch, which waits for it: nothing to do until the configured deadline."""
 
 
 class RepairIncomplete(EnrichmentError):

@@ -1,4 +1,4 @@
-"""Values in, lines of a task's log out: short `name=value` pairs, as many on a line as a person sees of it."""
+"""Values in, lines of a task's log out: short `name=value` pairs, as many on a line as the UI shows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def lines(event: str, values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def pairs(values: Mapping[str, Any], within: str = "") -> Iterator[str]:
-    """The pairs in order; a mapping's are named `outer.inner`, an empty one's are none."""
+    """The pairs in order; those of a mapping are named `outer.inner`."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from pairs(value, f"{within}{name}.")

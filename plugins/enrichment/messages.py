@@ -1,4 +1,4 @@
-"""The words of the pipeline: fields, columns, reasons, headers. No behaviour beyond building and reading them."""
+"""The message formats: fields, columns, reasons, headers. No behaviour beyond building and reading them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import msgspec
 
 
 class Event(msgspec.Struct, gc=False):
-    """A log message of `stacklens-enriched`, as far as the pipeline must know it. All text, as the topic has it, but
-    that a key may be a number."""
+    """The fields of a `stacklens-enriched` message that the pipeline needs. All are text, as in the topic, except that
+    a key may be a number."""
 
     timestamp: str
     service: str
@@ -26,10 +26,10 @@ class Event(msgspec.Struct, gc=False):
 
 @lru_cache
 def event_type(keys: tuple[str, ...]) -> type[Event]:
-    """`Event` with these fields as keys: those that it lacks stand behind its own, and all that are optional may be
-    numbers. A required field stays text.
+    """`Event` with these fields as keys: those that it lacks follow its own, and all optional ones may be numbers. A
+    required field stays text.
 
-    Raises `ValueError` for a name with a quote, a backslash, or a control character in it. A name that is unfit for an
+    Raises `ValueError` for a name with a quote, a backslash, or a control character. A name that is not a valid
     attribute is only the `encode_name`.
     """
     kind = str | int | float | None
@@ -51,7 +51,7 @@ EVENT_FIELDS = Event.__struct_fields__
 
 
 class Reason(StrEnum):
-    """Why a message cannot be processed: words of `error_reason` (dead letters), beside the reasons of lookups, which
+    """Why a message cannot be processed: values of `error_reason` (dead letters), beside the reasons of lookups, which
     the enrichments declare."""
 
     INVALID_JSON = "invalid-json"
@@ -79,8 +79,8 @@ class Refusal(NamedTuple):
 class Provenance(msgspec.Struct, frozen=True, gc=False):
     """The tail of an enriched message: what was added, what failed, what was served past its expiry, and when.
 
-    A source in `enrichment_stale` alone, and not in `enrichment_sources`, could not be asked: that the key does not
-    exist is what it said last.
+    A source in `enrichment_stale` but not in `enrichment_sources` could not be asked; its last answer was that the key
+    does not exist.
     """
 
     enrichment_sources: tuple[str, ...]
@@ -93,7 +93,7 @@ PROVENANCE_COLUMNS = Provenance.__struct_fields__
 
 # The names of the pipeline's own headers begin with this.
 HEADER_PREFIX = "stacklens-"
-# How many headers a message had itself, directly behind them: only where one of them has such a name, too.
+# How many headers a message had itself; follows them directly, and only if one of them has such a name, too.
 HEADER_OWN = "stacklens-own-headers"
 # Where a published message came from: header names, each value text in UTF-8.
 HEADER_TOPIC = "stacklens-source-topic"
@@ -108,7 +108,7 @@ HEADER_REPLAY = "stacklens-replay-id"
 # the message's own headers are marked, even the first says 1.
 HEADER_REVISION = "stacklens-revision"
 ORIGIN_HEADERS = (HEADER_TOPIC, HEADER_PARTITION, HEADER_BATCH, HEADER_OFFSET)
-# Where the dead letter was that a message was sent in again from. These four stand before the origin headers.
+# The position of the dead letter from which a message was sent in again. These four stand before the origin headers.
 HEADER_LETTER_TOPIC = "stacklens-letter-topic"
 HEADER_LETTER_PARTITION = "stacklens-letter-partition"
 HEADER_LETTER_OFFSET = "stacklens-letter-offset"
@@ -117,12 +117,12 @@ REDRIVE_HEADERS = (HEADER_ATTEMPTS, HEADER_LETTER_TOPIC, HEADER_LETTER_PARTITION
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A message set aside, with enough to find it, to understand it, and to send it again.
+    """A message that cannot be processed, with enough to find it, to understand it, and to send it again.
 
-    `original_message` is the JSON object itself; text where the bytes are UTF-8 but no JSON object that every reader
-    takes; base64 (named in `original_encoding`) where they are not even text. `source_timestamp` is milliseconds since
-    the epoch, `purpose` the kind of the batch that set it aside. `omitted` names what of the message beside its value
-    was too large to be kept, and is not there where nothing was.
+    `original_message` is the JSON object itself; text where the bytes are UTF-8 but not a JSON object that every reader
+    accepts; base64 (named in `original_encoding`) where they are not even text. `source_timestamp` is in milliseconds
+    since the epoch, `purpose` is the kind of its batch. `omitted` names the parts beside the value (key, headers) that
+    were too large to be kept; it is absent where nothing was.
     """
 
     original_message: Any
@@ -141,5 +141,5 @@ class DeadLetter(msgspec.Struct, frozen=True):
     batch_id: str
     attempts: int
     sent_to_dlq_at: str
-    purpose: str = "live"  # of letters from before purposes were
+    purpose: str = "live"  # dead letters of releases without purposes have none
     omitted: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET

@@ -1,4 +1,4 @@
-"""Names that Kafka takes for topics and groups, and which of the pipeline's topics may be the same one."""
+"""Names that Kafka accepts for topics and groups, and which of the pipeline's topics may be the same one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GROUP_LENGTH = 200  # what is derived from it (groups of windows and repairs, tr
 
 
 def check_topic(name: str) -> str:
-    """A name that Kafka takes for a topic. Raises `ValueError`."""
+    """Check that Kafka accepts a topic's name. Raises `ValueError`."""
     if not re.fullmatch(r"[a-zA-Z0-9._-]+", name) or name in (".", ".."):
         raise ValueError("a topic's name is made of letters, digits, '.', '_' and '-', and is not '.' or '..'")
     if len(name) > TOPIC_LENGTH:
@@ -27,7 +27,7 @@ def check_topic(name: str) -> str:
 
 
 def check_group(name: str) -> str:
-    """A name that Kafka takes for a group, and that nobody takes for another. Raises `ValueError`."""
+    """Check that Kafka accepts a group's name, and that it cannot be confused with another. Raises `ValueError`."""
     if not name.strip():
         raise ValueError("a group must have a name")
     if name != name.strip() or not name.isprintable():
@@ -42,9 +42,9 @@ GroupName = Annotated[str, AfterValidator(check_group)]
 
 
 def find_equal(topics: Mapping[str, str], may_be_equal: frozenset[str] = frozenset()) -> Iterator[str]:
-    """What is wrong with topics, by what names them: each must be another one, but for those that may be equal.
+    """What is wrong with topics, by the settings that name them: all must differ, except those that may be equal.
 
-    To Kafka '.' and '_' are the same in a name: it makes no second topic that differs in these only.
+    To Kafka '.' and '_' are the same in a name: two topics cannot differ in these alone.
     """
     for (one, first), (other, second) in combinations(topics.items(), 2):
         if first == second and not {one, other} <= may_be_equal:

@@ -1,4 +1,4 @@
-"""Opens what the pipeline works with, once each, from settings and connections, and closes it at the end."""
+"""Opens the clients and connections of the pipeline, once each, and closes them at the end."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from enrichment.store.staging_areas import StoragePath
 
 
 class Resources:
-    """Use in a `with` block. Connections are asked for and opened when they are first needed.
+    """Use in a `with` block. Connections are read and opened when they are first needed.
 
-    `http_endpoint` gives the service of an Airflow connection; its second argument is the variable that names that.
+    `http_endpoint` returns the service of an Airflow connection; its second argument is the variable that names it.
     """
 
     def __init__(
@@ -70,14 +70,13 @@ class Resources:
 
     @property
     def postgres(self) -> Connection:
-        """The connection for ledger, metrics and what else must be written down. Caches and the business tables have
-        their own: a task may do without them."""
+        """The connection for ledger, metrics and everything else that must be recorded. Caches and the business tables
+        have their own: a task can do without them."""
         return self._connections.ledger
 
     @property
     def maintenance(self) -> Connection:
-        """The connection for what keeps tables small and adds figures up: long statements that do not wait for
-        locks."""
+        """The connection for eviction, retention and rollups: long statements that do not wait for locks."""
         return self._connections.maintenance
 
     @property
@@ -87,7 +86,7 @@ class Resources:
 
     @property
     def pending(self) -> PendingStore:
-        """What published batches go without."""
+        """The sources that published batches are missing."""
         return PendingStore(self.postgres)
 
     @property
@@ -105,20 +104,20 @@ class Resources:
         return self.enrichers.open(declaration)
 
     def query_connection(self, timeout_sec: float) -> Connection:
-        """A new connection that only reads, each statement for so long at most."""
+        """A new read-only connection with a time limit for each statement."""
         return self._connections.for_query(timeout_sec)
 
     def cache_connection(self) -> Connection:
-        """A new connection for a table that a task may do without."""
+        """A new connection for a table that a task can do without."""
         return self._connections.for_cache()
 
     @property
     def cache_pause_sec(self) -> float:
-        """How long a table is passed by that did not answer."""
+        """How long a table that did not answer is skipped."""
         return self.settings.postgres.cache_pause_sec
 
     def circuit_breaker(self, name: str) -> CircuitBreakerStorage:
-        """Where a circuit breaker is kept, one for all tasks."""
+        """The shared storage of a circuit breaker, one for all tasks."""
         storage = PostgresBreakerStorage(self._connections.for_breaker, name)
         self.at_end(storage.close)
         return storage
@@ -128,6 +127,6 @@ class Resources:
         self._open.callback(close)
 
     def _check_lanes(self, batch: Batch) -> None:
-        """Only live draining has as many lanes as the settings say: a replay's were fixed by its plan."""
+        """Only live draining has the number of lanes of the settings: a replay's was fixed by its plan."""
         if batch.purpose.kind == LIVE.kind:
             check_publish(self.ledger.lanes, batch, self.settings.kafka.lanes)

@@ -1,4 +1,4 @@
-"""Takes the name of a statement under `include/sql`, gives its text. All of the project's SQL is there."""
+"""The name of a statement under `include/sql` in, its text out. All of the project's SQL is there."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Takes a connection and the names of statements, runs each in a transaction of its own: what the tables' owners share.
+"""Runs named SQL statements on a connection, each in a transaction of its own: shared by the owners of the tables.
 
-What groups several statements in one transaction opens it itself, and executes there.
+To group several statements, open a transaction around them.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ class Statements:
             return self._connection.execute(sql.load(statement), parameters).rowcount
 
     def rows(self, statement: str, row: type[Row], parameters: Mapping[str, Any]) -> list[Row]:
-        """What a statement finds, in its order, each record (a dict by column) converted to `row`.
+        """The rows that a statement returns, in its order, each (a dict by column) converted to `row`.
 
-        Raises `msgspec.ValidationError` for a record that is none.
+        Raises `msgspec.ValidationError` for a record that does not fit.
         """
         with self._connection.transaction(), self._connection.cursor(row_factory=dict_row) as cursor:
             cursor.execute(sql.load(statement), parameters)
             return [msgspec.convert(record, row, str_keys=True) for record in cursor]  # JSON's keys are texts
 
     def row(self, statement: str, row: type[Row], parameters: Mapping[str, Any]) -> Row | None:
-        """The first that a statement finds, or None."""
+        """The first row that a statement returns, or None."""
         return next(iter(self.rows(statement, row, parameters)), None)
 
 
 def jsonb(value: Any) -> Jsonb:
-    """A parameter of the type jsonb: whatever msgspec can encode."""
+    """A parameter of the type jsonb: anything that msgspec can encode."""
     return Jsonb(value, dumps=msgspec.json.encode)

@@ -1,4 +1,4 @@
-"""What values of settings there are, and how the settings of a room are read from environment variables."""
+"""The types of settings, and how the settings of a room are read from environment variables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PositiveInt = Annotated[int, Field(gt=0, lt=2**63)]  # what the ledger can hold
-# Nothing that anybody waits for or keeps takes longer, in whatever unit; more would be none of PostgreSQL's numbers.
+# No wait or retention needs more, in any unit; larger numbers would not fit into PostgreSQL's types.
 LONGEST = 1_000_000
 PositiveFloat = Annotated[float, Field(gt=0, le=LONGEST)]
 Days = Annotated[float, Field(gt=0, le=100_000)]  # 100,000 days ago there was a year
@@ -17,7 +17,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def check_home(path: str) -> str:
-    """A path whose `~` means somebody's home. Raises `ValueError`."""
+    """Check that the `~` of a path means a user's home. Raises `ValueError`."""
     try:
         Path(path).expanduser()
     except RuntimeError as nobody:

@@ -244,7 +244,7 @@ def test_group_that_is_deleted_between_publication_and_record_doubles_nothing(
     pipeline.forget_group(batch.group_id)
     with pytest.raises(OffsetsMoved, match="group at None"):
         pipeline.publish(drained)
-    with pytest.raises(OffsetsMoved, match="Not known is whether dag/first/0 had been published"):
+    with pytest.raises(OffsetsMoved, match="It is unknown whether dag/first/0 had been published"):
         pipeline.claim("second")
     accept(pipeline, {0: earlier + 5})
     send(pipeline, 5)
@@ -290,7 +290,7 @@ def test_topic_that_was_made_anew_is_recognised(pipeline: Pipeline, before: int,
     send(pipeline, before)
     run(pipeline, "first")
     anew(pipeline, after)
-    with pytest.raises(OffsetsMoved, match=rf"at None, published to {before}, .* made anew") as refused:
+    with pytest.raises(OffsetsMoved, match=rf"at None, published to {before}, .* recreated") as refused:
         pipeline.claim("second")
     assert "--to-offset" not in str(refused.value)
     run_command(way(refused, "start at the log's beginning"), pipeline)
@@ -312,7 +312,7 @@ def test_batch_of_a_topic_that_was_made_anew_publishes_nothing(pipeline: Pipelin
         accept(pipeline, dict.fromkeys(range(PARTITIONS), 0))
     if when == "published":
         run(pipeline, "second")
-    with pytest.raises(OffsetsMoved, match="made anew while batch dag/first/0 was on its way"):
+    with pytest.raises(OffsetsMoved, match="recreated while batch dag/first/0 was running"):
         pipeline.finish(drained or pipeline.stage(batch))
     with pipeline.resources() as r:
         job = r.ledger.get(batch.batch_id)

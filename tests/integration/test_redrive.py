@@ -243,10 +243,10 @@ def test_letters_of_a_topic_that_was_made_anew_are_not_taken_for_old_ones(
     new = [OffsetRange(r.partition, r.end, r.end + 2) for r in before]
     assert pipeline.check(new).dead == 8
     for dry_run in (True, False):
-        with pytest.raises(RedriveRefused, match=f"made anew .* {UNKNOWN} markers .* Delete {kafka.redriven_topic}"):
+        with pytest.raises(RedriveRefused, match=f"recreated .* {UNKNOWN} markers .* Delete {kafka.redriven_topic}"):
             letters.claim("new", dry_run=dry_run)
     make_anew(pipeline.bootstrap_servers, kafka.redriven_topic, 2, cleanup_policy="compact")
-    with pytest.raises(OffsetsMoved, match=f"{kafka.dlq_topic} was deleted and made anew while batch redrive/waiting"):
+    with pytest.raises(OffsetsMoved, match=f"{kafka.dlq_topic} was deleted and recreated while batch redrive/waiting"):
         pipeline.publish(waiting)
     assert letters.run("new") == (8, 0)
     report = pipeline.check(new)

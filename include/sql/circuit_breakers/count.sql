@@ -1,4 +1,4 @@
--- Add to the counters of a dependency's circuit breaker, whoever else does at the same time.
+-- Add to the counters of a dependency's circuit breaker; concurrent calls are all counted.
 INSERT INTO circuit_breakers AS known (name, failures, successes)
 VALUES (
     %(name)s,

@@ -1,4 +1,4 @@
--- Before a batch is published: which sources it goes without. `outages` is [{"source", "messages", "down"}].
+-- Before a batch is published: which sources it is missing. `outages` is [{"source", "messages", "down"}].
 INSERT INTO enrichment_pending (batch_id, source, topic, messages, down)
 SELECT
     %(batch_id)s,

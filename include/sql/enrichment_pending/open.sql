@@ -1,4 +1,4 @@
--- A batch has been published: what it goes without may be repaired from now on.
+-- A batch has been published: its missing sources may be repaired from now on.
 UPDATE enrichment_pending
 SET
     state = 'open',

@@ -1,5 +1,7 @@
-"""A published batch in, what a person should know of it out: that hardly a message has a key, that most are partial or
-dead. Nothing of that fails a batch, so it would be green without a mark."""
+"""A published batch in, what a person should know of it out: hardly a message has a key, most are partial or dead.
+
+None of this fails a batch, so its run would be green without a warning.
+"""
 
 from __future__ import annotations
 
@@ -63,8 +65,7 @@ def said_of(errors: Mapping[str, int]) -> str:
 
 
 def strange_fields(staging: Staging, batch: Batch) -> list[str]:
-    """Fields of a batch's first message that the contract does not have. Where its messages have them all under other
-    names, these are those names."""
+    """Fields of a batch's first message that the contract does not have: perhaps the known ones under other names."""
     for chunk in staging.read(batch.batch_id, EVENTS, ["value"]):
         if chunk.num_rows:
             try:

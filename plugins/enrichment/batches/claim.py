@@ -17,7 +17,7 @@ from enrichment.kafka.retention import claim_warnings, now_in_milliseconds
 from enrichment.settings import Settings
 from enrichment.store.jobs import Job, Ledger
 
-DRY_RUN_MESSAGES = 1_000  # that a dry run looks back over, where nothing waits and nobody says how many
+DRY_RUN_MESSAGES = 1_000  # that a dry run looks back over by default, where nothing waits
 
 
 def claim(
@@ -27,11 +27,11 @@ def claim(
     """Fix the offset ranges of a run's batches and write them to the ledger; a run that claimed before gets the same
     ones.
 
-    Where batches failed by what they hold, the next ones over these offsets are smaller, and a message that fails alone
-    is set aside as a dead letter: what breaks the pipeline is cornered, the other partitions go on in between. A dry
-    run that finds less waiting than `max_messages` takes the last messages before it, too, which are published. Raises
-    `OffsetsLost` by the declared policy, `OffsetsMoved` when the group is not where it has published to,
-    `SettingsError` when its lanes are others, `RunRefused` for a parameter that makes no sense.
+    Where batches failed because of what they hold, the next ones over these offsets are smaller, and a message that
+    fails alone is quarantined; the other partitions go on in between. A dry run that finds fewer messages waiting than
+    `max_messages` takes the last ones published before them, too. Raises `OffsetsLost` by the configured policy,
+    `OffsetsMoved` when the group is not where it has published to, `SettingsError` when its number of lanes differs,
+    `RunRefused` for an invalid parameter.
     """
     claimed = ledger.find_run(dag_id, run_id)
     if claimed:
@@ -47,7 +47,7 @@ def claim(
     )
     size = min(max_messages or kafka.batch_size, kafka.batch_size)
     if dry_run:
-        # Whoever tries something has no time to lose to the minute's own run, which takes whatever waits.
+        # The minute's own run takes all that waits, so a dry run that only read that would often find nothing.
         waits = any(b.span for b in backlog)
         backlog = look_back(backlog, min(max_messages or (0 if waits else DRY_RUN_MESSAGES), size))
     plan = plan_ranges(backlog, kafka.lanes, size, kafka.batches_per_run)
@@ -61,7 +61,7 @@ def claim(
             ranges=share.ranges,
             dry_run=dry_run,
             max_bytes=kafka.batch_bytes,
-            set_aside=share.set_aside,
+            quarantined=share.quarantined,
             topic_id=topic_id,
             lanes=kafka.lanes,
         )
@@ -78,7 +78,7 @@ def claim(
 
 
 def settle(batch: Batch, job: Job | None) -> Batch:
-    """The batch with the ranges that its first drain ended with: a drain that runs again reads the same messages."""
+    """The batch with the ranges of its first drain, so that a repeated drain reads the same messages."""
     if job is None or job.drained_at is None:
         return batch
     return msgspec.structs.replace(batch, ranges=job.ranges, max_bytes=None)

@@ -1,8 +1,8 @@
-"""After batches that failed by what they held: what of a lane the next one takes, until what breaks them is cornered.
+"""After batches that failed because of a message in them: smaller batches of the lane, until that message is cornered.
 
 Only the partitions that may hold it are suspects. They take turns with the others, which go on in full batches: a batch
-fails as a whole, so the two never share one. A suspect takes less after each failure; a message that has failed alone,
-and nobody knows why, is set aside.
+fails as a whole, so the two never share one. A suspect takes less after each failure; a message that has failed alone
+for an unknown reason is quarantined.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ SHRINK = 32
 
 
 class Share(NamedTuple):
-    """What a batch takes; `set_aside` says that it has failed alone before."""
+    """What a batch takes; it is `quarantined` when it has failed alone before."""
 
     ranges: tuple[OffsetRange, ...]
-    set_aside: bool = False
+    quarantined: bool = False
 
 
 def shares_of(
@@ -43,8 +43,8 @@ def shares_of(
 def corner(
     backlog: Sequence[Backlog], suspicions: Mapping[int, Suspicion], latest: Collection[int], size: int
 ) -> Share:
-    """Share a batch of a lane out: among its suspects, or, if the lane's `latest` batch was over one of them, among the
-    other partitions, if something waits there."""
+    """Divide a lane's batch among its suspects or, if the lane's `latest` batch read one of them, among the other
+    partitions, if messages wait there."""
     waiting = [b for b in backlog if b.span]
     others = [b for b in waiting if b.partition not in suspicions]
     suspects = [b for b in waiting if b.partition in suspicions]
@@ -53,11 +53,11 @@ def corner(
     # Where the smallest batch has failed comes first.
     depths = {b.partition: _depth(suspicions[b.partition], size) for b in suspects}
     alone, limit = deepest = max(depths.values(), key=lambda depth: (depth[0], -depth[1]))
-    return Share(share_out([b for b in suspects if depths[b.partition] == deepest], limit), set_aside=alone)
+    return Share(share_out([b for b in suspects if depths[b.partition] == deepest], limit), quarantined=alone)
 
 
 def _depth(suspicion: Suspicion, size: int) -> tuple[bool, int]:
-    """Whether the next offset has failed alone, and how many are taken from it on, where a batch takes `size`: fewer
-    than have failed, while there are any."""
+    """Whether the next offset has failed alone, and how many offsets the next batch takes, of `size` at most: fewer
+    than failed last, but at least one."""
     smaller = min(size // SHRINK**suspicion.failures, suspicion.span // 2)
     return suspicion.is_alone, max(1, smaller)

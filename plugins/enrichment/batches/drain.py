@@ -21,8 +21,8 @@ from enrichment.kafka.clients import Clients
 from enrichment.kafka.source import RangeReader
 from enrichment.store.staging import ChunkWriter, Staging
 
-# Messages that are read and decoded, and later put together, at once: their bytes fit into a processor's cache, those
-# of a chunk do not.
+# Messages that are decoded, and later spliced, at once: their bytes fit into a processor's cache, those of a chunk do
+# not.
 SLICE = 2_000
 
 
@@ -34,7 +34,7 @@ def drain(clients: Clients, staging: Staging, batch: Batch, kind: Kind) -> Drain
     """
     clients = clients.for_batch(batch)
     settings = clients.settings
-    decoder = partial(reject_all if batch.set_aside else decode, keys=REGISTRY.keys)
+    decoder = partial(reject_all if batch.quarantined else decode, keys=REGISTRY.keys)
     drain_filter = kind.filter_of(clients, batch)
     messages = refusals = 0
     drain_id = uuid4().hex
@@ -67,7 +67,7 @@ class Staged(NamedTuple):
 
     @property
     def messages(self) -> int:
-        """How many there are of both."""
+        """The number of messages, events and refused ones."""
         return int(self.keys.num_rows + self.refused.num_rows)
 
 
@@ -80,7 +80,7 @@ def _write_events(slices: Iterable[Staged], file: ChunkWriter) -> Iterator[Stage
 
 
 def _chunks(slices: Iterable[Staged], messages: int, size: int) -> Iterator[list[Staged]]:
-    """Put slices together until a chunk has more than so many messages, or `size` bytes."""
+    """Combine slices until a chunk has more than so many messages, or `size` bytes."""
     chunk: list[Staged] = []
     held_messages = held_bytes = 0
     for part in slices:

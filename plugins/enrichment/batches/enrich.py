@@ -22,7 +22,7 @@ from enrichment.store.staging import Staging
 
 
 def enrich(staging: Staging, batch: Batch, enricher: OpenEnricher, on_chunk: OnChunk | None = None) -> LookupCounts:
-    """Run one enricher over the staged keys, after those whose columns it reads, and stage what it adds.
+    """Run one enricher over the staged keys and stage what it adds; those whose columns it reads have run before.
 
     The keys of the next chunk are looked up in a thread meanwhile. `on_chunk` sees each chunk's keys and what was added
     to it. Raises `StagingMissing` when drain, or an enricher that it reads, has not staged what it needs.

@@ -1,7 +1,7 @@
-"""What a kind of batch does in another way than live draining: which of the messages that it reads go on, and what its
-publication compares and sets in the place of the group's offsets.
+"""How a kind of batch differs from live draining: which of the messages that it reads go on, and what its publication
+compares and sets in place of the group's offsets.
 
-The kinds themselves are handed in (`enrichment.orchestration.purposes`): live draining knows of no other.
+The kinds themselves are handed in (`enrichment.orchestration.purposes`): live draining does not know the others.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from enrichment.kafka.clients import Clients
 from enrichment.kafka.refusals import Refusals
 from enrichment.kafka.sink import LanePublisher
 
-# Takes a chunk as it was read and gives the messages that go on, in the order of the offsets: fewer ones
-# (`Chunk.take`), or others in their place. It runs before decoding. What it leaves out is as if it had never been in
-# the range: it is in no count, and publishing moves the group past it.
+# Takes a chunk as it was read and returns the messages that go on, in the order of the offsets: some of them
+# (`Chunk.take`), or others in their place. It runs before decoding. What it drops counts as if it had never been in the
+# range, and publishing moves the group past it.
 DrainFilter = Callable[[Chunk], Chunk]
 
 
 class Kind(NamedTuple):
-    """A kind of batch, by the name that its purpose has. `make_filter` is called once a drain, with the clients of the
-    batch's own group; without one, all messages go on as they are."""
+    """A kind of batch, named as in its purpose. `make_filter` is called once a drain, with the clients of the batch's
+    own group; without a filter, all messages go on as they are."""
 
     name: str
     make_filter: Callable[[Clients, Batch], DrainFilter] | None = None

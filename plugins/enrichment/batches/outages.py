@@ -1,8 +1,8 @@
-"""What an enricher added to the chunks of a batch in, whether its source was down for it, or failed for some, out.
+"""What an enricher added to the chunks of a batch in; whether its source was down, or failed for a few keys, out.
 
 A key counts as asked when its source was asked for it, or is remembered to have failed. It counts as failed when the
-source could not answer and no stale value was there either: that the key did not exist once is none. A key that does
-not exist has been answered.
+source could not answer and there was no stale value; a stale "not found" is not a value. A key that does not exist has
+been answered.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class SourceTally(msgspec.Struct, frozen=True):
-    """How a source answered for a batch, by key; `messages` are those that go without because it failed."""
+    """How a source answered for a batch, by key; `messages` counts those without an answer because it failed."""
 
     keys: int = 0
     failed: int = 0
@@ -43,26 +43,26 @@ class SourceTally(msgspec.Struct, frozen=True):
         return SourceTally(self.keys + other.keys, self.failed + other.failed, self.messages + other.messages)
 
     def is_outage(self, share: float) -> bool:
-        """Whether so large a share of the keys failed that the source must have been down."""
+        """Whether the share of failed keys is so large that the source must have been down."""
         return self.failed > share * self.keys
 
 
 class OutageDetector:
-    """Sees the chunks of a batch as they are enriched, and passes them on."""
+    """Tallies the chunks of a batch as they are enriched, and passes them on."""
 
     def __init__(self, on_chunk: OnChunk | None = None) -> None:
         self._on_chunk = on_chunk
         self.asked = SourceTally()
 
     def __call__(self, events: pd.DataFrame, added: Enrichment) -> None:
-        """See a chunk."""
+        """Tally a chunk."""
         self.asked += SourceTally.of(added)
         if self._on_chunk is not None:
             self._on_chunk(events, added)
 
 
 class Outage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A source that failed for messages of a batch, which go without it: it was `down`, or failed for a few keys."""
+    """A source that is missing in messages of a batch because it was `down`, or failed for a few keys."""
 
     source: str
     messages: int
@@ -70,24 +70,24 @@ class Outage(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def of(cls, source: str, asked: SourceTally, share: float) -> Outage | None:
-        """Nothing where it answered for every message."""
+        """The outage, or None where the source answered for every message."""
         return cls(source, asked.messages, asked.is_outage(share)) if asked.messages else None
 
 
 def without_down(required: Iterable[str], outages: Iterable[Outage]) -> frozenset[str]:
-    """The sources that a message must have: one that is down costs its columns until the repair, not the message."""
+    """The required sources without those that are down: an outage costs columns until the repair, not messages."""
     return frozenset(required) - {outage.source for outage in outages if outage.down}
 
 
 def repairable(required: Iterable[str], outages: Iterable[Outage]) -> list[Outage]:
-    """What is published without its source and waits for a repair. Where a source is required and failed for a few
-    keys, their messages are dead letters, which a redrive sends in again."""
+    """The outages that are published and wait for a repair. Where a required source failed for a few keys, their
+    messages are dead letters instead, which a redrive sends in again."""
     fatal = without_down(required, outages)
     return [outage for outage in outages if outage.source not in fatal]
 
 
 def hold(ledger: Ledger, settings: PipelineSettings, batch: Batch, outage: Outage) -> None:
-    """Raise `OutageHeld` when the declared policy has the batch wait for its source."""
+    """Raise `OutageHeld` when the configured policy makes the batch wait for its source."""
     if settings.outage_policy != "hold" or batch.dry_run:
         return
     held, deadline = ledger.held_seconds(batch), 60 * settings.outage_hold_deadline_minutes

@@ -2,8 +2,8 @@
 files.
 
 claim -> drain (read, decode) -> the enrichments, each as soon as those that it reads are done -> publish (route,
-produce, commit) -> record. A stage holds one chunk in memory, whatever the batch. Every stage may run twice: it
-replaces what it staged, and publish looks first.
+produce, commit) -> record. A stage holds one chunk in memory, however large the batch. Every stage may run twice: it
+replaces what it staged, and publish checks the group's offsets first.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ def run_stages(
     look_up: Callable[[D, LookupEnricher, Sequence[L]], L],
     publish: Callable[[D, Mapping[str, L]], P],
 ) -> P:
-    """Have a batch's stages run in their order; what each of them is, is the caller's: a function that does the work,
-    or an Airflow task.
+    """Run a batch's stages in order. The caller hands them in: functions that do the work, or Airflow tasks.
 
-    `look_up` also gets the results of the enrichments that it has to wait for, `publish` those of all by their names.
+    `look_up` also gets the results of the enrichments that it has to wait for, `publish` those of all by name.
     """
     drained = drain(batch)
     return publish(drained, look_up_all(partial(look_up, drained)))

@@ -1,4 +1,4 @@
-"""Items in, the same items out, each made in a thread while the one before it is worked on."""
+"""Items in, the same items out, each fetched in a thread while the caller works on the one before."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Item = TypeVar("Item")
 
 
 def prefetched(items: Iterator[Item]) -> Generator[Item, None, None]:
-    """What making an item raises is raised where the item would have come.
+    """Fetch each item one ahead of its use; what fetching it raises is raised in its place.
 
-    Who ends early does not wait for the item that is being made: its source may hang. Close the iterator then.
+    Closing the generator early does not wait for the item being fetched, whose source may hang.
     """
     thread, end = ThreadPoolExecutor(1), object()
     try:

@@ -1,4 +1,4 @@
-"""What became of the messages of a chunk: who answered for each, what failed, and how many of which kind there are."""
+"""What became of the messages of a chunk: which sources answered for each, which failed, and the counts by kind."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _sum(left: Mapping[str, int], right: Mapping[str, int]) -> dict[str, int]:
 
 
 class StagedEnrichment(NamedTuple):
-    """One enricher's staged work on a chunk: row numbers into `status` and `json`, and the name that it goes by."""
+    """One enricher's staged work on a chunk: its source's name, and row numbers into `status` and `json`."""
 
     source: str
     codes: np.ndarray[Any, np.dtype[np.int32]]
@@ -74,24 +74,24 @@ class Statuses:
         codes = np.zeros(count, dtype=np.int64)
         vocabularies: list[list[str]] = []
         for addition in additions:
-            words = addition.status.dictionary_encode()
-            vocabulary = words.dictionary.to_pylist()
-            codes = codes * len(vocabulary) + words.indices.to_numpy()[addition.codes]
+            encoded = addition.status.dictionary_encode()
+            vocabulary = encoded.dictionary.to_pylist()
+            codes = codes * len(vocabulary) + encoded.indices.to_numpy()[addition.codes]
             vocabularies.append(vocabulary)
         rows = np.bincount(codes, minlength=int(np.prod([len(v) for v in vocabularies])))
         tails: list[bytes | None] = [None] * len(rows)
         provenance, fatal = {}, {}
         for code in np.flatnonzero(rows).tolist():
-            words = _words(code, vocabularies)
-            provenance[code] = provenance_of(additions, words, now)
+            statuses = _statuses(code, vocabularies)
+            provenance[code] = provenance_of(additions, statuses, now)
             tails[code] = _encode(provenance[code])[1:]
-            failed = [_fatal(a.source, w) for a, w in zip(additions, words, strict=True) if a.source in required]
+            failed = [_fatal(a.source, s) for a, s in zip(additions, statuses, strict=True) if a.source in required]
             if any(failed):
                 fatal[code] = next(filter(None, failed))
         return cls(codes, rows, tails, provenance, fatal)
 
     def fatal_rows(self, rows: slice) -> list[tuple[int, str]]:
-        """Which of these rows miss a required source, counted from the first of them, each with the reason."""
+        """Which of these rows are missing a required source, counted from the first of them, each with the reason."""
         if not self.fatal:
             return []
         codes = self.codes[rows]
@@ -115,31 +115,31 @@ class Statuses:
         return counts
 
 
-def _words(code: int, vocabularies: Sequence[Sequence[str]]) -> list[str]:
-    words = []
+def _statuses(code: int, vocabularies: Sequence[Sequence[str]]) -> list[str]:
+    statuses = []
     for vocabulary in reversed(vocabularies):
-        code, word = divmod(code, len(vocabulary))
-        words.append(vocabulary[word])
-    return words[::-1]
+        code, index = divmod(code, len(vocabulary))
+        statuses.append(vocabulary[index])
+    return statuses[::-1]
 
 
-def _failed(word: str) -> bool:
-    return word not in (NO_KEY, OK, STALE)
+def _failed(status: str) -> bool:
+    return status not in (NO_KEY, OK, STALE)
 
 
 def _fatal(source: str, status: str) -> str | None:
-    """What a dead letter says of a required source. What that said once is no reason for one: it has failed now."""
+    """The reason of a dead letter for a required source. A stale error is not one: the source has failed now."""
     if status in REGISTRY.stale_reasons:
         return list(REGISTRY.by_source[source].outages)[-1]
     return status if _failed(status) else None
 
 
-def provenance_of(additions: Sequence[StagedEnrichment], words: Sequence[str], now: str) -> Provenance:
-    """Sources that answered, errors of those that did not, and who was served past its expiry, be it an answer or an
-    error."""
-    by_source = list(zip([a.source for a in additions], words, strict=True))
-    errors = tuple(dict.fromkeys(reason_of(word) for _, word in by_source if _failed(word)))
-    stale = tuple(source for source, word in by_source if word == STALE or word in REGISTRY.stale_reasons)
+def provenance_of(additions: Sequence[StagedEnrichment], statuses: Sequence[str], now: str) -> Provenance:
+    """The sources that answered, the errors of those that did not, and the sources whose answer or error was served
+    past its expiry."""
+    by_source = list(zip([a.source for a in additions], statuses, strict=True))
+    errors = tuple(dict.fromkeys(reason_of(status) for _, status in by_source if _failed(status)))
+    stale = tuple(source for source, status in by_source if status == STALE or status in REGISTRY.stale_reasons)
     return Provenance(
-        tuple(source for source, word in by_source if word in (OK, STALE)), errors or None, stale or None, now
+        tuple(source for source, status in by_source if status in (OK, STALE)), errors or None, stale or None, now
     )

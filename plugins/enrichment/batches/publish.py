@@ -43,11 +43,11 @@ def utc_now() -> datetime:
 def publish(
     clients: Clients, staging: Staging, drained: Drained, kind: Kind, settings: Settings,
     now: Callable[[], datetime] = utc_now,
-    outages: Sequence[Outage] = (), noted: AbstractContextManager[None] | None = None,
+    outages: Sequence[Outage] = (), recording: AbstractContextManager[None] | None = None,
 ) -> Published:  # fmt: skip
-    """Publish a batch once, whoever else tries: produce and commit, or only count when the group is past its end.
+    """Publish a batch exactly once: produce and commit, or only count when the group is already past its end.
 
-    A source that is down (`outages`) is missed by no message, even if it is required; `noted` is entered before the
+    A required source that is down (`outages`) does not dead-letter messages; `recording` is entered before the
     transaction and left after it. Messages that a broker refuses become dead letters. Raises `OffsetsMoved`,
     `PublishRefused`, `StagingMissing`, and `BatchUnbalanced` before anything is committed.
     """
@@ -55,20 +55,20 @@ def publish(
     clients = clients.for_batch(batch)
     required = without_down(settings.pipeline.required_sources, outages)
     with quiet_gc(), ExitStack() as around:
-        # Once, however often what brokers refuse has it begin anew.
-        note = cache(lambda: around.enter_context(noted or nullcontext()))
+        # Once, however often refusals of the broker make the attempt start again.
+        start_recording = cache(lambda: around.enter_context(recording or nullcontext()))
 
         def attempt(refusals: Refusals) -> Published:
             with kind.publisher_of(clients, batch, refusals) as publisher:
                 produce = not batch.dry_run and publisher.standing() is GroupPosition.AT_START
                 old = OldMessages(publisher.kept, now_in_milliseconds(), clients.settings.retention_bytes)
-                note()
+                start_recording()
                 with publisher.transaction() if produce else nullcontext() as transaction:
                     counts, times, dead = _send(clients, staging, drained, publisher, transaction, required, now, old)
                     check_balance(drained, counts)
                     check_dead_letters(drained, counts, settings.pipeline, dead)
             freshness = Histogram() if batch.dry_run else ages(times, now())
-            # What a replay or a redrive reads is more than what it takes: their claims have looked at that.
+            # A replay or a redrive reads more than it takes: their claims have checked that.
             least = drained.value_bytes // max(1, len(batch.ranges)) if batch.purpose.kind == LIVE.kind else 0
             return Published(counts, produce, freshness, old.warnings(least))
 
@@ -79,8 +79,8 @@ def _send(
     clients: Clients, staging: Staging, drained: Drained, publisher: LanePublisher, transaction: Transaction | None,
     required: frozenset[str], now: Callable[[], datetime], old: OldMessages,
 ) -> tuple[Counts, list[Milliseconds], Counter[int]]:  # fmt: skip
-    """Route the batch and send it, if there is a transaction; what became of its messages, the times of those that are
-    enriched, and how many are dead in each partition. `old` sees the times of all."""
+    """Route the batch and send it, if there is a transaction. Returns the counts of its messages, the times of the
+    enriched ones, and the dead ones by partition. `old` sees the times of all."""
     kafka, counts = clients.settings, Counts()
     times: list[Milliseconds] = []
     dead: Counter[int] = Counter()
@@ -98,7 +98,7 @@ def _send(
 
 
 def ages(times: Sequence[Milliseconds], moment: datetime) -> Histogram:
-    """How long before `moment` these times were, in milliseconds since the epoch. 0 and less is no time."""
+    """The ages at `moment` of these times, in milliseconds since the epoch. 0 or less means no time."""
     known = np.concatenate([*times, np.empty(0, dtype=np.int64)])
     return Histogram.of(moment.timestamp() - known[known > 0] / 1000)
 
@@ -106,7 +106,7 @@ def ages(times: Sequence[Milliseconds], moment: datetime) -> Histogram:
 def route(
     staging: Staging, batch: Batch, limits: LanePublisher, required: frozenset[str], now: Callable[[], datetime]
 ) -> Iterator[Routed]:
-    """The batch's chunks as the two topics get them."""
+    """The batch's chunks, routed to the two topics."""
     drain_id = staging.drain_of(batch.batch_id, REFUSED)
     additions = [_additions(staging, batch, declaration, drain_id) for declaration in REGISTRY.enrichers]
     events = staging.read(batch.batch_id, EVENTS, drain=drain_id)
@@ -128,7 +128,7 @@ def _additions(
 def record(ledger: Ledger, drained: Drained, published: Published, **details: Any) -> None:
     """Complete the batch's row in the ledger; `details` are those of `Outcome` beside the counts.
 
-    A publish that died between its commit and this leaves the row to its next try, which finds the batch published.
+    When a publish dies between its commit and this, its next try finds the batch published and completes the row.
     Raises `OffsetsMoved` when the group is past the batch because somebody moved it there.
     """
     counts, batch = published.counts, drained.batch
@@ -163,14 +163,14 @@ def check_balance(drained: Drained, counts: Counts) -> None:
 def check_dead_letters(
     drained: Drained, counts: Counts, settings: PipelineSettings, dead_by_partition: Counter[int]
 ) -> None:
-    """Not suspiciously much dead of one cause; raises `BatchUnbalanced`.
+    """Raise `BatchUnbalanced` when a suspiciously large share of the batch is dead for one reason.
 
-    The next claim over these offsets, in the partitions where it was so much, is smaller, until it is too small to be
-    suspected: a flood of junk is let through slowly and in view of whoever looks after failed runs, and stops nothing.
-    Only live draining claims again: what a replay or a redrive finds dead has been suspected before.
+    The next claim over these offsets is smaller in the partitions concerned, until it is too small to be suspected: a
+    flood of junk passes slowly and visibly, as failed runs, and stops nothing. Only live draining is checked: dead
+    letters of a replay or a redrive have been suspected before.
     """
     batch, suspected = drained.batch, max(counts.dead_by_reason.items(), key=lambda item: item[1], default=("", 0))
-    if batch.set_aside or batch.purpose.kind != LIVE.kind or drained.messages < settings.dead_letter_share_from:
+    if batch.quarantined or batch.purpose.kind != LIVE.kind or drained.messages < settings.dead_letter_share_from:
         return
     reason, dead = suspected
     share = settings.max_dead_letter_share
@@ -179,6 +179,6 @@ def check_dead_letters(
             f"batch {batch.batch_id}: {dead} of {drained.messages} messages would be dead letters with {reason}, more "
             f"than ENRICHMENT_MAX_DEAD_LETTER_SHARE={share:g}; nothing was "
             "committed, suspect the code or the source",
-            # A message that stands alone is set aside, where even that is suspected.
+            # Where even a single message is suspected, it is quarantined.
             {r.partition for r in batch.ranges if batch.span > 1 and dead_by_partition[r.partition] > share * r.span},
         )

@@ -1,8 +1,8 @@
-"""Events and what was added to them in, what each topic gets out: enriched messages and dead letters, as bytes.
+"""Events and their additions in, the messages of each topic out: enriched messages and dead letters, as bytes.
 
 The value of an enriched message is the input's bytes without the closing brace, then the additions. Each addition was
-written once per distinct key; here bytes are only put side by side. A message that must not be spliced takes the plain
-road.
+written once per distinct key; here bytes are only put side by side. A message that must not be spliced takes the slow
+path.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Routed(NamedTuple):
-    """What a chunk becomes: messages for the two topics, their offsets those of the messages that they were."""
+    """What a chunk becomes: messages for the two topics, with the offsets of their input messages."""
 
     analytics: Chunk
     dead_letters: Chunk
@@ -57,18 +57,18 @@ class Router:
         the processor's cache when it is handed on; the last one has the dead letters, in the order of their offsets,
         and the counts of all.
         """
-        words = Statuses.of(additions, self.required, self.now)
-        tails = words.codes, pa.array(words.tails, pa.binary())
+        statuses = Statuses.of(additions, self.required, self.now)
+        tails = statuses.codes, pa.array(statuses.tails, pa.binary())
         splicer = Splicer([*((addition.codes, addition.json) for addition in additions), tails])
         letters = DeadLetters(self.batch, self.now, self.dead_letters)
         refusals = dict(enumerate(zip(refused["reason"].to_pylist(), refused["detail"].to_pylist(), strict=True)))
         dead_letters = [letters.write(refused, origin_headers(refused, self.batch), "decode", refusals)]
         dead: dict[int, Death] = {}
         first = 0
-        while first < len(words.codes):
+        while first < len(statuses.codes):
             part = next(events)
-            values = splicer.splice(part["value"], *self._roads(part, additions, words, first))
-            messages, dying = self._enriched(part, values, words, first)
+            values = splicer.splice(part["value"], *self._slow_path_values(part, additions, statuses, first))
+            messages, dying = self._enriched(part, values, statuses, first)
             if dying:
                 dead_letters.append(letters.write(part, messages.columns["headers"], "enrich", dying))
                 dead |= {first + row: death for row, death in dying.items()}
@@ -77,22 +77,23 @@ class Router:
             first += part.num_rows
         reasons = _tally([*dead.values(), *refusals.values()])
         lost = Counts(dead=len(dead) + len(refusals), by_reason=reasons, dead_by_reason=reasons)
-        yield Routed(NOTHING, in_order(dead_letters), words.counts(dead) + lost)
+        yield Routed(NOTHING, in_order(dead_letters), statuses.counts(dead) + lost)
 
     @staticmethod
-    def _roads(
-        events: pa.RecordBatch, additions: Sequence[StagedEnrichment], words: Statuses, first: int
+    def _slow_path_values(
+        events: pa.RecordBatch, additions: Sequence[StagedEnrichment], statuses: Statuses, first: int
     ) -> tuple[Flags, int, list[bytes]]:
-        """Which events are spliced, and the values of the others."""
+        """Which events are spliced, the row number of the first, and the values of the others."""
         fast = events["fast"].to_numpy(zero_copy_only=False)
-        plain = []
+        slow = []
         for row in np.flatnonzero(~fast).tolist():
             fragments = [a.json[int(a.codes[first + row])].as_py() for a in additions]
-            plain.append(slow_path(events["value"][row].as_py(), fragments, words.tails[words.codes[first + row]]))
-        return fast, first, plain
+            tail = statuses.tails[statuses.codes[first + row]]
+            slow.append(slow_path(events["value"][row].as_py(), fragments, tail))
+        return fast, first, slow
 
     def _enriched(
-        self, events: pa.RecordBatch, values: pa.Array, words: Statuses, first: int
+        self, events: pa.RecordBatch, values: pa.Array, statuses: Statuses, first: int
     ) -> tuple[Chunk, dict[int, Death]]:
         """The enriched messages of a slice that begins at row `first`, and which of them are dead after all."""
         parts = [events[name] for name in ("partition", "offset", "timestamp", "key")]
@@ -100,13 +101,13 @@ class Router:
         messages = Chunk(pa.record_batch([*parts, headers, values], schema=MESSAGE_SCHEMA))
         refused = self.output.refusals(messages, milliseconds(self.now))
         rows = slice(first, first + events.num_rows)
-        fatal = {row: (reason, "the source is required") for row, reason in words.fatal_rows(rows)}
+        fatal = {row: (reason, "the source is required") for row, reason in statuses.fatal_rows(rows)}
         return messages, {**refused, **fatal}
 
 
 def slow_path(value: bytes, fragments: Sequence[bytes], tail: bytes | None) -> bytes:
-    """Parse, update, encode. Values stay the bytes they were; a key of the output that the input holds is replaced, one
-    that stands twice in the input keeps its last value."""
+    """Parse, update, encode. Values keep their bytes; a key of the output that the input holds is replaced, a duplicate
+    key in the input keeps its last value."""
     message = _decode_plain(value)
     message.update(_decode_plain(b"{" + b",".join(filter(None, [*fragments, tail]))))
     return _encode(message)

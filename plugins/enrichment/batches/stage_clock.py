@@ -19,8 +19,7 @@ from enrichment.store.jobs import Ledger
 
 log = logging.getLogger(__name__)
 
-# What goes wrong when code meets data that it was not made for. Brokers, databases, disks and settings raise other
-# things.
+# What code raises for data that it cannot handle. Brokers, databases, disks and settings raise other exceptions.
 BATCH_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 
 
@@ -28,7 +27,7 @@ BATCH_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, Me
 class Stage:
     """What a stage did to a batch; `seconds` and `peak_rss_bytes` are known when its block has ended.
 
-    `histograms` are kept beside the counts, and are no part of the log line.
+    `histograms` are kept beside the counts and are not in the log line.
     """
 
     messages: int = 0
@@ -56,8 +55,8 @@ class Account(Protocol):
 def timed_stage(account: Account, batch_id: str, name: str) -> Iterator[Stage]:
     """Time a stage of a batch and record what it did, once it has ended well.
 
-    A failure that is nobody's fault but the batch's is noted in the ledger: the next claim there takes less. Why
-    the broker did not take a batch is noted, too, and shrinks nothing.
+    A failure caused by the batch itself is recorded in the ledger: the next claim there takes less. The reason for
+    which a broker did not accept a batch is recorded, too, and shrinks nothing.
     """
     stage, start = Stage(), time.perf_counter()
     try:

@@ -1,4 +1,4 @@
-"""What a batch has staged, file by file, and what is known of it at the end of its stages."""
+"""What a batch has staged, file by file, and the results of its stages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CODE_SCHEMA = pa.schema([("code", pa.int32())])
 
 
 class Drained(msgspec.Struct, frozen=True):
-    """What drain staged: the batch with the ranges that were read, and how much that was."""
+    """What drain staged: the batch with the ranges that were read, and how much was read."""
 
     batch: Batch
     messages: int
@@ -37,9 +37,9 @@ class Drained(msgspec.Struct, frozen=True):
 class Published(msgspec.Struct, frozen=True):
     """What became of a batch. `produced` is false when the group's offsets said that it had been published before.
 
-    `freshness` is the time from each enriched message's timestamp to its publication; of one that had been published
-    before, to when that was found out. Nothing where nothing became visible, or had no timestamp. `warnings` are for
-    the ledger: what somebody should look at, although the batch is published.
+    `freshness` is the time from each enriched message's timestamp to its publication, or, if it had been published
+    before, to the discovery of that; empty in a dry run or without timestamps. `warnings` are for the ledger: what
+    somebody should look at, although the batch is published.
     """
 
     counts: Counts

@@ -1,6 +1,6 @@
-"""What each stage of a batch does, with its clock and its entries in the ledger. Airflow's tasks are these functions.
+"""What each stage of a batch does, with its clock and its entries in the ledger. Airflow's tasks call these functions.
 
-A batch that the ledger has as published is done: whichever of its stages runs again has nothing left to do.
+A batch that the ledger has as published is done: a stage of it that runs again does nothing.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Workplace(Account, Protocol):
 
 
 class LookedUp(msgspec.Struct, frozen=True):
-    """How the messages of a batch were answered by an enrichment, the seconds that it took, what its source failed for,
-    if it did, and the build of what it was answered from."""
+    """How an enrichment answered the messages of a batch: counts, seconds, the outage of its source, if any, and the
+    source's build."""
 
     counts: LookupCounts = LookupCounts()
     seconds: float = 0.0
@@ -97,12 +97,12 @@ def look_up(work: Workplace, declaration: LookupEnricher, batch: Batch) -> Looke
 
 def publish_batch(
     work: Workplace, kind: Kind, drained: Drained, lookups: Mapping[str, LookedUp],
-    noted: AbstractContextManager[None] | None = None,
+    recording: AbstractContextManager[None] | None = None,
 ) -> Published | None:  # fmt: skip
     """Publish enriched messages, dead letters and the group's offsets in one transaction, and complete the ledger.
 
-    A batch that turns out to be published already (an earlier try died before it could say so) is only recorded. None
-    where the ledger had it as published. `noted` is as in `publish`.
+    A batch that turns out to be published already (an earlier try died before it could say so) is only recorded.
+    Returns None where the ledger has it as published. `recording` is as in `publish`.
     """
     batch = drained.batch
     job = work.ledger.get(batch.batch_id)
@@ -112,7 +112,7 @@ def publish_batch(
     counts = {name: done.counts for name, done in lookups.items()}
     with timed_stage(work, batch.batch_id, "publish") as stage:
         published = publish(
-            work.clients, work.staging, drained, kind, work.settings, outages=outages, noted=noted
+            work.clients, work.staging, drained, kind, work.settings, outages=outages, recording=recording
         )  # fmt: skip
         alerts = alerts_of(drained, published, counts, work.settings, partial(strange_fields, work.staging, batch))
         published = msgspec.structs.replace(published, warnings=(*published.warnings, *alerts))

@@ -18,7 +18,7 @@ class State(StrEnum):
 
 
 class Tier(StrEnum):
-    """Who answered."""
+    """The tier that answered."""
 
     MEMORY = "memory"
     POSTGRES = "postgres"
@@ -41,7 +41,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 class Lookup(Protocol):
-    """Answers for keys. A key that it cannot answer is missing."""
+    """Answers for keys. A key without an answer is missing from the result."""
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry]:
         """The entries of those keys that are known, expired ones included; asks once for all keys."""
@@ -49,7 +49,7 @@ class Lookup(Protocol):
 
 
 class CacheLayer(Lookup, Protocol):
-    """A lookup that can be told. Raises `LayerUnavailable` when it does not answer; the caller goes on without it."""
+    """A lookup that can also be written to. Raises `LayerUnavailable` on failure; the caller goes on without it."""
 
     tier: Tier
 
@@ -89,7 +89,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
 
 class KeyLookup(Protocol):
-    """What an enricher sees of the caches: an answer for every key, whatever fails underneath."""
+    """What an enricher sees of the caches: an answer for every key, even when tiers fail."""
 
     def answer_many(self, keys: Sequence[str]) -> Sequence[Answer]:
         """One answer per key, in the order of `keys`, which are distinct. Never raises for a source that is down."""
@@ -98,8 +98,8 @@ class KeyLookup(Protocol):
 
 class LookupCounts(msgspec.Struct, frozen=True):
     """How a chunk's messages were answered. The first message of a key counts for the tier that answered, every further
-    one for memory; `misses` are the messages for which the source had to be asked. `stale`, `absent` and `failed` say
-    what the answer was, whoever gave it."""
+    one for memory; `misses` are the messages for which the source had to be asked. `stale`, `absent` and `failed` count
+    the kinds of answers, from any tier."""
 
     messages: int = 0
     memory: int = 0

@@ -1,7 +1,6 @@
 """Many entries, or answers, as columns: thousands of keys without an object for each.
 
-Both are what the protocols of `enrichment.caches.base` speak of, too: the `Entry` or `Answer` of a row is made when
-somebody asks for it.
+Both satisfy the protocols of `enrichment.caches.base`, too: the `Entry` or `Answer` of a row is made on access.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import pyarrow.compute as pc
 
 from enrichment.caches.base import Answer, Entry, State, Tier
 from enrichment.codec.buffers import Flags
-from enrichment.codec.struct_columns import Words, arrow_types, columns_of
+from enrichment.codec.struct_columns import StructType, arrow_types, columns_of
 
 KEY, STATE, REASON, EXPIRES_AT, VERSION, IS_STALE, TIER = (
     "key", "state", "reason", "expires_at", "version", "stale", "tier",
@@ -26,11 +25,11 @@ KEY, STATE, REASON, EXPIRES_AT, VERSION, IS_STALE, TIER = (
 
 class _Rows:
     """Rows of distinct keys: the columns `KEY` to `IS_STALE`, and a value's fields under the output's names, null where
-    there is no value. `words` is the struct of these fields; None where no row has a value, and no such column then."""
+    there is no value. `struct` has these fields; it is None, and the columns are missing, where no row has a value."""
 
-    def __init__(self, rows: pa.Table, words: Words | None) -> None:
+    def __init__(self, rows: pa.Table, struct: StructType | None) -> None:
         self.rows = rows
-        self.words = words
+        self.struct = struct
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
@@ -46,10 +45,10 @@ class _Rows:
             yield Entry(State(state), value if state == State.FOUND else None, *part)
 
     def _values(self) -> Iterable[msgspec.Struct | None]:
-        if self.words is None:
+        if self.struct is None:
             return [None] * len(self)
-        fields = [self.rows[name].to_pylist() for name in arrow_types(self.words)]
-        return map(self.words, *fields)
+        fields = [self.rows[name].to_pylist() for name in arrow_types(self.struct)]
+        return map(self.struct, *fields)
 
 
 class Entries(_Rows, Mapping[str, Entry]):
@@ -61,7 +60,7 @@ class Entries(_Rows, Mapping[str, Entry]):
         if isinstance(entries, Entries):
             return entries
         values = [entry.value for entry in entries.values()]
-        words = next((type(value) for value in values if value is not None), None)
+        struct = next((type(value) for value in values if value is not None), None)
         parts = zip(*((e.state, e.reason, e.expires_at, e.version, e.stale) for e in entries.values()), strict=True)
         state, reason, expires_at, version, stale = parts if entries else [()] * 5
         columns = {
@@ -72,23 +71,23 @@ class Entries(_Rows, Mapping[str, Entry]):
             VERSION: pa.array(version, pa.string()),
             IS_STALE: pa.array(stale, pa.bool_()),
         }
-        return cls(pa.table(columns | ({} if words is None else columns_of(values, words))), words)
+        return cls(pa.table(columns | ({} if struct is None else columns_of(values, struct))), struct)
 
     def filter(self, wanted: pa.Array) -> Entries:
         """Those for which `wanted` is true."""
-        return self if wanted.true_count == len(self) else Entries(self.rows.filter(wanted), self.words)
+        return self if wanted.true_count == len(self) else Entries(self.rows.filter(wanted), self.struct)
 
     def others(self, keys: Sequence[str]) -> Sequence[str]:
-        """Those keys, of which these entries are some, that are not among them."""
+        """Those of the keys that have no entry here; the entries must be of some of them."""
         if len(self) == len(keys):
             return []
         known = set(self.rows[KEY].to_pylist())
         return [key for key in keys if key not in known]
 
     def from_tier(self, tier: Tier) -> Answers:
-        """The answers that these are when a tier gives them."""
+        """These entries as the answers of a tier."""
         tiers = pa.repeat(pa.scalar(tier, pa.string()), len(self))
-        return Answers(self.rows.append_column(TIER, tiers), self.words)
+        return Answers(self.rows.append_column(TIER, tiers), self.struct)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._by_key)
@@ -111,7 +110,7 @@ class Answers(_Rows, Sequence[Answer]):
             return answers
         entries = Entries.of({key: answer.entry for key, answer in zip(keys, answers, strict=True)})
         tiers = pa.array([answer.tier for answer in answers], pa.string())
-        return cls(entries.rows.append_column(TIER, tiers), entries.words)
+        return cls(entries.rows.append_column(TIER, tiers), entries.struct)
 
     @classmethod
     def in_order(cls, keys: Sequence[str], parts: Iterable[Answers]) -> Answers:
@@ -123,17 +122,17 @@ class Answers(_Rows, Sequence[Answer]):
         places = pc.index_in(pa.array(keys, pa.string()), rows[KEY].combine_chunks())
         if places.null_count:
             raise KeyError(keys[places.is_null().index(True).as_py()])
-        return cls(rows.take(places), next((part.words for part in parts if part.words), None))
+        return cls(rows.take(places), next((part.struct for part in parts if part.struct), None))
 
     def are(self, name: str, value: str) -> Flags:
         """Which rows have this value in a column."""
         found: Flags = pc.equal(self.column(name), value).to_numpy(zero_copy_only=False)
         return found
 
-    def fields(self, words: Words) -> dict[str, pa.Array]:
-        """The fields of these words as columns, null for what is not found."""
-        is_found, types = pc.equal(self.column(STATE), State.FOUND), arrow_types(words)
-        if self.words is None:
+    def fields(self, struct: StructType) -> dict[str, pa.Array]:
+        """The fields of this struct as columns, null for what is not found."""
+        is_found, types = pc.equal(self.column(STATE), State.FOUND), arrow_types(struct)
+        if self.struct is None:
             return {name: pa.nulls(len(self), kind) for name, kind in types.items()}
         return {name: pc.if_else(is_found, self.column(name), pa.scalar(None, kind)) for name, kind in types.items()}
 
@@ -153,8 +152,8 @@ class Answers(_Rows, Sequence[Answer]):
 
 
 def last(entries: Mapping[str, Entry], count: int) -> Mapping[str, Entry]:
-    """As many of the last entries; of columns the others are not made into objects."""
+    """The last `count` entries; the others of a column are not made into objects."""
     surplus = max(0, len(entries) - count)
     if isinstance(entries, Entries):
-        return Entries(entries.rows.slice(surplus), entries.words)
+        return Entries(entries.rows.slice(surplus), entries.struct)
     return dict(islice(entries.items(), surplus, None))

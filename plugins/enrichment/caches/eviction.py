@@ -1,10 +1,10 @@
-"""Takes a cache table, leaves it without what has passed its hard expiry and with no more rows than its ceiling.
+"""Deletes the rows of a cache table that have passed their hard expiry, and those above its ceiling.
 
-What other tables hold for keys that are gone (`CacheTable.dependents`) goes, too.
+Rows of other tables for keys that are gone (`CacheTable.dependents`) are deleted, too.
 
-Every chunk is a transaction of its own that locks only the rows it deletes and passes over those that somebody else has
-locked: it waits for nobody, and nobody waits for more than one chunk. What is served or fetched meanwhile is right
-either way, since expiry is judged when reading; eviction only frees space.
+Every chunk is a transaction of its own that locks only the rows it deletes and skips rows that are locked: it waits for
+no other session, and none waits for more than one chunk. Lookups are right meanwhile, since expiry is judged when
+reading; eviction only frees space.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Statistics(msgspec.Struct, frozen=True):
 
 
 class EvictedChunk(msgspec.Struct, frozen=True):
-    """What one transaction deleted: past their hard expiry (found, absent), above the ceiling (surplus), or of a
-    dependent table (orphans)."""
+    """The rows that one transaction deleted: past their hard expiry (found, absent), above the ceiling (surplus), or of
+    a dependent table (orphans)."""
 
     found: int = 0
     absent: int = 0
@@ -100,8 +100,8 @@ def evict(
 ) -> Evicted:
     """Evict one cache, vacuum and analyse its tables if there was something to evict; a dry run only counts.
 
-    Where there is nothing to do, that takes two statements and one for each dependent table. Raises `psycopg.Error`
-    when the database refuses; what earlier chunks deleted is gone then, and the next try goes on from there.
+    With nothing to do, this takes two statements and one for each dependent table. Raises `psycopg.Error` when the
+    database refuses; what earlier chunks deleted stays deleted, and the next try goes on from there.
     """
     before = statistics(connection)[table.cache]
     due = _count_due(connection, table, grace)
@@ -192,7 +192,7 @@ def _delete(
     connection: psycopg.Connection[Any], table: CacheTable, name: str, parameters: Mapping[str, Any],
     dependent: str = "",
 ) -> dict[str, Any]:  # fmt: skip
-    """What a chunk deleted; nothing when it met a lock that it cannot pass over, time and again: the next run comes."""
+    """The rows that a chunk deleted; none when it repeatedly met a lock that it cannot skip: the next run retries."""
     for _ in range(TRIES):
         try:
             with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:

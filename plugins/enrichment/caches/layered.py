@@ -1,4 +1,4 @@
-"""Takes keys, asks memory, then PostgreSQL, then the source, once each for what is still missing; answers every key."""
+"""Keys in, an answer for each out: memory, then PostgreSQL, then the source, asked once each for what is missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class TimeToLive(msgspec.Struct, frozen=True):
-    """How long, in seconds, an answer of the source may be served, by what it says."""
+    """How long, in seconds, an answer of the source may be served, by its state."""
 
     found_seconds: float
     absent_seconds: float
@@ -41,11 +41,11 @@ class LayeredLookup:
       which had to be asked. Memory keeps it for `failed_seconds`, so that the next chunk does not ask again.
     - A key for which the source failed and nothing stale is there is FAILED with the source's reason; only memory keeps
       that.
-    - A source that breaks its promise and leaves a key out has failed for it, with the reason `unanswered`.
+    - A source that leaves a key out has failed for it, with the reason `unanswered`.
     - An entry of another version than the source's is a miss (an empty version takes any).
-    - What a `GradualSource` answers goes into the lasting layers part by part: whatever ends the task, its next try has
-      that. Memory, which ends with the task, takes all of it at the end.
-    - A layer that does not answer is passed by, and not written to, until the next call. Its failures, and those of the
+    - What a `GradualSource` answers goes into the lasting layers part by part, so that a killed task leaves it to its
+      next try. Memory, which ends with the task, takes all of it at the end.
+    - A layer that does not answer is skipped, and not written to, until the next call. Its failures, and those of the
       source, are counted in `failures` and given to `on_failure`; the log names the first of each tier.
     """
 
@@ -122,7 +122,7 @@ class LayeredLookup:
     def _fetch(
         self, keys: Sequence[str], expired: Mapping[str, Entry], lasting: Iterable[CacheLayer]
     ) -> dict[str, Entry]:
-        """What the source says of these keys, written into the lasting layers as it comes."""
+        """The source's answers for these keys, written into the lasting layers as they come."""
         failure = Entry(State.FAILED, reason=self._unanswered)
         fetched: dict[str, Entry] = {}
         try:
@@ -145,7 +145,7 @@ class LayeredLookup:
         return iter([self._source.fetch_many(keys)])
 
     def _dated(self, entries: Mapping[str, Entry]) -> dict[str, Entry]:
-        """The entries with the source's version, and when they expire if they are of now."""
+        """The entries with the source's version and the expiry that they have if they are of now."""
         expiries, version = self._ttl.expiries(self._clock()), self._source.version
         return {
             key: Entry(entry.state, entry.value, entry.reason, expiries[entry.state], version)
@@ -161,12 +161,12 @@ class LayeredLookup:
 
 
 def _or_stale(failed: Entry, old: Entry | None) -> Entry:
-    """What is served of a key for which the source has failed: what was known of it once, marked, if there is such."""
+    """The answer for a key for which the source has failed: its stale entry, marked, if there is one."""
     if old is None:
         return failed
     return Entry(old.state, old.value, old.reason, failed.expires_at, old.version, stale=True)
 
 
 def _lasting(entries: Mapping[str, Entry]) -> dict[str, Entry]:
-    """What is worth keeping beyond the process: answers that the source gave."""
+    """The entries worth keeping beyond the process: answers that the source gave."""
     return {key: entry for key, entry in entries.items() if entry.state is not State.FAILED and not entry.stale}

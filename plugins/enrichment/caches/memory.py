@@ -13,12 +13,11 @@ from enrichment.caches.entries import last
 class MemoryLayer:
     """A `CacheLayer` that keeps the `size` entries used last.
 
-    At once it takes in at most a quarter of its size, the last ones: a chunk with many keys that are seen once (request
-    ids) would push out those that come again, and the pushing costs more than what it saves. The next tier has the
-    others.
+    A call stores at most a quarter of its size, the last entries: a chunk with many keys that are seen once (request
+    ids) would evict those that come again, and evicting costs more than it saves. The next tier has the others.
 
-    An expired entry is not returned, and gives way like any that is not used. Entries know when they expire: the timed
-    caches of `cachetools` keep that a second time and took four times as long. `clock` gives seconds since the epoch.
+    An expired entry is not returned, and is evicted like any unused one. Entries hold their own expiry: the timed
+    caches of `cachetools` store it a second time and took four times as long. `clock` gives seconds since the epoch.
     """
 
     tier = Tier.MEMORY

@@ -20,7 +20,7 @@ from enrichment.errors import LayerUnavailable
 
 log = logging.getLogger(__name__)
 
-# A B-tree takes keys up to a third of a page; a key is whatever text a message holds.
+# A B-tree takes keys up to a third of a page; a key is any text that a message holds.
 MAX_KEY_BYTES = 2_000
 ESCAPED_NUL = r"\u0000"
 
@@ -32,10 +32,10 @@ class PostgresLayer:
     returned too, for the caller to judge. `connect` gives a connection, which is kept until it breaks; then another is
     opened. `clock` gives seconds since the epoch.
 
-    That a row was served is noted in it (`last_used_at`, which eviction goes by) when it was last noted longer than
-    `touch_after_seconds` ago: one more statement for a call's rows of that age, none where there are none.
+    A row's last use (`last_used_at`, which eviction goes by) is updated when the recorded one is older than
+    `touch_after_seconds`: one more statement for a call that serves such rows.
 
-    Raises `LayerUnavailable` for whatever the database refuses. Where it does not answer in time, the table is not read
+    Raises `LayerUnavailable` for any error of the database. Where it does not answer in time, the table is not read
     (not written) again for `pause_seconds`, then twice as long: a task waits for a locked table once, not for each
     chunk. Keys that no table can hold are unknown to it.
     """
@@ -90,7 +90,7 @@ class PostgresLayer:
         return entries
 
     def _entries_of(self, arrays: Sequence[bytes]) -> tuple[Entries, pa.Array]:
-        """What `get_many.sql` returned, and which of the entries are to be noted as used."""
+        """What `get_many.sql` returned, and the keys whose last use is to be updated."""
         key, state, reason, version, expires_at, is_due, *fields = map(column_of, arrays)
         types = arrow_types(self._table.values)
         values = {name: field.cast(types[name]) for name, field in zip(types, fields, strict=True)}
@@ -102,7 +102,7 @@ class PostgresLayer:
         self._put(entries, used_at=self._clock())
 
     def renew_many(self, entries: Mapping[str, Entry]) -> None:
-        """Put entries that nobody asked for: when they were last used stays as it is."""
+        """Put entries that no message asked for: their last use stays as it is."""
         self._put(entries, used_at=None)
 
     def _put(self, entries: Mapping[str, Entry], used_at: float | None) -> None:
@@ -112,7 +112,7 @@ class PostgresLayer:
             self._execute("put_many", {"rows": rows_as_json(rows), "fetched_at": self._clock(), "used_at": used_at})
 
     def _touch(self, keys: Sequence[str], now: float) -> None:
-        """Note the use of these keys. A database that refuses costs only that: the answers are there."""
+        """Update the last use of these keys. An error of the database costs only that: the answers are there."""
         try:
             self._execute("touch", {"keys": as_json(keys), "used_at": now})
         except LayerUnavailable as error:
@@ -127,7 +127,7 @@ class PostgresLayer:
         return self._row(key, entry.state, entry.reason, entry.version, entry.expires_at, *value)
 
     def _execute(self, statement: str, parameters: Mapping[str, Any]) -> list[bytes | None]:
-        """The values of the one row that a statement returns, in binary; none where it returns none."""
+        """The values of the one row that a statement returns, in binary; empty without a row."""
         pause = self._reading if statement == "get_many" else self._writing
         if pause.seconds_left:
             waits = f"passed by for {pause.seconds_left:.0f} s more, since {pause.why}"
@@ -146,11 +146,11 @@ class PostgresLayer:
             raise LayerUnavailable(f"{self._table.table}: {error}") from error
 
 
-def _row_type(words: type[msgspec.Struct]) -> type[msgspec.Struct]:
-    """What a row of `put_many` looks like as JSON: names that the statement knows, null fields left out."""
-    values = [(field.name, Any, None) for field in msgspec.structs.fields(words)]
+def _row_type(struct: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    """The JSON form of a row of `put_many`: names that the statement knows, null fields left out."""
+    values = [(field.name, Any, None) for field in msgspec.structs.fields(struct)]
     head = [("key", str), ("state", str), ("reason", Any), ("version", str), ("expires_at", float)]
-    return msgspec.defstruct(f"{words.__name__}Row", [*head, *values], omit_defaults=True, gc=False)
+    return msgspec.defstruct(f"{struct.__name__}Row", [*head, *values], omit_defaults=True, gc=False)
 
 
 def storable_keys(keys: Sequence[str]) -> Sequence[str]:
@@ -162,7 +162,7 @@ def storable_keys(keys: Sequence[str]) -> Sequence[str]:
 
 
 def as_json(value: Any) -> str:
-    """A parameter for the statements to take apart: thousands of values bind in half the time that arrays take."""
+    """A parameter that the statements unpack: thousands of values bind in half the time that arrays take."""
     return msgspec.json.encode(value).decode()
 
 

@@ -1,4 +1,4 @@
-"""Takes a cache table and the source behind it, renews the keys in use shortly before they expire (refresh-ahead)."""
+"""Renews the keys in use of a cache table from its source shortly before they expire (refresh-ahead)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class RenewedTable:
-    """The table as a renewal sees it, a `CacheLayer`: nothing in it is fresh enough, and writing is no use of a key.
+    """The table as a renewal sees it, a `CacheLayer`: no entry is fresh enough, and writing does not count as a use.
 
     A key that only renewals touch is therefore not renewed a second time.
     """
@@ -39,7 +39,7 @@ class RenewedTable:
 
 
 class Renewed(msgspec.Struct, frozen=True):
-    """What became of the keys that were due: renewed as found or absent, or failed since their source is down."""
+    """What became of the keys that were due: renewed as found or absent, or failed because their source is down."""
 
     keys: int = 0
     found: int = 0
@@ -57,7 +57,7 @@ def find_hot(
 
 
 def renew(keys: Sequence[str], lookup: KeyLookup) -> Renewed:
-    """Have the source answer these keys anew. A source that is down costs only that: the rows stay as they are."""
+    """Fetch these keys again from the source. Where it is down, the rows stay as they are."""
     if not keys:
         return Renewed()
     states = Counter(answer.entry.state for answer in lookup.answer_many(keys))

@@ -1,7 +1,7 @@
 """Takes declarations of cache tables, gives their statements, and makes the tables as they are declared.
 
-A cache is disposable: where its columns are others than those declared, its table is emptied and altered, never
-migrated. One set of statements (`include/sql/caches`) serves every cache.
+A cache is disposable: where its columns differ from those declared, its table is emptied and altered, never migrated.
+One set of statements (`include/sql/caches`) serves every cache.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FIXED_COLUMNS = {
     "last_used_at": "timestamp with time zone",
 }
 INDEXES_AND_CHECKS = ("state", "absent_has_reason", "expires_after_fetch", "expires_at_idx", "last_used_at_idx")
-# PostgreSQL cuts longer names off, and tells nobody; names of indexes and checks begin with that of the table.
+# PostgreSQL silently cuts longer names off; names of indexes and checks begin with that of the table.
 MAX_NAME_BYTES = 63
 MAX_TABLE_BYTES = MAX_NAME_BYTES - 1 - max(map(len, INDEXES_AND_CHECKS))
 
@@ -40,8 +40,8 @@ MAX_TABLE_BYTES = MAX_NAME_BYTES - 1 - max(map(len, INDEXES_AND_CHECKS))
 class CacheTable(msgspec.Struct, frozen=True):
     """Where a cache is kept: a row for each key, with a column for each field of the struct `values`.
 
-    `cache` is its name in get_cache_statistics(). `dependents` are tables with a column of the key's name whose rows go
-    when their key has gone from the cache. Raises `SchemaError` for what no table can be made of.
+    `cache` is its name in get_cache_statistics(). `dependents` are tables with a column of the key's name; their rows
+    are deleted when their key has left the cache. Raises `SchemaError` for a declaration that no table can have.
     """
 
     cache: str
@@ -82,8 +82,8 @@ class CacheTable(msgspec.Struct, frozen=True):
 def make_tables(connection: psycopg.Connection[Any], tables: Sequence[CacheTable]) -> None:
     """Make the tables that are missing, remake those whose columns differ, and write down which caches there are.
 
-    Harmless when nothing is to be done, and when two sessions do it at once. Raises `SchemaError` where a table is none
-    of a cache, or where a view reads a column that would go; nothing was changed then.
+    Harmless when nothing is to be done, and when two sessions do it at once. Raises `SchemaError` where a table is not
+    a cache's, or where a view reads a column that would be dropped; nothing was changed then.
     """
     for what, names in (("cache", [t.cache for t in tables]), ("table", [t.table for t in tables])):
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -106,7 +106,7 @@ def _make(connection: psycopg.Connection[Any], table: CacheTable) -> None:
     present = {name: (kind, is_key) for name, kind, is_key in found}
     if any(present.get(name, ("", False))[0] != kind for name, kind in FIXED_COLUMNS.items()):
         raise SchemaError(
-            f"the cache {table.cache} is declared with the table {table.table}, which is there and is none of a cache:"
+            f"the cache {table.cache} is declared with the table {table.table}, which exists and is not a cache's:"
             " name another, or drop it"
         )
     wanted = {table.key: (KEY_TYPE, True)} | {name: (kind, False) for name, kind in table.columns.items()}
@@ -167,7 +167,7 @@ def _definition(name: str, kind: str) -> Composable:
 
 
 def _column_type(cache_name: str, field: str, declared: Any) -> str:
-    """The type of a value's column; that a value may be null goes without saying."""
+    """The type of a value's column; every value may be null."""
     kinds = [kind for kind in get_args(declared) or (declared,) if kind is not type(None)]
     if len(kinds) != 1 or kinds[0] not in VALUE_TYPES:
         known = ", ".join(kind.__name__ for kind in VALUE_TYPES)

@@ -1,5 +1,4 @@
-"""Binary Arrow columns as compiled loops (Numba) take and give them: all bytes one behind the other, and where each
-value ends."""
+"""Binary Arrow columns as compiled loops (Numba) take and return them: one data buffer and the offsets into it."""
 
 from __future__ import annotations
 
@@ -24,9 +23,9 @@ FLAGS = types.Array(types.boolean, 1, "C", readonly=True)
 
 
 def parts_of(column: pa.Array) -> tuple[Bytes, Ends]:
-    """The bytes of a binary column, and where each value ends, from the end of the one before the first on.
+    """The data buffer of a binary column and its Arrow offsets.
 
-    There is an address even where there are no bytes: an empty value must not look like none.
+    A column without bytes gets a buffer of one byte: an empty value needs an address, or it would look like null.
     """
     _, ends, content = column.buffers()
     found = np.frombuffer(ends, np.int32)[column.offset : column.offset + len(column) + 1]
@@ -34,6 +33,6 @@ def parts_of(column: pa.Array) -> tuple[Bytes, Ends]:
 
 
 def binary_column(content: Bytes, ends: Ends, there: Flags | None = None) -> pa.Array:
-    """The reverse; `there` says which values are not null (all, if not given)."""
+    """The reverse of `parts_of`; `there` says which values are not null (default: all)."""
     bits = None if there is None or there.all() else pa.py_buffer(np.packbits(there, bitorder="little"))
     return pa.Array.from_buffers(pa.binary(), len(ends) - 1, [bits, pa.py_buffer(ends), pa.py_buffer(content)])

@@ -1,11 +1,11 @@
-"""Message values in, events and refusals out: what must be known of a message, and why one cannot be processed.
+"""Message values in, events and refusals out: the lookup keys of a message, or the reason why it cannot be processed.
 
 A value goes on as the bytes it came in; decoding only reads it. Two paths lead on from here. On the **fast path** the
 output is the input's bytes with additions spliced in before the closing brace, which is right only when no key stands
 twice and none is a key of the output: for flat values (`enrichment.codec.flat`), so for nearly all. Every other message
 is read by a JSON library and takes the **slow path** (parse, update, encode), which means the same and costs more.
 
-Which fields are the keys of lookups is said by whoever calls: fields of `Event`, or any others.
+The caller names the fields that are keys of lookups: fields of `Event`, or any others.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ REGISTRY_START, REGISTRY_SIZE = b"\0\0", 5
 class Decoded(NamedTuple):
     """A chunk after decoding, a row for each message of it.
 
-    `fast` says which may be spliced, `keys` holds a column for each key that lookups need (null where absent, or empty:
-    that is what parsers write for a field that they did not find; a number is its text, as it was written), `refused`
-    has those that are no events, by row.
+    `fast` says which may be spliced, `keys` holds a column for each key that lookups need (null where absent or empty,
+    as parsers write a field that they did not find; a number is its text, as it was written), `refused` has those that
+    are not events, by row.
     """
 
     fast: Flags
@@ -94,7 +94,7 @@ def _decode_others(
     decoding = map(contract.decode, values)  # type: ignore[arg-type]  # a null value is refused below
     while len(events) < len(values):
         try:
-            # Keeps what came before an exception, and goes on behind it at the next turn.
+            # Keeps what came before an exception, and goes on after it at the next turn.
             events.extend(decoding)
         except (msgspec.MsgspecError, TypeError, RecursionError, UnicodeDecodeError):
             found = explain(values[len(events)], keys)
@@ -127,14 +127,14 @@ def key_text(raw: msgspec.Raw) -> str | None:
 
 
 def reject_all(column: pa.Array, keys: tuple[str, ...]) -> Decoded:
-    """Refuse a chunk whole: something about it fails the pipeline, whatever it is."""
+    """Reject every message of a batch that keeps failing for an unknown reason."""
     refusal = Refusal(Reason.PROCESSING_FAILED, "every batch with this message failed; see the tasks' logs")
     columns = dict.fromkeys(keys, pa.nulls(len(column), pa.string()))
     return Decoded(np.zeros(len(column), dtype=bool), columns, dict.fromkeys(range(len(column)), refusal))
 
 
 def refuse_headers(column: pa.Array) -> dict[int, Refusal]:
-    """The messages, by row, whose headers (packed) could not all be published."""
+    """The rows whose packed headers could not all be published, with the refusal of each."""
     return {row: Refusal(Reason.UNREADABLE_HEADERS, why) for row, why in unreadable(column).items()}
 
 
@@ -148,9 +148,9 @@ def _strict_fault(value: bytes) -> Refusal | None:
 
 
 def explain(value: bytes | None, keys: tuple[str, ...]) -> Refusal | Event:
-    """Read a value slowly and exactly: name the reason for which the fast decode refused a value.
+    """Read a value slowly and exactly: name the reason for which the fast decode refused it.
 
-    That one judges each value of a key that stands twice. Only the last one counts, so the value may be an event after
+    The fast decode judges every value of a duplicate key. Only the last one counts, so the value may be an event after
     all.
     """
     if not value:

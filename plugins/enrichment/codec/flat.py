@@ -1,11 +1,11 @@
-"""Flat messages: values in, which of them hold nothing but known fields, and the keys in these, out.
+"""Message values in; which of them are flat, and the lookup keys in these, out.
 
 A value is flat when it is one JSON object with fields of `event_type` only, each at most once and the required ones
 among them, whose values are strings (null too where optional), and when its last byte is the closing brace. Nearly all
 are. A compiled loop (Numba) proves it in one pass over the bytes, and makes no object for any of it.
 
-What the loop does not understand is not flat, whatever it is: `enrichment.codec.decode` has a JSON library read it
-then. That goes for keys with escapes in them, too, and for surrogates.
+Anything that the loop does not understand is not flat: `enrichment.codec.decode` reads it with a JSON library. That
+includes keys with escapes and surrogates.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from enrichment.codec.buffers import (
 )
 from enrichment.messages import event_type
 
-# The loop notes in the bits of an integer which fields it found.
+# The loop records in the bits of an integer which fields it found.
 MAX_FIELDS = 60
-# Positions are unsigned: Numba looks at each signed one whether it counts from the end.
+# Positions are unsigned: for signed ones Numba checks each time whether they count from the end.
 Position = np.uint64
 _ONE = Position(1)
 
@@ -46,7 +46,7 @@ _BACKSLASH, _SPACE_BAR, _ASCII = np.uint8(ord("\\")), np.uint8(ord(" ")), np.uin
 _BEYOND_ASCII, _ODD = 1, 2  # what a survey finds
 _SPACE = np.zeros(256, np.bool_)
 _SPACE[np.frombuffer(b" \t\r\n", np.uint8)] = True
-# How many bytes an escape has, by the letter behind its backslash; 0: it is none.
+# How many bytes an escape has, by the letter after its backslash; 0: not an escape.
 _ESCAPES = np.zeros(256, Position)
 _ESCAPES[np.frombuffer(b'"\\/bfnrt', np.uint8)], _ESCAPES[ord("u")] = 2, 6
 _DIGITS = np.full(256, -1, np.int64)
@@ -70,7 +70,7 @@ def _behind_space(values: Bytes, at: Position, end: Position) -> Position:
 
 @register_jitable
 def _escape_size(values: Bytes, at: Position, end: Position) -> Position:
-    """How many bytes the escape at `at` has, 0 where it is none, or a surrogate."""
+    """How many bytes the escape at `at` has; 0 for a surrogate or no escape."""
     size = _ESCAPES[values[at + _ONE]] if at + _ONE < end else Position(0)
     if at + size > end:
         return Position(0)
@@ -95,7 +95,7 @@ def _survey(value: Bytes) -> int:
 
 @register_jitable
 def _string_end(values: Bytes, at: Position, end: Position, survey: int) -> Position:
-    """Where the string whose first byte is at `at` has its closing quote; the end where it has none, or something in it
+    """The position of the closing quote of the string that starts at `at`; the end where it has none or holds something
     that is not understood."""
     if not survey & _ODD:
         start = values.ctypes.data
@@ -124,8 +124,8 @@ def _stands(values: Bytes, at: Position, end: Position, wanted: Bytes, start: Po
 
 @register_jitable
 def _field(values: Bytes, at: Position, end: Position, guess: int, names: Bytes, name_ends: Any) -> int:
-    """The number of the field whose name stands there with its quotes, -1 for none. Mostly it is the guess: the one
-    behind the last one in `event_type`."""
+    """The number of the field whose quoted name stands there, -1 for none. Mostly the guess is right: the next one in
+    `event_type`."""
     count = len(name_ends) - 1
     if guess < count and _stands(values, at, end, names, name_ends[guess], name_ends[guess + 1]):
         return guess
@@ -140,12 +140,12 @@ def _read_row(  # noqa: C901, PLR0911, PLR0912  taken apart it takes a third lon
     values: Bytes, at: Position, end: Position, row: int, starts: Any, sizes: Any, names: Bytes, name_ends: Any,
     required: Flags, keys: Numbers, all_required: int,
 ) -> int:  # fmt: skip
-    """What a value is (0: not flat). Notes where its keys are; what is noted of one that is not flat means nothing."""
+    """The kind of a value (0: not flat). Records where its keys are; meaningless for a value that is not flat."""
     if not (at < end and values[at] == _OPENING and values[end - _ONE] == _CLOSING):
         return 0
     survey, found, field = _survey(values[at:end]), 0, -1
     while True:
-        at = _behind_space(values, at + _ONE, end)  # behind the brace, or the comma
+        at = _behind_space(values, at + _ONE, end)  # after the brace, or the comma
         field = _field(values, at, end, field + 1, names, name_ends)
         if field < 0 or found >> field & 1:
             return 0
@@ -181,7 +181,7 @@ def _read_row(  # noqa: C901, PLR0911, PLR0912  taken apart it takes a third lon
 def _read(
     values: Bytes, ends: Ends, names: Bytes, name_ends: Any, required: Flags, keys: Numbers
 ) -> tuple[Bytes, Any, Any]:
-    """What each value is; where its keys begin, and how many bytes they have (0: absent or empty)."""
+    """The kind of each value, where its keys begin, and their sizes in bytes (0: absent or empty)."""
     rows = len(ends) - 1
     kinds = np.zeros(rows, np.uint8)
     starts, sizes = np.zeros((keys.max() + 1, rows), np.int32), np.zeros((keys.max() + 1, rows), np.int32)
@@ -210,14 +210,14 @@ def _cut_out(values: Bytes, starts: Ends, sizes: Ends) -> tuple[Bytes, Ends]:
 class _Tables(NamedTuple):
     """What the loop must know of the fields, in their order.
 
-    It takes these as arguments: what loops know of other modules is kept with their compiled form, and would outlive a
+    The loop takes them as arguments: constants of other modules would be kept in its cached compiled form and outlive a
     change there.
     """
 
-    names: Bytes  # with their quotes, one behind the other
+    names: Bytes  # with their quotes, one after the other
     name_ends: Any
     required: Flags
-    keys: Numbers  # the field's number among the keys, -1 if it is none
+    keys: Numbers  # the field's number among the keys, -1 if it is not a key
 
 
 @lru_cache
@@ -245,7 +245,7 @@ def read_flat(column: pa.Array, keys: tuple[str, ...]) -> tuple[Flags, dict[str,
     kinds, starts, sizes = _read(content, ends, *_tables(keys))
     doubtful = np.flatnonzero(kinds == _FLAT_IF_UTF8)
     if len(doubtful) and not _are_utf8(column.take(pa.array(doubtful))):
-        # All at once is quickest; one that is none must not have the others read by a JSON library.
+        # Checking all at once is quickest; one invalid value must not send the others to the JSON library.
         kinds[[row for row in doubtful if not _are_utf8(column.slice(row, 1))]] = 0
     flat = kinds != 0
     sizes[:, ~flat] = 0

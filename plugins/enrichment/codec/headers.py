@@ -1,8 +1,8 @@
-"""A message's headers: which are its own and which the pipeline's, whatever names its own have.
+"""A message's headers: which are its own and which the pipeline's, even where its own names look like the pipeline's.
 
-The pipeline's stand behind all others, and consumers know them by name and place. A name of its own that begins as the
-pipeline's do would make that ambiguous, so behind such headers stands a mark that says how many there are, and the
-revision is said even of a first version.
+The pipeline's headers follow all others, and consumers know them by name and place. An own header whose name begins
+like the pipeline's would make that ambiguous, so such headers are followed by a mark that counts them, and the
+revision is stated even for a first version.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from enrichment.messages import (
     REDRIVE_HEADERS,
 )
 
-# The Kafka client reads no message's headers if there are more of them, and does not say so.
+# Beyond this many the Kafka client silently reads none of a message's headers.
 READABLE_HEADERS = 100_000
 # How many the pipeline may add: mark, redrive, replay, revision, origin.
 _ROOM = 12
@@ -32,7 +32,7 @@ FIRST_VERSION: Header = (HEADER_REVISION, b"1")
 
 
 def mark_own(column: pa.Array, behind: int) -> tuple[pa.Array, Flags]:
-    """Packed headers, with the mark behind those of a message's own that could be taken for the pipeline's; which rows
+    """Packed headers, with the mark after a message's own headers that could be taken for the pipeline's; which rows
     have it. The last `behind` headers are the pipeline's already."""
     marked = np.zeros(len(column), dtype=bool)
     content, ends = parts_of(column)
@@ -50,8 +50,7 @@ def mark_own(column: pa.Array, behind: int) -> tuple[pa.Array, Flags]:
 
 
 def marked_own(headers: Sequence[Header]) -> int | None:
-    """How many of an output's headers are the message's own, if the mark says so: the last one, for any before it is
-    one of these."""
+    """How many of an output's headers are the message's own, by the last mark: any mark before it is one of these."""
     for place in range(len(headers) - 1, -1, -1):
         name, value = headers[place]
         if name == HEADER_OWN:
@@ -60,8 +59,8 @@ def marked_own(headers: Sequence[Header]) -> int | None:
 
 
 def pipelines_own(headers: Sequence[Header], *, redriven: bool) -> list[Header]:
-    """The pipeline's headers of an output that is no correction, as they are without any before them: origin and
-    purpose. `redriven` says that those of a redrive are there."""
+    """The pipeline's headers of an output that is not a correction: origin and purpose. `redriven` says that those of a
+    redrive are among them."""
     own = marked_own(headers)
     if own is not None:
         return [header for header in headers[own + 1 :] if header != FIRST_VERSION]
@@ -74,8 +73,8 @@ def pipelines_own(headers: Sequence[Header], *, redriven: bool) -> list[Header]:
 
 
 def unreadable(column: pa.Array) -> dict[int, str]:
-    """The rows whose headers no output could keep, and why: packed headers that the client did not read (null), or so
-    many that it would not read those of the output."""
+    """The rows whose headers no output could keep, and why: the client did not read them (null), or they are so many
+    that it would not read those of the output."""
     most = READABLE_HEADERS - _ROOM
     _, ends = parts_of(column)
     if not column.null_count and ends[-1] - ends[0] <= most * LENGTHS.size:  # nearly always

@@ -1,8 +1,8 @@
-"""JSON texts in; why one is no JSON, and whether every strict reader takes it, out.
+"""Texts in; why one is not JSON, and whether every strict reader accepts it, out.
 
 The slow, exact reading of `enrichment.codec.decode` and `enrichment.dead_letters.writer`. Python's own reader parses,
-but neither its limits (digits of an integer, depth of its stack) nor the words of one of its releases decide anything
-here: the same text gets the same answer on every Python.
+but neither its limits (digits of an integer, depth of its stack) nor its messages, which differ by release, decide
+anything here: the same text gets the same answer on every Python.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class NotJson(Exception):
-    """A text that is no JSON; the message says where, and what is wrong there."""
+    """A text that is not JSON; the message says where, and what is wrong there."""
 
 
 class TooDeep(Exception):
@@ -40,7 +40,7 @@ def check_depth(value: bytes, limit: int = DEPTH) -> None:
 
 
 def parse(value: bytes) -> Any:
-    """What a JSON text (UTF-8) says, but for its numbers, which are all 0. Lone surrogates stay in its strings.
+    """The value of a JSON text (UTF-8), except that its numbers are all 0. Lone surrogates stay in its strings.
 
     Raises `UnicodeDecodeError`, `NotJson` and `TooDeep`.
     """
@@ -56,7 +56,7 @@ def parse(value: bytes) -> Any:
         raise NotJson(_described(bad)) from bad
     except ValueError as bad:  # NaN and infinities
         raise NotJson(str(bad)) from bad
-    except RecursionError as bad:  # whoever calls is deep in Python's stack
+    except RecursionError as bad:  # the caller is deep in Python's stack
         raise TooDeep("nested deeper than a JSON reader manages") from bad
 
 
@@ -76,8 +76,8 @@ def _nesting(value: bytes, limit: int) -> tuple[int, int | None]:
 
 
 def _described(bad: json.JSONDecodeError) -> str:
-    """What is wrong, in one release's words: Python 3.13 and later point to the comma before a closing bracket, earlier
-    ones to the bracket, where something else should stand."""
+    """What is wrong, as one Python release says it: 3.13 and later point to the comma before a closing bracket, earlier
+    ones to the bracket, where a value should stand."""
     if not bad.msg.startswith("Illegal trailing comma"):
         return str(bad)
     behind = _SPACE.match(bad.doc, bad.pos + 1)
@@ -87,7 +87,7 @@ def _described(bad: json.JSONDecodeError) -> str:
 
 
 def lone_surrogate(value: bytes) -> str | None:
-    """The first escape of half a surrogate pair in a JSON text, and where it is; None where there is none."""
+    """The first escape of half a surrogate pair in a JSON text, and where it is; None without one."""
     found = next(_lone_surrogates(value), None)
     if found is None:
         return None
@@ -110,10 +110,10 @@ def _lone_surrogates(value: bytes) -> Any:
 
 
 def is_strict(value: bytes) -> bool:
-    """Whether every reader takes this as a JSON value, also inside another one.
+    """Whether every reader accepts this as a JSON value, also inside another one.
 
-    No reader has to take half a surrogate pair, a key that stands twice in an object, or a number that no double holds;
-    some (pandas) take no number whose whole part has more than 64 bits, and many have limits for depth and length.
+    No reader has to accept half a surrogate pair, a duplicate key in an object, or a number beyond doubles; some
+    (pandas) accept no number whose whole part has more than 64 bits, and many limit depth and length.
     """
     try:
         check_depth(value, DEPTH - 1)

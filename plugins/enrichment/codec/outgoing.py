@@ -24,7 +24,7 @@ _HEADS = np.frombuffer(b"".join(LENGTHS.pack(len(_OFFSET_NAME), n) + _OFFSET_NAM
 def _put_together(
     own: Bytes, own_ends: Ends, codes: Numbers, alike: Bytes, alike_ends: Ends, offsets: Numbers, heads: Bytes
 ) -> tuple[Bytes, Ends]:
-    """Each row's own headers, those that are alike for its code, and its offset's head and digits."""
+    """Each row's own headers, those that its code shares, and its offset's head and digits."""
     rows, head_bytes = len(codes), len(heads) // 20
     digits, ends = np.ones(rows, np.int64), np.zeros(rows + 1, np.int32)
     for row in range(rows):
@@ -51,12 +51,12 @@ def _put_together(
 
 
 def origin_headers(messages: pa.RecordBatch, batch: Batch) -> pa.Array:
-    """Each message's own headers as they came, then those of the batch's purpose, then where it came from; packed.
+    """Each message's own headers as they came, then those of the batch's purpose, then its origin; packed.
 
-    Behind own headers that could be taken for the pipeline's stands a mark (`enrichment.codec.headers`).
+    Own headers that could be taken for the pipeline's are followed by a mark (`enrichment.codec.headers`).
     """
     partitions, codes = np.unique(messages["partition"].to_numpy(), return_inverse=True)
-    # A redrive's messages come with its headers behind their own.
+    # A redrive's messages come with its headers after their own.
     behind = len(REDRIVE_HEADERS) if batch.purpose.letters is not None else 0
     headers, marked = mark_own(messages["headers"], behind)
     versions = (False, True) if marked.any() else (False,)
@@ -69,7 +69,7 @@ def origin_headers(messages: pa.RecordBatch, batch: Batch) -> pa.Array:
 
 @lru_cache
 def _alike(batch: Batch, partition: int, *, versioned: bool) -> bytes:
-    """What all messages of a batch and partition have in common; `versioned` says that they state their version."""
+    """The headers that all messages of a batch and partition share; `versioned` says that they state their version."""
     purpose: list[Header] = [(name, text.encode()) for name, text in batch.purpose.headers]
     purpose += [FIRST_VERSION] if versioned else []
     topic, batch_id = (HEADER_TOPIC, batch.source_topic.encode()), (HEADER_BATCH, batch.batch_id.encode())

@@ -1,6 +1,6 @@
-"""PostgreSQL's arrays in, as it sends them in binary, Arrow columns out: a column of any length is one value of a row.
+"""PostgreSQL arrays in binary format in, Arrow columns out: a column of any length is one value of a row.
 
-Elements stand one behind the other, each behind its length (-1: null); see `array_send` in PostgreSQL's
+Elements follow one another, each preceded by its length (-1: null); see `array_send` in PostgreSQL's
 `src/backend/utils/adt/arrayfuncs.c`.
 """
 
@@ -54,9 +54,9 @@ def _take_apart(array: Bytes, at: int, count: int) -> tuple[Bytes, Ends, Flags]:
 
 
 def column_of(array: bytes) -> pa.Array:
-    """The elements of an array, of one dimension and not empty, of texts, doubles, bigints or booleans.
+    """The elements of a one-dimensional array, not empty, of text, double, bigint or boolean.
 
-    Raises `ValueError` for what is none.
+    Raises `ValueError` for anything else.
     """
     if len(array) < _HEAD.size:
         raise ValueError(f"{len(array)} bytes are no array with elements")

@@ -15,8 +15,8 @@ from enrichment.codec.buffers import parts_of
 
 Header = tuple[str, bytes | None]
 
-# A timestamp is in milliseconds since the epoch, -1 where there is none, as in Kafka; headers are packed, empty where
-# there are none, and null where the client could not read them.
+# A timestamp is in milliseconds since the epoch, -1 if missing, as in Kafka; headers are packed, empty for a message
+# without any, and null where the client could not read them.
 MESSAGE_FIELDS = [
     ("partition", pa.int32()), ("offset", pa.int64()), ("timestamp", pa.int64()),
     ("key", pa.binary()), ("headers", pa.binary()), ("value", pa.binary()),
@@ -25,11 +25,11 @@ NO_TIMESTAMP = -1
 MESSAGE_SCHEMA = pa.schema(MESSAGE_FIELDS)
 # What a record costs beside its key, value and headers: lengths, deltas, and the head of a set of its own.
 RECORD_OVERHEAD = 256
-# Headers are packed one behind the other: the lengths of name and value (-1: null), then both. Compiled loops read and
-# write that, too (`enrichment.kafka.librdkafka`).
+# Headers are packed one after the other: the lengths of name and value (-1: null), then both. Compiled loops read and
+# write this format, too (`enrichment.kafka.librdkafka`).
 LENGTHS = Struct("<ii")
 NO_HEADERS = b""
-# As few rows as these are left out by copying what lies between them: a filter copies value by value.
+# Up to this many rows are dropped by concatenating the slices between them: a filter copies value by value.
 FEW = 16
 
 
@@ -37,7 +37,7 @@ def pack_headers(headers: Iterable[Header] | None) -> bytes:
     """A message's headers as one value."""
     packed = []
     for name, value in headers or ():
-        encoded = name.encode(errors="surrogateescape")  # Kafka asks of a name what it asks of a value: nothing
+        encoded = name.encode(errors="surrogateescape")  # Kafka does not require names to be UTF-8
         packed += [LENGTHS.pack(len(encoded), -1 if value is None else len(value)), encoded, value or b""]
     return b"".join(packed)
 
@@ -90,18 +90,17 @@ class Chunk:
 
     @cached_property
     def timestamps(self) -> list[int]:
-        """Milliseconds since the epoch, -1 where there is none."""
+        """Milliseconds since the epoch, -1 without a timestamp."""
         return self._list("timestamp")
 
     @cached_property
     def keys(self) -> list[bytes | None]:
-        """None where there is none."""
+        """None for a message without a key."""
         return self._list("key")
 
     @cached_property
     def headers(self) -> list[bytes]:
-        """Packed (`unpack_headers`). `pipeline.stage` refuses messages whose headers could not be read; who reads
-        elsewhere meets None."""
+        """Packed (`unpack_headers`); None where they could not be read (`enrichment.batches.drain` refuses these)."""
         return self._list("headers")
 
     @cached_property
@@ -133,9 +132,9 @@ def without(columns: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:
 
 
 def message_size(value: bytes, key: bytes | None, headers: bytes) -> int:
-    """An upper bound of what a message takes in the log, in bytes, uncompressed; `headers` are packed.
+    """An upper bound of a message's size in the log, in bytes, uncompressed; `headers` are packed.
 
-    The two lengths of a header take 8 bytes there at most, too, as long as neither part has 128 MiB.
+    There the two lengths of a header take at most 8 bytes, too, if both parts are smaller than 128 MiB.
     """
     return len(value) + len(key or b"") + len(headers) + RECORD_OVERHEAD
 

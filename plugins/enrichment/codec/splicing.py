@@ -1,7 +1,6 @@
-"""Messages in, the same with additions spliced in behind them out: bytes of many at once, by a compiled loop (Numba).
+"""Messages in, the same with additions spliced in at their ends out: many at once, by a compiled loop (Numba).
 
-See `enrichment.codec.flat` for which messages that is right for, and `enrichment.batches.route` for what is put behind
-them.
+`enrichment.codec.flat` says for which messages that is right, `enrichment.batches.route` what is added.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def _splice(
 
 
 class Splicer:
-    """Puts fragments behind the messages of a chunk: of each pair (row numbers, fragments) the one that a row says."""
+    """Appends fragments to a chunk's messages: of each pair (row numbers, fragments) the one of the row's number."""
 
     def __init__(self, additions: Sequence[tuple[np.ndarray[Any, Any], pa.Array]]) -> None:
         starts = np.cumsum([0, *(len(fragments) for _, fragments in additions)])
@@ -74,7 +73,7 @@ class Splicer:
         """The values of the chunk's rows from `first` on: the input without its closing brace, and the fragments, each
         after a comma. Those that are not `fast` are, in their order, what `plain` has.
 
-        Raises `ValueError` where the numbers of rows do not fit: the loop itself would look behind its arrays.
+        Raises `ValueError` where the numbers of rows do not match: the loop itself would read past its arrays.
         """
         if len(values) != len(fast) or first + len(values) > self._codes.shape[1] or len(plain) != (~fast).sum():
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Structs of `enrichment.messages` in, Arrow columns under the output's names out, and the JSON of such columns."""
+"""Structs in, Arrow columns named as in the output out, and the JSON of such columns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Words = type[msgspec.Struct]
+StructType = type[msgspec.Struct]
 # The Arrow type of an output field by the type that it has when it is not null. Arrow's own null is the only one: a
 # frame of these columns never turns an int into a float or a null into NaN.
 ARROW_TYPES = {
@@ -30,14 +30,14 @@ def not_null_type(field: msgspec.structs.FieldInfo) -> Any:
 
 
 @lru_cache
-def arrow_types(words: Words) -> dict[str, pa.DataType]:
+def arrow_types(struct_type: StructType) -> dict[str, pa.DataType]:
     """The type of each field's column, by its name in the output."""
-    return {field.encode_name: ARROW_TYPES[not_null_type(field)] for field in msgspec.structs.fields(words)}
+    return {field.encode_name: ARROW_TYPES[not_null_type(field)] for field in msgspec.structs.fields(struct_type)}
 
 
-def columns_of(structs: Sequence[msgspec.Struct | None], words: Words) -> dict[str, pa.Array]:
-    """A column per field, under the output's names, with a row per struct: all null where there is none."""
-    types = arrow_types(words)
+def columns_of(structs: Sequence[msgspec.Struct | None], struct_type: StructType) -> dict[str, pa.Array]:
+    """A column per field, named as in the output, with a row per struct; all null for None."""
+    types = arrow_types(struct_type)
     nothing = (None,) * len(types)
     rows = [nothing if struct is None else msgspec.structs.astuple(struct) for struct in structs]
     columns = zip(*rows, strict=True) if rows else [()] * len(types)
@@ -45,8 +45,8 @@ def columns_of(structs: Sequence[msgspec.Struct | None], words: Words) -> dict[s
 
 
 def fragments(columns: Mapping[str, pa.Array]) -> pa.Array:
-    """For each row the inside of a JSON object of these columns, without braces, as binary. NaN and infinities become
-    null: JSON has none."""
+    """For each row the inside of a JSON object of these columns, without braces, as binary. NaN and infinities, which
+    JSON does not have, become null."""
     parts: list[pa.Scalar | pa.Array] = []
     for name, column in columns.items():
         parts += [pa.scalar((b"," if parts else b"") + b'"%s":' % name.encode()), _texts(column)]
@@ -54,7 +54,7 @@ def fragments(columns: Mapping[str, pa.Array]) -> pa.Array:
 
 
 def _texts(column: pa.Array) -> pa.Array:
-    """The JSON of each value; what a column has many times is encoded once."""
+    """The JSON of each value; each distinct value is encoded once."""
     if pa.types.is_list(column.type):  # Arrow finds no distinct lists
         return _encoded(column)
     distinct = column.dictionary_encode()

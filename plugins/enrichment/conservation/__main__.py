@@ -1,4 +1,4 @@
-"""The check of the command line: `python -m enrichment.conservation --help`."""
+"""The conservation check from a shell: `python -m enrichment.conservation --help`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ TELL_SECONDS = 5.0
 
 
 class Teller:
-    """Says on stderr how far the check has come, now and then: a long one shall not look dead."""
+    """Reports progress on stderr now and then: a long check must not look dead."""
 
     def __init__(self) -> None:
         self._due_at = time.monotonic() + TELL_SECONDS
 
     def __call__(self, done: int) -> None:
-        """So many messages have been read."""
+        """Count the messages read."""
         if time.monotonic() >= self._due_at:
             sys.stderr.write(f"{done:,} messages read\n")
             self._due_at = time.monotonic() + TELL_SECONDS
@@ -53,7 +53,8 @@ def expected_of(chosen: argparse.Namespace) -> Expected | None:
     def wanted(message: Message) -> bool:
         fields = labels_of(message.value() or b"")
         found = {name: value for name, value in fields.items() if isinstance(value, str)}
-        return all(not words or found.get(name) in words for name, words in (("service", services), ("level", levels)))
+        filters = ("service", services), ("level", levels)
+        return all(not allowed or found.get(name) in allowed for name, allowed in filters)
 
     start, end = (round(datetime.fromisoformat(at).timestamp() * 1000) for at in (chosen.start, chosen.end))
     return Expected(chosen.replay_id, start, end, wanted if services or levels else None)

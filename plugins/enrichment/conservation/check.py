@@ -3,26 +3,26 @@
     python -m enrichment.conservation --bootstrap-servers localhost:9092 --all
 
 Every message in the given input offsets must have exactly one output, in analytics or in the dead letters, as a
-`read_committed` reader sees them. A message that was published partial may have corrections behind it: the same message
+`read_committed` reader sees them. A message that was published partial may be followed by corrections: the same message
 with other additions, in the same partition, one of each further revision at most. Outputs are matched to inputs by
 their origin headers. The outputs are read first and 50 bytes are kept for each input offset (numbers, no messages),
 then the input is read and compared.
 
-The declared rules: an output has the input's key, timestamp and headers, with the four origin headers behind them. (A
-timestamp of 0 becomes 1, which is as near as the client comes; where the output topic has `LogAppendTime`, its own is
-not compared. Of a message with more than 100,000 headers the client reads none: here, too, it has none.)
-Every field of the input is in the enriched message with the same JSON text, white space apart, but for keys of the
-output, which the output overwrites. A dead letter gives the original back: an equal object, the same text, the same
-bytes; it may have the time at which it was set aside, and in place of no key the place of its input, since its fields
-say what these were; what of key and headers was too large for it, it names, and that is not compared. The outputs of
-one input partition are in one partition of each output topic, in the order of their offsets.
+The rules: an output has the input's key, timestamp and headers, followed by the four origin headers. (A timestamp of 0
+becomes 1, the nearest that the client can send; where the output topic has `LogAppendTime`, its own is not compared. Of
+a message with more than 100,000 headers the client reads none: here, too, it has none.) Every field of the input is in
+the enriched message with the same JSON text, apart from white space and from keys of the output, which the output
+overwrites. A dead letter restores the original: an equal object, the same text, the same bytes; it may have the time at
+which it was written, and for a missing key the position of its input, since its fields keep the originals; it names
+those of key and headers that were too large for it, and these are not compared. The outputs of one input partition are
+in one partition of each output topic, in the order of their offsets.
 
-A dead letter that was sent in again is marked in a topic of its own and is no output any more: what it became is, an
-enriched message or another letter. Such an output comes when it comes, so its place in the order is not asked for, and
-the headers of the redrive stand before the origin headers.
+A dead letter that was sent in again is marked in a topic of its own and is no longer an output; its outcome is, an
+enriched message or another dead letter. Such an output may come at any time, so its place in the order is not checked,
+and the headers of the redrive stand before the origin headers.
 
-Outputs without origin headers, or of other inputs than the given ones, are counted as foreign and left aside; so are
-those of replays. A replay is checked by itself: then only its outputs count, only the messages that it was to take are
+Outputs without origin headers, or of other inputs than the given ones, are counted as foreign and ignored; so are those
+of replays. A replay is checked by itself: then only its outputs count, only the messages that it was to take are
 expected, and the order is that within each window.
 """
 
@@ -60,9 +60,9 @@ def check(
     The output topics are read from their beginning, or from `output_starts` by topic and partition, to their last
     stable offset; transactions that are open at the start are waited for, `settle_seconds` at most. The content of
     every `content_every`th offset is compared, existence and order of all. `examples` is how many of each defect are
-    described. `redriven_topic` has the markers of the dead letters that were sent in again; without one, none was.
-    `replay` says what a replay was to take, to check that instead. `advance` hears now and then how many messages have
-    been read, of outputs and inputs. Raises `TransactionOpen` when one is open for longer, since what it hides would
+    described. `redriven_topic` has the markers of the dead letters that were sent in again; without it, none was.
+    `replay` says what a replay was to take, to check that instead. `advance` is called now and then with the number of
+    messages read, outputs and inputs. Raises `TransactionOpen` when one is open for longer, since what it hides would
     look lost, `OffsetsLost` when part of a range has left the log, `KafkaException` when the broker delivers nothing
     for `timeout` seconds.
     """
@@ -86,9 +86,9 @@ def check(
 def _redriven(
     kafka: Kafka, topic: str, dlq_topic: str, timeout: float, settle_seconds: float
 ) -> Collection[tuple[int, int]]:
-    """Partition and offset of each dead letter that is marked as sent in again; none where there is no such topic.
+    """Partition and offset of each dead letter that is marked as sent in again; none without such a topic.
 
-    Markers of a topic of dead letters that was deleted and made anew mark none of the new one's."""
+    Markers of a dead-letter topic that was deleted and recreated mark none of the new one's."""
     try:
         held = whole_log_ranges(kafka, topic, timeout, settle_seconds)
     except KafkaException as refused:

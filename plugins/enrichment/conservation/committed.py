@@ -1,6 +1,6 @@
 """Read exact offsets of a topic as `read_committed` sees them, without joining a group or moving anything.
 
-Made for checking the pipeline, so it shares no code with the pipeline's own reader: a fault there must not hide itself.
+Made for checking the pipeline, so it shares no code with the pipeline's own reader, whose faults it must find.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ SETTLE_POLL_SECONDS = 0.02
 
 
 def log_ranges(kafka: Kafka, topic: str, timeout: float = 30, settle_seconds: float = 10) -> list[OffsetRange]:
-    """What each partition of the topic holds: from the log's start to its last stable offset.
+    """The range of each partition of the topic: from the log's start to its last stable offset.
 
-    A transaction becomes visible a moment after its commit: those that are open now are waited for, `settle_seconds`
-    at most; what then is still open is not in the ranges. Raises `KafkaException` when the topic is not there or the
+    A transaction becomes visible a moment after its commit: this waits for those that are open now, `settle_seconds`
+    at most; what is still open then is not in the ranges. Raises `KafkaException` when the topic is missing or the
     broker does not answer within `timeout` seconds.
     """
     return _settled(kafka, topic, timeout, settle_seconds)[0]
 
 
 def whole_log_ranges(kafka: Kafka, topic: str, timeout: float = 30, settle_seconds: float = 10) -> list[OffsetRange]:
-    """As `log_ranges`, for who would take what is hidden for lost: raises `TransactionOpen` when a transaction is open
-    for longer."""
+    """As `log_ranges`, for callers to whom hidden messages would look lost: raises `TransactionOpen` when a transaction
+    is open for longer."""
     stable, written = _settled(kafka, topic, timeout, settle_seconds)
     for s, w in zip(stable, written, strict=True):
         if s.end < w.end:
             raise TransactionOpen(
                 f"a transaction is open on partition {s.partition} of {topic} since offset {s.end} and hides what is "
-                "published behind it: nothing can be said of that before it has ended. `kafka-transactions.sh "
+                "published after it: that cannot be checked before it has ended. `kafka-transactions.sh "
                 f"--bootstrap-server <brokers> describe-producers --topic {topic} --partition {s.partition}` says "
                 "whose it is"
             )
@@ -70,7 +70,7 @@ def topic_id(kafka: Kafka, topic: str, timeout: float) -> str:
 def _settled(
     kafka: Kafka, topic: str, timeout: float, settle_seconds: float
 ) -> tuple[list[OffsetRange], list[OffsetRange]]:
-    """What is stable, once it is all that had been written when this began, and what that was."""
+    """The stable ends, once they have reached the ends of the log at the call, and the latter."""
     with closing(_consumer(kafka, **{"isolation.level": "read_uncommitted"})) as consumer:
         written = _watermarks(consumer, topic, timeout)
     deadline = time.monotonic() + settle_seconds
@@ -95,9 +95,9 @@ def _watermarks(consumer: Consumer, topic: str, timeout: float) -> list[OffsetRa
 
 
 def committed_ranges(kafka: Kafka, topic: str, group_id: str, timeout: float = 30) -> list[OffsetRange]:
-    """What the group has left behind in each partition: from the log's start to the group's committed offset.
+    """The range that the group has passed in each partition: from the log's start to the group's committed offset.
 
-    The group is asked about, not joined; the answer waits for transactions that are open on its offsets. Raises as
+    This does not join the group; the broker's answer waits for transactions that are open on its offsets. Raises as
     `log_ranges` does.
     """
     held = log_ranges(kafka, topic, timeout)
@@ -110,7 +110,7 @@ def committed_ranges(kafka: Kafka, topic: str, group_id: str, timeout: float = 3
 def read(kafka: Kafka, topic: str, ranges: Iterable[OffsetRange], timeout: float = 60) -> Generator[Message]:
     """The messages of the ranges, one range a partition at most, each partition's in order.
 
-    Offsets without a message (transaction markers, aborted messages, compaction) are passed over. Raises
+    Offsets without a message (transaction markers, aborted messages, compaction) are skipped. Raises
     `KafkaException` when nothing arrives for `timeout` seconds, `OffsetsLost` when a range has left the log.
     """
     unread = {r.partition: r for r in ranges if r.span}

@@ -1,7 +1,6 @@
-"""What the conservation check compares of a message: the same few numbers from an input and from its output when the
-output is right, others when it is not.
+"""What the conservation check compares: a few numbers that an input and its output share if the output is right.
 
-Hashes are Python's own of 64 bits, keyed anew in each process: good for comparing within one run, and for nothing else.
+Hashes are Python's own of 64 bits, with a new key in each process: they can only be compared within one run.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from enrichment.enrichers.registry import REGISTRY
 from enrichment.messages import ORIGIN_HEADERS, DeadLetter, Reason
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_words = lru_cache(maxsize=10_000)(msgspec.json.Decoder(tuple[str, ...] | None).decode)
+_decode_names = lru_cache(maxsize=10_000)(msgspec.json.Decoder(tuple[str, ...] | None).decode)
 _WITH_SPACE = b"{["  # only objects and arrays can have white space between their tokens
 _UNREADABLE = (msgspec.MsgspecError, RecursionError, ValueError)  # ValueError: also what is not UTF-8 or base64
 
@@ -39,9 +38,9 @@ class Form(IntEnum):
 
 
 class Fingerprint(NamedTuple):
-    """What is compared. `content` covers the fields, or the original message, its size and whether it was cut.
+    """The numbers compared. `content` covers the fields, or the original message, its size and whether it was cut.
 
-    `UNSAID` stands for what an output cannot say, and is equal to anything.
+    `UNSAID` stands for what an output cannot state, and equals anything.
     """
 
     key: int
@@ -55,7 +54,7 @@ NO_TIMESTAMP = -1
 
 
 class Output(NamedTuple):
-    """An output's fingerprint, how many bytes of the original it holds, and the words it counts under."""
+    """An output's fingerprint, how many bytes of the original it holds, and the sources and errors it counts under."""
 
     form: Form
     size: int
@@ -65,16 +64,16 @@ class Output(NamedTuple):
 
 
 class Broken(ValueError):
-    """An output that is not what its topic holds; the message says what is wrong with it."""
+    """An output that does not belong in its topic; the message says what is wrong with it."""
 
 
 def is_appended(message: Message) -> bool:
-    """Whether its timestamp is that of the broker, which says nothing of its input's."""
+    """Whether its timestamp is the broker's, which says nothing about its input's."""
     return bool(message.timestamp()[0] == TIMESTAMP_LOG_APPEND_TIME)
 
 
 def labels_of(value: bytes) -> dict[str, Any]:
-    """The fields of a message that strict readers take; none for one that they do not."""
+    """The fields of a message that strict readers accept; none for one that they refuse."""
     try:
         fields = _parse(value)
         json.dumps(fields, ensure_ascii=False).encode()  # half a surrogate pair cannot be encoded
@@ -84,7 +83,7 @@ def labels_of(value: bytes) -> dict[str, Any]:
 
 
 def of_input(message: Message, form: Form, size: int) -> Fingerprint:
-    """What the fingerprint of an output in this form must be, holding `size` bytes of the original.
+    """The fingerprint that an output in this form must have, holding `size` bytes of the original.
 
     Raises `Broken` when the input cannot have an output in this form.
     """
@@ -99,7 +98,7 @@ def of_input(message: Message, form: Form, size: int) -> Fingerprint:
             content = hash((form, value[:size], len(value), size < len(value)))
     except _UNREADABLE as why:
         raise Broken(f"form: the input is no JSON object, {why}") from why
-    # Whoever asks the client for a timestamp of 0 gets that of now: 1 is as near as it comes.
+    # To the client a timestamp of 0 means the present time: 1 is the nearest that it can send.
     return _fingerprint(message.key(), message.timestamp()[1] or 1, headers_of(message), content)
 
 
@@ -111,8 +110,8 @@ def of_analytics(message: Message, parts: Parts) -> Output:
         fields = _decode_fields(value)
         if not fields.keys() >= REGISTRY.added:
             raise Broken(f"without {', '.join(name for name in REGISTRY.output_columns if name not in fields)}")
-        sources = _decode_words(bytes(fields["enrichment_sources"]))
-        errors = _decode_words(bytes(fields["enrichment_errors"]))
+        sources = _decode_names(bytes(fields["enrichment_sources"]))
+        errors = _decode_names(bytes(fields["enrichment_errors"]))
         content = _enriched(fields)
     except _UNREADABLE as why:
         raise Broken(f"no enriched message: {why}") from why
@@ -121,7 +120,7 @@ def of_analytics(message: Message, parts: Parts) -> Output:
 
 
 def said_timestamp(message: Message) -> int:
-    """The timestamp that the input of an output had: a dead letter says it, and may have another itself."""
+    """The timestamp of an output's input: a dead letter states it, and may have another itself."""
     try:
         said = msgspec.convert(_parse(message.value() or b""), DeadLetter).source_timestamp
     except _UNREADABLE:
@@ -142,7 +141,7 @@ def of_letter(message: Message, origin: Origin, parts: Parts) -> Output:
         reason = _known(letter.error_reason)
         key = _decode(letter.source_key, letter.source_key_encoding)
         form, size, content = _original(letter)
-        set_aside_at = round(datetime.fromisoformat(letter.sent_to_dlq_at).timestamp() * 1000)
+        written_at = round(datetime.fromisoformat(letter.sent_to_dlq_at).timestamp() * 1000)
     except _UNREADABLE as why:
         raise Broken(f"no dead letter: {why}") from why
     said = Origin(letter.source_topic, letter.source_partition, letter.source_offset)
@@ -154,7 +153,7 @@ def of_letter(message: Message, origin: Origin, parts: Parts) -> Output:
     if not {"key", "headers"}.issuperset(omitted) or ("key" in omitted) != (letter.source_key_encoding == "omitted"):
         raise Broken(f"omitted {omitted}, but source_key_encoding {letter.source_key_encoding!r}")
     timestamp = NO_TIMESTAMP if letter.source_timestamp is None else letter.source_timestamp or 1
-    if message.timestamp()[1] not in (timestamp, set_aside_at) and not is_appended(message):
+    if message.timestamp()[1] not in (timestamp, written_at) and not is_appended(message):
         raise Broken(f"source_timestamp {letter.source_timestamp} is not the timestamp {message.timestamp()[1]}")
     # Earlier versions did not mark a message's own headers, but live draining has never added any.
     own = parts.own if parts.marked or letter.purpose != LIVE.kind else headers_of(message)[: -len(ORIGIN_HEADERS)]
@@ -163,7 +162,7 @@ def of_letter(message: Message, origin: Origin, parts: Parts) -> Output:
 
 
 def _stand_in(origin: Origin) -> bytes:
-    """The key of a letter whose message has none, where the topic takes no letter without one."""
+    """The key of a dead letter whose message has none, where the topic requires one."""
     return f"{origin.topic}:{origin.partition}:{origin.offset}".encode()
 
 
@@ -176,7 +175,7 @@ def _timestamp(output: Message) -> int:
 
 
 def _enriched(fields: dict[str, msgspec.Raw]) -> int:
-    """The fields that are not the output's own, each with its JSON text but for white space."""
+    """The fields that are not the output's own, each with its JSON text without white space."""
     texts = {name: bytes(fields[name]) for name in fields.keys() - REGISTRY.added}
     for name, text in texts.items():
         if text[0] in _WITH_SPACE:
@@ -185,8 +184,8 @@ def _enriched(fields: dict[str, msgspec.Raw]) -> int:
 
 
 def _parse(value: bytes) -> Any:
-    """What a JSON text says. Letters of earlier versions hold objects that strict readers refuse: half a surrogate pair
-    stays what it is, and a number that no double holds becomes its text."""
+    """What a JSON text says. Dead letters of earlier versions hold objects that strict readers refuse: half a
+    surrogate pair stays as it is, and a number that no double holds becomes its text."""
     return json.loads(value.decode(), parse_int=_number, parse_float=_number, parse_constant=_refuse)
 
 

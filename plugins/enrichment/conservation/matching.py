@@ -20,7 +20,7 @@ _OUTPUT, _MATCHED = 1, 2  # states of an offset in a ledger
 
 
 class OffsetLedger:
-    """What is known of one range of input offsets: a few numbers for each."""
+    """What is known of a range of input offsets: a few numbers for each."""
 
     def __init__(self, wanted: OffsetRange) -> None:
         self.range = wanted
@@ -29,14 +29,14 @@ class OffsetLedger:
         self.offsets, *self.fingerprints = (array("q", bytes(8 * wanted.span)) for _ in range(5))
 
     def keep(self, at: int, output: Output, message: Message) -> None:
-        """Note an offset's output and where it is."""
+        """Record an offset's output and where it is."""
         self.forms[at], self.sizes[at] = output.form, output.size
         self.partitions[at], self.offsets[at] = position(message)
         for column, number in zip(self.fingerprints, output.fingerprint, strict=True):
             column[at] = number
 
     def contradictions(self, at: int, correction: Output, message: Message) -> str:
-        """In what a correction differs from the kept output, but for what was added; empty when in nothing."""
+        """Where a correction differs from the recorded output beyond the added fields; empty when nowhere."""
         names = [
             name
             for name, column, number in zip(Fingerprint._fields, self.fingerprints, correction.fingerprint, strict=True)
@@ -45,7 +45,7 @@ class OffsetLedger:
         return ", ".join(names + ["partition"] * (self.partitions[at] != message.partition()))
 
     def differences(self, at: int, message: Message) -> str:
-        """In what the kept output differs from its input; empty when in nothing."""
+        """Where the recorded output differs from its input; empty when nowhere."""
         form = Form(self.forms[at])
         if form is Form.BROKEN:  # found and said already
             return ""
@@ -87,8 +87,8 @@ class Matcher:
         corrected: bool = False,
         redriven: Collection[tuple[int, int]] = (),
     ) -> int:
-        """Note the outputs on one topic and check their order; returns how many inputs have one there. `corrected`
-        says that there may be corrections of them. What is at the positions `redriven` is no output any more."""
+        """Record the outputs on one topic and check their order; returns how many inputs have one there. `corrected`
+        says that there may be corrections of them. Dead letters at the positions `redriven` are no longer outputs."""
         taken = 0
         last: dict[tuple[int, str], tuple[int | None, int]] = {}
         for message in messages:
@@ -128,7 +128,7 @@ class Matcher:
         return taken
 
     def _take_correction(self, message: Message, origin: Origin, parts: Parts, ledger: OffsetLedger) -> None:
-        """Compare a correction with the first version of its message: only what was added may differ."""
+        """Compare a correction with the first version of its message: only the added fields may differ."""
         revision = parts.revision
         at, what = origin.offset - ledger.range.start, f"revision {revision} at {_place(message)}"
         if (origin, revision) in self._corrections:
@@ -147,7 +147,7 @@ class Matcher:
             self._found(Defect.ALTERED, origin, f"{what} differs in {differs}")
 
     def take_inputs(self, messages: Iterable[Message]) -> None:
-        """Compare the inputs with what was noted of their outputs."""
+        """Compare the inputs with what was recorded of their outputs."""
         for message in messages:
             if self._replay is not None and not self._replay.takes(message):
                 continue
@@ -171,9 +171,9 @@ class Matcher:
             for at in np.flatnonzero(np.frombuffer(ledger.states, dtype=np.uint8) == _OUTPUT).tolist():
                 here = Origin(self._topic, ledger.range.partition, ledger.range.start + at)
                 self._found(Defect.INVENTED, here, "an output, but no input message")
-        for counted, words in ((self._sources, self.report.enriched_by), (self._errors, self.report.partial_errors)):
+        for counted, tally in ((self._sources, self.report.enriched_by), (self._errors, self.report.partial_errors)):
             for found, count in counted.items():
-                words.update(dict.fromkeys(found, count))
+                tally.update(dict.fromkeys(found, count))
         self.report.partial = self._errors.total() - self._errors[()]
         return self.report
 

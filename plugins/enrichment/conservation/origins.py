@@ -1,4 +1,4 @@
-"""What the headers of an output say: where it came from, which version it is, and who made it."""
+"""What the headers of an output say: its origin, its version, and the replay that made it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Header = tuple[str, bytes | None]
 
 
 class Origin(NamedTuple):
-    """Where an output says that it came from."""
+    """The input position that an output names."""
 
     topic: str
     partition: int
@@ -29,13 +29,13 @@ class Origin(NamedTuple):
 
 
 def headers_of(message: Message) -> list[Header]:
-    """A message's headers, in order. The client makes them anew for whoever asks."""
+    """A message's headers, in order. The client builds them again for each call."""
     return cast(list[Header], message.headers() or [])
 
 
 class Parts(NamedTuple):
-    """An output's headers: the input's own, whether a mark says so, and what those of the pipeline behind them say: the
-    version (1 unless a number stands directly before the origin), the replay that it was made by (None: live draining),
+    """An output's headers: the input's own, whether a mark counts them, and the content of the pipeline's after them:
+    the version (1 unless a number stands directly before the origin), the replay that made it (None: live draining),
     and whether it was a dead letter."""
 
     own: list[Header]
@@ -88,7 +88,7 @@ def origin_in(headers: list[Header]) -> Origin | None:
 
 
 def sequence_of(headers: list[Header], parts: Parts) -> str:
-    """Within what an output has its place in the order: all of live draining, or one window of a replay."""
+    """The sequence in which an output has its order: all of live draining, or one window of a replay."""
     if parts.replay is None:
         return ""
     batch_id = (dict(headers)[HEADER_BATCH] or b"").decode(errors="replace")

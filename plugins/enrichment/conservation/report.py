@@ -1,4 +1,4 @@
-"""What the conservation check found, and what a replay was to take."""
+"""The findings of the conservation check, and what a replay was to take."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class ConservationReport:
 
     @classmethod
     def sum_of(cls, shares: Sequence[ConservationReport], seen: int, examples: int) -> ConservationReport:
-        """The whole of shares with an input partition in one of them each, which have all seen the same outputs, so
-        many; at most so many examples of each defect."""
+        """The sum of the reports of all shares, each input partition in one of them; all have seen the same `outputs`.
+        Keeps at most so many `examples` of each defect."""
         whole = cls(redriven=shares[0].redriven)
         for share in shares:
             for name in ("read", "analytics", "partial", "dead", "corrections"):
@@ -87,9 +87,8 @@ class Expected:
     wanted: Callable[[Message], bool] | None = None
 
     def made(self, output: Message, parts: Parts, *, is_letter: bool = False) -> bool:
-        """Whether an output is the replay's, and of this time: an output has the time of its input; a dead letter says
-        it, and may have another itself. Where it has that of the broker, the window that its batch names must be
-        within."""
+        """Whether an output is the replay's, and of this time: an output has its input's time; a dead letter states it,
+        and may have another itself. Where it has the broker's time, the window that its batch names must be within."""
         if parts.replay != self.replay_id:
             return False
         if not is_appended(output):
@@ -101,7 +100,7 @@ class Expected:
         return self.start // 1000 * 1000 <= start and end <= self.end
 
     def takes(self, message: Message) -> bool:
-        """Whether an input message is to have an output."""
+        """Whether an input message must have an output."""
         return self._in_time(message.timestamp()[1]) and (self.wanted is None or self.wanted(message))
 
     def _in_time(self, timestamp: int) -> bool:

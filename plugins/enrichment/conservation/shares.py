@@ -30,7 +30,7 @@ PROCESSES = 4
 
 @dataclass(frozen=True)
 class Share:
-    """What is to be checked: these input ranges against all that the output topics hold."""
+    """A part of the check: these input ranges against all messages of the output topics."""
 
     kafka: Kafka
     input_topic: str
@@ -45,7 +45,7 @@ class Share:
     of: int = 1  # how many shares there are
 
     def split(self, count: int) -> list[Share]:
-        """As many shares, about equal, none of which has part of a partition that another has."""
+        """Split into as many shares of about equal size, each partition in one of them."""
         spans: dict[int, int] = defaultdict(int)
         for r in self.ranges:
             spans[r.partition] += r.span
@@ -56,7 +56,7 @@ class Share:
 
 
 def worthwhile_processes(whole: Share) -> int:
-    """How many processes are worth their while. What cannot be sent to another one is for one alone."""
+    """How many processes are worthwhile; one, where something cannot be sent to another."""
     is_plain = isinstance(whole.kafka, str) or all(isinstance(v, str | int | float) for v in whole.kafka.values())
     is_sendable = is_plain and (whole.replay is None or whole.replay.wanted is None)
     if not is_sendable or sum(r.span for r in whole.ranges) < SIDE_BY_SIDE_FROM:
@@ -65,8 +65,8 @@ def worthwhile_processes(whole: Share) -> int:
 
 
 def match(share: Share, advance: Callable[[int], None] | None = None) -> tuple[ConservationReport, int]:
-    """Check a share; also how many outputs were seen. `advance` hears how many messages have been read; outputs, which
-    each share reads, count as one of all."""
+    """Check a share; also returns how many outputs were seen. `advance` is called with the number of messages read;
+    outputs, which every share reads, count as a fraction each."""
     run = Matcher(share.input_topic, share.ranges, share.content_every, share.examples, share.replay)
     seen = [0, 0]  # outputs and inputs
 

@@ -1,9 +1,9 @@
 """Which dead letters have been sent in again: a topic of markers, read and written here and nowhere else.
 
-A letter is its partition and offset in the dead letters' topic, and its marker's key says both; a header has Kafka's id
-of that topic, since one that is made anew has other letters at the same offsets. Markers are written in the transaction
-that publishes what became of their letters, and every redrive of a dead letters' topic has the same transactional id.
-So whoever publishes has fenced all others, then reads the markers, and they are final.
+A marker's key is the partition and offset of its dead letter; a header has Kafka's id of the dead-letter topic, since a
+recreated topic has other dead letters at the same offsets. Markers are written in the transaction that publishes the
+outcome of their dead letters, and every redrive of a topic has the same transactional id. So a publisher first fences
+all others, then reads the markers, and they are final.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ Redriven = Mapping[Position, str]  # letters that are done, and the batch that d
 
 
 def read_markers(clients: Clients) -> dict[Position, str]:
-    """The letters that have been sent in again, each with the batch that did it. Raises `SettingsError` when the topic
-    of the markers is not there or forgets some, `RedriveRefused` when some are of another topic of dead letters.
+    """The dead letters that have been sent in again, each with the batch that did it. Raises `SettingsError` when the
+    topic of the markers is missing or does not keep them all, `RedriveRefused` when some are of another dead-letter
+    topic.
 
-    What an open transaction hides is passed over: whoever publishes asks `check_settled` first.
+    Markers hidden by an open transaction are not seen: a publisher calls `check_settled` first.
     """
     check_topic(clients)
     topic = clients.settings.redriven_topic
@@ -47,7 +48,7 @@ def read_markers(clients: Clients) -> dict[Position, str]:
     for chunk in read_ranges(clients, topic, held_ranges(clients, topic)):
         for key, value, headers in zip(chunk.keys, chunk.values, chunk.headers, strict=True):
             position = position_of(key or b"")
-            # A tombstone is no redrive's, and takes back nothing: what was sent in again stays so.
+            # No redrive writes tombstones, and they undo nothing: what was sent in again stays so.
             if position is not None and value is not None:
                 redriven[position] = value.decode(errors="replace")
                 of[topic_id_of(headers)] += 1
@@ -56,23 +57,23 @@ def read_markers(clients: Clients) -> dict[Position, str]:
 
 
 def check_markers(clients: Clients, of: Mapping[str | None, int], topic_id: str | None) -> None:
-    """Raise `RedriveRefused` when some of so many markers of topics with these ids are of another one than that with
-    the dead letters has now. Those of earlier releases do not say."""
+    """Raise `RedriveRefused` when some of the markers, counted by topic id, belong to another topic than the present
+    one. Markers of earlier releases have no topic id."""
     earlier = sum(count for id_, count in of.items() if None not in (id_, topic_id) and id_ != topic_id)
     if earlier:
         settings = clients.settings
         raise RedriveRefused(
-            f"{settings.dlq_topic} was deleted and made anew (its id is {topic_id} now), and {earlier} markers in "
-            f"{settings.redriven_topic} are of the earlier one: they would pass for those of new letters at the same "
-            f"offsets. Delete {settings.redriven_topic} and let `python -m enrichment.kafka` make it anew. If letters "
-            "were copied from the earlier topic, some of them have been sent in again before, and would be doubled: "
-            "leave them out with the form's `Set aside since`."
+            f"{settings.dlq_topic} was deleted and recreated (its id is {topic_id} now), and {earlier} markers in "
+            f"{settings.redriven_topic} are of the earlier one: they would hide new dead letters at the same offsets. "
+            f"Delete {settings.redriven_topic} and let `python -m enrichment.kafka` recreate it. If dead letters were "
+            "copied from the earlier topic, some of them have been sent in again before, and would be doubled: leave "
+            "them out with the form's `Set aside since`."
         )
 
 
 def check_settled(clients: Clients) -> None:
-    """Raise `PublishRefused` when markers are hidden behind an open transaction: whoever has fenced all other redrives
-    must see every marker, so it is none of theirs."""
+    """Raise `PublishRefused` when markers are hidden by an open transaction. After fencing all other redrives it cannot
+    be one of theirs."""
     topic = clients.settings.redriven_topic
     for hidden in await_stable(clients, topic).get(topic, ()):
         raise PublishRefused(
@@ -82,7 +83,7 @@ def check_settled(clients: Clients) -> None:
 
 
 def check_topic(clients: Clients) -> None:
-    """Raise `SettingsError` when a marker could be gone before its letter is, or there is no topic for markers."""
+    """Raise `SettingsError` when a marker could be deleted before its dead letter, or their topic is missing."""
     topic = clients.settings.redriven_topic
     try:
         [config] = describe_topics(clients, topic)
@@ -101,26 +102,26 @@ def check_topic(clients: Clients) -> None:
 
 
 def topic_id_of(headers: bytes | None) -> str | None:
-    """The id of the dead letters' topic that a marker is for, by its headers; None where they do not say."""
+    """The id of the dead-letter topic that a marker is for, by its headers; None where they do not say."""
     said = dict(unpack_headers(headers or b"")).get(HEADER_LETTER_TOPIC_ID)
     return None if said is None else said.decode(errors="replace")
 
 
 def position_of(key: bytes) -> Position | None:
-    """The letter that a marker's key names; None where somebody else has written something else."""
+    """The position of the dead letter that a marker's key names; None for a key of another form."""
     named = _MARKER_KEY.fullmatch(key)
     return None if named is None else (int(named[1]), int(named[2]))
 
 
 class RedrivePublisher(LanePublisher):
-    """Publishes what became of dead letters. Their markers take the place of the group's offsets."""
+    """Publishes the outcome of dead letters. Their markers take the place of the group's offsets."""
 
     def __init__(self, clients: Clients, batch: Batch, refusals: Refusals | None = None) -> None:
         super().__init__(clients, batch, refusals)
         self._redriven: Redriven = {}
 
     def standing(self) -> GroupPosition:
-        """Whether this batch has written its markers. Those of other batches stand against single letters."""
+        """Whether this batch has written its markers. Markers of other batches concern single dead letters."""
         check_settled(self._clients)
         self._check_topic()
         self._redriven = read_markers(self._clients)
@@ -133,11 +134,11 @@ class RedrivePublisher(LanePublisher):
         )
 
     def _send_progress(self, producer: Producer) -> None:
-        """Nothing: each message was sent with the marker of its letter."""
+        """Nothing: each message was sent with the marker of its dead letter."""
 
 
 class RedriveTransaction:
-    """Sends with each message the marker of the letter that it was."""
+    """Sends with each message the marker of its dead letter."""
 
     def __init__(self, transaction: Transaction, batch: Batch, topic: str, redriven: Redriven) -> None:
         self._transaction = transaction
@@ -148,14 +149,14 @@ class RedriveTransaction:
         self._redriven = redriven
 
     def send(self, topic: str, messages: Chunk) -> None:
-        """As ever, and the markers. Raises `OffsetsMoved` when another batch has sent one of the letters in again."""
+        """Send messages and their markers. Raises `OffsetsMoved` when another batch has sent one of them in again."""
         letters = [letter_of(unpack_headers(packed)) for packed in messages.headers]
         for letter in letters:
             if letter in self._redriven:
                 raise OffsetsMoved(
-                    f"letter {letter[0]}:{letter[1]} was sent in again by {self._redriven[letter]} while batch "
-                    f"{self._batch_id} was on its way. Nothing was published. Clear the batch's `drain` and all "
-                    "behind it: it takes the letters that are left."
+                    f"dead letter {letter[0]}:{letter[1]} was sent in again by {self._redriven[letter]} while batch "
+                    f"{self._batch_id} was running. Nothing was published. Clear the batch's `drain` with everything "
+                    "downstream: it takes the dead letters that are left."
                 )
         self._transaction.send(topic, messages)
         now = now_in_milliseconds()
@@ -171,6 +172,6 @@ class RedriveTransaction:
 
 
 def letter_of(headers: list[Header]) -> Position:
-    """Where the letter of a redriven message was."""
+    """The position of a redriven message's dead letter."""
     said: dict[str, Any] = dict(headers)  # of several the last: the message's own stand before ours
     return int(said[HEADER_LETTER_PARTITION]), int(said[HEADER_LETTER_OFFSET])

@@ -1,7 +1,6 @@
-"""Messages of the dead letters' topic in; which of them are to be sent in again, why the others stay, and the messages
-that were set aside, as they came.
+"""Messages of the dead-letter topic in; out come the verdict on each, the reason for it, and the original messages.
 
-Nothing here asks anybody: what a letter says, and what a redrive wants, decide.
+Pure: depends only on the dead letter and the filter.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from enrichment.codec.records import NO_TIMESTAMP, Chunk, Header, message_size, 
 from enrichment.dead_letters.reasons import rule_of
 from enrichment.messages import ORIGIN_HEADERS, REDRIVE_HEADERS, DeadLetter
 
-Position = tuple[int, int]  # partition and offset of a letter
-# How much larger the next letter of the same message may be: the headers of a redrive, another detail.
+Position = tuple[int, int]  # partition and offset of a dead letter
+# How much larger the next dead letter of the same message may be: the headers of a redrive, another detail.
 GROWTH_BYTES = 4096
 
 
@@ -35,17 +34,17 @@ class RawLetter(DeadLetter, frozen=True):
 
 
 class Verdict(StrEnum):
-    """What is to become of a letter."""
+    """What a redrive does with a dead letter."""
 
     REDRIVE = "redrive"  # sent in again
     PARKED = "parked"  # would be, but was tried too often
     LEFT = "left"  # stays where it is
     FILTERED = "filtered"  # not asked about
-    DONE = "already-redriven"  # has a successor: an enriched message or another letter
+    DONE = "already-redriven"  # has a successor: an enriched message or another dead letter
 
 
 class Judged(NamedTuple):
-    """A letter (None where it is none), where it is in its chunk, and what is to become of it, and why."""
+    """The verdict on a record of the topic and the reason; `letter` is None for a record that is not a dead letter."""
 
     row: int
     letter: RawLetter | None
@@ -55,13 +54,13 @@ class Judged(NamedTuple):
 
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # ValueError: also what is not UTF-8 or base64
 _decode_letter = msgspec.json.Decoder(RawLetter).decode
-# The numbers of a letter, below these: what Kafka's partitions and offsets can be, and how often anybody tries.
+# Upper bounds of a dead letter's numbers: Kafka's partitions and offsets, and a plausible number of attempts.
 _PARTITIONS, _OFFSETS, _ATTEMPTS = 2**31, 2**63, 10**9
 _ENCODINGS = {"json", "utf-8", "base64", "null"}
 
 
 def judge(chunk: Chunk, wanted: RedriveFilter, redriven: Collection[Position]) -> Iterator[Judged]:
-    """Each letter of a chunk; those at the positions `redriven` are done."""
+    """Judge each record of a chunk; those at the positions `redriven` are done."""
     for row, position in enumerate(zip(chunk.partitions, chunk.offsets, strict=True)):
         if position in redriven:
             yield Judged(row, None, Verdict.DONE, "sent in again before")
@@ -79,8 +78,8 @@ def judge(chunk: Chunk, wanted: RedriveFilter, redriven: Collection[Position]) -
 
 
 def _read(written: bytes) -> RawLetter:
-    """A letter. Those of earlier versions hold an object as it came, which may have half a surrogate pair in it: then
-    its `original_message` is not quite right here, and must be taken from the bytes."""
+    """A dead letter. Those of earlier versions hold the object as it came, perhaps with half a surrogate pair: then
+    `original_message` is not exact here and must be taken from the bytes."""
     try:
         return _decode_letter(written)
     except msgspec.DecodeError:
@@ -91,7 +90,7 @@ def _read(written: bytes) -> RawLetter:
 
 
 def _check(letter: RawLetter, written: bytes) -> None:
-    """Raises what `judge` catches when the letter cannot be taken back into a message: nobody here wrote it."""
+    """Raises what `judge` catches when no message can be restored: this pipeline did not write the dead letter."""
     if letter.original_encoding not in _ENCODINGS:
         raise ValueError("another encoding than the pipeline's")
     if letter.original_encoding == "json" and not bytes(letter.original_message).lstrip().startswith(b"{"):
@@ -126,7 +125,7 @@ def _judge(letter: RawLetter, written: bytes, size: int, wanted: RedriveFilter) 
 
 
 def _is_without(letter: RawLetter) -> bool:
-    """Whether it lacks key or headers of the message; letters of earlier versions said so of the key alone."""
+    """Whether it lacks key or headers of the message; earlier versions said so of the key alone."""
     return bool(letter.omitted) or letter.source_key_encoding == "omitted"
 
 
@@ -150,7 +149,7 @@ def _is_between(moment: str, since: datetime | None, until: datetime | None) -> 
 
 
 def _service(letter: RawLetter, written: bytes) -> Any:
-    """The service of the original, as far as it can be told."""
+    """The service of the original message, if it can be read."""
     try:
         parsed = parse(original_value(letter, written) or b"")
     except (NotJson, TooDeep, UnicodeDecodeError):
@@ -159,10 +158,10 @@ def _service(letter: RawLetter, written: bytes) -> Any:
 
 
 def unwrap(chunk: Chunk, wanted: RedriveFilter, redriven: Collection[Position], topic: str) -> Chunk:
-    """The messages that are to be sent in again, in the place of their letters of `topic`: bytes, key, timestamp and
-    headers as they came, partition and offset those that they first had.
+    """The messages to be sent in again, in place of their dead letters of `topic`: bytes, key, timestamp and headers as
+    they came, with their original partition and offset.
 
-    Behind their own headers stands how often they were tried, and where the letter was.
+    Their own headers are followed by the number of attempts and the position of the dead letter.
     """
     rows = [judged for judged in judge(chunk, wanted, redriven) if judged.verdict is Verdict.REDRIVE]
     letters = [(judged.row, judged.letter) for judged in rows if judged.letter is not None]
@@ -170,7 +169,7 @@ def unwrap(chunk: Chunk, wanted: RedriveFilter, redriven: Collection[Position], 
         [letter.source_partition for _, letter in letters],
         [letter.source_offset for _, letter in letters],
         [NO_TIMESTAMP if letter.source_timestamp is None else letter.source_timestamp for _, letter in letters],
-        # In a topic that takes no letter without a key, one whose message had none has another.
+        # In a topic that requires keys, the dead letter of a message without one has a key of its own.
         [None if letter.source_key_encoding == "null" else chunk.keys[row] for row, letter in letters],
         [
             pack_headers(
@@ -186,17 +185,17 @@ def unwrap(chunk: Chunk, wanted: RedriveFilter, redriven: Collection[Position], 
 
 
 def original_value(letter: RawLetter, written: bytes) -> bytes | None:
-    """The bytes that were set aside; `written` is the letter as it is in the topic.
+    """The original message's bytes; `written` is the dead letter as it is in the topic.
 
-    Of an object even the white space around it, which a JSON reader drops: the letter says how long it was. (A letter
-    that a tool has written anew still gives an equal object.)
+    The white space around an object, which a JSON reader drops, is restored by the length that the dead letter states.
+    (One that a tool has rewritten still gives an equal object.)
     """
     if letter.original_encoding == "json":
         verbatim = written[len(_BEFORE) :][: letter.original_size_bytes]
         if written.startswith(_BEFORE + verbatim + _BEHIND) and len(verbatim) == letter.original_size_bytes:
             return verbatim
         if lone_surrogate(written) is not None:
-            raise ValueError("half a surrogate pair in a letter that was written anew")
+            raise ValueError("half a surrogate pair in a dead letter that was rewritten")
         return bytes(letter.original_message)
     text = msgspec.json.decode(letter.original_message, type=str | None)
     if text is None:
@@ -208,7 +207,7 @@ _BEFORE, _BEHIND = b'{"original_message":', b',"original_encoding":'
 
 
 def own_headers(letter: RawLetter, headers: list[Header]) -> list[Header]:
-    """The headers that the message had when it first came in."""
+    """The headers that the message originally had."""
     marked = marked_own(headers)
     if marked is not None:
         return headers[:marked]
@@ -217,13 +216,13 @@ def own_headers(letter: RawLetter, headers: list[Header]) -> list[Header]:
 
 
 def without_block(headers: list[Header], names: tuple[str, ...]) -> list[Header]:
-    """All but the last ones, if those are these."""
+    """The headers without this block, if they end with it."""
     last = headers[-len(names) :]
     return headers[: -len(names)] if tuple(name for name, _ in last) == names else headers
 
 
 def redrive_headers(attempts: int, topic: str, partition: int, offset: int) -> list[Header]:
-    """How often a message was tried, and where its letter was."""
+    """The number of attempts, and the position of the dead letter."""
     said = (b"%d" % attempts, topic.encode(), b"%d" % partition, b"%d" % offset)
     return list(zip(REDRIVE_HEADERS, said, strict=True))
 
@@ -238,5 +237,5 @@ _NUMBER = re.compile(r"(UTF-\d+)|\d+(?:[.,]\d+)*")  # the name of an encoding is
 
 @lru_cache(maxsize=10_000)
 def normalised(detail: str) -> str:
-    """A detail without what differs from message to message: `row 17 has 'x'` is `row <n> has <quoted>`."""
+    """A detail without what differs from message to message: `row 17 has 'x'` becomes `row <n> has <quoted>`."""
     return _NUMBER.sub(lambda found: found[1] or "<n>", _HEX.sub("<hex>", _QUOTED.sub("<quoted>", detail)))

@@ -9,7 +9,7 @@ from enrichment.messages import Reason
 
 
 class RedriveRule(NamedTuple):
-    """Whether letters with a reason are sent in again unless a person says otherwise, and why."""
+    """Whether dead letters with a reason are sent in again by default, and why."""
 
     by_default: bool
     why: str
@@ -22,15 +22,15 @@ _OF_MESSAGES: dict[str, RedriveRule] = {
     Reason.MESSAGE_TOO_LARGE: RedriveRule(True, "the limit may have been raised"),
     Reason.MESSAGE_REFUSED: RedriveRule(False, "its topic refuses it: choose it once the topic's settings are changed"),
     Reason.PROCESSING_FAILED: RedriveRule(
-        False, "it broke every batch that it was in: choose it once the code is mended"
+        False, "it broke every batch that it was in: choose it once the code is fixed"
     ),
-    Reason.PRODUCER_ERROR: RedriveRule(False, "no letter has it: it is a whole batch that was not published"),
+    Reason.PRODUCER_ERROR: RedriveRule(False, "no dead letter has it: a whole batch was not published"),
 }
 UNKNOWN = RedriveRule(False, "not a reason of this pipeline")
 
 
 def rule_of(reason: str) -> RedriveRule:
-    """The rule of a reason; that of one which only a later or an altered release knows is `UNKNOWN`."""
+    """The rule of a reason; `UNKNOWN` for one that this release does not know."""
     declaration = REGISTRY.by_source.get(REGISTRY.source_of.get(reason, ""))
     if declaration is None:
         return _OF_MESSAGES.get(reason, _SAME_AGAIN) if reason in set(Reason) else UNKNOWN
@@ -40,7 +40,7 @@ def rule_of(reason: str) -> RedriveRule:
 
 
 def default_reasons() -> tuple[str, ...]:
-    """The reasons with which letters are sent in again unless a person says otherwise."""
+    """The reasons with which dead letters are sent in again by default."""
     return tuple(reason for reason in all_reasons() if rule_of(reason).by_default)
 
 

@@ -1,7 +1,7 @@
-"""Claim for a redrive: look through the dead letters' topic, count what is there, and fix a batch of what is wanted.
+"""Claim for a redrive: scan the dead-letter topic, count what it holds, and fix a batch of the wanted dead letters.
 
-The batch is a set of offset ranges of that topic like any other; which letters in them are meant is said by its
-purpose. The others, and those that are marked as sent in again by then, are passed over.
+The batch is a set of offset ranges of that topic like any other; its purpose says which dead letters in them are
+meant. The others, and those that are marked as sent in again by then, are skipped.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ from enrichment.kafka.topics import read_topic_id
 from enrichment.settings import KafkaSettings, Settings
 from enrichment.store.jobs import Ledger
 
-# Every redrive of a topic is of this lane, so any two of them fence each other.
+# Every redrive of a topic uses this lane, so any two of them fence each other.
 LANE = 0
 GROUPS = 200  # told apart; what comes later is counted as one of its reason
 SHOWN_CHARACTERS = 300  # of what a letter says; anybody can write one
 
 
 class Group(msgspec.Struct):
-    """Letters with one fingerprint: the same reason and detail, as far as these do not differ from one message to the
-    next. `example` is the partition and offset of one of them, `first` and `last` when they were set aside."""
+    """Dead letters with one fingerprint: the same reason and detail, apart from what differs from message to message.
+    `example` is the partition and offset of one of them, `first` and `last` are the times at which they were written.
+    """
 
     verdict: str
     reason: str
@@ -49,10 +50,10 @@ class Group(msgspec.Struct):
 
 
 class Survey(msgspec.Struct):
-    """What the dead letters' topic holds, as a redrive sees it.
+    """What the dead-letter topic holds, as a redrive sees it.
 
-    `chosen` letters are in the batch, `waiting` ones are for the next redrive; `parked` and `left` stay. What the
-    filters leave out is only counted, and so is what a redrive has done before.
+    `chosen` dead letters are in the batch, `waiting` ones are for the next redrive; `parked` and `left` stay. Those
+    that the filters leave out and those redriven before are only counted.
     """
 
     scanned: int = 0
@@ -72,7 +73,7 @@ class Survey(msgspec.Struct):
 
 
 class Surveyor:
-    """Takes the letters chunk by chunk and keeps counts, and where those stand that are to be sent in again."""
+    """Counts the dead letters chunk by chunk and keeps the positions of those that are to be sent in again."""
 
     def __init__(self, max_letters: int) -> None:
         self.positions: list[Position] = []
@@ -82,7 +83,7 @@ class Surveyor:
         self._groups: dict[tuple[str, ...], Group] = {}
 
     def take(self, chunk: Chunk, judged: Iterable[Judged]) -> None:
-        """Count a chunk's letters."""
+        """Count a chunk's dead letters."""
         for one in judged:
             self._verdicts[one.verdict] += 1
             position = chunk.partitions[one.row], chunk.offsets[one.row]
@@ -128,12 +129,11 @@ def claim(
     clients: Clients, ledger: Ledger, settings: Settings, wanted: RedriveFilter,
     *, dag_id: str, run_id: str, max_letters: int, dry_run: bool = True,
 ) -> tuple[list[Batch], Survey]:  # fmt: skip
-    """Count the dead letters and fix a batch of those that are wanted, at most `max_letters`; none when there are none.
+    """Count the dead letters and fix a batch of those that are wanted, at most `max_letters`; no batch without any.
 
-    A run that claimed before gets its batch back. Letters that are set aside from now on are behind its ranges: a
-    redrive never meets its own. Raises `RedriveRefused` when markers are of another topic than the letters, or when a
-    topic to which messages would be published, or set aside again, does not keep messages of their time; of the latter
-    a dry run only warns.
+    A run that claimed before gets its batch back. Dead letters written from now on lie after its ranges: a redrive
+    never meets its own. Raises `RedriveRefused` when markers belong to another topic, or when a topic to which messages
+    or new dead letters would be published does not keep messages that old; a dry run only warns of the latter.
     """
     kafka = settings.kafka
     surveyor = look_through(clients, wanted, read_markers(clients), min(max_letters, kafka.batch_size))
@@ -145,8 +145,8 @@ def claim(
     check_kept(clients, surveyor.load, topics, now_in_milliseconds(), None if dry_run else RedriveRefused)
     partition, offset = min(surveyor.positions)
     batch = Batch(
-        # Named by one of its letters, which no batch that was published before can have held: should the ledger forget
-        # a run that is then cleared, the markers of its old batch are not taken for those of the new one.
+        # Named by one of its dead letters, which no batch that was published before can have held: should the ledger
+        # forget a run that is then cleared, its old batch's markers are not mistaken for the new one's.
         batch_id=f"{dag_id}/{run_id}/{partition}:{offset}",
         topic=kafka.dlq_topic,
         group_id=group_of(kafka),
@@ -161,12 +161,12 @@ def claim(
 
 
 def _shown(text: str) -> str:
-    """What a survey shows of a text: not more than anybody reads, and nothing that PostgreSQL cannot keep."""
+    """A text as a survey shows it: shortened, and without characters that PostgreSQL cannot store."""
     return text[:SHOWN_CHARACTERS].replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def group_of(kafka: KafkaSettings) -> str:
-    """What stands for the consumer group in a redrive: of the topic, not of whoever redrives it."""
+    """The stand-in for the consumer group in a redrive: derived from the topic, the same for every Airflow."""
     return f"{kafka.dlq_topic}.redrive"
 
 
@@ -177,7 +177,7 @@ def max_letter_bytes(clients: Clients) -> int:
 
 
 def look_through(clients: Clients, wanted: RedriveFilter, redriven: Redriven, max_letters: int) -> Surveyor:
-    """Judge every letter that the topic holds, chunk by chunk. Those that an open transaction hides are for the next
+    """Judge every dead letter of the topic, chunk by chunk. Those hidden by an open transaction are left to the next
     redrive."""
     topic = clients.settings.dlq_topic
     await_stable(clients, topic)

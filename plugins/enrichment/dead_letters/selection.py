@@ -1,4 +1,4 @@
-"""Which dead letters of those that a redrive reads go on, and as what."""
+"""The drain filter of a redrive: which of the dead letters that it reads go on, and as which messages."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from enrichment.kafka.clients import Clients
 
 
 def wanted_letters(clients: Clients, batch: Batch) -> Callable[[Chunk], Chunk]:
-    """The messages of the letters that are wanted. What another batch has sent in again is left out; what this batch
-    itself has, so that a drain which runs again reads the same."""
+    """The messages of the dead letters that are wanted. Those that another batch has sent in again are left out; those
+    of this batch are kept, so that a repeated drain reads the same."""
     wanted = batch.purpose.letters
     if wanted is None:
         raise ValueError(f"batch {batch.batch_id} does not say which letters it is for")

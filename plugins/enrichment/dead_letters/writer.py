@@ -1,7 +1,7 @@
-"""A message that is set aside in, its dead letter out: one that its topic takes, whatever the message is like.
+"""A failed message in, its dead letter out, in a form that the dead-letter topic accepts.
 
-A letter has the key and timestamp of its message. Where the topic would refuse these, it has the time at which it was
-set aside, and the place of its message as the key; `source_timestamp` and `source_key` say what they were.
+A dead letter has the key and timestamp of its message. Where the topic would refuse these, it has the processing time
+and the position of its message instead; `source_timestamp` and `source_key` keep the originals.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from enrichment.messages import HEADER_ATTEMPTS, DeadLetter, Reason
 _encode = msgspec.json.Encoder().encode
 HEADERS, KEY = "headers", "key"  # what may be omitted of a message beside its value
 Omitted = tuple[str, ...]
-# What a letter goes without, from the least on; headers that no reader would get are no choice.
+# What a dead letter may omit, in the order of preference; headers that no reader would get are always omitted.
 _CHOICES: tuple[Omitted, ...] = ((), (HEADERS,), (KEY,), (HEADERS, KEY))
 _WITHOUT_HEADERS = tuple(omitted for omitted in _CHOICES if HEADERS in omitted)
 # With these reasons the value need not be a JSON object: its dead letter carries it as text.
@@ -53,9 +53,9 @@ class DeadLetters:
     def write(
         self, messages: pa.RecordBatch, headers: pa.Array, stage: str, dead: Mapping[int, tuple[Any, str]]
     ) -> Chunk:
-        """The letters of those rows of `messages` that are dead, with reason and detail of each.
+        """The dead letters of those rows of `messages` that are dead, with reason and detail of each.
 
-        `headers` are those that they are published with, packed.
+        `headers` are the packed headers with which they are published.
         """
         rows = sorted(dead)
         taken = messages.take(pa.array(rows, pa.int64()))
@@ -74,7 +74,7 @@ class DeadLetters:
         )
 
     def _times(self, messages: pa.RecordBatch, known: Sequence[bool]) -> list[int]:
-        """The letters' timestamps: of those that their topic has refused or may refuse, the time of now."""
+        """The dead letters' timestamps: the processing time where the topic has refused or may refuse the original."""
         now = milliseconds(self.now)
         refused = self.limits.out_of_time(messages["timestamp"], now, -CLOCKS_MS) | np.array(known, dtype=bool)
         times: list[int] = np.where(refused, now, messages["timestamp"].to_numpy()).tolist()
@@ -83,10 +83,10 @@ class DeadLetters:
     def _fit(
         self, message: dict[str, Any], headers: bytes, choices: Sequence[Omitted], stage: str, reason: str, detail: str
     ) -> tuple[bytes | None, bytes, bytes]:
-        """Key, headers and value of a letter; of what is too large here as well, as much as fits.
+        """Key, headers and value of a dead letter, cut to the size that the topic accepts.
 
         The value is cut before key and headers go. Where these alone are too large, they are omitted whole, and the
-        value stays as it is if it can. What is missing is named: the letter is either all of the message, or says so.
+        value stays as it is if it can. The dead letter names what is missing.
         """
         letter, max_bytes = self._letter(message, unpack_headers(headers), stage, reason, detail), self.limits.max_bytes
         for omitted in choices:
@@ -109,7 +109,7 @@ class DeadLetters:
         return pack_headers(pipelines_own(unpack_headers(headers), redriven=self.batch.purpose.letters is not None))
 
     def _key(self, message: dict[str, Any], key: bytes | None, *, needed: bool = False) -> bytes | None:
-        """A letter's key, which a compacted topic must have."""
+        """A dead letter's key, which a compacted topic requires."""
         if key is not None or not (self.limits.compacted or needed):
             return key
         return position_key(self.batch.source_topic, message["partition"], message["offset"])
@@ -142,7 +142,7 @@ class DeadLetters:
 
 
 def position_key(topic: str, partition: int, offset: int) -> bytes:
-    """The key of a letter whose message had none, in a topic that must have one."""
+    """The key of a dead letter whose message had none, in a topic that requires one."""
     return f"{topic}:{partition}:{offset}".encode()
 
 
@@ -159,17 +159,17 @@ def _without(letter: DeadLetter, omitted: Omitted) -> DeadLetter:
 
 
 def original_of(value: bytes | None, reason: str) -> tuple[Any, str]:
-    """What a letter carries of a value, and how it is encoded: the object as it came where every reader of the letter
-    can take it, else its text."""
+    """A value as a dead letter carries it, and its encoding: the object as it came where every JSON reader accepts it,
+    else its text."""
     if value is None:
         return None, "null"
     return as_text(value) if reason in AS_TEXT or not is_strict(value) else (msgspec.Raw(value), "json")
 
 
 def attempts_of(headers: Sequence[Header]) -> int:
-    """How often a message of a redrive has been tried, this time included: its headers say so.
+    """How often a redriven message has been tried, this time included, by its headers.
 
-    They stand behind what the message had itself: the last one counts.
+    They follow the message's own: the last one counts.
     """
     tried = next((value for name, value in reversed(headers) if name == HEADER_ATTEMPTS), None)
     return int(tried) + 1 if tried is not None and tried.isdigit() and len(tried) < 10 else 1

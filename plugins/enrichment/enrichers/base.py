@@ -18,7 +18,7 @@ from pandas.arrays import ArrowExtensionArray
 
 from enrichment.caches.base import KeyLookup, LookupCounts, State, Tier
 from enrichment.caches.entries import IS_STALE, REASON, STATE, TIER, Answers
-from enrichment.codec.struct_columns import Words, arrow_types, fragments
+from enrichment.codec.struct_columns import StructType, arrow_types, fragments
 from enrichment.enrichers.declare import LookupEnricher
 from enrichment.enrichers.registry import NO_KEY, OK, REGISTRY, STALE
 
@@ -52,13 +52,13 @@ class Derivation(Protocol):
     """Works out an enricher's computed columns."""
 
     def derive(self, answered: Enrichment, earlier: Mapping[str, Enrichment]) -> Enrichment:
-        """The answers of a chunk with the computed columns behind theirs; `earlier` has the enrichments that were
+        """The answers of a chunk with the computed columns after theirs; `earlier` has the enrichments that were
         declared as read, by their names."""
         ...
 
 
 class OpenEnricher:
-    """A declared enrichment with its lookup at hand. Keeps every row and the order, leaves its input untouched.
+    """A declared enrichment with its lookup. Keeps every row and the order, leaves its input untouched.
 
     `on_chunk` sees the keys of each chunk that is enriched for the first time, and what was added to it.
     """
@@ -78,13 +78,13 @@ class OpenEnricher:
         self._derivation = derivation
 
     def look_up(self, events: pd.DataFrame) -> Answers:
-        """Ask for the distinct keys of a chunk; `events` has its keys as categoricals. The pipeline does so one chunk
-        ahead, in a thread."""
+        """Look up the distinct keys of a chunk; `events` has its keys as categoricals. The pipeline prefetches: it does
+        this one chunk ahead, in a thread."""
         distinct = events[self.declaration.key].cat.categories.tolist()
         return Answers.of(distinct, self._lookup.answer_many(distinct) if distinct else [])
 
     def enrich(self, events: pd.DataFrame, answers: Answers, earlier: Mapping[str, Enrichment]) -> Enrichment:
-        """What follows from the answers; `earlier` is what the enrichments that it reads added to the chunk, by their
+        """The enrichment of a chunk, from the answers; `earlier` has those of the enrichments that it reads, by their
         names."""
         answered = join(events[self.declaration.key], answers, self.declaration.columns)
         return answered if self._derivation is None else self._derivation.derive(answered, earlier)
@@ -95,13 +95,13 @@ def value_types(declaration: LookupEnricher) -> dict[str, pa.DataType]:
     return {name: kind for struct in declaration.structs for name, kind in arrow_types(struct).items()}
 
 
-def join(keys: pd.Series[Any], answers: Answers, words: Words) -> Enrichment:
+def join(keys: pd.Series[Any], answers: Answers, struct: StructType) -> Enrichment:
     """The answers for a column's distinct keys, taken back to its rows by code.
 
-    `words` is the struct that the lookup's entries hold; a key without a value gets nulls.
+    `struct` is the type of the entries' values; a key without a value gets nulls.
     """
     codes = keys.cat.codes.to_numpy(dtype=np.int32) + np.int32(1)
-    columns = {name: _after(None, column) for name, column in answers.fields(words).items()}
+    columns = {name: _after(None, column) for name, column in answers.fields(struct).items()}
     is_stale, reasons = answers.column(IS_STALE), answers.column(REASON)
     if is_stale.true_count:
         reasons = pc.if_else(is_stale, pc.binary_join_element_wise(STALE, reasons, " "), reasons)
@@ -112,12 +112,12 @@ def join(keys: pd.Series[Any], answers: Answers, words: Words) -> Enrichment:
 
 
 def _after(first: str | None, column: pa.Array) -> pa.Array:
-    """What rows without a key have, and a column behind it."""
+    """A column, preceded by the value for rows without a key."""
     return pa.concat_arrays([pa.array([first], column.type), column])
 
 
 def reason_of(status: str) -> str:
-    """A status without the word that it is stale, if it is the reason of one that is."""
+    """A status without its mark of being stale, if it has one."""
     return REGISTRY.stale_reasons.get(status, status)
 
 
@@ -132,7 +132,7 @@ def frame_of(columns: Mapping[str, pa.Array]) -> pd.DataFrame:
 
 
 def count(codes: np.ndarray[Any, np.dtype[np.int32]], answers: Answers) -> LookupCounts:
-    """Count by message; see `LookupCounts` for who counts where. Categories without a row count nothing."""
+    """Count by message, as `LookupCounts` says. Categories without a row count nothing."""
     rows = np.bincount(codes, minlength=len(answers) + 1)[1:]
     asked = rows > 0  # the tiers were asked for one message of each key
     messages = int(rows.sum())

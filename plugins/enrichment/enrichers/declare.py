@@ -1,7 +1,7 @@
-"""What an enrichment declares of itself. Cheap to import: DAG files do.
+"""The declaration of an enrichment. Cheap to import: DAG files do.
 
-From the declarations, in their order, follows everything that the pipeline does with an enrichment
-(`enrichment.enrichers.registry`): its columns, its words, its task, its cache table, its repair.
+Everything that the pipeline does with an enrichment follows from the declarations, in their order
+(`enrichment.enrichers.registry`): its columns, its statuses, its task, its cache table, its repair.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class EnricherSettings(BaseSettings):
         0.95, description="share of messages without a key above which run and hour say so; 1: never"
     )
 
-    # Fields by which no message becomes another one: the fingerprint of a batch's settings leaves them out.
+    # Fields that change no message: the fingerprint of a batch's settings leaves them out.
     leaves_messages_alone: ClassVar[frozenset[str]] = frozenset({"cache_max_rows", "max_keyless_share"})
 
     @property
@@ -87,19 +87,19 @@ def prefixed(prefix: str) -> Callable[[str], str]:
 class LookupEnricher:
     """An enrichment that looks something up by a field of the message.
 
-    `name` is that of its task, stage, cache and figures; `source` is the word in `enrichment_sources`. `columns` is the
+    `name` is that of its task, stage, cache and metrics; `source` is its name in `enrichment_sources`. `columns` is the
     struct of an answer, all fields optional: cached under the names of the fields, published under their encoded names.
-    `computed` has the columns that are worked out anew for every batch, from the answer and from what `reads` names:
-    earlier enrichments, or `EVERY_EARLIER`.
+    `computed` has the columns that are computed for every batch, from the answer and from what `reads` names: earlier
+    enrichments, or `EVERY_EARLIER`.
 
-    Reasons for an answer that is missing are words of `enrichment_errors`, each with what it means to whoever sees it
-    often. With one of `outages` the source could not be asked: such messages are counted, held or published partial,
-    and repaired. One of `unknown` is an answer: the source has no such key, and may have it later. One of `invalid` is
-    an answer for good.
+    The reasons for a missing answer are values of `enrichment_errors`, each with its meaning for an operator who sees
+    it often. With one of `outages` the source could not be asked: such messages are counted, held or published partial,
+    and repaired. One of `unknown` is an answer: the source does not have the key, but may have it later. One of
+    `invalid` is a permanent answer.
 
     `open` names the function that opens the source, as `module:function`; it takes `enrichment.enrichers.wiring.Site`
     and these settings, and returns an `OpenedSource`. `dependents` are tables with the cache's key column whose rows
-    are evicted when the cache has the key no longer.
+    are evicted when the cache no longer has the key.
     """
 
     name: str
@@ -146,5 +146,5 @@ class LookupEnricher:
 
     @property
     def status_column(self) -> str:
-        """What a rule calls the status of this enrichment: `geo_status` is the reason why the columns are null."""
+        """The name of this enrichment's status in rules: `geo_status` is the reason why the columns are null."""
         return f"{self.name}_status"

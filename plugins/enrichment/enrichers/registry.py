@@ -1,6 +1,6 @@
 """The declared enrichments in, every list and map that follows from them out. Nothing else lists enrichments.
 
-Modules ask `REGISTRY` when they need it and keep nothing of it: tests declare further enrichments
+Modules read `REGISTRY` when they need it and keep no copy: tests declare further enrichments
 (`enrichment.enrichers.testing.declared`).
 """
 
@@ -37,7 +37,7 @@ class Registry:
 
     @cached_property
     def by_source(self) -> dict[str, LookupEnricher]:
-        """The enrichments by their words in `enrichment_sources`, in order."""
+        """The enrichments by their names in `enrichment_sources`, in order."""
         return {enricher.source: enricher for enricher in self.enrichers}
 
     def earlier(self, enricher: LookupEnricher) -> tuple[LookupEnricher, ...]:
@@ -72,19 +72,18 @@ class Registry:
 
     @cached_property
     def outages(self) -> dict[str, str]:
-        """The source that could not be asked, by the reason that says so. Another try may do better."""
+        """The source that could not be asked, by its reasons for outages. Another try may succeed."""
         return {reason: enricher.source for enricher in self.enrichers for reason in enricher.outages}
 
     @cached_property
     def stale_reasons(self) -> dict[str, str]:
-        """The statuses of reasons that were served past their expiry, each with its reason: the source said so once,
-        and could not be asked again."""
+        """The statuses of reasons that were served past their expiry, each with its reason: an earlier answer of a
+        source that could not be asked again."""
         return {f"{STALE} {reason}": reason for reason in (*map(str, Reason), *self.reasons)}
 
     @cached_property
     def unanswered(self) -> frozenset[str]:
-        """The statuses of messages without an answer of now. That a key did not exist when it was last asked about is
-        not one: users sign up."""
+        """The statuses of messages without a current answer. A stale "not found" counts as one: users sign up."""
         return frozenset({*self.outages, *self.stale_reasons})
 
     def seconds_side_by_side(self, durations: Mapping[str, float]) -> float:
@@ -115,7 +114,7 @@ class Registry:
 
 
 def _check(enricher: LookupEnricher, before: set[str]) -> None:
-    """Whether a declaration makes sense behind those that stand before it. Raises `ValueError`."""
+    """Check a declaration against those before it. Raises `ValueError`."""
     if enricher.reads != EVERY_EARLIER and not before.issuperset(enricher.reads):
         unknown = sorted(set(enricher.reads) - before)
         raise ValueError(f"{enricher.name} reads {', '.join(unknown)}, which does not stand before it")

@@ -8,7 +8,7 @@ from enrichment.enrichers.registry import REGISTRY
 
 
 def cache_table(declaration: LookupEnricher) -> CacheTable:
-    """The cache table of an enrichment. Raises `SchemaError` for what no table can be made of."""
+    """The cache table of an enrichment. Raises `SchemaError` for a declaration that no table can have."""
     return CacheTable(
         declaration.name, declaration.table, declaration.key_column, declaration.columns, declaration.dependents
     )

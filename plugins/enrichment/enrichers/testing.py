@@ -60,7 +60,7 @@ def look_up_and_enrich(enricher: OpenEnricher, events: pd.DataFrame, earlier: Ma
 
 
 class UnconnectedSite:
-    """A `Site` without servers: what is opened on it works out columns, and can ask nobody."""
+    """A `Site` without servers: enrichments opened on it compute columns, but can ask no source."""
 
     cache_pause_sec = 0.0
 
@@ -94,7 +94,7 @@ class UnconnectedSite:
 
 
 def open_over(declaration: LookupEnricher, lookup: KeyLookup) -> OpenEnricher:
-    """An enrichment as declared, with its default settings, but that `lookup` answers instead of caches and source."""
+    """An enrichment as declared, with its default settings; `lookup` answers in place of caches and source."""
     site = UnconnectedSite()
     try:
         opened = open_source(declaration, site, declaration.settings())
@@ -109,7 +109,7 @@ def declared(*enrichers: LookupEnricher) -> Iterator[None]:
     before = dict(vars(REGISTRY))
     vars(REGISTRY).clear()
     try:
-        REGISTRY.__init__(enrichers)  # type: ignore[misc]  # anew: whoever asks it keeps nothing
+        REGISTRY.__init__(enrichers)  # type: ignore[misc]  # again: modules keep no copy
         yield
     finally:
         vars(REGISTRY).clear()

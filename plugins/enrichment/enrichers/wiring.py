@@ -26,8 +26,8 @@ class OpenedSource:
     """What an enrichment's `open` returns.
 
     `front` wraps the cached lookup in one that answers some keys itself; `derivation` works out the computed columns;
-    `on_chunk` sees each chunk when it is enriched for the first time. `build` names what the answers are from (a
-    database's build), for the ledger.
+    `on_chunk` sees each chunk when it is enriched for the first time. `build` names the build of the source (such as a
+    database's), for the ledger.
     """
 
     source: LookupSource
@@ -45,20 +45,20 @@ class Site(Protocol):
         ...
 
     def query_connection(self, timeout_sec: float) -> psycopg.Connection[Any]:
-        """A new connection to the StackLens database that only reads, each statement for so long at most."""
+        """A new read-only connection to the StackLens database with a time limit for each statement."""
         ...
 
     def cache_connection(self) -> psycopg.Connection[Any]:
-        """A new connection for a table that a task may do without."""
+        """A new connection for a table that a task can do without."""
         ...
 
     @property
     def cache_pause_sec(self) -> float:
-        """How long a table is passed by that did not answer."""
+        """How long a table that did not answer is skipped."""
         ...
 
     def circuit_breaker(self, name: str) -> CircuitBreakerStorage:
-        """Where a circuit breaker is kept, one for all tasks."""
+        """The shared storage of a circuit breaker, one for all tasks."""
         ...
 
     def at_end(self, close: Callable[[], None]) -> None:
@@ -92,7 +92,7 @@ class Enrichers:
         self._clock = clock
 
     def open(self, declaration: LookupEnricher) -> OpenEnricher:
-        """The enricher: what needs no lookup first, then the caches, then the source."""
+        """The enricher: the `front` first, then the caches, then the source."""
         opened, settings = self.source(declaration), self._settings[declaration.name]
         layers: list[CacheLayer] = [MemoryLayer(settings.cache_size, self._clock), self._table(declaration, opened)]
         lookup: KeyLookup = LayeredLookup(layers, opened.source, self._ttl(settings), self._clock)

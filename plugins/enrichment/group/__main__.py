@@ -46,7 +46,7 @@ def status(clients: Clients, ledger: Ledger, _chosen: argparse.Namespace) -> Non
         else "not recorded"
     )
     say(f"topic {topic} (id {read_topic_id(clients, topic)}), group {group_id}, lanes: {in_force}")
-    # Not held back by an open transaction, and taking no lane over for it.
+    # Not held back by an open transaction, and without taking over a lane.
     with clients.offsets_reader("read_uncommitted") as reader:
         backlog = read_backlog(reader, topic, settings.request_timeout_sec)
     for b in backlog:
@@ -80,19 +80,19 @@ def set_lanes(clients: Clients, ledger: Ledger, chosen: argparse.Namespace) -> N
 def database(chosen: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     """libpq's parameters of the StackLens database."""
     if chosen.connection and not chosen.database:
-        from enrichment.sources.airflow_connections import database_parameters  # an Airflow need not be there otherwise
+        from enrichment.sources.airflow_connections import database_parameters  # Airflow is needed only here
 
         return database_parameters(settings.pipeline)
     return conninfo_to_dict(chosen.database)
 
 
 def say(line: str) -> None:
-    """To whoever ran the command."""
+    """Print a line for the person who ran the command."""
     sys.stdout.write(f"{line}\n")
 
 
 def parse() -> argparse.Namespace:
-    """What was asked for."""
+    """The parsed arguments."""
     parser = argparse.ArgumentParser(prog="python -m enrichment.group", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     described: dict[str, tuple[Callable[..., None], str]] = {
@@ -116,13 +116,13 @@ def parse() -> argparse.Namespace:
     made["accept-offsets"].add_argument("offsets", metavar="PARTITION=OFFSET", type=placed, nargs="+")
     made["set-lanes"].add_argument("lanes", type=int, choices=range(1, 10_001), metavar="LANES")
     made["set-lanes"].add_argument(
-        "--despite-open-batches", action="store_true", help="give up batches that are open; they are claimed anew"
+        "--despite-open-batches", action="store_true", help="give up open batches; their messages are claimed again"
     )
     return parser.parse_args()
 
 
 def main() -> int:
-    """Says in one line what was wrong, and exits with 1 then."""
+    """Run a command; on an error, say in one line what was wrong and exit with 1."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     chosen = parse()
     try:

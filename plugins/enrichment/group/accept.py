@@ -1,4 +1,4 @@
-"""Move the group of live draining to where a person says, once: the declared way to go on when a claim refuses."""
+"""Move the group of live draining to given offsets, once: the way for a person to go on when a claim refuses."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ log = logging.getLogger(__name__)
 
 
 def accept_offsets(clients: Clients, positions: Positions, offsets: Mapping[int, int]) -> list[Move]:
-    """Have live draining go on at these offsets, by partition; returns what that left out. The moves are kept in
-    `enrichment_group_moves`.
+    """Make live draining go on at these offsets, by partition; returns the offsets that this skips. The moves are kept
+    in `enrichment_group_moves`.
 
-    A batch that is on its way is fenced and finds the group moved. Raises `ChangeRefused` when the log has no such
-    offset.
+    A batch that is running is fenced and finds the group moved. Raises `ChangeRefused` for an offset outside the log.
     """
     settings = clients.settings
     topic, group_id = settings.input_topic, settings.consumer_group
@@ -37,7 +36,7 @@ def accept_offsets(clients: Clients, positions: Positions, offsets: Mapping[int,
     topic_id = read_topic_id(clients, topic)
     known = positions.get(topic, group_id)
     moves = [_move(backlog[p], known.get(p), offset, topic_id) for p, offset in sorted(offsets.items())]
-    # The group first: when this dies in between, the next claim refuses, and it is done again.
+    # The group first: after a crash in between, the next claim refuses, and the move is made again.
     move_group(clients, offsets)
     positions.move(topic, group_id, topic_id, moves, MoveReason.ACCEPTED)
     for move in moves:
@@ -49,7 +48,7 @@ def accept_offsets(clients: Clients, positions: Positions, offsets: Mapping[int,
 
 
 def _move(b: Backlog, position: Position | None, offset: int, topic_id: str | None) -> Move:
-    """Of a topic that was made anew, nothing was published yet."""
+    """The move to record; from a recreated topic nothing was published yet."""
     is_known = position is not None and (None in (position.topic_id, topic_id) or position.topic_id == topic_id)
     published_to = position.next_offset if position is not None and is_known else None
     start = b.low if published_to is None else published_to

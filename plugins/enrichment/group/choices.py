@@ -1,4 +1,4 @@
-"""A group that is not where it should be in; the words for that, and the command for each way to go on, out."""
+"""A group that is not where it should be in; its description, and the command for each way to go on, out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Why(StrEnum):
         "before that, the log has another message than was published: it was truncated and filled again, or the topic "
         "was restored"
     )
-    ANEW = "the topic was deleted and made anew: its offsets are others"
+    ANEW = "the topic was deleted and recreated: its offsets mean other messages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +33,14 @@ class Astray:
 
     @property
     def resumed(self) -> int | None:
-        """Where it has published to, if that is still a place of this log."""
+        """The offset that it has published to, if it is still in this log."""
         known = self.published_to
         is_other_log = self.why in (Why.ANEW, Why.REWRITTEN)
         return known if known is not None and known <= self.backlog.high and not is_other_log else None
 
     @property
     def accepted(self) -> int | None:
-        """Where the group is, if that is a place of this log."""
+        """The group's offset, if it is in this log."""
         b = self.backlog
         return b.committed if b.committed is not None and b.low <= b.committed <= b.high else None
 
@@ -55,8 +55,8 @@ class Astray:
 def explain(
     astray: Sequence[Astray], topic: str, group_id: str, bootstrap_servers: str, unrecorded: Sequence[str] = ()
 ) -> str:
-    """What was found, and what to run for each way to go on. `unrecorded` batches may be published: a publisher that
-    died before its record left its stamp in the offset, which is gone."""
+    """What was found, and the command for each way to go on. `unrecorded` batches may be published: a publisher that
+    died before recording them left a stamp in the offset, which is gone."""
     found = "; ".join(
         f"{', '.join(str(a) for a in astray if a.why is why)} ({why})"
         for why in Why
@@ -94,8 +94,8 @@ def _doubt(unrecorded: Sequence[str]) -> str:
     if not unrecorded:
         return ""
     return (
-        f"\nNot known is whether {', '.join(unrecorded)} had been published. Look for a `stacklens-batch-id` of "
-        "these in the outputs: if there is one, go on behind its batch (`accept-offsets`), or it is published twice."
+        f"\nIt is unknown whether {', '.join(unrecorded)} had been published. Look for a `stacklens-batch-id` of "
+        "these in the outputs: if there is one, go on after its batch (`accept-offsets`), or it is published twice."
     )
 
 

@@ -1,9 +1,9 @@
 """How many lanes publish for a group, which must be the same for all: checked by claim and publish, changed here.
 
-A lane is a transactional id, and which partition belongs to which follows from their number. Two publishers of a
-partition that take different numbers for true do not fence each other. So the first claim records the number, claim and
-publish compare it with their own, and publish does so once it has fenced its lane: either a change fences it, since it
-fences every lane that there may be, or it comes later and finds the change.
+A lane is a transactional id, and the number of lanes decides which partition belongs to which. Two publishers of a
+partition that assume different numbers do not fence each other. So the first claim records the number, and claim and
+publish compare it with their own; publish does so after fencing its lane: either a change fences it, since it fences
+every lane that there may be, or it comes later and finds the change.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ log = logging.getLogger(__name__)
 
 
 def check_claim(clients: Clients, counts: LaneCounts, *, dry_run: bool = False) -> None:
-    """Raise `SettingsError` when KAFKA_LANES is not the group's number of lanes, `LanesChanged` while that is changed.
-    The first claim records it; a dry one does not."""
+    """Raise `SettingsError` when KAFKA_LANES is not the group's number of lanes, `LanesChanged` while it is changing.
+    The first claim records it; a dry run does not."""
     settings = clients.settings
     recorded = counts.get(settings.consumer_group)
     if recorded is None:
         if dry_run:
             return
         if _is_in_use(clients):
-            # By an earlier release, which recorded none: whoever still publishes may have another number.
+            # Claimed by an earlier release, which recorded no number: its publishers may have another one.
             fence_all(clients)
         recorded = counts.record(settings.consumer_group, settings.lanes)
     _check_setting(recorded, settings.consumer_group, settings.lanes)
@@ -39,14 +39,14 @@ def check_claim(clients: Clients, counts: LaneCounts, *, dry_run: bool = False) 
 
 def check_publish(counts: LaneCounts, batch: Batch, setting: int) -> None:
     """For a publisher of a live batch that has fenced its lane: raise `SettingsError` when KAFKA_LANES is not the
-    group's number of lanes, `LanesChanged` while that is changed, or when the batch was claimed with another one."""
+    group's number of lanes, `LanesChanged` while it is changing, or when the batch was claimed with another one."""
     recorded = counts.get(batch.group_id)
     if recorded is None:
         if batch.dry_run:
             return
         recorded = counts.record(batch.group_id, setting)
     _check_setting(recorded, batch.group_id, setting)
-    # A batch of an earlier release does not tell its number, but whether its lane is the same one in this number.
+    # A batch of an earlier release has no number, but shows whether its lane is the same one under this number.
     claimed = {batch.lanes} if batch.lanes is not None else set()
     if claimed - {recorded.lanes} or any(r.partition % recorded.lanes != batch.lane for r in batch.ranges):
         raise LanesChanged(
@@ -73,9 +73,9 @@ def _check_setting(recorded: LaneCount, group_id: str, setting: int) -> None:
 def change(clients: Clients, counts: LaneCounts, lanes: int, *, despite_open: bool = False) -> LaneCount | None:
     """Give the group another number of lanes; returns what was recorded before.
 
-    Nothing is published from the first step to the last. When it dies in between, that stays so until it is run again.
-    It may be run with the number that there is: then all publishers and offsets are of that number for sure.
-    Raises `ChangeRefused` when a batch of the group is open, unless that is allowed: it is claimed anew then.
+    Nothing is published from the first step to the last; after a crash in between, not until it is run again. Running
+    it with the present number makes sure that all publishers and offsets have that number. Raises `ChangeRefused` when
+    a batch of the group is open, unless that is allowed: its offsets are then claimed again.
     """
     settings = clients.settings
     group_id = settings.consumer_group
@@ -84,8 +84,8 @@ def change(clients: Clients, counts: LaneCounts, lanes: int, *, despite_open: bo
     if still_open and not despite_open:
         raise ChangeRefused(
             f"{len(still_open)} batches of group {group_id} are open: {', '.join(b.batch_id for b in still_open)}. Let "
-            "their runs end, or clear those that failed. With --despite-open-batches they are given up: whatever still "
-            "works on them is fenced, nothing of them is published, and the next run claims their messages anew"
+            "their runs end, or clear those that failed. With --despite-open-batches they are given up: their tasks "
+            "are fenced, nothing of them is published, and the next run claims their messages again"
         )
     counts.begin_change(group_id, lanes)
     fence_all(clients, at_least=before.lanes if before else 1)
@@ -97,7 +97,7 @@ def change(clients: Clients, counts: LaneCounts, lanes: int, *, despite_open: bo
 
 
 def find_open(clients: Clients, batches: list[OpenBatch]) -> list[OpenBatch]:
-    """Those batches that the group has not come past: the others were published, or claimed anew by other ones."""
+    """Those batches that the group has not passed: the others were published, or their offsets claimed again."""
     found, timeout = [], clients.settings.request_timeout_sec
     with clients.offsets_reader("read_uncommitted") as reader:
         for batch in batches:
@@ -108,8 +108,8 @@ def find_open(clients: Clients, batches: list[OpenBatch]) -> list[OpenBatch]:
 
 
 def restamp(clients: Clients, lanes: int) -> None:
-    """Write the new number beside the group's offsets. Nobody else commits meanwhile: all lanes are fenced, and who
-    comes later finds the change."""
+    """Write the new number beside the group's offsets. No publisher commits meanwhile: all lanes are fenced, and later
+    publishers find the change."""
     settings = clients.settings
     topic, timeout = settings.input_topic, settings.request_timeout_sec
     with clients.offsets_reader() as reader:
@@ -133,8 +133,8 @@ def _is_in_use(clients: Clients) -> bool:
 
 
 def fence_all(clients: Clients, at_least: int = 1) -> None:
-    """Fence whoever publishes for the group and abort what it left open, whatever it takes for the number of lanes:
-    the lane `p % n` of a partition is `p` at most. `at_least` so many lanes are fenced, for a topic that had more."""
+    """Fence every publisher of the group and abort its open transaction, whichever number of lanes it assumes: the lane
+    `p % n` of a partition is `p` at most. At least `at_least` lanes are fenced, for a topic that had more."""
     settings = clients.settings
     with clients.offsets_reader() as reader:
         partitions = input_partitions(reader, settings.input_topic, settings.request_timeout_sec)

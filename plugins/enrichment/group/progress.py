@@ -1,8 +1,8 @@
 """Where live draining goes on: the group's offsets in, checked against the log and what was published, or refused.
 
 Kafka forgets the offsets of a group that has not committed for long (`offsets.retention.minutes`), people and tools
-move groups, logs are truncated, topics are deleted and made anew. In each of these cases, going on from the group's
-offset would leave messages out or publish them twice, so a claim says what it found and which ways there are to go on.
+move groups, logs are truncated, topics are deleted and recreated. In each of these cases, going on from the group's
+offset would skip messages or publish them twice, so a claim says what it found and how to go on.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Seen = Mapping[tuple[int, int], Tail]  # messages as the log has them, by partit
 
 
 class Progress(NamedTuple):
-    """What waits in each partition, from where draining goes on, and Kafka's id of the topic; with the first messages
-    that wait, where one stands at the very offset, and the last ones that were published."""
+    """What waits in each partition, where draining goes on, and Kafka's id of the topic; with the message at the next
+    offset, where there is one, and the last one published."""
 
     backlog: list[Backlog]
     topic_id: str | None
@@ -47,12 +47,12 @@ class Group:
     positions: Mapping[int, Position]
     topic_id: str | None
     tails: Mapping[int, Tail] = field(default_factory=dict)
-    begun: frozenset[int] = frozenset()  # partitions of batches that may be published, whatever the ledger knows
+    begun: frozenset[int] = frozenset()  # partitions of batches that may be published without a record
 
     @property
     def is_known(self) -> bool:
-        """Whether a partition without a position is one of which nothing was published yet. A database that was
-        upgraded knows of the others only what its batches said."""
+        """Whether a partition without a position has nothing published yet. An upgraded database knows of the others
+        only what its batches said."""
         return any(position.topic_id is not None for position in self.positions.values())
 
 
@@ -60,14 +60,14 @@ def find_progress(
     clients: Clients, positions: Positions, partitions: Sequence[int] | None = None, *, dry_run: bool = False,
     unrecorded: Sequence[OpenBatch] = (),
 ) -> Progress:  # fmt: skip
-    """Where draining goes on in these partitions (all, if none is named), as it is recorded from now on.
+    """Where draining goes on in these partitions (all, if none is named); recorded, too.
 
-    Raises `OffsetsMoved` when the group is not where it should be, `OffsetsLost` by the declared policy. A dry run
+    Raises `OffsetsMoved` when the group is not where it should be, `OffsetsLost` by the configured policy. A dry run
     records and moves nothing. `unrecorded` are the group's batches that are not known to be published.
     """
     settings = clients.settings
     topic, group_id = settings.input_topic, settings.consumer_group
-    # First: a batch that is published after it has left its stamp beside the offset.
+    # First: a batch that is published after this leaves its stamp beside the offset.
     known = positions.get(topic, group_id)
     with clients.offsets_reader() as reader:
         backlog = read_settled_backlog(clients, partitions, reader)
@@ -85,24 +85,24 @@ def find_progress(
 
 
 def _ranges_in_doubt(batch: OpenBatch, known: Mapping[int, Position]) -> list[OffsetRange]:
-    """What of a batch may have been published without a record. What the position has come past, other batches have."""
+    """The ranges of a batch that may have been published unrecorded: not those that the position has passed."""
     return [r for r in batch.ranges if r.partition not in known or r.end > known[r.partition].next_offset]
 
 
 def look_at(clients: Clients, backlog: Sequence[Backlog], reader: Consumer) -> Seen:
-    """Of each partition where something waits, the first message of that and the one that the group was stamped with,
-    as the log has them now: neighbours, so it is one read."""
+    """For each partition where messages wait, the first of them and the one in the group's stamp, as the log has them
+    now: neighbours, so one read finds both."""
     offsets = {b.partition: {b.start} for b in backlog if b.span}
     for b in backlog:
         tail = b.stamp.tail if b.stamp is not None else None
-        # What has left the log by its retention cannot be compared, nor what compaction has taken.
+        # Messages deleted by retention or compaction cannot be compared.
         if b.span and tail is not None and tail.offset >= b.low:
             offsets[b.partition].add(tail.offset)
     return read_at(clients, clients.settings.input_topic, offsets, reader) if offsets else {}
 
 
 def tails_of(backlog: Sequence[Backlog], seen: Seen) -> dict[int, Tail]:
-    """Those of the messages that the group was stamped with."""
+    """Those of the messages that are in the group's stamps."""
     stamped = [b.stamp.tail for b in backlog if b.stamp is not None and b.stamp.tail is not None]
     return {t.partition: seen[t.partition, t.offset] for t in stamped if (t.partition, t.offset) in seen}
 
@@ -130,14 +130,14 @@ def find_astray(b: Backlog, group: Group) -> Astray | None:
 
 def _why(b: Backlog, position: Position | None, group: Group) -> Why | None:
     at, known = b.committed, position.next_offset if position is not None else None
-    # Of a partition without a position nothing was published yet: to set the group there leaves out what is before.
+    # From a partition without a position nothing was published yet: setting the group there skips what is before.
     meant = known if known is not None else b.low if group.is_known else at
     stamped, found = b.stamp.tail if b.stamp is not None else None, group.tails.get(b.partition)
     causes = {
         Why.ANEW: _is_anew(b, position, group),
         Why.REWRITTEN: None not in (stamped, found) and stamped != found,
         Why.PAST_END: (at if at is not None else known or 0) > b.high,
-        # Whoever claims in a partition sets the group there first (`anchor`).
+        # A claim in a partition sets the group there first (`anchor`).
         Why.FORGOTTEN: at is None and known is not None and (known != b.low or b.partition in group.begun),
         Why.BEHIND: None not in (at, known) and at < known,  # type: ignore[operator]
         # A publisher that died between its commit and the ledger has left its stamp.
@@ -147,7 +147,7 @@ def _why(b: Backlog, position: Position | None, group: Group) -> Why | None:
 
 
 def _is_anew(b: Backlog, position: Position | None, group: Group) -> bool:
-    """Whether offsets are of another topic of the same name. The group's own stamp is later than what was recorded."""
+    """Whether the topic was recreated since. The group's own stamp is later than the recorded position."""
     stamped = b.stamp.topic_id if b.stamp is not None else None
     topic_id = stamped or (position.topic_id if position is not None else None)
     return None not in (topic_id, group.topic_id) and topic_id != group.topic_id
@@ -156,10 +156,10 @@ def _is_anew(b: Backlog, position: Position | None, group: Group) -> bool:
 def settle_lost(
     clients: Clients, positions: Positions, backlog: Sequence[Backlog], group: Group, *, dry_run: bool
 ) -> list[Backlog]:
-    """Deal with unread offsets that have left the log, by the declared policy; returns where draining goes on.
+    """Handle unread offsets that have left the log, by the configured policy; returns where draining goes on.
 
-    `fail` raises `OffsetsLost`. `earliest` moves the group to the log's start, so that what is claimed next is what
-    publishing will find the group at, and keeps that in `enrichment_group_moves`.
+    `fail` raises `OffsetsLost`. `earliest` moves the group to the log's start, so that the next claim begins where
+    publishing will find the group, and keeps the move in `enrichment_group_moves`.
     """
     settings = clients.settings
     topic, lost = settings.input_topic, [b for b in backlog if b.lost]
@@ -178,15 +178,15 @@ def settle_lost(
                  skipped=b.lost)
             for b in lost
         ]  # fmt: skip
-        # Recorded first: a claim that dies before it has moved the group finds the same offsets lost again.
+        # Recorded first: after a crash before the move, the next claim finds the same offsets lost again.
         positions.move(topic, settings.consumer_group, group.topic_id, moves, MoveReason.LOST)
         move_group(clients, {b.partition: b.low for b in lost})
     return [replace(b, committed=b.start, stamp=None) if b.lost else b for b in backlog]
 
 
 def move_group(clients: Clients, offsets: Mapping[int, int]) -> None:
-    """Commit these offsets of the input topic for the group, by partition. Nothing stamps them: nobody published to
-    there."""
+    """Commit these offsets of the input topic for the group, by partition, without stamps: no batch published up to
+    them."""
     topic = clients.settings.input_topic
     with clients.offsets_reader() as consumer:
         placed = [TopicPartition(topic, partition, offset) for partition, offset in offsets.items()]
@@ -194,10 +194,10 @@ def move_group(clients: Clients, offsets: Mapping[int, int]) -> None:
 
 
 def anchor(clients: Clients, batches: Sequence[Batch], backlog: Sequence[Backlog]) -> None:
-    """Set the group to where the batches start, in those partitions where it has no offset: to a publisher, none is
-    then always one that is gone, never one that was not there yet.
+    """Set the group to the start of the batches in those partitions where it has no offset. A publisher that finds no
+    offset then knows that it was lost, not that it was never set.
 
-    A compare-and-set as publishing is: whoever publishes in the lane is fenced, and what it had committed stays.
+    A compare-and-set, like publishing: an earlier publisher of the lane is fenced, and what it has committed stays.
     """
     settings = clients.settings
     topic, timeout = settings.input_topic, settings.request_timeout_sec
@@ -220,10 +220,10 @@ def anchor(clients: Clients, batches: Sequence[Batch], backlog: Sequence[Backlog
 def adopt(
     clients: Clients, positions: Positions, backlog: Sequence[Backlog], group: Group, *, every_partition: bool
 ) -> None:
-    """Record where draining goes on, where that is news: on first use, and after what nobody could record.
+    """Record where draining goes on, if that is not recorded yet: on first use, and after an unrecorded publication.
 
-    The first claim of a group in a topic does so for all partitions, also where it takes but a few: what was set before
-    it is meant, what is set afterwards is not.
+    The first claim of a group in a topic does so for all partitions, even if it takes only a few: an offset set before
+    it is intended, one set afterwards is not.
     """
     if not every_partition and not group.is_known:
         backlog = [b for b in read_settled_backlog(clients) if find_astray(b, group) is None]

@@ -1,7 +1,7 @@
-"""Takes Airflow's own database and log folder, leaves them without the old runs of our DAGs.
+"""Deletes the old runs of our DAGs from Airflow's own database, and their logs from its folder.
 
-The deleting is `airflow db clean`'s, in a process of its own: tasks have no way to Airflow's database, so its address
-comes from a connection. What is safe to delete is decided here, DAG by DAG (include/sql/airflow_metadata).
+`airflow db clean` deletes, in a process of its own: tasks cannot reach Airflow's database, so its address comes from a
+connection. What is safe to delete is decided here, DAG by DAG (include/sql/airflow_metadata).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CONNECT_SECONDS = "10"  # for the command to reach the database; all else ends w
 
 
 class Cutoff(msgspec.Struct, frozen=True):
-    """Before when the runs of a DAG may go, and how many that are."""
+    """The time before which the runs of a DAG may be deleted, and how many these are."""
 
     dag_id: str
     cutoff: datetime
@@ -55,17 +55,18 @@ class Logs(msgspec.Struct, frozen=True):
 
 
 def find_cutoffs(connection: psycopg.Connection[Any], keep: timedelta) -> list[Cutoff]:
-    """What may go of each of our DAGs. A run that has not ended, and the last run of each DAG, never may."""
+    """The cutoff of each of our DAGs. A run that has not ended, and the last run of each DAG, are never deleted."""
     return Statements(connection).rows("airflow_metadata/find_cutoffs", Cutoff, {"prefix": PREFIX, "keep": keep})
 
 
 def clean_runs(
     connection: psycopg.Connection[Any], sqlalchemy_url: str, cutoffs: Iterable[Cutoff], *, dry_run: bool = False
 ) -> dict[str, int]:
-    """Delete the runs before their cutoffs and what hangs on them; returns the rows by table (dry: that would go).
+    """Delete the runs before their cutoffs and all rows that belong to them; returns the rows by table (dry: that would
+    be deleted).
 
-    DAGs with the same cutoff, mostly all of them, are one call of `airflow db clean`; DAGs without old runs are none.
-    Raises `MetadataNotCleaned` when it fails; what it deleted before is gone, and the next try goes on from there.
+    DAGs with the same cutoff, mostly all, share one call of `airflow db clean`; DAGs without old runs need none. Raises
+    `MetadataNotCleaned` when it fails; what it deleted before stays deleted, and the next try goes on from there.
     """
     rows: dict[str, int] = {}
     due = sorted((c for c in cutoffs if c.runs), key=lambda c: (c.cutoff, c.dag_id))
@@ -99,7 +100,7 @@ def db_clean(sqlalchemy_url: str, cutoff: datetime, dag_ids: Collection[str], *,
 
 def environment(environ: Mapping[str, str], sqlalchemy_url: str) -> dict[str, str]:
     """A task's environment as the command needs it: with Airflow's database, which is hidden from tasks, and as a
-    process of Airflow's own, not as a task's."""
+    process of Airflow itself."""
     hidden = {"AIRFLOW__CORE__SQL_ALCHEMY_CONN", "_AIRFLOW_PROCESS_CONTEXT"}
     inherited = {name: value for name, value in environ.items() if name not in hidden}
     waiting = {"PGCONNECT_TIMEOUT": inherited.get("PGCONNECT_TIMEOUT", CONNECT_SECONDS)}
@@ -147,13 +148,13 @@ def _clean_asset_events(
 
 
 def _failed_tables(output: str) -> set[str]:
-    """The tables that the command says it did not clean; a name of no table when it failed otherwise."""
+    """The tables that the command reports as not cleaned; a placeholder when it failed otherwise."""
     said = re.search(r"did not clean them: (\[.*?\])", output)
     return set(ast.literal_eval(said[1])) if said else {"?"}
 
 
 def _staying(connection: psycopg.Connection[Any], going: Iterable[Cutoff]) -> set[tuple[str, str]]:
-    """The runs that there are, as DAG and run id, without those before the cutoffs."""
+    """The existing runs, as DAG and run id, without those before the cutoffs."""
     cutoffs = {c.dag_id: c.cutoff for c in going}
     with connection.transaction():
         runs = connection.execute(sql.load("airflow_metadata/find_runs"), {"prefix": PREFIX}).fetchall()
@@ -165,7 +166,7 @@ def _staying(connection: psycopg.Connection[Any], going: Iterable[Cutoff]) -> se
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
-    """As Airflow's default `log_filename_template` has them; with another one there are none."""
+    """The log folders of runs by Airflow's default `log_filename_template`; none with another template."""
     for run in sorted(folder.glob(f"dag_id={PREFIX}*/run_id=*")):
         if run.is_dir() and not run.is_symlink():
             yield run

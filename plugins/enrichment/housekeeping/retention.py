@@ -1,4 +1,4 @@
-"""Takes retention times, leaves the pipeline's own past without what is older, chunk by chunk."""
+"""Deletes the pipeline's own records past their retention times, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from enrichment.statements import Statements
 
 
 class OldRows(NamedTuple):
-    """What takes a chunk of old rows, and what counts them."""
+    """The statement that deletes a chunk of old rows, and the one that counts them."""
 
     taking: str
     counting: str
@@ -34,8 +34,8 @@ KEPT = {
 
 
 class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows deleted by what they are (in a dry run: that are old), and old batches that were never published, which stay
-    until their group has published past them. Of finished windows (`replay_details`) only the details go."""
+    """Deleted rows by kind (in a dry run: old rows), and old batches that were never published, which stay until their
+    group has published past them. Of finished windows (`replay_details`) only the details are deleted."""
 
     enrichment_metrics: int = 0
     enrichment_jobs: int = 0
@@ -55,8 +55,8 @@ def forget(
     """Delete what is older than `keep` says by the names of `KEPT`, each chunk in a transaction of its own; dry, only
     count.
 
-    Where nothing is old, that takes a statement each and one more. Raises `psycopg.Error` when the database refuses;
-    earlier chunks are gone then, and the next try goes on from there.
+    With nothing old, this takes one statement for each kind and one more. Raises `psycopg.Error` when the database
+    refuses; earlier chunks stay deleted, and the next try goes on from there.
     """
     if dry_run:
         counted = {what: _count(connection, what, keep) for what in KEPT}

@@ -16,7 +16,7 @@ from enrichment.settings import load
 
 
 def main() -> int:
-    """Says in one line what was wrong, and exits with 1 then."""
+    """Create the topics; on an error, say in one line what was wrong and exit with 1."""
     parser = argparse.ArgumentParser(
         prog="python -m enrichment.kafka",
         description="Create the topics that the settings name, with the sizes and the retention that "

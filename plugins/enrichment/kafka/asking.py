@@ -1,4 +1,4 @@
-"""Ask a broker: again while it answers with a retriable error, and never for long inside one call."""
+"""Requests to a broker: repeated while it answers with a retriable error, and never long inside one call."""
 
 from __future__ import annotations
 

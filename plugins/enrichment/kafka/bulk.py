@@ -1,4 +1,4 @@
-"""Thousands of messages at once, between a client's queues and Arrow columns: made of `enrichment.kafka.librdkafka`."""
+"""Thousands of messages at once, between a client's queues and Arrow columns, by `enrichment.kafka.librdkafka`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _queue_get_partition = c_function(
 
 
 class PartitionEvent(NamedTuple):
-    """What a partition has to say beside its messages: its end, or an error; `offset` is where."""
+    """What a queue reports of a partition beside messages: its end or an error, at `offset`."""
 
     error: KafkaError
     partition: int
@@ -36,10 +36,10 @@ class PartitionEvent(NamedTuple):
 
 
 class FetchQueue:
-    """A queue of its own for what a consumer fetches. Close it before the consumer.
+    """A separate queue for the messages that a consumer fetches. Close it before the consumer.
 
-    `appended` says whether the timestamp of any message so far was that of its appending to the log
-    (`message.timestamp.type` of the topic as it was then).
+    `appended` says whether any timestamp so far was the time of appending to the log (`message.timestamp.type` of the
+    topic at that time).
     """
 
     def __init__(self, consumer: Consumer) -> None:
@@ -48,12 +48,12 @@ class FetchQueue:
         self.appended = False
 
     def close(self) -> None:
-        """Give the queue back, and what is still in it."""
+        """Release the queue and the messages still in it."""
         _queue_destroy(self._queue)
         self._queue = None
 
     def take_over(self, topic: str, partitions: Iterable[int]) -> None:
-        """Lead what is fetched of these partitions here; before they are assigned."""
+        """Direct what is fetched of these partitions to this queue; call it before they are assigned."""
         for partition in partitions:
             queue = _queue_get_partition(self._client, topic.encode(), partition)
             _queue_forward(queue, self._queue)
@@ -62,7 +62,7 @@ class FetchQueue:
     def poll(self, count: int, max_bytes: int, timeout: float) -> tuple[pa.RecordBatch, list[PartitionEvent]]:
         """Up to `count` messages in the order of each partition, until they have `max_bytes`, and events.
 
-        Waits up to `timeout` seconds for the first one only. An event stands behind all messages of its partition.
+        Waits up to `timeout` seconds for the first one only. An event follows all messages of its partition.
         """
         if self._queue is None:
             raise RuntimeError("the queue is closed")
@@ -95,7 +95,7 @@ class FetchQueue:
 
 
 class NotTaken(KafkaException):
-    """The client itself has refused a message: the one at this row."""
+    """The client itself has refused the message at this row."""
 
     def __init__(self, error: KafkaError, row: int) -> None:
         super().__init__(error)
@@ -111,7 +111,7 @@ def sent_timestamps(messages: pa.RecordBatch) -> Numbers:
 class Outbox:
     """Messages on their way to a topic, to these partitions of it.
 
-    A timestamp of 0 becomes 1: the client takes 0 for the time of now, and there is no other way to say it.
+    A timestamp of 0 becomes 1: to the client 0 means the present time, and it has no other way to say 0.
     """
 
     def __init__(self, producer: Producer, topic: str, partitions: Ends, messages: Chunk) -> None:
@@ -127,8 +127,8 @@ class Outbox:
         self._producer = producer
 
     def produce(self, start: int, stop: int) -> int:
-        """Hand the rows from `start` to before `stop` to the producer, in order; returns the first that it had no room
-        for. Raises `NotTaken` for what the client refuses."""
+        """Hand the rows `[start, stop)` to the producer, in order; returns the first that it had no room for. Raises
+        `NotTaken` for a message that the client refuses."""
         row, code = produce_rows(handle(self._producer), *self._columns, start, stop)
         if code not in (0, KafkaError._QUEUE_FULL):
             raise NotTaken(KafkaError(code), int(row))

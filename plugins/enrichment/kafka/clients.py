@@ -31,7 +31,7 @@ READING = {
     "queued.max.messages.kbytes": 16_384,
     "fetch.queue.backoff.ms": 1,
     "fetch.wait.max.ms": 100,
-    # What is fetched is compressed: in memory it becomes several times that, for each partition.
+    # Fetched data is compressed: in memory it takes several times as much, for each partition.
     "max.partition.fetch.bytes": 1024**2,
 }
 # Even a first connection is made only after the backoff that is for further ones.
@@ -51,11 +51,11 @@ SET_BYTES = 1_000_000
 
 
 class Clients:
-    """Makes clients. `config` is a connection's librdkafka configuration; what a purpose needs wins over it. To make a
-    client raises `SettingsError` for an option that it does not take.
+    """Makes clients. `config` is a connection's librdkafka configuration; the options of a purpose override it. Making
+    a client raises `SettingsError` for an option that it does not accept.
 
-    `check_lanes` is called by each publisher of a batch between fencing its lane's earlier ones and publishing: it
-    raises when the batch's lane is none of the group's any more.
+    Each publisher of a batch calls `check_lanes` between fencing its lane's earlier ones and publishing: it raises when
+    the batch's lane is no longer one of the group's.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class Clients:
 
     @property
     def bootstrap_servers(self) -> str:
-        """Where the brokers are, as a person would name them on a command line."""
+        """The brokers' addresses, as on a command line."""
         return str(self._config.get("bootstrap.servers") or self._config.get("metadata.broker.list") or "<brokers>")
 
     def check_lanes(self, batch: Batch) -> None:
-        """Ask whether a batch may be published in its lane."""
+        """Check that a batch may be published in its lane."""
         if self._check_lanes is not None:
             self._check_lanes(batch)
 
@@ -87,8 +87,8 @@ class Clients:
 
     @contextmanager
     def offsets_reader(self, isolation: str = "read_committed") -> Iterator[Consumer]:
-        """A consumer for offsets and watermarks and, once it has asked for some, for messages. With `read_committed`
-        the end of a log is its last stable offset."""
+        """A consumer for offsets and watermarks and, after a first request for these, for messages. With
+        `read_committed` the end of a log is its last stable offset."""
         config = {**self._config, "group.id": self.settings.consumer_group, **READING, "isolation.level": isolation}
         yield from closing(self._made(Consumer, config))
 
@@ -114,25 +114,25 @@ class Clients:
         try:
             yield producer
         finally:
-            # What is still queued belongs to a transaction that is over: nobody waits for it.
+            # Messages still queued belong to a transaction that is over: nothing waits for them.
             producer.purge()
             try:
                 with warnings.catch_warnings():
-                    # It warns when what it left open cannot be aborted, as when it was fenced in its commit: whoever
-                    # fenced it has ended that.
+                    # It warns when its open transaction cannot be aborted, as when it was fenced in its commit: the
+                    # later publisher has aborted it.
                     warnings.simplefilter("ignore", RuntimeWarning)
                     producer.close()
             except KafkaException as refused:  # a fenced producer may not even say goodbye
                 log.warning("producer.closed lane=%d error=%s", lane, refused.args[0])
 
     def admin(self) -> AdminClient:
-        """A client that describes topics: one for all questions, which saves a connection each."""
+        """A client that describes topics: one for all requests, which saves a connection each."""
         self._admin = self._admin or self._made(AdminClient, self._without_consumer_options())
         return self._admin
 
     def check_options(self) -> None:
-        """Raise `SettingsError` when the connection has an option with which nothing can be published: before messages
-        are read and looked up, and not five times."""
+        """Raise `SettingsError` when the connection has an option with which nothing can be published: once, before any
+        message is read and looked up."""
         self._made(Producer, self._producer_config(0, self.settings.max_message_bytes, SET_BYTES)).close()
 
     def _made(self, client: Callable[[dict[str, Any]], Client], config: dict[str, Any]) -> Client:
@@ -168,7 +168,7 @@ def transactional_id(group_id: str, lane: int) -> str:
 
 
 def closing(consumer: Consumer) -> Iterator[Consumer]:
-    """Hand the consumer out once and close it whatever happens."""
+    """Yield the consumer, and close it in any case."""
     try:
         yield consumer
     finally:

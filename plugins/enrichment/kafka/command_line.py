@@ -1,4 +1,4 @@
-"""The arguments with which commands are told of the brokers."""
+"""The command-line arguments that name the brokers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enrichment.settings import KafkaSettings
 
 
 def add_brokers(parser: argparse.ArgumentParser) -> None:
-    """Where the brokers are, and how to connect."""
+    """Add the arguments for the brokers' addresses and how to connect."""
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--bootstrap-servers")
     where.add_argument("--connection", action="store_true", help="as the tasks do: by Airflow's connection")
@@ -24,10 +24,10 @@ def add_brokers(parser: argparse.ArgumentParser) -> None:
 
 
 def brokers(chosen: argparse.Namespace, settings: KafkaSettings) -> dict[str, Any]:
-    """What was chosen, as options of librdkafka. Raises `SettingsError` for a connection that is none."""
+    """The chosen brokers as options of librdkafka. Raises `SettingsError` for an unusable connection."""
     options = dict(chosen.client)
     if chosen.connection:
-        from enrichment.sources.airflow_connections import kafka_config  # an Airflow need not be there otherwise
+        from enrichment.sources.airflow_connections import kafka_config  # Airflow is needed only here
 
         return kafka_config(settings) | options
     return options | {"bootstrap.servers": chosen.bootstrap_servers}

@@ -1,8 +1,8 @@
-"""What became of a producer's messages: the client's delivery reports in, the failures out, each with who is to blame.
+"""The client's delivery reports in, the failed messages out, each with whether the message itself is at fault.
 
-`confluent_kafka` reports messages one by one, without what the broker said of each. Here reports are taken as the sets
-of messages that they are for. While somebody listens, nothing that the client wants to tell reaches its callbacks, such
-as that its token is about to expire: listen for one transaction, no longer.
+`confluent_kafka` reports messages one by one, without the broker's error for each. Here reports are taken by the sets
+of messages that they are for. While `Deliveries` is open, the client's callbacks are not served, such as the one for an
+expiring token: open it for one transaction, no longer.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ _loaded_object.restype, _loaded_object.argtypes = ctypes.c_int, (POINTER, POINTE
 
 
 class Failure(NamedTuple):
-    """A message that did not arrive: where it should have, the broker's error for its set, its packed headers, and
-    whether the message itself is known to be the cause."""
+    """A message that was not delivered: its topic and partition, the broker's error for its set, its packed headers,
+    and whether the message itself is known to be the cause."""
 
     topic: str
     partition: int
@@ -62,19 +62,19 @@ class Failure(NamedTuple):
 
 
 class Deliveries:
-    """Hears what becomes of a producer's messages, and adds to `failures`. Close it before the producer."""
+    """Takes a producer's delivery reports and collects `failures`. Close it before the producer."""
 
     def __init__(self, producer: Producer, failures: list[Failure]) -> None:
         self._queue: int | None = _queue_get_main(handle(producer))
         self._failures = failures
 
     def close(self) -> None:
-        """Let the client call back again."""
+        """Let the client's callbacks be served again."""
         _queue_destroy(self._queue)
         self._queue = None
 
     def poll(self, seconds: float) -> bool:
-        """Hear all that is there, or what comes first within so many seconds; whether there was something."""
+        """Take all reports that are there, or the first within so many seconds; returns whether there was one."""
         if self._queue is None:
             raise RuntimeError("nobody listens any more")
         heard = False
@@ -87,7 +87,7 @@ class Deliveries:
         return heard
 
     def await_sent(self) -> None:
-        """After a failure nothing more is sent: hear what becomes of the messages that are on their way."""
+        """After a failure nothing more is sent: wait for the reports of the messages that were sent."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while self.poll(QUIET_SECONDS) or not (self._failures or time.monotonic() > deadline):
             pass
@@ -109,8 +109,8 @@ def _failures_of(messages: list[Any], code: int) -> Iterator[Failure]:
     """The messages of one set, which all failed with `code`."""
     for message in messages:
         said, fields = _said(message), message.contents
-        # The broker names records by their place in the set. What the client then says of the others is a constant of
-        # its own; its copy of what the broker said of those at fault is not to be read: it is freed by now (2.16.0).
+        # The broker names records by their place in the set. The client's text for the others is a constant of its own;
+        # its copy of the broker's text for those at fault must not be read: it is freed by now (2.16.0).
         is_named = fields.error != KafkaError._INVALID_DIFFERENT_RECORD and said is not None and not _is_constant(said)
         packed = _headers_of(ctypes.addressof(fields)).tobytes()
         topic = _topic_name(fields.topic).decode()

@@ -1,12 +1,12 @@
 """librdkafka in bulk: many messages from or to a client in one call, as Arrow columns, without an object for each.
 
-confluent-kafka makes a Python object of each message that it reads, and takes each one apart that it sends: that was
-most of what draining and publishing cost. Here compiled loops (Numba) call the librdkafka below it, on the same client:
-connections, assignments, transactions and offsets stay confluent-kafka's.
+confluent-kafka makes a Python object of each message that it reads, and takes apart each one that it sends: that was
+most of the cost of draining and publishing. Here compiled loops (Numba) call the librdkafka below it, on the same
+client: connections, assignments, transactions and offsets stay confluent-kafka's.
 
 Two rules keep that safe. confluent-kafka's callbacks may only run inside its own methods, so nothing here serves a
-queue that has any: what is fetched is led into a queue of its own, and delivery reports are left to `Producer.poll`.
-And every pointer that is taken here is given back before its client is closed.
+queue that has any: fetched messages go to a queue of their own, and delivery reports are left to `Producer.poll`. And
+every pointer that is taken here is released before its client is closed.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from enrichment.codec.buffers import (
 )
 from enrichment.codec.records import LENGTHS
 
-# Of which it is known that pointers lie where they are looked for: in others they may lie elsewhere, which reads wrong
-# memory. Add a release once `tests/integration/test_librdkafka.py` passes with it.
+# The releases whose memory layout is known: with another layout these loops would read wrong memory. Add a release once
+# `tests/integration/test_librdkafka.py` passes with it.
 TESTED = frozenset({"2.16.1"})
 VERSION = importlib.metadata.version("confluent-kafka")
 if VERSION not in TESTED:
@@ -44,8 +44,7 @@ if VERSION not in TESTED:
         f"enrichment/kafka/librdkafka.py: install {' or '.join(sorted(TESTED))}, as requirements.txt has it"
     )
 
-# confluent-kafka's extension module is linked with librdkafka: its symbols are found through it, wherever its wheel has
-# put the library.
+# confluent-kafka's extension module is linked with librdkafka: the library's symbols are found through it.
 library = ctypes.CDLL(cimpl.__file__)
 llvmlite.binding.load_library_permanently(cimpl.__file__)
 
@@ -123,12 +122,12 @@ def pack(headers: int, at: int) -> None:
 
 @register_jitable
 def _take(queue: int, max_bytes: int, timeout_ms: int, pointers: Numbers, lists: Numbers, header_sizes: Numbers) -> int:
-    """How many messages were taken from a queue; the arrays, as long as there may be, take of each message
-    `rd_kafka_message_t *`, `rd_kafka_headers_t *` (0: none, `_UNREAD`) and how many bytes its headers have, packed."""
+    """The number of messages taken from a queue. The arrays, whose length is the most to take, receive for each message
+    `rd_kafka_message_t *`, `rd_kafka_headers_t *` (0: none, `_UNREAD`) and the size of its packed headers."""
     message = np.empty(_MESSAGE_WORDS, np.int64)
     taken = size = 0
     while taken < len(pointers) and size < max_bytes:
-        # For the first one as long as need be: whoever waits for a hundred waits for the end of the time.
+        # Wait for one message first: the client waits out the timeout unless it gets as many as were asked for.
         wanted = min(POLL_MESSAGES, len(pointers) - taken) if taken else 1
         wait = LINGER_MS if taken else timeout_ms
         got = _consume_batch_queue(queue, wait, pointers.ctypes.data + taken * _WORD, wanted)
@@ -172,8 +171,8 @@ def _measure(pointers: Numbers, header_sizes: Numbers) -> tuple[Numbers, Ends, F
 
 @njit((LONG, LONG, LONG, INT), nogil=True, cache=True)
 def poll_queue(queue: int, count: int, max_bytes: int, timeout_ms: int) -> tuple[Any, ...]:
-    """Up to `count` messages of a queue, until they have `max_bytes`: error, partition, offset, timestamp and what kind
-    of timestamp of each, then its key, packed headers and value as `binary_column` takes them."""
+    """Up to `count` messages of a queue, until they have `max_bytes`: error, partition, offset, timestamp and kind of
+    timestamp of each, then keys, packed headers and values as `binary_column` takes them."""
     pointers, lists, header_sizes = np.empty(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64)
     taken = _take(queue, max_bytes, timeout_ms, pointers, lists, header_sizes)
     places, key_ends, keyed, header_ends, value_ends, valued = _measure(pointers[:taken], header_sizes)
@@ -196,7 +195,7 @@ def poll_queue(queue: int, count: int, max_bytes: int, timeout_ms: int) -> tuple
 
 @register_jitable
 def _unpack(at: int, end: int) -> int:
-    """The `rd_kafka_headers_t *` of packed headers, 0 where there are none."""
+    """The `rd_kafka_headers_t *` of packed headers, 0 without headers."""
     if at == end:
         return 0
     headers: int = _headers_new(8)
@@ -219,7 +218,7 @@ def produce_rows(
     client: int, topic: Bytes, partitions: Ends, timestamps: Numbers, keys: Bytes, key_ends: Ends, keyed: Flags,
     headers: Bytes, header_ends: Ends, values: Bytes, value_ends: Ends, valued: Flags, row: int, stop: int,
 ) -> tuple[int, int]:  # fmt: skip
-    """Hand rows to a producer until it takes no more: the row that it did not take, and why (0: it took all)."""
+    """Hand rows to a producer until it refuses one: that row and the error (0: it took all)."""
     handle = _topic_new(client, topic.ctypes.data, 0)
     vus = np.zeros((7, _VU_WORDS), np.int64)
     vus[:, 0] = (_VU_TOPIC, _VU_FLAGS, _VU_PARTITION, _VU_TIMESTAMP, _VU_VALUE, _VU_KEY, _VU_HEADERS)
@@ -247,7 +246,7 @@ def produce_rows(
 
 
 def handle(client: Consumer | Producer) -> int:
-    """The `rd_kafka_t *` of an open client: what stands first in its object, after Python's own head."""
+    """The `rd_kafka_t *` of an open client: the first field of its object, after Python's own head."""
     pointer = ctypes.c_void_p.from_address(id(client) + object.__basicsize__).value
     if pointer is None:
         raise RuntimeError("the client is closed")

@@ -1,4 +1,4 @@
-"""What topics are configured to take, asked of the brokers."""
+"""The limits that topics are configured with, read from the brokers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from enrichment.kafka.topics import describe_topics
 
 
 def topic_limits(clients: Clients, *topics: str) -> list[TopicLimits]:
-    """What each topic takes, and the settings allow. Raises `KafkaException` where there is no such topic."""
+    """The limits of each topic, within those of the settings. Raises `KafkaException` where there is no such topic."""
     described = zip(topics, describe_topics(clients, *topics), strict=True)
     return [limits_of(topic, config, clients.settings.max_message_bytes) for topic, config in described]
 
 
 def limits_of(topic: str, described: Mapping[str, Any], max_message_bytes: int) -> TopicLimits:
-    """The limits of a topic as its brokers describe it. Brokers of other makes leave settings out: these limit
+    """The limits of a topic as its brokers describe it. A setting that other brokers than Kafka's leave out limits
     nothing."""
     config = {name: entry.value for name, entry in described.items()}
     # A message is a batch at least, and no batch may be larger than a segment.
@@ -33,7 +33,6 @@ def limits_of(topic: str, described: Mapping[str, Any], max_message_bytes: int) 
 
 
 def _distance(config: dict[str, Any], side: str) -> int:
-    """How far a timestamp may lie from the broker's time. Until Kafka 4 one setting stood for both sides where
-    neither of them was given its own."""
+    """How far a timestamp may lie from the broker's time. Before Kafka 4 one setting could stand for both sides."""
     own = int(config.get(f"message.timestamp.{side}.max.ms") or FOREVER)
     return own if own != FOREVER else int(config.get("message.timestamp.difference.max.ms") or FOREVER)

@@ -1,6 +1,6 @@
 """Claim: from the group's committed offsets to the last stable ones, cut into batches of one lane each.
 
-Progress is nothing but the group's committed offsets (`enrichment.group.progress` compares them with what was
+The group's committed offsets are the only record of progress (`enrichment.group.progress` compares them with what was
 published). What is read here is planned once and then fixed in the ledger.
 """
 
@@ -21,8 +21,8 @@ from enrichment.kafka.settled import await_stable
 from enrichment.kafka.stamps import Committed, Stamp
 
 log = logging.getLogger(__name__)
-PATIENCE_SECONDS = 3.0  # a transaction in good health commits well within it
-# How long a claim waits for what is committed to be visible. What a longer transaction hides is for a later run.
+PATIENCE_SECONDS = 3.0  # a healthy transaction commits well within it
+# How long a claim waits for committed messages to be visible. What a longer transaction hides is left to a later run.
 VISIBLE_SECONDS = 1.0
 
 
@@ -30,7 +30,7 @@ VISIBLE_SECONDS = 1.0
 class Backlog:
     """What waits in one partition: `committed` (None: never), the log's `low` and its last stable offset `high`.
 
-    `stamp` says which batch was published to `committed`; None where somebody else committed that.
+    `stamp` names the batch that was published up to `committed`; None where publishing did not commit it.
     """
 
     partition: int
@@ -46,12 +46,12 @@ class Backlog:
 
     @property
     def lost(self) -> int:
-        """Offsets that were never read and have left the log."""
+        """The number of offsets that were never read and have left the log."""
         return max(0, self.low - self.committed) if self.committed is not None else 0
 
     @property
     def span(self) -> int:
-        """Offsets that wait: an upper bound of the messages."""
+        """The number of offsets that wait: an upper bound of the messages."""
         return max(0, self.high - self.start)
 
 
@@ -76,8 +76,8 @@ def committed_offsets(
 
 
 def read_committed(consumer: Consumer, topic: str, partitions: Iterable[int], timeout: float) -> dict[int, Committed]:
-    """What the group has committed in each partition. Raises `TransactionOpen` when the brokers do not say: they hold
-    the answer back from a `read_committed` consumer while a transaction on these offsets is open."""
+    """What the group has committed in each partition. Raises `TransactionOpen` when the brokers do not answer: they
+    hold the answer back from a `read_committed` consumer while a transaction on these offsets is open."""
     asked = [TopicPartition(topic, partition) for partition in partitions]
     try:
         answers = with_retries(lambda seconds: consumer.committed(asked, timeout=seconds), timeout)
@@ -86,7 +86,7 @@ def read_committed(consumer: Consumer, topic: str, partitions: Iterable[int], ti
             raise
         raise TransactionOpen(
             f"the brokers did not say within {timeout:g} s what the group has committed in {topic}: a transaction on "
-            "its offsets is open that is none of its lanes', or the group's coordinator does not answer. It is tried "
+            "its offsets is open that no lane of it owns, or the group's coordinator does not answer. It is tried "
             "again; `kafka-transactions.sh --bootstrap-server <brokers> list` shows what is open"
         ) from refused
     for answer in answers:
@@ -120,13 +120,13 @@ def read_backlog(
 
 
 def watermarks(consumer: Consumer, topic: str, partition: int, timeout: float) -> tuple[int, int]:
-    """Where a partition's log starts and, for a `read_committed` consumer, its last stable offset."""
+    """The start of a partition's log and, for a `read_committed` consumer, its last stable offset."""
     where = TopicPartition(topic, partition)
     return with_retries(lambda seconds: consumer.get_watermark_offsets(where, timeout=seconds, cached=False), timeout)
 
 
 def held_ranges(clients: Clients, topic: str, isolation: str = "read_committed") -> tuple[OffsetRange, ...]:
-    """All that each partition of a topic holds, as far as a consumer of this isolation sees it."""
+    """The range of each partition of a topic, as far as a consumer of this isolation sees it."""
     timeout = clients.settings.request_timeout_sec
     with clients.offsets_reader(isolation) as consumer:
         partitions = partitions_of(consumer, topic, timeout)
@@ -134,23 +134,22 @@ def held_ranges(clients: Clients, topic: str, isolation: str = "read_committed")
 
 
 def log_ends(clients: Clients, topic: str) -> tuple[OffsetRange, ...]:
-    """Empty ranges at the end of each partition's log, open transactions included: what is sent later lies behind."""
+    """Empty ranges at the end of each partition's log, open transactions included: later messages lie after them."""
     return tuple(OffsetRange(r.partition, r.end, r.end) for r in held_ranges(clients, topic, "read_uncommitted"))
 
 
 def read_settled_backlog(
     clients: Clients, partitions: Sequence[int] | None = None, reader: Consumer | None = None
 ) -> list[Backlog]:
-    """What waits in the input topic, once nothing is in between any more.
+    """What waits in the input topic, once no open transaction hides it.
 
     While a transaction on the group's offsets is open, the broker holds the answer back. A publisher that died leaves
-    one behind until its timeout: taking over its lane ends it. Messages that were sent in a transaction which was
-    committed before are in the backlog; those hidden by one that stays open are not. `reader` is a consumer that is
-    there already.
+    one open until its timeout: taking over its lane aborts it. Messages of transactions committed before are in the
+    backlog; those hidden by one that stays open are not. `reader` is an existing consumer to use.
     """
     settings = clients.settings
     with clients.offsets_reader() if reader is None else nullcontext(reader) as consumer:
-        # Asked first: it names a topic that is none.
+        # Asked first: it names a topic that does not exist.
         known = input_partitions(consumer, settings.input_topic, settings.request_timeout_sec)
         await_stable(clients, settings.input_topic, seconds=VISIBLE_SECONDS, partitions=partitions)
         try:
@@ -170,7 +169,7 @@ def commit(consumer: Consumer, offsets: Sequence[TopicPartition], timeout: float
 
 
 def commit_as(producer: Producer, consumer: Consumer, offsets: Sequence[TopicPartition], timeout: float) -> None:
-    """Commit offsets for the consumer's group in a transaction of its own: by the lane's only publisher, or not."""
+    """Commit offsets for the consumer's group in a transaction of its own; fails if the publisher has been fenced."""
     group = consumer.consumer_group_metadata()
     producer.begin_transaction()
     with_retries(lambda seconds: producer.send_offsets_to_transaction(list(offsets), group, seconds), timeout)
@@ -178,7 +177,7 @@ def commit_as(producer: Producer, consumer: Consumer, offsets: Sequence[TopicPar
 
 
 def fence_lanes(clients: Clients, lanes: Iterable[int]) -> None:
-    """Fence whoever publishes in these lanes, and abort what it left open."""
+    """Fence the publishers of these lanes and abort their open transactions."""
     settings = clients.settings
     for lane in lanes:
         with clients.lane_producer(lane, settings.max_message_bytes) as producer:
@@ -186,8 +185,8 @@ def fence_lanes(clients: Clients, lanes: Iterable[int]) -> None:
 
 
 def take_over(producer: Producer, timeout: float) -> None:
-    """Become the lane's only publisher: whoever was is fenced, and what it left open is aborted. Raises
-    `SettingsError` when the brokers allow no transaction that is as long."""
+    """Fence any earlier publisher of the lane and abort its open transaction. Raises `SettingsError` when the brokers
+    do not allow transactions of the configured length."""
     # Without a connection that is already up, `init_transactions` waits half a second for one.
     with_retries(lambda seconds: producer.list_topics(timeout=seconds), timeout)
     try:
@@ -202,8 +201,8 @@ def take_over(producer: Producer, timeout: float) -> None:
 
 
 def look_back(backlog: Sequence[Backlog], messages: int) -> list[Backlog]:
-    """The backlog as if the group were so far back that this many offsets wait, as far as the log still holds them:
-    each partition an equal part of what lacks, those with less all of it."""
+    """The backlog as if the group were so far back that this many offsets wait, as far as the log still holds them.
+    Each partition goes back by an equal part of what is missing, or by all that it has."""
     lack = messages - sum(b.span for b in backlog)
     read = {b.partition: b for b in backlog}
     for left, b in zip(range(len(backlog), 0, -1), sorted(backlog, key=lambda b: b.start - b.low), strict=True):
@@ -216,10 +215,10 @@ def look_back(backlog: Sequence[Backlog], messages: int) -> list[Backlog]:
 def plan_ranges(
     backlog: Sequence[Backlog], lanes: int, batch_size: int, batches: int
 ) -> dict[int, tuple[OffsetRange, ...]]:
-    """Ranges by lane: those `batches` lanes that have most to read, each `batch_size` offsets at most.
+    """Ranges by lane: of the `batches` lanes that have most to read, each with `batch_size` offsets at most.
 
-    A batch is shared out so that no partition is left to wait: each gets an equal part, and what one does not need goes
-    to the others.
+    A batch is divided so that no partition has to wait: each gets an equal part, and what one does not need goes to the
+    others.
     """
     waiting: dict[int, list[Backlog]] = {}
     for b in backlog:

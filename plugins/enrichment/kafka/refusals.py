@@ -1,8 +1,8 @@
-"""What brokers refuse: whose fault an error is, and how a batch is published without the messages that are at fault.
+"""What brokers refuse: whether a message is at fault, and how a batch is published without such messages.
 
 A broker that refuses one message refuses the set that it was sent in, and with it the transaction. The batch is then
-published again, without those that the broker has named; where it named none, in sets of one message each. Nothing else
-than the message itself makes a dead letter of it: what ails topic, broker, lane or rights is never its fault.
+published again, without those that the broker has named; where it named none, in sets of one message each. A message
+becomes a dead letter only through its own fault: an error of topic, broker, lane or permissions never makes it one.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from enrichment.messages import HEADER_OFFSET, HEADER_PARTITION, Reason
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# What a broker says when it does not take a message for what it is. Everything else is not the message's fault.
+# The broker's errors about a message itself. Any other error is not the message's fault.
 MESSAGE_FAULTS = frozenset(
     {
-        KafkaError.INVALID_MSG,  # corrupt; some brokers say so of a message without a key
+        KafkaError.INVALID_MSG,  # corrupt; some brokers answer this to a message without a key
         KafkaError.INVALID_MSG_SIZE,
         KafkaError.MSG_SIZE_TOO_LARGE,
         KafkaError.RECORD_LIST_TOO_LARGE,
@@ -44,7 +44,7 @@ MESSAGE_FAULTS = frozenset(
 class Refusals:
     """What has been refused of a batch so far, and how the next try finds out more.
 
-    `watched` tries hear what becomes of each set of messages; `alone` sends each message in a set of its own.
+    A `watched` try takes the delivery reports of each set of messages; `alone` sends each message in a set of its own.
     """
 
     watched: bool = False
@@ -52,11 +52,11 @@ class Refusals:
     _known: dict[str, dict[bytes, str]] = field(default_factory=dict)
 
     def known_to(self, limits: TopicLimits) -> TopicLimits:
-        """The limits of a topic, with what it has refused."""
+        """The limits of a topic, including what it has refused."""
         return replace(limits, known=self._known.get(limits.topic, {}))
 
     def learn(self, failure: BatchRefused) -> bool:
-        """Take in how a try failed; whether another one may come further."""
+        """Learn from a failed try; returns whether another one may get further."""
         if not self.watched:
             self.watched = True
             return True
@@ -72,8 +72,8 @@ class Refusals:
 def publish_around(publish: Callable[[Refusals], T], seconds: float) -> T:
     """Publish a batch, and again without what brokers refuse of it, for so many seconds.
 
-    `publish` begins anew each time: it asks what the topics take now, and fences whoever has published meanwhile.
-    Raises what it raises, `BatchRefused` only when that leads no further.
+    `publish` starts afresh each time: it reads the topics' limits again, and fences any other publisher. Raises what
+    it raises, `BatchRefused` only when another try would not help.
     """
     refusals, deadline = Refusals(), time.monotonic() + seconds
     while True:
@@ -86,8 +86,8 @@ def publish_around(publish: Callable[[Refusals], T], seconds: float) -> T:
 
 
 def cause_of(producer: Producer, refused: KafkaException) -> KafkaError:
-    """Why a transaction failed. After the first error the client answers everything with "Erroneous state"; only what
-    begins a transaction is told the reason."""
+    """Why a transaction failed. After the first error the client answers every call with "Erroneous state"; only
+    beginning a transaction returns the reason."""
     error: KafkaError = refused.args[0]
     if error.code() != KafkaError._STATE:
         return error
@@ -109,18 +109,18 @@ def refusal_of(batch: Batch, error: KafkaError, failures: Sequence[Failure]) -> 
     suspects = blamed or own
     return BatchRefused(
         f"{text}{_places(batch, suspects)}",
-        {(failure.topic, failure.headers): _words(failure.code, failure.topic) for failure in blamed},
+        {(failure.topic, failure.headers): _broker_error(failure.code, failure.topic) for failure in blamed},
         {origin[0] for failure in suspects if (origin := _origin(failure.headers)) is not None},
     )
 
 
-def _words(code: int, topic: str) -> str:
+def _broker_error(code: int, topic: str) -> str:
     error = KafkaError(code)
     return f"{error.name()}: {topic} refuses it, {error.str()}"
 
 
 def _places(batch: Batch, failures: Iterable[Failure]) -> str:
-    """Where the messages that failed should have gone to and came from, as far as they say so."""
+    """The destinations of the failed messages and, as far as their headers tell, their origins."""
     places: dict[tuple[str, int, int], list[int]] = {}
     for failure in failures:
         source, offset = _origin(failure.headers) or (-1, -1)
@@ -139,7 +139,7 @@ def _named(topic: str, partition: int, offsets: Sequence[int]) -> str:
 
 
 def _origin(packed: bytes) -> tuple[int, int] | None:
-    """Partition and offset of the source, by the last headers of these names: those that the pipeline has added."""
+    """The origin's partition and offset, by the last headers of these names: those that the pipeline has added."""
     said = dict(unpack_headers(packed))
     partition, offset = said.get(HEADER_PARTITION) or b"", said.get(HEADER_OFFSET) or b""
     return (int(partition), int(offset)) if partition.isdigit() and offset.isdigit() else None

@@ -1,8 +1,8 @@
-"""What a topic does with old messages: its configuration in; out, what would not outlive its own publication there.
+"""A topic's configuration in; which messages it would delete as soon as they are published, out.
 
-All that is published keeps the time of its input message, and a topic with time-based retention deletes by that time,
-not by when a message was appended: an output of last month is gone at the broker's next check. Each finding is a text
-that names the topic, what is wrong, and the command that mends it.
+Every output keeps the time of its input message, and a topic with time-based retention deletes by that time, not by the
+time of appending: an output of last month is gone at the broker's next check. Each finding is a text that names the
+topic, what is wrong, and the command that fixes it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from enrichment.kafka.topics import describe_topics
 
 log = logging.getLogger(__name__)
 DELETE, COMPACT = "delete", "compact"
-FIRST_TIME = 0  # what is below is no time of a message, but says that there is none (`enrichment.codec.records`)
+FIRST_TIME = 0  # anything below means that a message has no time (`enrichment.codec.records`)
 Times = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def now_in_milliseconds() -> int:
-    """Now, as Kafka has it in messages."""
+    """The present time, as in Kafka's timestamps."""
     return round(1000 * time.time())
 
 
 class Retention(NamedTuple):
-    """A topic's retention, as it is in force: its own settings, or its brokers'. -1 is no limit."""
+    """A topic's effective retention: its own settings, or its brokers'. -1 is no limit."""
 
     topic: str
     policies: frozenset[str]
@@ -45,8 +45,8 @@ class Retention(NamedTuple):
 
     @classmethod
     def of(cls, topic: str, config: Mapping[str, Any]) -> Self:
-        """From what a broker tells of a topic's configuration. Brokers of other makes leave settings out: these limit
-        nothing."""
+        """From a topic's configuration as a broker describes it. A setting that other brokers than Kafka's leave out
+        limits nothing."""
         told = {name: entry.value for name, entry in config.items() if entry.value}
         return cls(
             topic,
@@ -65,11 +65,11 @@ class Retention(NamedTuple):
 
     @property
     def limit_bytes(self) -> int | None:
-        """What a partition keeps at least; None: all."""
+        """The bytes that a partition keeps at least; None: all."""
         return self.partition_bytes if DELETE in self.policies and self.partition_bytes >= 0 else None
 
     def deletes(self) -> str:
-        """What it does to old messages, in words."""
+        """A description of how it deletes old messages."""
         age = str(timedelta(milliseconds=self.milliseconds)).removesuffix(", 0:00:00")
         return (
             f"topic {self.topic} deletes what is older than {age} (retention.ms={self.milliseconds}) by the messages' "
@@ -77,7 +77,7 @@ class Retention(NamedTuple):
         )
 
     def compacts(self) -> str:
-        """What compaction does, and the command that ends it."""
+        """A description of what compaction does, and the command that ends it."""
         return (
             f"topic {self.topic} is compacted: of messages with the same key only the last one stays. To keep all: "
             f"{alter(self.topic, {'cleanup.policy': DELETE})}"
@@ -101,7 +101,7 @@ def alter(topic: str, changes: Mapping[str, object]) -> str:
 
 
 def retentions(clients: Clients, *topics: str) -> list[Retention]:
-    """The retention of each topic, each topic once. Raises `KafkaException` where there is none."""
+    """The retention of each topic, each topic once. Raises `KafkaException` for a topic that does not exist."""
     names = list(dict.fromkeys(topics))
     if not names:  # which the client does not take
         return []
@@ -109,14 +109,14 @@ def retentions(clients: Clients, *topics: str) -> list[Retention]:
 
 
 def unfit(clients: Clients, topics: Iterable[str]) -> list[str]:
-    """What is wrong with the retention of topics that there were before, a text for each, by what the pipeline puts
-    into them. Raises `KafkaException` when the brokers do not tell."""
+    """What is wrong with the retention of existing topics, given what the pipeline publishes to them: a text for each.
+    Raises `KafkaException` when the brokers do not answer."""
     texts, now = [], now_in_milliseconds()
     for r in retentions(clients, *topics):
         if r.topic == clients.settings.redriven_topic:
             if DELETE in r.policies:
                 texts.append(
-                    f"topic {r.topic} deletes (cleanup.policy), so a letter could be sent in again whose marker is "
+                    f"topic {r.topic} deletes (cleanup.policy): a dead letter could be sent in again whose marker is "
                     f"gone. Change that: {alter(r.topic, {'cleanup.policy': COMPACT})}"
                 )
             continue
@@ -139,13 +139,13 @@ class Load:
     sizes: dict[int, int] = field(default_factory=dict)
 
     def add(self, partition: int, size: int, timestamp: int | None) -> None:
-        """Count a message in."""
+        """Add a message."""
         self.sizes[partition] = self.sizes.get(partition, 0) + size
         if timestamp is not None and timestamp >= FIRST_TIME:
             self.oldest = timestamp if self.oldest is None else min(self.oldest, timestamp)
 
     def lost_by_time(self, kept: Iterable[Retention], now: int, keep_bytes: int) -> list[str]:
-        """Of which topics it would be gone at once: a text for each."""
+        """The topics that would delete it at once by its time: a text for each."""
         return [
             f"{r.deletes()}, and the oldest message to be published there is of {to_text(self.oldest)}. Change that "
             f"first: {r.command(keep_bytes)}"
@@ -154,7 +154,7 @@ class Load:
         ]
 
     def too_large(self, kept: Iterable[Retention]) -> list[str]:
-        """Which topics keep less of a partition than is to be published to one: a text for each. No time tells that."""
+        """The topics that keep fewer bytes of a partition than are to be published to it: a text for each."""
         most = max(self.sizes.values(), default=0)
         return [
             f"topic {r.topic} keeps {r.limit_bytes} bytes of a partition (retention.bytes), and {most} bytes and more "
@@ -164,16 +164,16 @@ class Load:
         ]
 
     def doubtful(self, kept: Sequence[Retention]) -> list[str]:
-        """Which topics may not keep it for other reasons than time: a text for each."""
+        """The topics that may not keep it for other reasons than time: a text for each."""
         return self.too_large(kept) + [r.compacts() for r in kept if self.sizes and COMPACT in r.policies]
 
 
 def check_kept(
     clients: Clients, load: Load, topics: Iterable[str], now: int, refusal: type[EnrichmentError] | None
 ) -> list[str]:
-    """Whether topics will keep what is going to be published to them; returns, and logs, what speaks against it.
+    """Check that topics will keep what is going to be published to them; returns and logs what speaks against it.
 
-    Raises `refusal` where it would be gone at once; without one, as in a dry run, that is only said.
+    Raises `refusal` where it would be deleted at once; without one, as in a dry run, this is only logged.
     """
     if not load.sizes:
         return []
@@ -192,9 +192,9 @@ def claim_warnings(
 ) -> dict[str, tuple[str, ...]]:
     """By batch, that messages at its beginning are too old for the topics that they will be published to.
 
-    Of each range, only the first message is looked at, if it is among those `seen`, by partition and offset. Old ones
-    behind a younger one are found when they are published (`OldMessages`). A dry run that looks back begins with
-    published ones, which nobody has seen. Brokers that do not tell cost no more than this.
+    Only the first message of each range is checked, if it is among those `seen`, by partition and offset. Old ones
+    after a younger one are found when they are published (`OldMessages`). A dry run that looks back begins with
+    published ones, which are not among them. Brokers that do not answer cost only this warning.
     """
     settings = clients.settings
     times = {position: message.timestamp for position, message in seen.items()}
@@ -220,7 +220,7 @@ def claim_warnings(
 
 
 class OldMessages:
-    """Counts, chunk by chunk, what is published to topics that will not keep it."""
+    """Counts, chunk by chunk, the messages published to topics that will not keep them."""
 
     def __init__(self, kept: Sequence[Retention], now: int, keep_bytes: int) -> None:
         self._all = kept

@@ -1,10 +1,10 @@
-"""Wait for what is published by now: a commit returns before the markers of its transaction are in all partitions.
+"""Wait until all that is published is visible: a commit returns before its markers are in all partitions.
 
-Until a partition has its marker, its last stable offset, which is all that `read_committed` shows, stays before the
-transaction: for some milliseconds, whatever the publisher knows by then. So whoever asks for "all that is published by
-now" waits until the last stable offset has come to where the log ended when it asked. It waits for transactions of
-others, too, since nobody can tell them apart, and these may last: the wait is bounded. Who may go on without what an
-open transaction hides calls `await_stable`, everybody else `require_stable`.
+Until a partition has its marker, its last stable offset, which limits `read_committed`, stays before the transaction,
+for some milliseconds after the commit. So a reader of "all that is published by now" waits until the last stable offset
+has reached the end that the log had when it asked. It waits for transactions of others, too, which cannot be told apart
+and may last: the wait is bounded. A caller that can do without what an open transaction hides uses `await_stable`,
+every other `require_stable`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from enrichment.kafka.asking import partitions_of, with_retries
 from enrichment.kafka.clients import Clients
 
 log = logging.getLogger(__name__)
-SETTLE_SECONDS = 10.0  # a publication in good health is over well within it
+SETTLE_SECONDS = 10.0  # a healthy publication is over well within it
 POLL_SECONDS = 0.01
 
 
@@ -30,9 +30,9 @@ def await_stable(
     clients: Clients, *topics: str, seconds: float | None = None, partitions: Sequence[int] | None = None
 ) -> dict[str, tuple[OffsetRange, ...]]:
     """Return when all that the topics hold now is stable, or after these seconds: then with the offsets, by topic, that
-    are hidden by transactions which are still open, and a warning in the log.
+    open transactions still hide, and with a warning in the log.
 
-    What was committed before the call is visible after it, unless it stands behind such a transaction.
+    What was committed before the call is visible after it, unless such a transaction hides it.
     """
     timeout, admin = clients.settings.request_timeout_sec, clients.admin()
     seconds = SETTLE_SECONDS if seconds is None else seconds
@@ -57,13 +57,13 @@ def require_stable(clients: Clients, *topics: str) -> None:
     """As `await_stable`, but raises `TransactionOpen` where something stays hidden."""
     for topic, ranges in await_stable(clients, *topics).items():
         raise TransactionOpen(
-            f"a transaction on {topic} stays open and hides what is published behind it ({_text(ranges)}). Run this "
+            f"a transaction on {topic} stays open and hides what is published after it ({_text(ranges)}). Run this "
             f"again when it has ended. {advice(topic, ranges[0].partition)}"
         )
 
 
 def advice(topic: str, partition: int) -> str:
-    """How to find out whose transaction is open there."""
+    """How to find the owner of a transaction that is open there."""
     return (
         f"`kafka-transactions.sh --bootstrap-server <brokers> describe-producers --topic {topic} --partition "
         f"{partition}` says whose it is; its `abort` ends one that hangs"
@@ -77,7 +77,7 @@ def _chosen(there: list[int], partitions: Sequence[int] | None) -> list[int]:
 def _ends(
     admin: AdminClient, homes: Sequence[TopicPartition], isolation: IsolationLevel, timeout: float
 ) -> dict[tuple[str, int], int]:
-    """Where each partition's log ends, as a reader of this isolation sees it."""
+    """The end of each partition's log, as a reader of this isolation sees it."""
     asked = {home: OffsetSpec.latest() for home in homes}  # type: ignore[no-untyped-call]
 
     def ask(seconds: float) -> dict[tuple[str, int], int]:

@@ -1,8 +1,7 @@
 """Publish: one transaction per batch that holds its enriched messages, its dead letters and the group's new offsets.
 
-Publishing is a compare-and-set on the group's offsets. The transactional id is the lane's, so whoever comes later
-fences whoever came before; then the offsets tell whether the batch is still to be published, is published, or was
-overtaken.
+Publishing is a compare-and-set on the group's offsets. The transactional id is the lane's, so a later publisher fences
+an earlier one; then the offsets tell whether the batch is still to be published, is published, or was overtaken.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ from enrichment.kafka.topics import describe_topics, read_topic_id
 
 log = logging.getLogger(__name__)
 QUEUE_SECONDS = 0.02  # between two looks whether a full queue has room again
-# Messages after which the client may free those that were delivered. Left to itself it does so when its queue is full:
-# by then they have long left the processor's cache, and publishing costs a tenth more.
+# Messages after which the client may free those that were delivered. By itself it does so when its queue is full: by
+# then they have long left the processor's cache, and publishing costs a tenth more.
 SERVE_EVERY = 250
 ABORT_SECONDS = 4.0  # Airflow kills a stopped task five seconds after it asked it to end
 
 
 class GroupPosition(StrEnum):
-    """Where the group is, seen from a batch."""
+    """The group's position relative to a batch."""
 
     AT_START = "at-start"  # nobody has published it: publish
     PAST_END = "past-end"  # it is published: nothing to do
@@ -49,8 +48,8 @@ class GroupPosition(StrEnum):
 class LanePublisher:
     """The one publisher of a lane, while its `with` block lasts: entering it fences every earlier one.
 
-    What a fenced or dying publisher left open has been ended by then, so the offsets read afterwards are final.
-    `refusals` says what brokers have refused of the batch before, and how closely to watch what they say now.
+    That also ends the open transaction of a fenced or dead publisher, so the offsets read afterwards are final.
+    `refusals` says what brokers have refused of the batch before, and how closely to watch their answers now.
     """
 
     def __init__(self, clients: Clients, batch: Batch, refusals: Refusals | None = None) -> None:
@@ -86,12 +85,12 @@ class LanePublisher:
         self._open.close()
 
     def standing(self) -> GroupPosition:
-        """Compare the group's committed offsets with the batch. Raises `OffsetsMoved` when they fit neither end, or
-        when nobody published to where they are, `LanesChanged` or `SettingsError` when the group's lanes are others."""
+        """Compare the group's committed offsets with the batch. Raises `OffsetsMoved` when they fit neither end or were
+        not set by publishing, `LanesChanged` or `SettingsError` when the group's number of lanes differs."""
         batch, committed = self._batch, self._committed()
         if is_published(batch, committed):
             return GroupPosition.PAST_END
-        # Only now: whoever changes the number of lanes fences this publisher, or has said so before.
+        # Only now: a change of the number of lanes either fences this publisher or was recorded before.
         self._clients.check_lanes(batch)
         check_lanes(batch, committed)
         self._check_topic()
@@ -110,14 +109,14 @@ class LanePublisher:
         )
 
     def _check_topic(self) -> None:
-        """Raise `OffsetsMoved` when the batch's topic was deleted and made anew: its offsets are others, and what was
-        read at them may be of either."""
+        """Raise `OffsetsMoved` when the batch's topic was deleted and recreated: offsets mean other messages now, and
+        those that were read may be of either topic."""
         batch = self._batch
         now = read_topic_id(self._clients, batch.topic) if batch.topic_id is not None else None
         if None not in (batch.topic_id, now) and now != batch.topic_id:
             raise OffsetsMoved(
-                f"topic {batch.topic} was deleted and made anew while batch {batch.batch_id} was on its way: it was "
-                f"claimed of the topic with the id {batch.topic_id}, and the topic has {now} by now. Nothing was "
+                f"topic {batch.topic} was deleted and recreated while batch {batch.batch_id} was running: it was "
+                f"claimed from the topic with the id {batch.topic_id}, and the topic's id is {now} now. Nothing was "
                 "published. The next claim says how to go on."
             )
 
@@ -128,7 +127,7 @@ class LanePublisher:
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """Publish within the block: it commits with the group's offsets at the end, and aborts whatever goes wrong.
+        """Publish within the block: commits with the group's offsets at its end, aborts on any exception.
 
         Raises `BatchRefused` when the broker refuses messages for what they are, `PublishRefused` when it does not take
         them for another reason (fenced, timed out, not authorized).
@@ -152,7 +151,7 @@ class LanePublisher:
         return LaneTransaction(producer, self._partitions, self._serve, self._failures)
 
     def _serve(self, seconds: float) -> None:
-        """Let the client call back, or hear what became of messages."""
+        """Serve the client's callbacks, or take delivery reports."""
         if self._deliveries is None:
             self._producer.poll(seconds)
         else:
@@ -165,7 +164,7 @@ class LanePublisher:
         with_retries(producer.commit_transaction, self._clients.settings.transaction_timeout_sec)
 
     def _await_deliveries(self, producer: Producer) -> None:
-        """Wait until it is known of all messages that they have arrived. The commit would hear it, and tell nobody."""
+        """Wait for the delivery reports of all messages. The commit would take them and tell nobody."""
         deadline = time.monotonic() + self._clients.settings.transaction_timeout_sec
         while len(producer) and not self._failures:
             if time.monotonic() > deadline:
@@ -185,7 +184,7 @@ class Transaction(Protocol):
     """An open transaction: takes messages, in order."""
 
     def send(self, topic: str, messages: Chunk) -> None:
-        """Hand messages over. Raises `KafkaException` for what is not taken."""
+        """Send messages. Raises `KafkaException` for one that is not accepted."""
 
 
 class LaneTransaction:

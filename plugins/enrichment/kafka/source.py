@@ -1,7 +1,7 @@
 """Offset ranges of a topic in, their messages out, chunk by chunk, each chunk bounded in messages and bytes.
 
-All reading of the pipeline is done here. `RangeReader` is for who asks afterwards what was read, `read_ranges` for who
-wants the messages alone, `read_at` for a few messages whose offsets are known.
+All reading of the pipeline is done here. `RangeReader` also says afterwards what was read, `read_ranges` only returns
+messages, `read_at` reads a few messages whose offsets are known.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from enrichment.kafka.settled import advice
 
 
 class RangeReader:
-    """Reads exactly the messages of these ranges, one a partition, in the order of each; nobody's progress is touched.
+    """Reads exactly the messages of these ranges, one a partition, in the order of each; commits nothing.
 
     Offsets may be missing (transaction markers, aborted messages, compaction): a partition is done when its position
     has reached the end of its range, not when a count is. Iterate over `chunks()` in a `with` block; `ranges` says
@@ -50,7 +50,7 @@ class RangeReader:
         self._chunk_bytes = settings.chunk_bytes
         self._max_bytes = max_bytes
         self._timeout = settings.request_timeout_sec
-        # A range that an earlier drain ended before its first message is empty: nothing of it will ever come.
+        # A range that an earlier drain ended before its first message is empty: no message of it will come.
         self._open = {r.partition: r for r in self._wanted if r.span}
         self._positions = {r.partition: r.start for r in self._wanted}
         self._tails: dict[int, Tail] = {}
@@ -77,12 +77,12 @@ class RangeReader:
 
     @property
     def ranges(self) -> tuple[OffsetRange, ...]:
-        """What has been read so far."""
+        """The ranges read so far."""
         return tuple(OffsetRange(r.partition, r.start, self._positions[r.partition]) for r in self._wanted)
 
     @property
     def tails(self) -> tuple[Tail, ...]:
-        """The last messages that have been read so far, of those ranges that held any."""
+        """The last message read so far of each range that held any."""
         return tuple(self._tails[partition] for partition in sorted(self._tails))
 
     def chunks(self) -> Iterator[Chunk]:
@@ -106,7 +106,7 @@ class RangeReader:
             for event in events:
                 self._on_event(event)
             self.value_bytes += pc.sum(pc.binary_length(kept["value"])).as_py() or 0
-            # What comes next is fetched while this is decoded, on another core.
+            # The next messages are fetched while these are decoded, on another core.
             self._ahead = self._poll() if self._open and not self._full() else None
             if kept.num_rows or self._ahead is None:
                 return Chunk(kept, self._queue.appended)
@@ -122,13 +122,13 @@ class RangeReader:
         return self._thread.submit(self._queue.poll, self._chunk_size, room, min(SLICE_SECONDS, self._timeout))
 
     def _serve_client(self) -> None:
-        """Let the client call back, and hear what it says of more than one partition, such as of the whole topic."""
+        """Serve the client's callbacks, and its errors about more than one partition, such as about the whole topic."""
         message = self._consumer.poll(0)
         if message is not None and message.error() is not None and message.partition() in self._positions:
             raise KafkaException(message.error())
 
     def _keep(self, polled: pa.RecordBatch) -> pa.RecordBatch:
-        """What belongs to an open range; notes positions and ends."""
+        """The messages of open ranges; records positions and ends."""
         partitions, offsets = polled["partition"].to_numpy(), polled["offset"].to_numpy()
         keep = np.zeros(len(offsets), dtype=bool)
         for partition in np.unique(partitions).tolist():
@@ -152,7 +152,7 @@ class RangeReader:
         if wanted is None:
             return
         if code == KafkaError._PARTITION_EOF:
-            # The log's end was at or past the range's end when it was claimed: what is left of the range is a gap.
+            # The log's end was at or past the range's end when it was claimed: the rest of the range is a gap.
             if event.offset >= wanted.end:
                 self._finish(wanted)
             self._stable_ends[event.partition] = event.offset
@@ -184,7 +184,7 @@ def _tail_of(polled: pa.RecordBatch, row: int) -> Tail:
 
 
 def read_ranges(clients: Clients, topic: str, ranges: Iterable[OffsetRange]) -> Iterator[Chunk]:
-    """The messages of any ranges, one a partition, as `RangeReader` reads them; nobody is asked where all are empty."""
+    """The messages of any ranges, one a partition, as `RangeReader` reads them; no broker is asked for empty ones."""
     wanted = [r for r in ranges if r.span]
     if wanted:
         with RangeReader(clients, topic, wanted) as reader:
@@ -194,8 +194,8 @@ def read_ranges(clients: Clients, topic: str, ranges: Iterable[OffsetRange]) -> 
 def read_at(
     clients: Clients, topic: str, offsets: Mapping[int, Collection[int]], consumer: Consumer | None = None
 ) -> dict[tuple[int, int], Tail]:
-    """What the messages at these offsets of each partition are known by, by partition and offset; there may be none at
-    some. All that is between those of a partition is read, too."""
+    """The identity (`Tail`) of the messages at these offsets, by partition and offset; some offsets may hold none. All
+    that lies between those of a partition is read, too."""
     found = {}
     ranges = [OffsetRange(partition, min(wanted), max(wanted) + 1) for partition, wanted in offsets.items()]
     with RangeReader(clients, topic, ranges, consumer=consumer) as reader:

@@ -1,7 +1,7 @@
-"""What a group has committed, and whether publishing did that: each offset that is published to is stamped.
+"""What a group has committed, and whether publishing committed it: publishing stamps each offset.
 
-The stamp is the metadata of the committed offset, so it moves in the transaction with the offset and can never be
-behind it. A tool that moves a group leaves none, or one that names another offset or another topic's id.
+The stamp is the metadata of the committed offset, so it moves in the transaction with the offset and can never lag
+behind it. A tool that moves a group leaves no stamp, or one that names another offset or another topic's id.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from enrichment.errors import LanesChanged
 
 
 class Stamp(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Which batch committed an offset, of the topic with which id, in how many lanes the group is published, and the
-    last message before the offset, if the batch had one."""
+    """The batch that committed an offset, the id of its topic, the group's number of lanes, and the last message before
+    the offset, if the batch had one."""
 
     end: int
     batch_id: str
@@ -28,7 +28,7 @@ class Stamp(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def read(cls, metadata: str | None, offset: int) -> Stamp | None:
-        """The stamp of a committed offset; None where it has none, or one that was made for another offset."""
+        """The stamp of a committed offset; None without one, or with one that was made for another offset."""
         try:
             stamp = msgspec.json.decode(metadata or "", type=cls)
         except msgspec.DecodeError:
@@ -41,7 +41,7 @@ class Stamp(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Committed(NamedTuple):
-    """A group's offset in a partition; None: it has none."""
+    """A group's offset in a partition, or None."""
 
     offset: int | None
     stamp: Stamp | None = None
@@ -58,9 +58,9 @@ def stamped(batch: Batch) -> list[TopicPartition]:
 
 
 def is_published(batch: Batch, committed: Mapping[int, Committed]) -> bool:
-    """Whether publishing brought the group to or past the end of each range, and not somebody else.
+    """Whether publishing, and nothing else, brought the group to or past the end of each range.
 
-    Of a batch that was claimed by an earlier release, which stamped nothing, the offsets alone say so.
+    For a batch claimed by an earlier release, which stamped nothing, the offsets alone decide.
     """
     for r in batch.ranges:
         offset, stamp = committed[r.partition]
@@ -72,7 +72,7 @@ def is_published(batch: Batch, committed: Mapping[int, Committed]) -> bool:
 
 
 def check_lanes(batch: Batch, committed: Mapping[int, Committed]) -> None:
-    """Raise `LanesChanged` when the group's offsets were published in another number of lanes than the batch's."""
+    """Raise `LanesChanged` when the group's offsets were published with another number of lanes than the batch's."""
     for partition, (_, stamp) in committed.items():
         if stamp is not None and None not in (stamp.lanes, batch.lanes) and stamp.lanes != batch.lanes:
             raise LanesChanged(

@@ -1,9 +1,9 @@
 """A time window in, the offsets that hold all of its messages out, and what of it has left the log.
 
-Messages need not stand in the order of their times. What the broker proves is one side: `offsets_for_times(t)` is the
-first message of `t` or later, so everything before it is earlier. The other side is the log's end, as it is when it is
-asked for: a straggler of the window may stand anywhere before it. Who is in the window is then said by each message's
-own timestamp, and by nothing else.
+Messages need not be in the order of their times. The broker proves one side: `offsets_for_times(t)` is the first
+message of `t` or later, so everything before it is earlier. The other side is the end of the log at the time of asking:
+a late message of the window may be anywhere before it. Within these bounds only a message's own timestamp decides
+whether it is in the window.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from enrichment.kafka.source import read_ranges
 
 
 class Bound(NamedTuple):
-    """A partition's log, `[low, high)`, and its first message (as far as committed) at or after the window's start:
-    `first`, or `high` where there is none."""
+    """A partition's log, `[low, high)`, and its first committed message at or after the window's start: `first`, or
+    `high` without such a message."""
 
     partition: int
     low: int
@@ -32,7 +32,7 @@ class Bound(NamedTuple):
 
     @property
     def range(self) -> OffsetRange:
-        """All offsets at which a message of the window can be."""
+        """All offsets at which a message of the window may be."""
         return OffsetRange(self.partition, self.first, self.high)
 
 
@@ -40,7 +40,7 @@ def find_bounds(consumer: Consumer, topic: str, start: int, timeout: float) -> l
     """The bounds of each of the topic's partitions for windows that begin at `start` (milliseconds)."""
     logs = {p: watermarks(consumer, topic, p, timeout) for p in partitions_of(consumer, topic, timeout)}
     first = _first_since(consumer, topic, logs, start, timeout)
-    # A message that came in since the end was read is not of this plan.
+    # A message that came in after the end was read is not in this plan.
     return [Bound(p, low, high, min(first.get(p, high), high)) for p, (low, high) in logs.items()]
 
 
@@ -55,7 +55,7 @@ def _first_since(consumer: Consumer, topic: str, partitions: Iterable[int], at: 
 
 
 class Loss(NamedTuple):
-    """A partition whose log begins within or after the window: what stood before may have been of the window."""
+    """A partition whose log begins within or after the window: messages before may have been in the window."""
 
     partition: int
     low: int
@@ -70,8 +70,8 @@ class Loss(NamedTuple):
 def find_losses(clients: Clients, topic: str, bounds: list[Bound], window: ReplayWindow) -> Iterator[Loss]:
     """The partitions that may have lost messages of the window.
 
-    Nothing says what time a deleted message had. Where the log begins with a message from before the window, retention,
-    which takes the oldest first, has not come to the window; where it never lost anything, neither.
+    The times of deleted messages are unknown. Where the log begins with a message from before the window, or never lost
+    any, retention, which deletes the oldest first, has not reached the window.
     """
     for bound in bounds:
         if bound.low == 0:
@@ -89,7 +89,7 @@ def _first_time(clients: Clients, topic: str, log: OffsetRange) -> int | None:
 
 
 def to_text(milliseconds: int) -> str:
-    """A time as people write it, to the millisecond; as it is where it is beyond what a calendar has."""
+    """A time in ISO format, to the millisecond; the bare number where no calendar has it."""
     try:
         moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
     except (ValueError, OverflowError, OSError):  # a message's time may be anything, such as microseconds

@@ -1,7 +1,7 @@
-"""What a topic takes: messages in, which of them it would refuse, and why, out.
+"""The limits of a topic: messages in; which of them it would refuse, and why, out.
 
-These are the refusals that can be told from a topic's configuration before anything is produced. Where the broker's
-clock decides, whatever lies within `CLOCKS_MS` of the limit is left to the broker.
+These are the refusals that follow from a topic's configuration, known before anything is produced. Where the broker's
+clock decides, timestamps within `CLOCKS_MS` of the limit are left to the broker.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(frozen=True, slots=True)
 class TopicLimits:
-    """What a topic asks of its messages; by default, only that none is larger than `max_bytes`.
+    """What a topic requires of its messages; by default, only that none is larger than `max_bytes`.
 
-    `max_age_ms` and `max_ahead_ms` are how far before and after the broker's time a timestamp may lie. A topic that is
-    `compacted` takes no message without a key. `known` is what the broker has refused before: the packed
-    headers of each message, which no other has, and the words of the broker.
+    `max_age_ms` and `max_ahead_ms` are how far before and after the broker's time a timestamp may lie. A `compacted`
+    topic takes no message without a key. `known` is what the broker has refused before: the packed headers of each
+    message, which identify it, and the broker's error.
     """
 
     topic: str
@@ -40,7 +40,7 @@ class TopicLimits:
     known: Mapping[bytes, str] = field(default_factory=dict)
 
     def refusals(self, messages: Chunk, now_ms: int) -> dict[int, Refusal]:
-        """The rows that the topic would refuse, whatever the clocks say, each with one reason."""
+        """The rows that the topic would refuse by any clock, each with one reason."""
         columns = messages.columns
         found: dict[int, Refusal] = {}
         if self.known:

@@ -16,19 +16,19 @@ from enrichment.kafka.clients import Clients
 from enrichment.settings import KafkaSettings, ReplaySettings
 
 PARTITIONS = 4
-# Larger than what the pipeline publishes (KAFKA_MAX_MESSAGE_BYTES), so that too large a message can come in and be set
-# aside; a dead letter wraps what came in.
+# Larger than what the pipeline publishes (KAFKA_MAX_MESSAGE_BYTES), so that too large a message can come in and become
+# a dead letter, which wraps it.
 MESSAGE_BYTES = 4 * 1024**2
 DEAD_LETTER_BYTES = 2 * MESSAGE_BYTES
 BROKERS_DEFAULT = -1
 KNOWN_SECONDS = 30
-NO_ID = "A" * 22  # what brokers say that know no ids
+NO_ID = "A" * 22  # the answer of brokers without topic ids
 
 
 def topic_configs(topics: KafkaSettings, replay: ReplaySettings | None = None) -> dict[str, dict[str, str]]:
-    """The pipeline's topics and those of replays, each with what its broker must be told."""
+    """The pipeline's topics and those of replays, each with its configuration."""
     # Messages keep the time of their event, so nothing is deleted by time: a backlog, a replay or a dead letter of last
-    # month would be gone as soon as it was published. What came in first goes first.
+    # month would be gone as soon as it was published. Deletion by size takes what was appended first.
     kept = {
         "cleanup.policy": "delete",
         "message.timestamp.type": "CreateTime",
@@ -55,8 +55,8 @@ def create_topics(
     partitions: int = PARTITIONS,
     replication_factor: int = BROKERS_DEFAULT,
 ) -> list[str]:
-    """Create them by a client of this configuration, and wait until a broker knows them; those that there are stay as
-    they are. Returns the names of these. Raises `TopicRefused`."""
+    """Create the missing topics with a client of this configuration, and wait until a broker knows them. Existing ones
+    stay as they are; returns their names. Raises `TopicRefused`."""
     configs, admin = topic_configs(topics, replay), AdminClient(dict(client))
     wanted = [
         NewTopic(name, num_partitions=partitions, replication_factor=replication_factor, config=config)
@@ -75,7 +75,7 @@ def create_topics(
 
 
 def describe_topics(clients: Clients, *topics: str) -> list[dict[str, Any]]:
-    """The configuration of each topic. Raises `KafkaException` where there is none."""
+    """The configuration of each topic. Raises `KafkaException` for a topic that does not exist."""
     admin = clients.admin()
     resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
     described = admin.describe_configs(resources, request_timeout=clients.settings.request_timeout_sec)
@@ -83,8 +83,8 @@ def describe_topics(clients: Clients, *topics: str) -> list[dict[str, Any]]:
 
 
 def await_topics(admin: AdminClient, names: Iterable[str]) -> None:
-    """Wait for topics that were just created: the controller answers before its brokers have heard of them. Raises
-    `TopicRefused` when they do not in time."""
+    """Wait for topics that were just created: the controller answers before its brokers know them. Raises
+    `TopicRefused` when they do not know them in time."""
     wanted, deadline = set(names), time.monotonic() + KNOWN_SECONDS
     try:
         while missing := wanted - admin.list_topics(timeout=KNOWN_SECONDS).topics.keys():
@@ -98,7 +98,7 @@ def await_topics(admin: AdminClient, names: Iterable[str]) -> None:
 
 
 def read_topic_id(clients: Clients, topic: str) -> str | None:
-    """Kafka's id of a topic, as its tools print it; None where the brokers know none. Raises `KafkaException`."""
+    """Kafka's id of a topic, as its tools print it; None where the brokers have no ids. Raises `KafkaException`."""
     admin = clients.admin()
     names = TopicCollection([topic])
     described = with_retries(

@@ -1,4 +1,4 @@
-"""What is done to a batch, whoever claimed it: the task group that live draining, replay and redrive share."""
+"""The tasks of a claimed batch: the task group that live draining, replay and redrive share."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ def look_up(drained: Manifest, name: str, earlier: Sequence[Manifest]) -> dict[s
 def publish(drained: Manifest, lookups: Mapping[str, Manifest], *, outlet_events: Any = None) -> dict[str, Any]:
     """Publish enriched messages, dead letters and the group's offsets in one transaction, and complete the ledger.
 
-    A batch that turns out to be published already (an earlier try died before it could say so) is only recorded. What
-    it goes without because a source failed is noted for `stacklens_repair`.
+    A batch that turns out to be published already (an earlier try died before it could say so) is only recorded. The
+    sources that it is missing because they failed are recorded for `stacklens_repair`.
     """
     from msgspec import convert, to_builtins
 
     from enrichment.batches.staged import Drained
     from enrichment.batches.stages import LookedUp, publish_batch
     from enrichment.orchestration.purposes import kind_of
-    from enrichment.repair.spans import noting
+    from enrichment.repair.spans import record_missing_sources
 
     batch = batch_of(drained["batch"])
     done = {name: convert(looked_up, LookedUp) for name, looked_up in lookups.items()}
@@ -74,8 +74,8 @@ def publish(drained: Manifest, lookups: Mapping[str, Manifest], *, outlet_events
     with resources() as r:
         topics = r.clients.for_batch(batch).settings
         required = r.settings.pipeline.required_sources
-        noted = None if batch.dry_run else noting(r.pending, r.clients, required, batch, outages)
-        published = publish_batch(r, kind_of(batch), convert(drained, Drained), done, noted)
+        recording = None if batch.dry_run else record_missing_sources(r.pending, r.clients, required, batch, outages)
+        published = publish_batch(r, kind_of(batch), convert(drained, Drained), done, recording)
         if published is None:
             return {"batch_id": batch.batch_id, "dry_run": False, "produced": False}
         if published.warnings:
@@ -100,7 +100,7 @@ def clean(batch: Manifest) -> None:
 
 
 def look_up_task(drained: Manifest, declaration: LookupEnricher, earlier: Sequence[Manifest]) -> Manifest:
-    """The task of a declared enrichment, behind those that it reads."""
+    """The task of a declared enrichment, downstream of those that it reads."""
     own = look_up.override(
         task_id=declaration.name,
         task_display_name=f"{declaration.name}: {declaration.title}",

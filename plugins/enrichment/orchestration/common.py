@@ -1,4 +1,4 @@
-"""What all tasks have in common: assets, defaults, and the resources that they open."""
+"""What all tasks share: assets, defaults, and the resources that they open."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def topic_asset(field: str) -> Asset:
-    """A topic of the settings, as the UI's asset graph shows it. Named, not addressed: the brokers are the connection's
-    business. Whether the name is one, tasks check: a wrong one shall not be the import error of every DAG."""
+    """A topic of the settings, as the UI's asset graph shows it. The brokers' addresses are not in it: the connection
+    has them. Tasks check the name: an invalid one must not become the import error of every DAG."""
     default = KafkaSettings.model_fields[field].default
     return Asset(os.environ.get(variable(KafkaSettings, field)) or default)
 
@@ -35,7 +35,7 @@ PUBLISHED = AssetAlias("stacklens-published")
 # What a task returns and the next ones take: plain JSON types, or an XComArg while the DAG is put together.
 Manifest = Any
 
-# What another try cannot mend fails at once, with its reason; everything else (a broker, a database, a lock) is
+# What another try cannot fix fails at once, with its reason; everything else (a broker, a database, a lock) is
 # retried.
 RULES = [
     RetryRule(exception=f"enrichment.errors.{name}", action=RetryAction.FAIL, reason=reason)
@@ -51,7 +51,7 @@ RULES = [
         "ServiceLevelMissed": "an hour missed a service level",
         "WindowLost": "messages of the window have left the log",
         "ReplayRefused": "the replay cannot be made as it was asked for",
-        "RedriveRefused": "the letters cannot be sent in again as things are",
+        "RedriveRefused": "the dead letters cannot be sent in again as things are",
         "DatabaseRefused": "the file that was offered is no good",
         "RepairIncomplete": "partial messages stay as they are",
     }.items()
@@ -95,7 +95,7 @@ LOOKUP_ARGS: dict[str, Any] = {"retries": HELD_TRIES, "retry_policy": PatientRet
 def run_params(given: Mapping[str, Any], known: Mapping[str, Param]) -> dict[str, Any]:
     """The parameters of a run, those that its DAG has.
 
-    Raises `RunRefused` for any other: Airflow takes whatever a trigger's conf names, and a `dryrun` that is ignored
+    Raises `RunRefused` for any other: Airflow accepts every name in a trigger's conf, and a `dryrun` that is ignored
     would publish.
     """
     from enrichment.errors import RunRefused
@@ -113,7 +113,7 @@ def run_params(given: Mapping[str, Any], known: Mapping[str, Param]) -> dict[str
 def stoppable() -> Iterator[None]:
     """End the block with an exception when the task is stopped from the UI.
 
-    Airflow answers SIGTERM with the operator's `on_kill`, which a function has none of, and kills it five seconds
+    Airflow answers SIGTERM with the operator's `on_kill`, which a function does not have, and kills it five seconds
     later: a transaction would stay open until its timeout.
     """
 
@@ -129,7 +129,7 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def resources() -> Iterator[Resources]:
-    """What a task works with, from the settings and Airflow's connections; closed at the end, stoppable meanwhile."""
+    """A task's resources, from the settings and Airflow's connections; closed at the end, stoppable meanwhile."""
     from enrichment.orchestration.staging import staging_root
     from enrichment.resources import Resources
     from enrichment.settings import load
@@ -150,7 +150,7 @@ def resources() -> Iterator[Resources]:
 
 
 def tell_published(outlet_events: Any, messages: Mapping[str, int], extra: dict[str, Any]) -> None:
-    """Have the task end with an event of each topic, by its name, in which so many messages have become visible."""
+    """Attach an asset event to the task for each topic, by its name, in which messages have become visible."""
     for topic, count in messages.items():
         if count:
             outlet_events[PUBLISHED].add(Asset(topic), extra=extra)

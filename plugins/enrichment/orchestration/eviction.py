@@ -1,5 +1,4 @@
-"""The tasks of `stacklens_cache_eviction`: for each cache what is evicted and renewed, what of the past is forgotten, a
-report."""
+"""The tasks of `stacklens_cache_eviction`: evict and renew each cache, delete what is past its retention, report."""
 
 from __future__ import annotations
 
@@ -51,8 +50,8 @@ def evict(cache: str) -> dict[str, Any]:
 
 @task(multiple_outputs=False)
 def renew(cache: str) -> dict[str, Any]:
-    """Fetch anew, through the cache's own source, the keys that are in use and about to expire. A source that is down
-    costs only that."""
+    """Fetch the keys that are in use and about to expire again, through the cache's own source. Where that is down, the
+    rows stay as they are."""
     from msgspec import to_builtins
 
     from enrichment.housekeeping.caches import renew_cache
@@ -66,7 +65,7 @@ def renew(cache: str) -> dict[str, Any]:
 
 @task(multiple_outputs=False)
 def forget() -> dict[str, Any]:
-    """Delete batches, metrics, audit rows, rollups, breaches and what is known of replays past their retention."""
+    """Delete batches, metrics, audit rows, rollups, breaches and details of replays past their retention."""
     from msgspec import to_builtins
 
     from enrichment.housekeeping.retention import forget as forget_old

@@ -24,7 +24,7 @@ REFRESH_PARAMS = {
         type=["null", "string"],
         title="Source",
         description_md="`maxmind`, an http(s) URL, or a path on the worker, to a `.mmdb`, `.mmdb.gz` or `.tar.gz`. "
-        "`#sha256=…` behind a URL or path is checked. Empty: the setting `GEO_IP_UPDATE_SOURCE`.",
+        "`#sha256=…` after a URL or path is checked. Empty: the setting `GEO_IP_UPDATE_SOURCE`.",
     ),
     "force": Param(
         False,

@@ -42,8 +42,7 @@ LIVE_PARAMS = {
 def claim() -> list[dict[str, Any]]:
     """Fix the offset ranges of this run's batches, one per lane, and write them to the ledger.
 
-    A run that is cleared gets the ranges back that it had. Without a backlog there are no batches, and the rest is
-    skipped.
+    A run that is cleared gets its ranges back. Without a backlog there are no batches, and the rest is skipped.
     """
     from enrichment.batches.claim import claim as claim_batches
 

@@ -1,4 +1,4 @@
-"""The tasks of `stacklens_metadata_cleanup`: old runs of our DAGs leave Airflow's database, their logs the disk."""
+"""The tasks of `stacklens_metadata_cleanup`: delete old runs of our DAGs from Airflow's database, and their logs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def metadata() -> Iterator[tuple[psycopg.Connection[Any], timedelta, bool]]:
 
 
 def sqlalchemy_url() -> str:
-    """The same database as Airflow itself wants it named."""
+    """The URL of this database in the form that Airflow itself expects."""
     from airflow.providers.postgres.hooks.postgres import PostgresHook
 
     from enrichment.settings import load

@@ -1,9 +1,9 @@
 """Warnings on a run, where people look: its note in the UI.
 
-A task has no way of its own to write a note: Airflow's execution API, all that a task can reach, sets one only when a
-run is triggered. So it is written by the public REST API, as a person would, with the login in the connection
-`ENRICHMENT_AIRFLOW_API_CONN_ID`. Without that connection, and when the API does not answer, the warnings stand in the
-log and in the ledger alone: a note is worth no failed task.
+A task cannot write a note by itself: Airflow's execution API, all that a task can reach, sets one only when a run is
+triggered. So it is written through the public REST API, as a person would, with the login in the connection
+`ENRICHMENT_AIRFLOW_API_CONN_ID`. Without that connection, and when the API does not answer, the warnings are in the log
+and in the ledger alone: a note is not worth a failed task.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TIMEOUT_SECONDS = 10
 
 
 def note_warnings(r: Resources, batch_ids: Iterable[str]) -> None:
-    """Put what the ledger warns of in these batches into the note of the run that this task is of."""
+    """Put the ledger's warnings about these batches into the note of this task's run."""
     jobs = [r.ledger.get(batch_id) for batch_id in batch_ids]
     texts = [text for job in jobs if job is not None for text in job.warnings]
     if texts:
@@ -36,7 +36,7 @@ def note_warnings(r: Resources, batch_ids: Iterable[str]) -> None:
 
 
 def add_note(conn_id: str, dag_id: str, run_id: str, texts: Iterable[str]) -> None:
-    """Add texts to a run's note, behind what stands there; those that it has already are not repeated."""
+    """Append texts to a run's note; those that it already has are not repeated."""
     import requests
     from airflow.sdk import BaseHook
     from airflow.sdk.exceptions import AirflowNotFoundException
@@ -64,7 +64,7 @@ def add_note(conn_id: str, dag_id: str, run_id: str, texts: Iterable[str]) -> No
 
 
 def joined(before: str, texts: Iterable[str]) -> str:
-    """A note with these texts behind what it says, as far as there is room for it."""
+    """A note with these texts appended, as far as there is room."""
     parts = [before] if before else []
     for text in texts:
         if text not in before and text not in parts:

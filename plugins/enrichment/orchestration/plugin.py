@@ -1,4 +1,4 @@
-"""What Airflow itself must know of this project."""
+"""The Airflow plugin of this project."""
 
 from __future__ import annotations
 

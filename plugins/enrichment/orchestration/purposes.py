@@ -1,4 +1,4 @@
-"""The kinds of batches, by the names that their purposes have: what each selects, and who publishes it."""
+"""The kinds of batches, by the names in their purposes: the drain filter and the publisher of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tasks of `stacklens_dlq_redrive` before its batch: what a person asks for, and what is there."""
+"""The tasks of `stacklens_dlq_redrive` before its batch: its parameters and its claim."""
 
 from __future__ import annotations
 
@@ -45,37 +45,37 @@ REDRIVE_PARAMS = {
     ),
     "since": Param(
         None, **MOMENT, title="Set aside since",
-        description_md="Only letters that were set aside then or later (UTC where no zone is named). Empty: all.",
+        description_md="Only dead letters written then or later (UTC where no zone is named). Empty: all.",
     ),
     "until": Param(
         None, **MOMENT, title="Set aside before",
-        description_md="Only letters that were set aside before this time. Empty: all.",
+        description_md="Only dead letters written before this time. Empty: all.",
     ),
     "source_topic": Param(
         None,
         type=["null", "string"],
         title="Source topic",
-        description_md="Only letters of messages of this topic. Empty: the setting `KAFKA_INPUT_TOPIC`.",
+        description_md="Only dead letters of messages of this topic. Empty: the setting `KAFKA_INPUT_TOPIC`.",
     ),
     "source_partition": Param(
         None,
         type=["null", "integer"],
         minimum=0,
         title="Source partition",
-        description_md="Only letters of messages of this partition of it. Empty: all.",
+        description_md="Only dead letters of messages of this partition of it. Empty: all.",
     ),
     "service": Param(
         None,
         type=["null", "string"],
         title="Service",
-        description_md="Only letters of messages of this service. Empty: all, also those that tell none.",
+        description_md="Only dead letters of messages of this service. Empty: all, also those without one.",
     ),
     "max_letters": Param(
         10_000,
         type="integer",
         minimum=1,
         maximum=500_000,
-        title="Letters at most",
+        title="Dead letters at most",
         description_md="Sent in by this run, and never more than `KAFKA_BATCH_SIZE`. `waiting` in the survey says how "
         "many are left for the next run.",
     ),
@@ -85,18 +85,18 @@ REDRIVE_PARAMS = {
         minimum=1,
         maximum=100,
         title="Attempts at most",
-        description_md="A letter whose message was tried so often, the first time included, is parked: it is counted, "
-        "and not sent in again unless this number is raised.",
+        description_md="A dead letter whose message was tried so often, the first time included, is parked: it is "
+        "counted, and not sent in again unless this number is raised.",
     ),
 }  # fmt: skip
 
 
 @task(inlets=[DEAD_LETTERS])
 def claim() -> list[dict[str, Any]]:
-    """Count what the dead letters' topic holds and fix the batch of this run; without a letter to send in, the rest is
+    """Count what the dead-letter topic holds and fix the batch of this run; with nothing to send in, the rest is
     skipped.
 
-    The counts are the XCom `survey`. A run that is cleared gets the batch back that it had.
+    The counts are the XCom `survey`. A run that is cleared gets its batch back.
     """
     from enrichment.dead_letters import redrive
 
@@ -117,7 +117,7 @@ def claim() -> list[dict[str, Any]]:
 
 
 def wanted_of(params: Mapping[str, Any], input_topic: str, max_letter_bytes: int) -> RedriveFilter:
-    """Which letters a run is for, by its parameters."""
+    """The redrive filter of a run, from its parameters."""
     from enrichment.batch import RedriveFilter
 
     return RedriveFilter(

@@ -1,4 +1,4 @@
-"""The tasks of `stacklens_repair`: what is due, and a pass over each batch of it."""
+"""The tasks of `stacklens_repair`: find the batches that are due, and make a pass over each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EVERY_FIVE_MINUTES = CronTriggerTimetable("*/5 * * * *", timezone="UTC")
 
-BY_HAND = "manual"  # Airflow's word for the type of a run that somebody triggered
+BY_HAND = "manual"  # Airflow's type of a run that a person triggered
 # What a pass is called in the UI's grid; each task fills it in.
 LABEL = "{{ repaired }}"
 
@@ -61,7 +61,7 @@ def plan() -> list[dict[str, Any]]:
         passes = []
         for batch_id, missing in groupby(due, key=lambda m: m.batch_id):
             of_batch = list(missing)
-            # A publish that died before it could say up to where its batch lies.
+            # A publish that died before it could record the end of its batch's span.
             if not r.pending.publications(batch_id)[0].complete:
                 r.pending.settle(batch_id, 0, log_ends(r.clients, of_batch[0].topic))
             places = r.pending.publications(batch_id)
@@ -83,7 +83,7 @@ def pass_of(manifest: dict[str, Any]) -> Pass:
 
 @task(multiple_outputs=False, map_index_template=LABEL, outlets=[PUBLISHED])
 def correct(planned: Manifest, *, outlet_events: Any = None) -> dict[str, Any]:
-    """Read what a batch goes without, look it up, and publish the corrections, in one transaction.
+    """Read what a batch is missing, look it up, and publish the corrections, in one transaction.
 
     May be killed and run again at any point: a pass is published once. Fails when messages will stay as they are.
     """

@@ -1,4 +1,4 @@
-"""The tasks of `stacklens_replay` around its batches: when it may run, what it replays, and what came of it."""
+"""The tasks of `stacklens_replay` around its batches: when it may run, what it replays, and the result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ READING_TIMEOUT = timedelta(hours=1)
 def by_window() -> ReplayTimetable:
     """A run for each window of the past, when a backfill asks for it.
 
-    Raises `SettingsError` for an expression that is none: it is the import error of this DAG, and of no other.
+    Raises `SettingsError` for an invalid expression: it is the import error of this DAG alone.
     """
     timetable = ReplayTimetable(SETTINGS.window_cron, timezone="UTC")
     try:
@@ -40,7 +40,7 @@ def by_window() -> ReplayTimetable:
     return timetable
 
 
-def _words(title: str, description: str, **items: Any) -> Param:
+def _list_param(title: str, description: str, **items: Any) -> Param:
     return Param(
         None,
         type=["null", "array"],
@@ -64,7 +64,7 @@ REPLAY_PARAMS = {
         pattern="^[a-z0-9][a-z0-9_-]{0,39}$",
         title="Replay id",
         description_md="The name of this replay, in the header `stacklens-replay-id` of each message. A window is "
-        "published once under a name, whatever is run again; take another name to publish it again.",
+        "published once under a name, however often it is run; take another name to publish it again.",
     ),
     "output_topic": Param(
         None,
@@ -74,9 +74,9 @@ REPLAY_PARAMS = {
         description_md="Takes the enriched messages; it must exist. Empty: the setting `REPLAY_OUTPUT_TOPIC`. Dead "
         "letters go to `REPLAY_DLQ_TOPIC`.",
     ),
-    "services": _words("Services", "Only messages of these services. Empty: all."),
-    "levels": _words("Levels", "Only messages of these levels. Empty: all."),
-    "errors": _words(
+    "services": _list_param("Services", "Only messages of these services. Empty: all."),
+    "levels": _list_param("Levels", "Only messages of these levels. Empty: all."),
+    "errors": _list_param(
         "Stored errors",
         "Only messages whose published `enrichment_errors` name one of these: reasons, or sources for all of theirs "
         f"({', '.join(f'`{source}`' for source in REGISTRY.by_source)}). Empty: all messages.",
@@ -118,7 +118,7 @@ def plan() -> list[dict[str, Any]]:
 
 
 def purpose_of(settings: Settings) -> Purpose:
-    """What this run is for, from its data interval and parameters."""
+    """The purpose of this run, from its data interval and parameters."""
     from enrichment.batch import ReplayWindow
     from enrichment.errors import ReplayRefused
     from enrichment.replay import replay
@@ -152,7 +152,7 @@ class Turn(BaseSensorOperator):
         self.batch = batch
 
     def poke(self, context: Any) -> bool:
-        """Look where the window's group is, and, if not here yet, whether somebody is still on the way."""
+        """Check whether the window's group has reached this batch and, if not, whether an earlier one still runs."""
         from enrichment.errors import ReplayRefused
         from enrichment.replay import turns
 
@@ -165,20 +165,20 @@ class Turn(BaseSensorOperator):
         )
         states = {state for run in ended.values() for state in run.values()}
         if states & {"failed", "upstream_failed"}:
-            raise ReplayRefused("a batch before this one failed: mend that, then clear this run")
+            raise ReplayRefused("a batch before this one failed: fix that, then clear this run")
         return False
 
 
 @task_group(group_id=WINDOW)
 def replay_batch(batch: Manifest) -> None:
-    """One batch when its turn has come: the same tasks as in live draining."""
+    """One batch, in its turn: the same tasks as in live draining."""
     turn = Turn(task_id="turn", batch=batch, map_index_template=BATCH_LABEL, doc_md=Turn.__doc__)
     turn >> enrich_batch(batch)
 
 
 @task(multiple_outputs=False, execution_timeout=READING_TIMEOUT, trigger_rule="none_failed")
 def report() -> dict[str, Any]:
-    """What the window came to, and how its output differs from what was published before."""
+    """Report the result of the window, and how its output differs from what was published before."""
     from enrichment.replay import report
 
     with resources() as r:

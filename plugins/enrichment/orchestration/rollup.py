@@ -1,5 +1,4 @@
-"""The tasks of `stacklens_metrics_rollup`: an hour's batches to its rollup and its day's, its service levels, a
-report."""
+"""The tasks of `stacklens_metrics_rollup`: the rollups of an hour and its day, the hour's service levels, a report."""
 
 from __future__ import annotations
 
@@ -54,7 +53,7 @@ def wanted_hour(context: Mapping[str, Any]) -> datetime:
 
 @task
 def roll_up() -> str:
-    """Make the hour's rollup and add up its day anew; returns when the hour began."""
+    """Make the hour's rollup and sum up its day again; returns the start of the hour."""
     from enrichment.rollup.table import Rollups
 
     hour = wanted_hour(get_current_context())
@@ -81,9 +80,9 @@ def service_levels(hour: Manifest) -> None:
 
 
 def check(rollups: Rollups, settings: Settings, context: Any, hour: str) -> list[Breach]:
-    """The breaches of an hour, kept, and told to the notifier unless they were.
+    """The breaches of an hour: recorded, and sent to the notifier unless they were before.
 
-    A backfill keeps them too, and tells nobody: what is past is no alarm.
+    A backfill records them, too, but does not notify: a past hour is not an alarm.
     """
     from enrichment.rollup.rollup import Rollup
     from enrichment.rollup.service_levels import find_breaches
@@ -101,7 +100,7 @@ def check(rollups: Rollups, settings: Settings, context: Any, hour: str) -> list
 def notify(settings: ServiceLevelSettings, context: Any, hour: str, breaches: Sequence[Breach]) -> None:
     """Call the notifier of the settings with the task's context, `hour` and `breaches` (sentences) in it.
 
-    Raises `SettingsError` when there is no such notifier, and whatever it raises itself: the task is tried again.
+    Raises `SettingsError` when there is no such notifier, and any exception of its own: the task is tried again.
     """
     from enrichment.errors import SettingsError
 

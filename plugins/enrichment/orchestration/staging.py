@@ -12,7 +12,7 @@ FORMS = "`file:///folder`, or `s3://connection@bucket/prefix` with the packages 
 
 
 def staging_root(url: str) -> Path | StoragePath:
-    """Where frames are staged. Raises `SettingsError` where nothing can be there, whatever answers."""
+    """Where frames are staged. Raises `SettingsError` for a place where nothing can be staged."""
     if url.startswith(("/", "file:")):
         folder = Path(url.removeprefix("file:").removeprefix("//"))
         if not folder.is_absolute() or folder == Path("/"):

@@ -1,1 +1,1 @@
-"""Corrections of what was published without a source that failed."""
+"""Corrections of messages that were published without a source that had failed."""

@@ -1,8 +1,9 @@
-"""Published partial messages in, their corrections out: the same message, with what its source could not answer then.
+"""Published partial messages in, their corrections out: the same message, with the answer that its source had failed to
+give.
 
 A correction is the ordinary enrich step. For messages that name an outage of a source its answers come from the source,
-asked in bulk as in any batch; for all others, and of all other enrichments, they are what the message says. What is
-computed (the risk) is computed anew, with the rules of now, since it reads what was added before. A permanent answer
+asked in bulk as in any batch; for all others, and of all other enrichments, they are what the message says. Computed
+columns (the risk) are computed again, by the present rules, since they read what was added before. A permanent answer
 (`user-not-found`) is a correction too: the message then carries the real answer instead of the outage. A message for
 which the source fails again has no correction, and neither has one that its topic would not take.
 """
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class Said(msgspec.Struct, gc=False):
-    """What a published message says of who answered."""
+    """What a published message says about its sources."""
 
     enrichment_sources: tuple[str, ...] = ()
     enrichment_errors: tuple[str, ...] | None = None
@@ -45,13 +46,13 @@ class Said(msgspec.Struct, gc=False):
 
     @property
     def missing(self) -> frozenset[str]:
-        """The sources that were down for it, those included that are only known to have had no answer once."""
+        """The sources that were down for it, including those of which only a stale "not found" was known."""
         failed = frozenset(REGISTRY.outages[e] for e in self.enrichment_errors or () if e in REGISTRY.outages)
         stale = self.enrichment_stale or ()
         return failed.union(s for s in REGISTRY.by_source if s in stale and s not in self.enrichment_sources)
 
     def tail(self, corrected: Provenance) -> bytes:
-        """The tail of its correction, which also keeps what enrichments have said that are declared no longer."""
+        """The tail of its correction, which also keeps what enrichments said that are no longer declared."""
         known = REGISTRY.by_source
         reasons = {*map(str, Reason), *REGISTRY.reasons}
         errors = tuple(error for error in self.enrichment_errors or () if error not in reasons)
@@ -71,7 +72,7 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class PublishedMessage:
-    """A published message, as far as a correction must know it. Raises `msgspec.MsgspecError` where it is none."""
+    """The parts of a published message that a correction needs. Raises `msgspec.MsgspecError` for anything else."""
 
     def __init__(self, value: bytes | None) -> None:
         self._value = value or b""
@@ -87,7 +88,7 @@ class PublishedMessage:
         return None if raw is None else key_text(raw) or None
 
     def answer(self, declaration: LookupEnricher) -> Entry | None:
-        """What it says that the source answered, None where it was not asked."""
+        """The source's answer by the message, None where the source was not asked."""
         source, said = declaration.source, self.said
         is_stale = source in (said.enrichment_stale or ())
         if source in said.enrichment_sources:
@@ -95,7 +96,7 @@ class PublishedMessage:
             return Entry(State.FOUND, value=value, stale=is_stale)
         if self.key(declaration) is None:
             return None
-        # `processing-failed` and its like may be any source's.
+        # `processing-failed` and the like may be any source's.
         own = [error for error in said.enrichment_errors or () if _may_be_of(error, source)]
         if not own:
             return None
@@ -107,9 +108,9 @@ def _may_be_of(error: str, source: str) -> bool:
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """What became of messages that miss a source: by source, those corrected, those for which it failed again, those
-    whose correction is too large to be published, and those whose correction is refused otherwise, for `why`.
-    `messages` is how many corrections there are."""
+    """What became of messages that are missing a source: by source, those corrected, those for which it failed again,
+    those whose correction is too large, and those whose correction is refused for another reason, `why`. `messages` is
+    the number of corrections."""
 
     corrected: dict[str, int] = {}
     failed: dict[str, int] = {}
@@ -139,7 +140,7 @@ def _sum(left: Mapping[str, int], right: Mapping[str, int]) -> dict[str, int]:
 
 
 def missing_of(value: bytes | None) -> frozenset[str]:
-    """The sources that were down for a published message; none for what is no such message."""
+    """The sources that were down for a published message; none for anything that is not one."""
     try:
         return _decode_said(value or b"").missing
     except msgspec.MsgspecError:
@@ -173,9 +174,9 @@ class Corrector:
         )
 
     def correct(self, chunk: Chunk, now: str, limits: TopicLimits) -> tuple[Chunk, Tally]:
-        """The corrections of a chunk, each message of which misses one of the sources, and what became of all.
+        """The corrections of a chunk, each message of which is missing one of the sources, and the tally of all.
 
-        What their topic does not take is logged, by the place of its message.
+        Corrections that their topic would refuse are logged, with the position of their message.
         """
         messages = [PublishedMessage(value) for value in chunk.values]
         missing = [message.said.missing & self._sources for message in messages]
@@ -216,7 +217,7 @@ class Corrector:
 def _answers(
     enricher: OpenEnricher, messages: Sequence[PublishedMessage], missing: Sequence[frozenset[str]]
 ) -> tuple[pd.DataFrame, Answers]:
-    """The answers for a chunk's messages: of the source where that was missing, of the message itself elsewhere. To the
+    """The answers for a chunk's messages: the source's where it was missing, the message's own elsewhere. To the
     enricher each message has a key of its own, since two with the same key may say different things."""
     declaration = enricher.declaration
     is_asked = [declaration.source in sources for sources in missing]
@@ -263,7 +264,7 @@ def _written(
 
 
 def _refusals(corrections: Chunk, now: str, limits: TopicLimits) -> dict[int, Refusal]:
-    """Which corrections their topic does not take, logged by the place of the version that each would correct."""
+    """Which corrections their topic would refuse, logged with the position of the version that each would correct."""
     refusals = limits.refusals(corrections, milliseconds(now))
     for row, refusal in refusals.items():
         where = corrections.partitions[row], corrections.offsets[row]
@@ -272,7 +273,7 @@ def _refusals(corrections: Chunk, now: str, limits: TopicLimits) -> dict[int, Re
 
 
 def revised(headers: Sequence[Header]) -> list[Header]:
-    """The headers of the next version: its number stands directly before the origin, which stays behind all others.
+    """The headers of the next version: its number stands directly before the origin, which stays last.
 
     Only there is it the pipeline's: an input may have a header of the same name, and the first version of such a
     message states its number, too.

@@ -1,10 +1,10 @@
 """Repair: passes over what a batch published while a source failed, each a batch of its own over the output topic.
 
 A pass reads the messages of the batch (pass 0) and the corrections of the passes before it, between the offsets that
-were noted of each, and takes the latest version of each message that names an outage of its source. Corrections are
-staged, then published in one transaction. A pass has a consumer group of its own, whose offsets over the batch's
-place are moved by that transaction: the compare-and-set of every batch, so whatever is killed or run twice or at once,
-a pass is published once. The next pass is begun when the one before it is known to be published.
+were recorded for each, and takes the latest version of each message that names an outage of its source. Corrections are
+staged, then published in one transaction. A pass has a consumer group of its own, whose offsets over the batch's span
+are moved by that transaction: the compare-and-set of every batch, so a pass is published once even when tasks are
+killed, run twice or run at once. The next pass begins when the one before it is known to be published.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from enrichment.kafka.source import read_ranges
 from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC
 from enrichment.repair.corrections import Corrector, Tally, missing_of
 from enrichment.repair.pending import INCOMPLETE, Missing, PendingState, PendingStore, Publication
-from enrichment.repair.spans import placing
+from enrichment.repair.spans import record_span
 from enrichment.store.staging import Staging
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ CORRECTIONS = "corrections"
 KIND = "repair"
 # Between two attempts at which the source still failed; doubles each time.
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 60, 3600
-# Where a source that was not down failed for a few keys, these may be at fault: then each pass reads the batch for
-# nothing, so there are few of them, over two hours.
+# Where a source that was not down failed for a few keys, the keys may be at fault and each pass reads the batch in
+# vain, so there are few passes, over two hours.
 FEW_ATTEMPTS, FEW_PAUSE_SECONDS = 5, 600
 
 
 class Pass(msgspec.Struct, frozen=True):
-    """One attempt at a batch's missing sources. `batch` is over the batch's place in its output topic."""
+    """One attempt at a batch's missing sources. `batch` covers the span of the repaired one in its output topic."""
 
     repaired_id: str
     number: int
@@ -64,7 +64,7 @@ class Pass(msgspec.Struct, frozen=True):
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """What a pass staged. `lost` offsets had left the log; `is_down` ended it early, since no key was answered."""
+    """What a pass staged. `lost` offsets had left the log; with `is_down` it ended early, since no key was answered."""
 
     tally: Tally
     lost: int = 0
@@ -74,7 +74,7 @@ class Prepared(msgspec.Struct, frozen=True):
 def plan(missing: Sequence[Missing], places: Sequence[Publication], group_id: str, *, dry_run: bool = False) -> Pass:
     """The next pass over a batch: the one that was begun and may be published already, or a new one.
 
-    `missing` are all of one batch; `places` is where it and its corrections lie, the first complete.
+    `missing` are all of one batch; `places` are the spans of the batch and its corrections, the first complete.
     """
     first = missing[0]
     known = tuple(place for place in places if place.complete)
@@ -96,9 +96,9 @@ def prepare(
     clients: Clients, staging: Staging, repair: Pass, corrector: Corrector, now: Callable[[], datetime],
     refusals: Refusals | None = None,
 ) -> Prepared:  # fmt: skip
-    """Read what the batch goes without, look it up, and stage the corrections, but those that a broker has refused.
+    """Read what the batch is missing, look it up, and stage the corrections, except those that a broker has refused.
 
-    Ends early while nothing of it is answered by a source that was down: it still is, and the rest can wait.
+    Ends early when a source that was down has answered nothing so far: it is still down, and the rest can wait.
     """
     down = {missing.source for missing in repair.missing if missing.down}
     clients = clients.for_batch(repair.batch)
@@ -118,7 +118,7 @@ def prepare(
 
 
 class PlaceReader:
-    """Reads the latest version of each message of a batch that misses one of the sources.
+    """Reads the latest version of each message of a batch that is missing one of the sources.
 
     `lost` says afterwards how many offsets had left the log.
     """
@@ -139,7 +139,7 @@ class PlaceReader:
                     yield chosen
 
     def _kept(self, ranges: Sequence[OffsetRange]) -> list[OffsetRange]:
-        """What of these ranges is still in the log."""
+        """The part of these ranges that is still in the log."""
         low = {r.partition: r.start for r in held_ranges(self._clients, self._repair.batch.topic)}
         kept = [OffsetRange(r.partition, min(max(r.start, low.get(r.partition, r.end)), r.end), r.end) for r in ranges]
         self.lost += sum(wanted.span - left.span for wanted, left in zip(ranges, kept, strict=True))
@@ -150,7 +150,7 @@ class PlaceReader:
         batch_id = self._repair.repaired_id.encode()
         sources = frozenset(self._repair.sources)
         for row, packed in enumerate(chunk.headers):
-            headers = dict(unpack_headers(packed or b""))  # null: unread, so nobody's of the pipeline
+            headers = dict(unpack_headers(packed or b""))  # null: unread, so not the pipeline's
             if headers.get(HEADER_BATCH) != batch_id:
                 continue
             origin = headers.get(HEADER_TOPIC), headers.get(HEADER_PARTITION), headers.get(HEADER_OFFSET)
@@ -164,19 +164,19 @@ class PlaceReader:
 
 
 def publish(
-    clients: Clients, staging: Staging, repair: Pass, noted: AbstractContextManager[None] | None = None,
+    clients: Clients, staging: Staging, repair: Pass, recording: AbstractContextManager[None] | None = None,
     refusals: Refusals | None = None,
 ) -> bool:  # fmt: skip
-    """Publish the staged corrections once, whoever else tries; whether it was this call that did.
+    """Publish the staged corrections exactly once; returns whether this call did it.
 
-    `noted` is entered before the transaction and left after it. Raises `OffsetsMoved`, `PublishRefused`,
+    `recording` is entered before the transaction and left after it. Raises `OffsetsMoved`, `PublishRefused`,
     `StagingMissing`.
     """
     clients = clients.for_batch(repair.batch)
     with quiet_gc(), LanePublisher(clients, repair.batch, refusals) as publisher:
         produce = publisher.standing() is GroupPosition.AT_START
         old = OldMessages(publisher.kept, now_in_milliseconds(), clients.settings.retention_bytes)
-        with noted or nullcontext(), publisher.transaction() if produce else nullcontext() as transaction:
+        with recording or nullcontext(), publisher.transaction() if produce else nullcontext() as transaction:
             if transaction is not None:
                 for frame in staging.read(repair.batch.batch_id, CORRECTIONS):
                     transaction.send(repair.batch.topic, Chunk(frame))
@@ -196,7 +196,7 @@ def run(r: Resources, repair: Pass, now: Callable[[], datetime]) -> tuple[Prepar
     prepared, published_before = Prepared(Tally()), begun is not None and begun.complete
     if not published_before:
         if begun is not None and not batch.dry_run:
-            # An earlier try that was killed has left its transaction open: whoever takes its lane over ends that.
+            # An earlier try that was killed has left its transaction open: taking its lane over aborts that.
             fence_lanes(r.clients.for_batch(batch), [batch.lane])
         require_stable(r.clients, batch.topic)
         known, corrector = with_begun(r.clients, repair, begun), Corrector.open(r.enricher, frozenset(repair.sources))
@@ -205,7 +205,7 @@ def run(r: Resources, repair: Pass, now: Callable[[], datetime]) -> tuple[Prepar
             made = prepare(r.clients, r.staging, known, corrector, now, refusals)
             if batch.dry_run or not made.tally.messages:
                 return made, None
-            placed = placing(r.pending, r.clients, repair.repaired_id, repair.number, batch.topic)
+            placed = record_span(r.pending, r.clients, repair.repaired_id, repair.number, batch.topic)
             return made, publish(r.clients, r.staging, repair, placed, refusals)
 
         prepared, published = publish_around(attempt, r.settings.kafka.transaction_timeout_sec)
@@ -216,9 +216,9 @@ def run(r: Resources, repair: Pass, now: Callable[[], datetime]) -> tuple[Prepar
 
 
 def with_begun(clients: Clients, repair: Pass, begun: Publication | None) -> Pass:
-    """The pass with the place where an earlier try of it may have got through, up to the end of what is committed.
+    """The pass with the span in which an earlier try of it may have published, up to the end of what is committed.
 
-    Such a try could not say so any more, and when Kafka has forgotten the pass's group, only its corrections can.
+    A try that died could not record it, and once Kafka has forgotten the pass's group, only its corrections show it.
     """
     if begun is None:
         return repair
@@ -230,9 +230,9 @@ def with_begun(clients: Clients, repair: Pass, begun: Publication | None) -> Pas
 def close(
     pending: PendingStore, repair: Pass, prepared: Prepared, *, published_before: bool, max_attempts: int
 ) -> dict[str, PendingState]:
-    """Say what a pass came to, for each source that was missing; returns the states. A dry run changes nothing.
+    """Record the result of a pass for each missing source; returns the states. A dry run changes nothing.
 
-    What an earlier try had published is not known: the next pass finds what is left, at once.
+    What an earlier try published is not known here: the next pass, due at once, finds what is left.
     """
     states = {}
     for missing in repair.missing:
@@ -268,8 +268,10 @@ def close(
 
 
 def to_be_told(repair: Pass, states: Mapping[str, PendingState]) -> dict[str, PendingState]:
-    """The sources that were closed without all corrections. A few keys for which a source in health keeps failing are
-    its own business: their messages say so, and the table."""
+    """The sources that were closed without all corrections and therefore fail the task.
+
+    A healthy source that keeps failing for a few keys does not: its messages and the table say so.
+    """
     down = {missing.source for missing in repair.missing if missing.down}
     return {
         source: state

@@ -1,4 +1,4 @@
-"""What published batches go without because a source failed, where they lie in their topic, and what became of it."""
+"""The sources that published batches are missing, the offsets that these batches occupy, and the repair's state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class PendingState(StrEnum):
-    """How far a batch's missing source has come. All but the first two are final."""
+    """The state of a batch's missing source. All but the first two are final."""
 
     EXPECTED = "expected"  # written before the publication, which may fail
     OPEN = "open"
@@ -32,7 +32,7 @@ INCOMPLETE = frozenset({PendingState.GIVEN_UP, PendingState.LOST, PendingState.U
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """A source that a published batch goes without: it was `down`, or failed for a few keys."""
+    """A source that a published batch is missing: it was `down`, or failed for a few keys."""
 
     batch_id: str
     source: str
@@ -44,7 +44,7 @@ class Missing(msgspec.Struct, frozen=True):
 
 
 class Publication(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Between which offsets of the output topic a batch (pass 0) or a pass of its corrections lies."""
+    """The offsets of the output topic that a batch (pass 0) or a pass of its corrections occupies."""
 
     number: int = msgspec.field(name="pass")
     ranges: tuple[OffsetRange, ...]
@@ -58,13 +58,13 @@ class PendingStore:
         self._statements = Statements(connection)
 
     def expect(self, batch_id: str, topic: str, missed: Sequence[Outage]) -> None:
-        """A batch is about to be published without these."""
+        """Record that a batch is about to be published without these sources."""
         outages = [{"source": each.source, "messages": each.messages, "down": each.down} for each in missed]
         parameters = {"batch_id": batch_id, "topic": topic, "outages": jsonb(outages)}
         self._statements.execute("enrichment_pending/expect", parameters)
 
     def due(self, batch_id: str | None = None, source: str | None = None, rows: int = 300) -> list[Missing]:
-        """What may be repaired now, the oldest first; of a named batch, whenever that would be due."""
+        """What may be repaired now, the oldest first; of a named batch, even what is not due yet."""
         parameters = {"batch_id": batch_id, "source": source, "rows": rows}
         return self._statements.rows("enrichment_pending/due", Missing, parameters)
 
@@ -72,7 +72,7 @@ class PendingStore:
         self, batch_id: str, source: str, state: PendingState, *, corrected: int = 0, failed: bool = False,
         detail: str | None = None, pause: float = 0, longest_pause: float = 0,
     ) -> None:  # fmt: skip
-        """An attempt has left a batch's source in this state. One that `failed` counts, and doubles the next pause."""
+        """Record a source's state after an attempt; one that `failed` counts and doubles the next pause."""
         parameters = {
             "batch_id": batch_id, "source": source, "state": state, "corrected": corrected, "failed": int(failed),
             "detail": detail, "pause": float(pause), "longest_pause": float(longest_pause),
@@ -80,12 +80,12 @@ class PendingStore:
         self._statements.execute("enrichment_pending/attempted", parameters)
 
     def start(self, batch_id: str, number: int, ranges: Sequence[OffsetRange]) -> None:
-        """A pass will lie behind the starts of these ranges."""
+        """Record that a pass will lie after the starts of these ranges."""
         parameters = {"batch_id": batch_id, "ranges": jsonb(ranges), "pass": number}
         self._statements.execute("enrichment_publications/start", parameters)
 
     def settle(self, batch_id: str, number: int, ends: Sequence[OffsetRange]) -> None:
-        """A pass is published: it lies before these ends, and what the batch goes without may be repaired."""
+        """Record that a pass is published before these ends; the batch's missing sources may now be repaired."""
         end = {r.partition: r.end for r in ends}
         for publication in self.publications(batch_id):
             if publication.number == number and not publication.complete:

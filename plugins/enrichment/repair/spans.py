@@ -1,4 +1,4 @@
-"""Notes, around a publication, what it goes without and where it lies, so that a repair finds it."""
+"""Records which sources a publication is missing and which output offsets it occupies, so that a repair finds it."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def noting(
+def record_missing_sources(
     pending: PendingStore, clients: Clients, required: Iterable[str], batch: Batch, outages: Sequence[Outage]
 ) -> Iterator[None]:
-    """Note, around a batch's publication, what it goes without and between which offsets it lies."""
+    """Record, around a batch's publication, which sources the batch is missing and which output offsets it occupies."""
     missed = repairable(required, outages)
     if not missed:
         yield
         return
     topic = clients.for_batch(batch).settings.output_topic
-    with placing(pending, clients, batch.batch_id, 0, topic):
+    with record_span(pending, clients, batch.batch_id, 0, topic):
         pending.expect(batch.batch_id, topic, missed)
         log.warning("outage.pending batch_id=%s %s", batch.batch_id, {o.source: o.messages for o in missed})
         yield
 
 
 @contextmanager
-def placing(pending: PendingStore, clients: Clients, batch_id: str, number: int, topic: str) -> Iterator[None]:
-    """Note between which offsets of a topic a pass over a batch lies, which is published within the block.
+def record_span(pending: PendingStore, clients: Clients, batch_id: str, number: int, topic: str) -> Iterator[None]:
+    """Record which offsets of a topic a pass over a batch occupies; the pass is published within the block.
 
-    Before it, too, because nobody could tell afterwards where a publication began that died at its end.
+    The start is recorded first: after a crash in the block nothing else would tell where the publication began.
     """
     pending.start(batch_id, number, log_ends(clients, topic))
     yield

@@ -1,1 +1,1 @@
-"""Past windows once more: what is in a window, in which batches it goes, how its output differs from before."""
+"""Replay of past windows: the messages of a window, their batches, and how their outputs differ from before."""

@@ -1,8 +1,8 @@
 """How a replay's output differs from what was published before: outputs of the same messages, joined by their origin.
 
-The replayed outputs of some batches are read first, a few numbers kept of each (a 32-bit hash of every added field);
-then what was published before, of which the last output of a message counts. Memory is bounded by `JOINED_MESSAGES`: a
-window that is larger is joined part by part.
+The replayed outputs of some batches are read first, keeping a few numbers of each (a 32-bit hash of every added field);
+then the earlier outputs, of which the last one of a message counts. Memory is bounded by `JOINED_MESSAGES`: a larger
+window is joined part by part.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Hashes = np.ndarray[Any, np.dtype[np.uint32]]
 
 
 class Differences(msgspec.Struct, frozen=True, omit_defaults=False):
-    """What became of the replayed messages, against what was published of them before.
+    """How the outputs of the replayed messages compare with those published before.
 
     Each is one of: `same`, `changed` (in `fields`, counted by field), `new` (nothing was published of it), `recovered`
     (it was a dead letter), `died` (it is one now). `examples` are changed messages as `partition@offset: fields`.
@@ -61,7 +61,7 @@ class Differences(msgspec.Struct, frozen=True, omit_defaults=False):
 
 
 def compared() -> tuple[str, ...]:
-    """The columns that are compared: all but the time of processing, which always differs."""
+    """The columns that are compared: all but the processing time, which always differs."""
     return tuple(name for name in REGISTRY.output_columns if name != "enriched_at")
 
 
@@ -142,7 +142,7 @@ class _Outputs:
 
 
 def _has_number(origin: BatchOrigin) -> bool:
-    """Whether an origin fits into one number; no input has another one, but anybody can write an output."""
+    """Whether an origin fits into one number: any real one does, but anybody can write to the output topic."""
     return origin.partition < 1 << 63 - _PARTITION_SHIFT and origin.offset < 1 << _PARTITION_SHIFT
 
 

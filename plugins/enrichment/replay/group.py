@@ -13,7 +13,7 @@ from enrichment.kafka.stamps import Committed
 
 
 class WindowPublisher(LanePublisher):
-    """Publishes the batches of a window. To it a group without an offset is no new one: it raises `ReplayRefused`."""
+    """Publishes the batches of a window. A group without an offset is not new but expired: raises `ReplayRefused`."""
 
     def _committed(self) -> Mapping[int, Committed]:
         committed = super()._committed()

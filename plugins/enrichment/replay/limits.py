@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 def check_times(
     clients: Clients, purpose: Purpose, window: ReplayWindow, refusal: type[EnrichmentError] | None
 ) -> None:
-    """Raise `refusal` when a topic takes no messages as old as the window's: each would be a dead letter. Without one,
-    as in a dry run, that is only said."""
+    """Raise `refusal` when a topic accepts no messages as old as the window's: each would be a dead letter. Without
+    one, as in a dry run, this is only logged."""
     now = now_in_milliseconds()
     for limits in topic_limits(clients, purpose.output_topic, purpose.dlq_topic):
         oldest = now - limits.max_age_ms

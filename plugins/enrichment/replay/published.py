@@ -1,4 +1,4 @@
-"""What was published of the messages of a window: read back from the output topics by the origin in the headers."""
+"""The outputs of a window's messages, read back from the output topics by the origin in their headers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _decode_stored = msgspec.json.Decoder(_Stored).decode
 
 
 class BatchOrigin(NamedTuple):
-    """Which message of the input an output was made of, and in which batch."""
+    """The input message that an output was made of, and its batch."""
 
     partition: int
     offset: int
@@ -35,7 +35,7 @@ class BatchOrigin(NamedTuple):
 
 
 def origin_of(packed: bytes | None, topic: str) -> BatchOrigin | None:
-    """The origin in an output's packed headers; None when it is no output of this topic's messages."""
+    """The origin in an output's packed headers; None when it is not an output of this topic's messages."""
     last = unpack_headers(packed or b"")[-len(ORIGIN_HEADERS) :]
     if tuple(name for name, _ in last) != ORIGIN_HEADERS:
         return None
@@ -52,9 +52,9 @@ def _is_number(digits: bytes, end: int) -> bool:
 def outputs(chunk: Chunk, topic: str, window: ReplayWindow) -> Iterator[tuple[int, BatchOrigin]]:
     """The rows of a chunk that may be outputs of the window's messages.
 
-    An output has its input's time, which spares a look at the headers of all others. Where a topic has the broker's
-    (`message.timestamp.type=LogAppendTime`), all outputs are given, of whatever window: who joins them with the
-    window's messages by their origin needs no more.
+    An output has its input's time, so the headers of all others need not be read. Where a topic has the broker's times
+    (`message.timestamp.type=LogAppendTime`), outputs of all windows are returned; joining them with the window's
+    messages by origin drops the others.
     """
     times = np.array(chunk.timestamps, dtype=np.int64)
     within = (times >= window.start) & (times < window.end) | chunk.appended
@@ -86,7 +86,7 @@ def _errors_of(value: bytes | None) -> list[str]:
 
 
 def _last_said(offsets: array[int], named: bytearray) -> Offsets:
-    """The offsets whose last word is yes, in order: what was published later stands for what was published before."""
+    """The offsets whose last answer is yes, in order: a later output replaces an earlier one."""
     backwards = np.frombuffer(offsets, dtype=np.int64)[::-1]
     unique, first = np.unique(backwards, return_index=True)
     said: Offsets = unique[np.frombuffer(named, dtype=np.uint8)[::-1][first] == 1]

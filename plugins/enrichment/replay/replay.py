@@ -1,9 +1,9 @@
-"""Replay: a past window in, the batches that publish its messages again out, and at the end how that differs.
+"""Replay: a past window in, the batches that publish its messages again out, and at the end how the outputs differ.
 
-`plan` counts the window, freezes its bounds, cuts it into batches and writes all of it down; whoever plans the same
-window of the same replay again gets the same batches. Each window has a consumer group of its own, set to the start of
-its first batches, so that publishing a batch is the same compare-and-set as in live draining: once, and in order.
-`report` is for when all batches are published.
+`plan` counts the window, freezes its bounds, cuts it into batches and records all of it; planning the same window of
+the same replay again returns the same batches. Each window has a consumer group of its own, set to the start of its
+first batches, so that publishing a batch is the same compare-and-set as in live draining: once, and in order. `report`
+runs when all batches are published.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 def purpose_of(settings: Settings, window: ReplayWindow, output_topic: str | None) -> Purpose:
-    """What the batches of a window are run for."""
+    """The purpose of a window's batches."""
     return Purpose(
         kind=REPLAY,
         output_topic=output_topic or settings.replay.output_topic,
@@ -49,7 +49,7 @@ def purpose_of(settings: Settings, window: ReplayWindow, output_topic: str | Non
 
 
 def reasons_of(names: Sequence[str]) -> tuple[str, ...]:
-    """The reasons in the stored error list that these stand for: reasons as they are, and all of a source's."""
+    """The reasons of the stored error list that these name: reasons as they are, and all reasons of a source."""
     sources = {source: tuple(declaration.reasons) for source, declaration in REGISTRY.by_source.items()}
     return tuple(sorted({reason for name in names for reason in sources.get(name, (name,))}))
 
@@ -58,7 +58,7 @@ def plan(
     clients: Clients, ledger: Ledger, replays: Replays, settings: Settings, purpose: Purpose,
     *, dag_id: str, run_id: str, max_messages: int | None = None, dry_run: bool = False, allow_lost: bool = False,
 ) -> tuple[Replay, list[Batch]]:  # fmt: skip
-    """The window as it is written down, and its batches, in the order in which they are to be published.
+    """The window as recorded, and its batches in the order in which they are to be published.
 
     A dry run only counts. A finished window has no batches left. Raises `WindowLost` when messages of the window may
     have left the log, unless that is allowed, `ReplayRefused` when a topic is missing or when the replay of that name
@@ -117,7 +117,7 @@ def _refuse_overlap(replays: Replays, topic: str, window: ReplayWindow) -> None:
 
 
 def check_topics(clients: Clients, purpose: Purpose) -> None:
-    """Raises `ReplayRefused` when the replay's topics are not there, or when it would read or mix what it writes."""
+    """Raise `ReplayRefused` when a topic of the replay is missing, or when the replay would read or mix its outputs."""
     settings = clients.settings
     others = {
         "its input, KAFKA_INPUT_TOPIC": settings.input_topic,
@@ -144,8 +144,8 @@ def check_topics(clients: Clients, purpose: Purpose) -> None:
 def count(
     clients: Clients, purpose: Purpose, max_messages: int | None = None, *, allow_lost: bool, dry_run: bool
 ) -> tuple[Replay, Load]:
-    """Read the window once, from the first message at or after its start to the log's end as it is now, and cut what
-    belongs to it into batches; with how much that is, and how old."""
+    """Read the window once, from the first message at or after its start to the present end of the log, and cut its
+    messages into batches; returns their size and age, too."""
     window, topic = window_of(purpose), clients.settings.input_topic
     bounds, marks = freeze(clients, purpose)
     lost = _lost(clients, bounds, window, allow_lost=allow_lost)
@@ -175,11 +175,11 @@ def count(
 
 
 def freeze(clients: Clients, purpose: Purpose) -> tuple[list[Bound], dict[str, tuple[OffsetRange, ...]]]:
-    """Where messages of the window can be in the input, and in each topic that outputs of them were or will be
-    published to.
+    """Where messages of the window can be in the input, and in each topic to which their outputs were or will be
+    published.
 
-    Of the input, what an open transaction hides is not there yet, as for live draining. Of the outputs it would later
-    be missed: raises `TransactionOpen`.
+    Input messages hidden by an open transaction do not count yet, as in live draining. Hidden outputs would be missed
+    later: raises `TransactionOpen`.
     """
     settings, start = clients.settings, window_of(purpose).start
     topics = sorted({settings.output_topic, settings.dlq_topic, purpose.output_topic, purpose.dlq_topic})

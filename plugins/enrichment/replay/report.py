@@ -19,7 +19,7 @@ from enrichment.store.jobs import Ledger
 
 
 def report(clients: Clients, ledger: Ledger, replays: Replays, purpose: Purpose) -> dict[str, Any]:
-    """What a window came to and how its output differs from what was published before; written down the first time.
+    """The result of a window and how its output differs from what was published before; recorded the first time.
 
     Raises `ReplayRefused` when a batch of it is not published.
     """

@@ -1,4 +1,4 @@
-"""The two sides of a comparison: what was published before, and what a replay has published."""
+"""The two sides of a comparison: the outputs published before, and those of a replay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes windows and what became of them, keeps one row of `enrichment_replays` a window of a replay."""
+"""The table `enrichment_replays`: one row for each window of a replay."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Replays:
         self._statements = Statements(connection)
 
     def get(self, topic: str, window: ReplayWindow) -> Replay | None:
-        """The window as it was written, or None."""
+        """The window as recorded, or None."""
         return self._statements.row("enrichment_replays/get", Replay, _key(topic, window))
 
     def overlapping(self, topic: str, window: ReplayWindow) -> list[str]:
@@ -53,13 +53,13 @@ class Replays:
 
     @contextmanager
     def locked(self, group_id: str) -> Iterator[None]:
-        """Nobody else sets up this window's group meanwhile."""
+        """Hold a lock within which no other task sets up this window's group."""
         with self._connection.transaction():
             self._connection.execute(sql.load("enrichment_replays/lock"), {"group_id": group_id})
             yield
 
     def put(self, topic: str, window: ReplayWindow, replay: Replay, dag_id: str, run_id: str) -> Replay:
-        """Write a window down; if it was claimed before, it stays as it was. Returns what is there now."""
+        """Record a window; one that was claimed before stays as it was. Returns the window as recorded."""
         parameters = {
             **_key(topic, window), "state": replay.state, "purpose": jsonb(replay.purpose),
             "group_id": replay.group_id, "batches": jsonb(replay.batches), "marks": jsonb(replay.marks),

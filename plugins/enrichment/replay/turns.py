@@ -19,8 +19,8 @@ from enrichment.store.jobs import Ledger
 def begin(clients: Clients, ledger: Ledger, replay: Replay) -> None:
     """Set the window's group, where it has no offset, to the start of the first batch that is not published.
 
-    Without it, a batch behind the first would find the group without an offset and take that for its turn. Where the
-    group has expired, only ledger and output say how far it was. Raises `ReplayRefused` when they can not.
+    Without this, a batch after the first would find the group without an offset and take that for its turn. Where the
+    group has expired, only ledger and output show how far it was; raises `ReplayRefused` when they do not.
     """
     jobs = {batch.batch_id: ledger.get(batch.batch_id) for batch in replay.batches}
     published = {batch_id for batch_id, job in jobs.items() if job is not None and job.is_published}
@@ -32,7 +32,7 @@ def begin(clients: Clients, ledger: Ledger, replay: Replay) -> None:
     with own.offsets_reader() as reader:
         committed = committed_offsets(reader, topic, partitions, timeout)
         unset = [partition for partition in partitions if committed[partition] is None]
-        # A batch that was read and never said to be published may have died between its commit and its record.
+        # A batch that was read and not recorded as published may have died between its commit and its record.
         read = {batch_id for batch_id, job in jobs.items() if job is not None and job.drained_at is not None}
         if unset and read - published:
             published |= _found_in_output(clients, replay, read - published)
@@ -65,7 +65,7 @@ def _found_in_output(clients: Clients, replay: Replay, batch_ids: set[str]) -> s
 def is_next(clients: Clients, ledger: Ledger, batch: Batch) -> bool:
     """Whether all batches before this one in its lane are published: the window's group has come to its start.
 
-    Raises `ReplayRefused` when the group has no offset any more, which nobody would ever wait out.
+    Raises `ReplayRefused` when the group has lost its offset: waiting would not bring it back.
     """
     job = ledger.get(batch.batch_id)
     if job is not None and job.is_published:

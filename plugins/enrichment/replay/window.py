@@ -30,7 +30,7 @@ _decode_labels = msgspec.json.Decoder(_Labels).decode
 
 
 def window_selection(clients: Clients, batch: Batch) -> Callable[[Chunk], Chunk]:
-    """The selection of a replay's batch: see `ReplayWindow`."""
+    """The drain filter of a replay's batch: see `ReplayWindow`."""
     window = batch.purpose.window
     if window is None:
         raise ValueError(f"batch {batch.batch_id} is run for a {batch.purpose.kind}, but has no window")
@@ -39,8 +39,8 @@ def window_selection(clients: Clients, batch: Batch) -> Callable[[Chunk], Chunk]
 
 
 def make_picker(clients: Clients, topic: str, window: ReplayWindow) -> Callable[[Chunk], Rows]:
-    """Makes the function that gives the rows of a chunk that a replay takes. Reads the stored errors, where they
-    count."""
+    """The function that returns the rows of a chunk that a replay takes. Reads the stored errors if the window filters
+    by them."""
     stored = offsets_with_errors(clients, topic, window) if window.errors else None
     return lambda chunk: pick(chunk, window, stored)
 

@@ -1,8 +1,7 @@
-"""Batches as ledger and metrics have them in, what they came to in an hour or a day out: sums that can be added up
-again.
+"""Batches from ledger and metrics in, their totals for an hour or a day out, which can be added up again.
 
-A `Rollup` holds only what may be added (counts, histograms) and largest values; rates and percentiles are worked out
-from these when they are asked for. So a day is the sum of its hours, and says what all its messages say.
+A `Rollup` holds only what may be added (counts, histograms) and maxima; rates and percentiles are computed from these
+on demand. So a day is the sum of its hours, and its percentiles are those of all its messages.
 """
 
 from __future__ import annotations
@@ -65,12 +64,12 @@ class StageSums(msgspec.Struct, frozen=True):
 
 
 class Rollup(msgspec.Struct, frozen=True, kw_only=True):
-    """What the batches of some hours came to.
+    """The totals of the batches of some hours.
 
     Latency is the time from claim to publication: `batch_latency` counts each batch once, `message_latency` each
-    message. `lag` has for each partition the most messages that a claim left behind its batch's end, `lag_max` the most
-    of all partitions together; empty and None when nothing was claimed. `metric_rows` is how many rows of
-    `enrichment_metrics` it was made from.
+    message. `lag` has for each partition the most messages that a claim left waiting after its batch's end, `lag_max`
+    the most of all partitions together; empty and None when nothing was claimed. `metric_rows` is the number of rows of
+    `enrichment_metrics` that it was made from.
     """
 
     hours: int = 0
@@ -118,7 +117,7 @@ class Rollup(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of_hour(cls, rows: Iterable[BatchRow], failed: int = 0) -> Rollup:
-        """The batches that were published in an hour, and how many failed in it. No batch: zeros, nothing known."""
+        """The batches that were published in an hour, and how many failed in it. Without any: zeros and None."""
         return sum_up(map(cls.of_batch, rows), cls(hours=1, batches_failed=failed))
 
     def __add__(self, other: Rollup) -> Rollup:
@@ -190,7 +189,7 @@ class Rollup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def sum_up(rollups: Iterable[Rollup], start: Rollup | None = None) -> Rollup:
-    """The sum of rollups, in any order; what none of them has is zero or unknown."""
+    """The sum of rollups, in any order; what none of them has is zero or None."""
     return reduce(add, rollups, start or Rollup())
 
 

@@ -1,4 +1,4 @@
-"""A rollup in, the service levels that it breaches out. What is not known breaches nothing."""
+"""A rollup in, the service levels that it breaches out. An unknown value breaches nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from enrichment.settings import ServiceLevelSettings
 
 
 class Level(StrEnum):
-    """What is promised of each hour of the live stream."""
+    """The service levels of each hour of the live stream."""
 
     HIT_RATE = "hit-rate"
     ERROR_RATE = "error-rate"
@@ -26,8 +26,8 @@ KEYLESS = "keyless-"  # a level of each enrichment: this and its name
 
 
 class Breach(msgspec.Struct, frozen=True):
-    """A level that an hour missed: what was seen, and the most (for the hit rate: the least) that is allowed. `level`
-    is one of `Level`, or that of an enrichment's missing keys."""
+    """A level that an hour missed: the value seen, and the limit, a maximum (for the hit rate: a minimum). `level` is
+    one of `Level`, or that of an enrichment's missing keys."""
 
     level: str
     observed: float
@@ -77,8 +77,8 @@ _LEVELS: dict[Level, _Level] = {
 
 
 def find_breaches(rollup: Rollup, settings: ServiceLevelSettings, max_keyless: Mapping[str, float]) -> list[Breach]:
-    """The levels that were missed, in the order of `Level`, and behind them the enrichments with more messages without
-    a key than `max_keyless` allows."""
+    """The levels that were missed, in the order of `Level`, then the enrichments with more messages without a key than
+    `max_keyless` allows."""
     breaches = []
     for level, how in _LEVELS.items():
         observed, threshold = how.observed(rollup), how.threshold(settings)

@@ -1,5 +1,4 @@
-"""Takes hours, keeps what their batches came to and which service levels they missed: `enrichment_rollups`,
-`service_level_breaches`."""
+"""The tables `enrichment_rollups`, the totals of each hour and day, and `service_level_breaches`, the missed levels."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ DAY = timedelta(days=1)
 
 
 def hour_of(moment: datetime) -> datetime:
-    """When the hour began in which a moment lies, in UTC."""
+    """The start of the hour of a moment, in UTC."""
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
@@ -32,9 +31,9 @@ class Rollups:
         self._statements = Statements(connection)
 
     def roll_up(self, hour: datetime) -> Rollup:
-        """Make an hour's rollup from what ledger, metrics and audit log have now, and add up its day anew.
+        """Make an hour's rollup from what ledger, metrics and audit log have now, and sum up its day again.
 
-        Returns the hour as it is kept: what an earlier run made from more than is left now stays.
+        Returns the hour as recorded: a rollup that an earlier run made from more rows than are left stays.
         """
         day = hour.replace(hour=0)
         with self._connection.transaction():
@@ -45,16 +44,16 @@ class Rollups:
         return self.get("hour", hour) or Rollup()
 
     def get(self, period: str, starts_at: datetime) -> Rollup | None:
-        """The rollup of an hour or a day, or None where there is none."""
+        """The rollup of an hour or a day, or None."""
         return next(iter(self._sums("enrichment_rollups/get", {"period": period, "starts_at": starts_at})), None)
 
     def missing_hours(self, until: datetime) -> list[datetime]:
-        """Hours of the seven days before `until` that nothing has rolled up, since the first one that was."""
+        """Hours of the seven days before `until` without a rollup, since the first one with a rollup."""
         found = self._statements.rows("enrichment_rollups/find_missing", dict[str, datetime], {"until": until})
         return [row["starts_at"] for row in found]
 
     def keep_breaches(self, hour: datetime, breaches: Sequence[Breach]) -> list[Breach]:
-        """Keep what was missed in an hour, forget what no longer is; returns those that nobody has been told of."""
+        """Record the breaches of an hour, delete those that no longer are; returns those not yet notified."""
         with self._connection.transaction():
             levels = {"starts_at": hour, "levels": [breach.level for breach in breaches]}
             self._connection.execute(sql.load("service_level_breaches/remove_others"), levels)
@@ -63,7 +62,7 @@ class Rollups:
             return self._statements.rows("service_level_breaches/find_untold", Breach, {"starts_at": hour})
 
     def told(self, hour: datetime, breaches: Sequence[Breach]) -> None:
-        """The notifier has been told of these breaches."""
+        """Record that the notifier has been called for these breaches."""
         levels = {"starts_at": hour, "levels": [breach.level for breach in breaches]}
         self._statements.execute("service_level_breaches/record_told", levels)
 

@@ -1,8 +1,8 @@
 """Every setting, read once from the environment, checked, frozen. `load()` names the variable that is wrong.
 
-One class per room, so that a room sees only what is its own; those of the enrichments stand in their declarations.
-The variable of a field is the class's prefix and the
-field's name in capitals: `GeoSettings.cache_ttl_hours` is `GEO_IP_CACHE_TTL_HOURS`.
+One class per room, so that a room sees only its own; those of the enrichments stand in their declarations. The variable
+of a field is the class's prefix and the field's name in capitals: `GeoSettings.cache_ttl_hours` is
+`GEO_IP_CACHE_TTL_HOURS`.
 """
 
 from __future__ import annotations

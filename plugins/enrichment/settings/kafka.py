@@ -69,7 +69,8 @@ class KafkaSettings(BaseSettings):
 
     @property
     def redriven_topic(self) -> str:
-        """Topic of the markers of redriven dead letters. Not a setting: whoever shares the letters shares these."""
+        """Topic of the markers of redriven dead letters. Not a setting: deployments that share the dead letters share
+        the markers."""
         return f"{self.dlq_topic}-redriven"
 
 

@@ -1,4 +1,4 @@
-"""All rooms, read from the environment together, and a fingerprint of what they make of a batch."""
+"""The settings of all rooms, read from the environment together, and a fingerprint of those that affect a batch."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def rooms() -> dict[str, type[BaseSettings]]:
     }
 
 
-# What the fingerprint leaves out, since no message becomes another one by it: rooms that make no batch, and fields of
-# refreshes, evictions, renewals and repairs. (Whoever adds a setting need not think of it: it counts.)
+# What the fingerprint leaves out, since it changes no message: rooms that make no batch, and fields of refreshes,
+# evictions, renewals and repairs. (A new setting counts by default.)
 _OTHER_ROOMS = ("service_levels", "replay", "retention")
 _ELSEWHERE = {
     "kafka": {"request_timeout_sec", "transaction_timeout_sec", "retention_bytes"},
@@ -64,15 +64,15 @@ class Settings:
 
     @property
     def max_keyless_shares(self) -> dict[str, float]:
-        """Up to which share of the messages may lack the key of each enrichment."""
+        """The largest share of the messages that may lack the key of each enrichment."""
         return {name: settings.max_keyless_share for name, settings in self.enrichers.items()}
 
     @cached_property
     def fingerprint(self) -> str:
         """Twelve hex digits that change when a batch would be made differently: the ledger says which settings made it.
 
-        Equal workers have equal ones, wherever they have their files: what an enrichment reads of files (risk rules, a
-        query) counts by what is in them. Raises `SettingsError` when one cannot be read.
+        Equal workers have equal fingerprints, even with their files in different places: files that an enrichment reads
+        (risk rules, a query) count by their contents. Raises `SettingsError` when one cannot be read.
         """
         found = [
             self.room(name).model_dump_json(exclude=self._elsewhere(name) | _local(room))
@@ -94,7 +94,7 @@ class Settings:
 
 
 def _local(room: type[BaseSettings]) -> set[str]:
-    """Fields that say where something is: each worker may have it elsewhere, or under another name."""
+    """Fields that say where something is: it may differ from worker to worker."""
     return {name for name in room.model_fields if name.endswith(("_path", "_url", "conn_id"))}
 
 

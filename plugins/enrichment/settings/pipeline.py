@@ -1,4 +1,4 @@
-"""Staging, account, database, what is promised and what is kept."""
+"""Staging, ledger, database, service levels and retention."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PostgresSettings(BaseSettings):
 
 
 class PipelineSettings(BaseSettings):
-    """Where batches are staged and kept account of, and what makes a message a dead letter."""
+    """Where batches are staged and recorded, and what makes a message a dead letter."""
 
     model_config = room_config("ENRICHMENT_")
 
@@ -89,7 +89,7 @@ class PipelineSettings(BaseSettings):
     @field_validator("required_sources", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
     @field_validator("required_sources")
     @classmethod
@@ -101,7 +101,7 @@ class PipelineSettings(BaseSettings):
 
 
 class ServiceLevelSettings(BaseSettings):
-    """What is promised of each hour of the live stream, and who is told when it is missed."""
+    """The service levels of each hour of the live stream, and the notifier of breaches."""
 
     model_config = room_config("SERVICE_LEVEL_")
 

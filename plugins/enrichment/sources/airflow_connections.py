@@ -1,4 +1,4 @@
-"""Airflow's connections in, what clients of brokers, database and user service are made with out."""
+"""Airflow's connections in, the parameters of the clients of brokers, database and user service out."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def connection_of(conn_id: str, setting: str) -> Connection:
-    """An Airflow connection; `setting` is the variable that names it. Raises `SettingsError` where there is none.
+    """An Airflow connection; `setting` is the variable that names it. Raises `SettingsError` where it is missing.
 
-    A variable whose text Airflow cannot read is none: it goes on to its database.
+    A variable whose text Airflow cannot read does not count: it goes on to its database.
     """
     try:
         return BaseHook.get_connection(conn_id)
@@ -57,11 +57,11 @@ def database_parameters(settings: PipelineSettings) -> dict[str, Any]:
 
 
 def postgres_parameters(conn_id: str) -> dict[str, Any]:
-    """As Airflow's own hook reads them, extra included and cloud tokens made, without what is no parameter of libpq."""
+    """libpq's parameters, read by Airflow's own hook, with the extra and cloud tokens; other entries are dropped."""
     from airflow.providers.postgres.hooks.postgres import PostgresHook
 
     class ParametersHook(PostgresHook):
-        """Gives the parameters instead of a connection. The extra `cursor` is for those who use that."""
+        """Returns the parameters instead of a connection. An extra `cursor` is not resolved: it is dropped below."""
 
         def _get_cursor_config(self, raw_cursor: str) -> tuple[str, Any]:
             return "cursor", raw_cursor
@@ -74,6 +74,5 @@ def postgres_parameters(conn_id: str) -> dict[str, Any]:
 
 
 def http_service(conn_id: str, setting: str) -> HttpEndpoint:
-    """Where the service of a connection is, and how it is asked; `setting` is the variable that names the connection.
-    Raises `SettingsError`."""
+    """The HTTP service of a connection; `setting` is the variable that names the connection. Raises `SettingsError`."""
     return http_endpoint(connection_of(conn_id, setting))

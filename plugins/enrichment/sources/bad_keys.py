@@ -1,7 +1,7 @@
-"""Keys in for which asking fails together, those out for which it fails alone, and the answers for all others.
+"""Keys in for which one request fails; out come the keys for which it fails alone, and the answers for all others.
 
-Asking for ever smaller parts takes about two questions for each bad key and each doubling of the keys. It has an end:
-so many bad keys, so much time of a task, and sooner where no key at all is good, since then it is not the keys.
+Asking for ever smaller parts takes about two requests for each bad key and each doubling of the keys. It is limited by
+a number of bad keys and a time for each task, and ends sooner where no key is good: then the keys are not at fault.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Ask = Callable[[Sequence[str]], dict[str, Any]]
 
 
 class KeyFault(Exception):
-    """Asking failed for something about one of the keys."""
+    """A request failed because of one of its keys."""
 
 
 @dataclass
 class Searched:
-    """Answers by key; keys for which asking fails alone; keys that were not asked for, and why."""
+    """Answers by key; the bad keys; the keys that were not asked for, and why."""
 
     answers: dict[str, Any] = field(default_factory=dict)
     bad: list[str] = field(default_factory=list)
@@ -41,8 +41,8 @@ class BadKeySearch:
         self._clock = clock
 
     def run(self, ask: Ask, keys: Sequence[str], fault: KeyFault) -> Searched:
-        """Ask for the parts of keys for which asking for all has failed. `ask` raises `KeyFault`; where it raises
-        `SourceUnavailable`, the search ends."""
+        """Ask for parts of the keys, after a request for all has failed. `ask` raises `KeyFault`; a `SourceUnavailable`
+        ends the search."""
         started = self._clock()
         searched, parts, is_good = Searched(why=str(fault)), _halves(keys), False
         while parts:

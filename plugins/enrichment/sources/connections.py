@@ -1,8 +1,7 @@
 """Airflow connections in, addresses and options out: the one reading of what a connection's fields mean.
 
-Nothing here imports Airflow. A connection is whatever has the fields of one, however it was given: as a URI, as JSON,
-or in the UI. Of a URI Airflow makes the scheme its type and the path its schema, without brackets around an IPv6
-address.
+Nothing here imports Airflow: any object with a connection's fields will do, whether it was given as a URI, as JSON, or
+in the UI. Of a URI Airflow makes the scheme its type and the path its schema, without brackets around an IPv6 address.
 
 Raises `SettingsError`, which names the connection and shows neither its password nor its extra.
 """
@@ -25,7 +24,7 @@ log = logging.getLogger(__name__)
 
 SCHEMES = ("http", "https")
 DEFAULT_PORTS = {"http": 80, "https": 443}
-# Options that the HTTP provider takes out of an extra, and that our clients decide themselves.
+# Options that the HTTP provider takes from an extra, and that our clients set themselves.
 _OWN_OPTIONS = ("allow_redirects", "check_response", "max_redirects", "stream", "timeout", "trust_env")
 _YES, _NO = ("1", "on", "true", "yes"), ("0", "false", "no", "off")
 
@@ -49,7 +48,7 @@ class ConnectionFields(Protocol):
 
 
 class HttpOptions(msgspec.Struct, frozen=True):
-    """What the extra of an HTTP connection says: headers that are sent along, and how to get there.
+    """The options in the extra of an HTTP connection: headers to send, TLS and proxies.
 
     `verify` may be the path of a CA bundle; `cert` is a client certificate, alone or with its key.
     """
@@ -61,7 +60,7 @@ class HttpOptions(msgspec.Struct, frozen=True):
 
 
 class HttpEndpoint(NamedTuple):
-    """A service behind HTTP: where it is, the bearer token for it, and the options of its connection."""
+    """An HTTP service: its base URL, its bearer token, and the options of its connection."""
 
     base_url: str
     token: str | None = None
@@ -80,16 +79,16 @@ def http_base_url(connection: ConnectionFields, default_scheme: str = "http") ->
     """Scheme, host, port and base path of a connection, without a slash at the end.
 
     The scheme is that of a host which is a URL, else the schema, as in the HTTP provider, else the type, if it is
-    `https`: such is a URI that begins with `https://`, which the provider would send in clear text. A schema that is no
-    scheme is a base path: that is where Airflow puts the path of a URI.
+    `https`, as for a URI that begins with `https://`, which the provider would send in clear text. A schema that is not
+    a scheme is a base path: that is where Airflow puts the path of a URI.
     """
     if any("\ud800" <= character <= "\udfff" for character in f"{connection.host}{connection.schema}"):
         raise _refused(connection, "its host or schema is no text")
     scheme_in_host, separator, rest = (connection.host or "").strip().rpartition("://")
-    word, _, path = (connection.schema or "").strip().strip("/").partition("/")
-    scheme_in_schema = word.rstrip(":").lower()
+    first, _, path = (connection.schema or "").strip().strip("/").partition("/")
+    scheme_in_schema = first.rstrip(":").lower()
     if scheme_in_schema not in SCHEMES:
-        scheme_in_schema, path = "", f"{word}/{path}"
+        scheme_in_schema, path = "", f"{first}/{path}"
     scheme_in_type = "https" if (connection.conn_type or "").lower() == "https" else ""
     said = [s.lower() for s in (scheme_in_host, scheme_in_schema, scheme_in_type) if s]
     if not set(said) <= set(SCHEMES):
@@ -109,7 +108,7 @@ def http_base_url(connection: ConnectionFields, default_scheme: str = "http") ->
 
 
 def normalized(base_url: str) -> str:
-    """The same text for the same service: lower case where case means nothing, no default port, no slash at the end."""
+    """The same text for the same service: lower case where case is ignored, no default port, no slash at the end."""
     parts = urlsplit(base_url)
     host = parts.hostname or ""
     port = "" if parts.port in (None, DEFAULT_PORTS.get(parts.scheme)) else f":{parts.port}"
@@ -117,7 +116,7 @@ def normalized(base_url: str) -> str:
 
 
 def http_options(connection: ConnectionFields, scheme: str) -> HttpOptions:
-    """The options in a connection's extra, by the names of the HTTP provider; what is none of them is a header."""
+    """The options in a connection's extra, named as in the HTTP provider; any other entry is a header."""
     extra = dict(extra_of(connection))
     if _as_flag(extra.pop("srv_lookup", False)):
         raise _refused(connection, "srv_lookup in its extra is not supported: name the host itself")
@@ -145,7 +144,7 @@ def http_options(connection: ConnectionFields, scheme: str) -> HttpOptions:
 
 
 def extra_of(connection: ConnectionFields) -> Mapping[str, Any]:
-    """The extra, which must be a JSON object: Airflow itself takes one that cannot be read for an empty one."""
+    """The extra, which must be a JSON object: Airflow itself treats an unreadable one as empty."""
     text = (connection.extra or "").strip()
     if not text:
         return {}
@@ -159,7 +158,7 @@ def extra_of(connection: ConnectionFields) -> Mapping[str, Any]:
 
 
 def check_kafka(connection: ConnectionFields) -> None:
-    """Refuse a connection that the Kafka provider, which reads nothing but the extra, can make no client of."""
+    """Refuse a connection of which the Kafka provider, which reads only the extra, cannot make a client."""
     extra = extra_of(connection)
     servers = extra.get("bootstrap.servers")
     if not isinstance(servers, str) or not servers.strip():
@@ -181,7 +180,7 @@ def check_postgres(connection: ConnectionFields) -> None:
 
 
 def warn_of_clear_text(connection: ConnectionFields, base_url: str, *, secret: bool) -> None:
-    """Warn where a secret would travel readable for everybody on the way."""
+    """Warn where a secret would be sent in clear text."""
     parts = urlsplit(base_url)
     if secret and parts.scheme == "http" and not is_this_machine(parts.hostname or ""):
         log.warning(
@@ -191,7 +190,7 @@ def warn_of_clear_text(connection: ConnectionFields, base_url: str, *, secret: b
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether a host's name or address means the machine that asks."""
+    """Whether a host's name or address means this machine."""
     name = host.lower().rstrip(".")
     if name == "localhost" or name.endswith(".localhost") or name == socket.gethostname().lower():
         return True
@@ -202,7 +201,7 @@ def is_this_machine(host: str) -> bool:
 
 
 def _host_and_port(connection: ConnectionFields, netloc: str) -> tuple[str, int | None]:
-    """The host as a URL has it, and the port, which the host may hold as well."""
+    """The host as in a URL, and the port, which may be part of the host."""
     name, text = netloc, ""
     if netloc.startswith("["):
         name, bracket, text = netloc[1:].partition("]")
@@ -226,9 +225,9 @@ def _host_and_port(connection: ConnectionFields, netloc: str) -> tuple[str, int 
 
 
 def _as_flag(value: Any) -> Any:
-    """True or false where a text says so: all values in the query of a URI are text."""
-    word = str(value).strip().lower()
-    return True if word in _YES else False if word in _NO else value
+    """A flag for a text that means true or false: all values in the query of a URI are text."""
+    text = str(value).strip().lower()
+    return True if text in _YES else False if text in _NO else value
 
 
 def _header(connection: ConnectionFields, name: str, value: Any) -> str:

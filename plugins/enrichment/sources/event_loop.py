@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own: code that waits for many things at once, for callers that are not async."""
+"""An event loop in a thread of its own, for callers that are not async."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLOSING_SECONDS = 10
 
 
 class BackgroundLoop:
-    """Runs coroutines beside the caller, who may meanwhile do something else, such as write what is there already.
+    """Runs coroutines beside the caller, which can meanwhile do other work, such as write earlier answers.
 
     The thread begins with the first coroutine and ends with `close()`, or with the process.
     """

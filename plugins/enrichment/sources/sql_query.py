@@ -1,8 +1,7 @@
-"""Answers from PostgreSQL tables: keys in, structs out, by one query for all keys, which users write.
+"""Answers from PostgreSQL tables: keys in, structs out, by one query for all keys, written by the user.
 
-What goes wrong is one of three things. The query is wrong, whatever it is asked: `SettingsError`. The database does not
-answer: an outage. The query fails for a row or a key that it meets (a cast, a division by zero): an answer about that
-key alone, which costs no other one.
+There are three kinds of failures. The query is wrong for any keys: `SettingsError`. The database does not answer: an
+outage. The query fails for a row or a key (a cast, a division by zero): that key alone is absent.
 """
 
 from __future__ import annotations
@@ -29,25 +28,25 @@ from enrichment.sources.bad_keys import BadKeySearch, KeyFault
 
 log = logging.getLogger(__name__)
 
-# Rows come in portions: a query that returns far too many takes no memory.
+# Rows come in portions: a query that returns far too many does not fill the memory.
 PORTION = 50_000
-# Several rows for a key are the query's business (the first one counts); so many mean that it does not filter.
+# A query may return several rows for a key (the first one counts); so many mean that it does not filter.
 ROWS_PER_KEY, ROWS_BESIDE = 100, 100_000
 # The classes of SQLSTATE of what a row or a key does to a query: a missing case, cardinality, data, constraints of
 # domains, and what functions raise. (https://www.postgresql.org/docs/current/errcodes-appendix.html)
 FAULTS_OF_KEYS = frozenset({"20", "21", "22", "23", "2F", "38", "39", "P0"})
 INTERNAL_ERROR = "XX"
 SHOWN_KEYS = 5
-# Texts, names and comments: what looks like a parameter in a comment is none.
+# Texts, names and comments: what looks like a parameter in a comment is not one.
 _QUOTED_OR_COMMENT = re.compile(r"""('(?:[^']|'')*'|"[^"]*")|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 
 
 class Query(NamedTuple):
-    """A query of users, and what it must be like.
+    """A query written by the user, and its contract.
 
-    It gets the array `%(parameter)s` and returns the column `key` and those of the fields of `columns`, in any order
-    and with others beside them. Where it returns several rows for a key the first counts, so its ORDER BY decides.
-    `file` is what errors call it.
+    It gets the array `%(parameter)s` and returns the column `key` and those of the fields of `columns`, in any order;
+    others are ignored. Where it returns several rows for a key the first counts, so its ORDER BY decides. `file` is its
+    name in errors.
     """
 
     text: str
@@ -71,9 +70,9 @@ class SqlSource:
     """A `LookupSource` over a query. `version` changes with its text.
 
     A key for which it has no row is absent, with the reason `unknown`; `unavailable` is the reason of a database that
-    fails. `connect` gives a connection, which is kept until it breaks; then another is opened. No transaction is left
-    open on it. A database that took its time to fail is left alone for `timeout_seconds`, then twice as long: a task
-    waits for it a few times at most, not for each chunk.
+    fails. `connect` opens a connection, which is kept until it breaks; then another is opened. No transaction is left
+    open on it. After a slow failure the database is not asked for `timeout_seconds`, then twice as long: a task waits
+    for it a few times at most, not for each chunk.
     """
 
     def __init__(
@@ -127,7 +126,7 @@ class SqlSource:
             raise self._judged(failed) from failed
 
     def _ask_for_parts(self, keys: Sequence[str], fault: KeyFault) -> dict[str, Entry]:
-        """What can be said of keys for which the query fails together."""
+        """The answers for keys for which the query fails when they are asked for together."""
         try:
             self._ask([])
         except KeyFault as always:
@@ -156,13 +155,13 @@ class SqlSource:
         return found
 
     def _judged(self, failed: psycopg.Error) -> Exception:
-        """Whose fault it is: the database's, a key's, or the query's."""
+        """The exception for an error of the database, of a key, or of the query."""
         said, state = str(failed).strip(), failed.sqlstate or ""
         if state[:2] in FAULTS_OF_KEYS:
             return KeyFault(said)
         if is_outage(failed) or state.startswith(INTERNAL_ERROR):
             return SourceUnavailable(self._unavailable, said)
-        # What has no SQLSTATE is psycopg's own, about what stands in for the parameter.
+        # An error without SQLSTATE is psycopg's own, about the value of the parameter.
         parameter = f"%({self._query.parameter})s"
         hint = f"; it takes {parameter}, and any other percent sign is written as two, in comments, too"
         return SettingsError(f"{self._query.file} is wrong: {said}{'' if state else hint}")
@@ -180,7 +179,7 @@ class SqlSource:
                 return
 
     def _picker(self, names: list[str]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
-        """What takes the columns that we want out of a row."""
+        """A function that picks the wanted columns of a row."""
         missing = [column for column in self._query.names if column not in names]
         if missing:
             needed = ", ".join(self._query.names)
@@ -189,8 +188,8 @@ class SqlSource:
 
 
 def _open_cursor(connection: psycopg.Connection[Any]) -> psycopg.ServerCursor[tuple[Any, ...]]:
-    """A cursor in the server, whose values are the text that PostgreSQL writes. Among what a query returns beside our
-    columns there may be values that Python cannot hold (a date before the year 1, infinity)."""
+    """A server-side cursor that returns values as PostgreSQL's text: other columns of a query may hold values that
+    Python cannot (a date before the year 1, infinity)."""
     cursor = connection.cursor("lookup", row_factory=tuple_row)
     for kind in psycopg.adapters.types:
         for oid in filter(None, (kind.oid, kind.array_oid)):
@@ -199,7 +198,7 @@ def _open_cursor(connection: psycopg.Connection[Any]) -> psycopg.ServerCursor[tu
 
 
 def _number(value: str | None) -> float | None:
-    """A finite number, whatever type the query gives it; null when it is none."""
+    """A finite number of any SQL type; null for anything else."""
     try:
         number = float(value) if value is not None else math.nan
     except ValueError:
@@ -208,14 +207,14 @@ def _number(value: str | None) -> float | None:
 
 
 def _whole(value: str | None) -> int | None:
-    """A whole number of at most 64 bits; null when it is none."""
+    """A whole number of at most 64 bits; null for anything else."""
     number = _number(value)
     if value is None or number is None or not number.is_integer() or not -(2**63) <= number < 2**63:
         return None
     return int(value) if value.lstrip("+-").isdecimal() else int(number)
 
 
-# How the text of a value is read, by the type of its field; what is no such value becomes null.
+# How the text of a value is read, by the type of its field; a text that does not fit becomes null.
 _READERS: dict[Any, Callable[[str | None], Any]] = {
     str: lambda value: value,
     float: _number,

@@ -1,4 +1,4 @@
-"""Whom a connection over TLS trusts: the certificates that `requests` trusts, wherever it is made."""
+"""The certificates that TLS connections trust: those that `requests` trusts, for every client."""
 
 from __future__ import annotations
 

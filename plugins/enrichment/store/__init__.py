@@ -1,1 +1,1 @@
-"""What a batch leaves behind: staged Arrow files, ledger rows, metrics."""
+"""What is stored of a batch: staged Arrow files, ledger rows, metrics."""

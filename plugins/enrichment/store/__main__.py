@@ -18,7 +18,7 @@ from enrichment.store.schema import LIMITS, apply_schema, create_database
 
 
 def main() -> int:
-    """Says in one line what was wrong, and exits with 1 then."""
+    """Upgrade the database; on an error, say in one line what was wrong and exit with 1."""
     parser = argparse.ArgumentParser(prog="python -m enrichment.store", description=__doc__)
     parser.add_argument(
         "address",
@@ -55,18 +55,18 @@ def main() -> int:
 
 
 def _from_airflow() -> dict[str, Any]:
-    from enrichment.sources.airflow_connections import database_parameters  # an Airflow need not be there otherwise
+    from enrichment.sources.airflow_connections import database_parameters  # Airflow is needed only here
 
     return database_parameters(load().pipeline)
 
 
 def _require(parameters: dict[str, Any]) -> None:
-    """Create the database where the server has none. Who may use it need not be allowed to more."""
+    """Create the database where the server has none. A user of an existing one needs no right to create it."""
     if not parameters.get("dbname"):
         raise SettingsError("--create: the address names no database")
     try:
         connect(parameters, LIMITS).close()
-    except psycopg.OperationalError:  # which does not say why; what is wrong with the server is wrong again
+    except psycopg.OperationalError:  # its error does not say why; an error of the server appears again below
         with connect(parameters | {"dbname": "postgres"}, LIMITS) as server:
             create_database(server, parameters["dbname"])
 

@@ -1,4 +1,4 @@
-"""The state of circuit breakers in `circuit_breakers`: what one task learns about a dependency, every other knows."""
+"""The table `circuit_breakers`: all tasks share the state of a dependency's circuit breaker."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class _Row(NamedTuple):
 class PostgresBreakerStorage(CircuitBreakerStorage):
     """A `pybreaker` storage, one row per dependency; the counters are counted by the database.
 
-    `connect` gives a connection, which is kept. Once the database refuses or does not answer in time, the state is the
-    process's own from then on: a breaker that cannot be shared still protects, and never fails a lookup.
+    `connect` opens a connection, which is kept. Once the database fails or does not answer in time, the process keeps
+    its own state from then on: a breaker that cannot be shared still protects, and never fails a lookup.
     """
 
     def __init__(self, connect: Callable[[], psycopg.Connection[Any]], name: str) -> None:
@@ -38,7 +38,7 @@ class PostgresBreakerStorage(CircuitBreakerStorage):
         self._kept = KeptConnection(connect)
         self._shared = True
         self._own = CircuitMemoryStorage(STATE_CLOSED)  # what this process has seen
-        self._lock = threading.Lock()  # a connection does one thing at a time, whoever asks
+        self._lock = threading.Lock()  # a connection runs one statement at a time, for all threads
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -99,7 +99,7 @@ class PostgresBreakerStorage(CircuitBreakerStorage):
         self._put(successes=0)
 
     def _row(self) -> _Row | None:
-        """What all tasks know; None when the database is out of reach."""
+        """The shared state; None when the database is out of reach."""
         rows = self._execute("get")
         return None if rows is None else _Row(*rows[0]) if rows else _Row()
 

@@ -20,7 +20,7 @@ Parameters = Callable[[], Mapping[str, Any]]
 
 
 class Connections:
-    """What `parameters` gives are libpq's; they are asked for whenever a connection is made, since tokens expire."""
+    """`parameters` returns libpq's; it is called for every new connection, since tokens expire."""
 
     def __init__(self, parameters: Parameters, postgres: PostgresSettings) -> None:
         self._parameters = parameters
@@ -32,13 +32,13 @@ class Connections:
         )
 
     def close(self) -> None:
-        """Close those that are kept here."""
+        """Close all connections."""
         self._ledger.close()
         self._maintenance.close()
 
     @property
     def ledger(self) -> Connection:
-        """For what must be written down: it waits long, and fails its task then. One that was closed is replaced.
+        """For what must be recorded: it waits long, then fails its task. A closed connection is replaced.
 
         Raises `SettingsError` where the database cannot hold every text.
         """
@@ -46,19 +46,19 @@ class Connections:
 
     @property
     def maintenance(self) -> Connection:
-        """For long statements that may well be done later: they wait for locks only shortly. Otherwise as `ledger`."""
+        """For long statements that can be deferred: they wait for locks only briefly. Otherwise as `ledger`."""
         return self._maintenance.live()
 
     def for_cache(self) -> Connection:
-        """For a cache table: whoever asks goes on without it."""
+        """For a cache table: its caller goes on without it."""
         return self._open(self._limits(self._settings.cache_timeout_sec, self._settings.cache_lock_timeout_sec))
 
     def for_breaker(self) -> Connection:
-        """For the one row of a circuit breaker, which is asked for before every request."""
+        """For the one row of a circuit breaker, which is read before every request."""
         return self._open(self._limits(self._settings.cache_lock_timeout_sec, self._settings.cache_lock_timeout_sec))
 
     def for_query(self, timeout_sec: float) -> Connection:
-        """For a query of users, which reads, for so long at most."""
+        """For a read-only query of the user, with this time limit."""
         return self._open(self._limits(timeout_sec, timeout_sec, read_only=True))
 
     def _limits(self, statement: float, lock: float, *, read_only: bool = False) -> Limits:

@@ -1,9 +1,9 @@
 """Durations in, a histogram out that can be merged: the percentiles of a day are those of its hours' messages, not an
 average of averages.
 
-Buckets grow by a constant factor, so a quantile is off by at most `RELATIVE_ERROR`, whatever the durations are. Merging
-adds counts: exact, in any order, as often as wanted. Kept as a JSON object from bucket to count. (The idea is
-DDSketch's. Its Python library takes values one by one, and is kept as protobuf, which no SQL can read.)
+Buckets grow by a constant factor, so a quantile is off by at most `RELATIVE_ERROR` for any durations. Merging adds
+counts: exact, in any order. Stored as a JSON object from bucket to count. (The idea is DDSketch's. Its Python library
+takes values one by one and stores protobuf, which SQL cannot read.)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 # Stored histograms are merged with new ones: neither of these may ever change.
 RELATIVE_ERROR = 0.01
-SMALLEST_SECONDS = 0.001  # bucket 0 has what is no longer than this, the negative durations of skewed clocks included
+SMALLEST_SECONDS = 0.001  # bucket 0 has durations up to this, including the negative ones of skewed clocks
 _GROWTH = math.log((1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR))
 
 
@@ -44,7 +44,7 @@ class Histogram(msgspec.Struct, frozen=True):
         return Histogram(merged)
 
     def quantile(self, q: float) -> float | None:
-        """The duration that a share `q` of all do not exceed (nearest rank), or None of none.
+        """The duration that a share `q` of all do not exceed (nearest rank), or None without any.
 
         Off by `RELATIVE_ERROR` at most, or by `SMALLEST_SECONDS` where it is shorter than that.
         """

@@ -1,4 +1,4 @@
-"""Takes batches and what became of them, keeps the ledger: one row of `enrichment_jobs` a batch."""
+"""The ledger: one row of `enrichment_jobs` for each batch, with its ranges, state and outcome."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class JobState(StrEnum):
-    """How far a batch has come."""
+    """The state of a batch."""
 
     CLAIMED = "claimed"
     DRAINED = "drained"
@@ -30,11 +30,11 @@ class JobState(StrEnum):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What publishing a batch came to. `read` equals `enriched + partial + dead`, or the ledger refuses it.
+    """The result of publishing a batch. `read` equals `enriched + partial + dead`, or the ledger refuses it.
 
-    `cache_counts` has the `LookupCounts` of each enrichment by its name, `durations` the seconds of
-    each stage, `source_builds` the build of what an enricher was answered from, by the enricher's name. `warnings` are
-    added to those of the claim.
+    `cache_counts` has the `LookupCounts` of each enrichment by its name, `durations` the seconds of each stage,
+    `source_builds` the build of each enricher's source by the enricher's name. `warnings` are added to those of the
+    claim.
     """
 
     read: int
@@ -60,7 +60,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     ranges: tuple[OffsetRange, ...]
     max_bytes: int | None
     dry_run: bool
-    set_aside: bool
+    quarantined: bool = msgspec.field(name="set_aside")
     purpose: Purpose
     state: JobState
     attempts: int
@@ -85,7 +85,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_published(self) -> bool:
-        """Whether its outputs are visible: no task of it has anything left to do."""
+        """Whether its outputs are visible: its tasks have nothing left to do."""
         return self.state is JobState.PUBLISHED
 
     @property
@@ -95,8 +95,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Suspicion(msgspec.Struct, frozen=True):
-    """How many failed batches reached over the next offset of a partition, and how few offsets the smallest of them
-    had, as far as they may be at fault. `is_alone`: the offset was all that one had, which nobody could explain."""
+    """How many failed batches covered the next offset of a partition, and the smallest number of suspect offsets in one
+    of them. `is_alone`: one batch had this offset alone and failed for an unknown reason."""
 
     partition: int
     failures: int
@@ -120,8 +120,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 class Ledger:
     """Every method is a transaction of its own, may be repeated, and raises `psycopg.Error` when the database refuses.
 
-    What is recorded of a batch that has been published (or has come through a dry run) changes nothing any more: tasks
-    are cleared and run again, and the first publish is the one that happened.
+    The row of a batch that has been published (or has finished a dry run) no longer changes: tasks are cleared and run
+    again, and the first publish is the one that happened.
     """
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
@@ -133,10 +133,10 @@ class Ledger:
         self, batch: Batch, dag_id: str, run_id: str, settings_fingerprint: str,
         lag: Mapping[int, int] | None = None, warnings: Sequence[str] = (),
     ) -> Batch:  # fmt: skip
-        """Write a batch down; if its id is there already, the batch as it was written, whatever the new ranges.
+        """Record a batch and return it; if its id is there already, the batch as it was recorded first.
 
-        `lag` is what its run leaves behind in each partition, as far as that is known; `warnings` are what somebody
-        should look at, although the batch goes on.
+        `lag` is the number of messages that its run leaves waiting in each partition, as far as known; `warnings` are
+        what somebody should look at, although the batch goes on.
         """
         _warn(batch.batch_id, warnings)
         self._statements.execute(
@@ -153,7 +153,7 @@ class Ledger:
         return self._statements.rows("enrichment_jobs/get", Job, {"batch_id": batch.batch_id})[0].batch
 
     def find_run(self, dag_id: str, run_id: str) -> list[Batch]:
-        """The batches that a run has claimed, in the order of their lanes: what its retried claim goes on with."""
+        """The batches that a run has claimed, in the order of their lanes; a retried claim returns these."""
         jobs = self._statements.rows("enrichment_jobs/find_run", Job, {"dag_id": dag_id, "run_id": run_id})
         return [job.batch for job in jobs]
 
@@ -162,15 +162,15 @@ class Ledger:
         return self._statements.row("enrichment_jobs/get", Job, {"batch_id": batch_id})
 
     def drained(self, batch: Batch, read: int, value_bytes: int) -> None:
-        """A batch has been read; its ranges are the final ones, within those claimed. Counts one attempt."""
+        """Record that a batch has been read, with its final ranges, within those claimed. Counts one attempt."""
         self._statements.execute(
             "enrichment_jobs/record_drained", {**_columns(batch), "messages_read": read, "value_bytes": value_bytes}
         )
 
     def published(self, batch_id: str, outcome: Outcome) -> None:
-        """A batch is visible in the output topics, and live draining goes on after it (`positions`).
+        """Record that a batch is visible in the output topics, and that live draining goes on after it (`positions`).
 
-        Raises `psycopg.errors.CheckViolation` when it does not add up.
+        Raises `psycopg.errors.CheckViolation` when the counts do not add up.
         """
         _warn(batch_id, outcome.warnings)
         self._statements.execute(
@@ -190,19 +190,19 @@ class Ledger:
         )
 
     def failed(self, batch_id: str, error: str, suspects: Iterable[int] = ()) -> None:
-        """The batch has failed by what it holds, and why; a later try may still publish it.
+        """Record that a batch has failed because of what it holds; a later try may still publish it.
 
-        `suspects` are the partitions that may hold it; none: any of the batch's.
+        `suspects` are the partitions that may hold the culprit; empty: any of the batch's.
         """
         parameters = {"batch_id": batch_id, "error": error, "suspects": list(suspects)}
         self._statements.execute("enrichment_jobs/record_failed", parameters)
 
     def noted(self, batch_id: str, error: str) -> None:
-        """A try of the batch has failed, by nothing that it holds."""
+        """Record that a try of the batch has failed for a reason outside the batch."""
         self._statements.execute("enrichment_jobs/record_error", {"batch_id": batch_id, "error": error})
 
     def suspicions(self, topic: str, group_id: str, starts: Mapping[int, int]) -> dict[int, Suspicion]:
-        """Of those partitions whose next offset, as `starts` has it, failed batches reached over: how many did."""
+        """The partitions whose next offset (in `starts`) failed batches have covered, with how many did."""
         first = [{"partition": partition, "start": start} for partition, start in starts.items()]
         parameters = {"topic": topic, "group_id": group_id, "starts": jsonb(first)}
         found = self._statements.rows("enrichment_jobs/find_suspicions", Suspicion, parameters)
@@ -215,8 +215,7 @@ class Ledger:
         return frozenset(r.partition for row in found for r in row["ranges"] if r.span)
 
     def held_seconds(self, batch: Batch) -> float:
-        """For how long the offsets at which the batch starts have been claimed, by it or one before it, and not
-        published."""
+        """How long the batch's first offsets have been claimed, by it or an earlier batch, without being published."""
         first = [{"partition": r.partition, "start": r.start} for r in batch.ranges]
         parameters = {**_columns(batch), "starts": jsonb(first)}
         found = self._statements.rows("enrichment_jobs/held_seconds", dict[str, float | None], parameters)

@@ -1,4 +1,4 @@
-"""Keeps how many lanes publish for a group: one row of `enrichment_lanes` a group."""
+"""The table `enrichment_lanes`: how many lanes publish for a group, one row for each group."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ class LaneCounts:
         return self._statements.row("enrichment_lanes/get", LaneCount, {"group_id": group_id})
 
     def record(self, group_id: str, lanes: int) -> LaneCount:
-        """Record the number of a group that has none; returns what is recorded then, whoever was first."""
+        """Record the number of a group that has none; returns the number recorded first."""
         self._statements.execute("enrichment_lanes/record", {"group_id": group_id, "lanes": lanes})
         return self.get(group_id) or LaneCount(lanes)
 
     def begin_change(self, group_id: str, lanes: int) -> None:
-        """From now on nothing is published for the group."""
+        """Begin a change: from now on nothing is published for the group."""
         self._statements.execute("enrichment_lanes/begin_change", {"group_id": group_id, "lanes": lanes})
 
     def finish_change(self, group_id: str, lanes: int) -> bool:
-        """The change that was begun is done; false when it is another one by now."""
+        """Finish the change; false when another one has begun since."""
         return self._statements.execute("enrichment_lanes/finish_change", {"group_id": group_id, "lanes": lanes}) == 1
 
     def open_batches(self, group_id: str) -> list[OpenBatch]:

@@ -1,4 +1,4 @@
-"""Takes what a stage of a batch did and took, keeps it in `enrichment_metrics`, one row per batch and stage."""
+"""The table `enrichment_metrics`: one row per batch and stage, with what the stage did and how long it took."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def record(
     peak_rss_bytes: int | None = None,
     counts: Mapping[str, Any] | msgspec.Struct | None = None,
 ) -> None:
-    """Write the row of a batch's stage, over the one of an earlier try.
+    """Write the row of a batch's stage, replacing that of an earlier try.
 
     Raises `psycopg.Error` when the database refuses, `ForeignKeyViolation` when the ledger does not know the batch.
     """

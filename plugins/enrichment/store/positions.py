@@ -1,5 +1,5 @@
-"""Keeps where live draining goes on in each partition (`enrichment_positions`), and each time that a group was moved
-other than by publishing (`enrichment_group_moves`)."""
+"""The tables `enrichment_positions`, where live draining goes on in each partition, and `enrichment_group_moves`, each
+move of a group other than by publishing."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class MoveReason(StrEnum):
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True):
-    """A group was moved from `group_offset`, where draining would have gone on at `published_to`: so many offsets are
-    `skipped`."""
+    """A move of a group from `group_offset`; draining would have gone on at `published_to`, so `skipped` offsets are
+    left out."""
 
     partition: int
     group_offset: int | None
@@ -57,17 +57,17 @@ class Positions:
         self._statements = Statements(connection)
 
     def get(self, topic: str, group_id: str) -> dict[int, Position]:
-        """The positions that are known, by partition."""
+        """The recorded positions, by partition."""
         found = self._statements.rows("enrichment_positions/get", Position, {"topic": topic, "group_id": group_id})
         return {position.partition: position for position in found}
 
     def put(self, topic: str, group_id: str, topic_id: str | None, offsets: Mapping[int, int]) -> None:
-        """Live draining goes on at these offsets, by partition."""
+        """Record that live draining goes on at these offsets, by partition."""
         with self._connection.transaction():
             self._put(topic, group_id, topic_id, offsets)
 
     def move(self, topic: str, group_id: str, topic_id: str | None, moves: Sequence[Move], reason: MoveReason) -> None:
-        """The group is moved: live draining goes on there, and the move is kept for good."""
+        """Record moves of the group: live draining goes on there, and the moves are kept for good."""
         with self._connection.transaction():
             self._put(topic, group_id, topic_id, {move.partition: move.moved_to for move in moves})
             parameters = {
@@ -81,7 +81,7 @@ class Positions:
         return self._statements.rows("enrichment_group_moves/list", RecordedMove, key)
 
     def passed_over(self, batch_id: str) -> bool:
-        """Whether the group was moved past a batch other than by publishing, when it was not published yet."""
+        """Whether the group was moved past an unpublished batch other than by publishing."""
         found = self._statements.rows("enrichment_group_moves/passes_over", dict[str, bool], {"batch_id": batch_id})
         return found[0]["exists"]
 

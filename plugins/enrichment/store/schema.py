@@ -1,9 +1,9 @@
-"""Takes a connection, leaves the database with the objects of `include/sql/schema.sql`, whatever schema it had before.
+"""Upgrades a database of any earlier schema to the objects of `include/sql/schema.sql`.
 
-The way there are the files of `include/sql/migrations`, applied in the order of their numbers. For Alembic each is a
-revision without a parent, so the version table has a row for every file that was applied, and a file that comes late
-with a lower number is still found missing (docs/decisions/0004). What a cache is kept in is made as it is declared
-(`enrichment.caches.tables`). `python -m enrichment.store` does it all from a shell.
+The files of `include/sql/migrations` are applied in the order of their numbers. To Alembic each is a revision without a
+parent, so the version table has a row for every file that was applied, and a late file with a lower number is still
+found missing (docs/decisions/0004). Cache tables are made as they are declared (`enrichment.caches.tables`).
+`python -m enrichment.store` does all of this from a shell.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from enrichment.errors import SchemaError
 
 FOLDER = "migrations"
 VERSION_TABLE = "schema_versions"
-# An upgrade may rewrite a large table; what it waits for, and what then waits behind it, has an end.
+# An upgrade may rewrite a large table; its waits for locks, and those of others for it, are bounded.
 LIMITS = Limits(connect=10, statement=3_600, lock=60)
 
 
@@ -43,10 +43,10 @@ class Migration:
 
 
 def apply_schema(connection: psycopg.Connection[Any], caches: Sequence[CacheTable]) -> None:
-    """Apply the migrations that are missing and make the tables of the caches; harmless when all is there, and when two
+    """Apply the missing migrations and make the tables of the caches; harmless when nothing is missing, and when two
     sessions do it at once.
 
-    All or nothing: one transaction, and the second session waits for it. A database that never saw a migration (empty,
+    All or nothing: one transaction, and the second session waits for it. A database without recorded migrations (empty,
     or made by an earlier release's schema.sql) gets all of them: each may run where its work is done already. Raises
     `SchemaError` when the files or the database's versions do not fit together, a cache's table cannot be made as it
     is declared, or the database cannot hold every text, and `psycopg.Error`, with a note that names the file, when the
@@ -69,8 +69,8 @@ def apply_schema(connection: psycopg.Connection[Any], caches: Sequence[CacheTabl
 
 
 def create_database(server: psycopg.Connection[Any], name: str) -> None:
-    """Create a database where it is missing, one that holds every text. The connection, to another one of the server,
-    is in autocommit."""
+    """Create a missing database, one that holds every text. The connection, to another database of the server, is in
+    autocommit."""
     if server.execute(sql.load("schema_versions/find_database"), {"name": name}).fetchone() is not None:
         return
     # A server that was made without a locale makes databases of SQL_ASCII, or those of its own language only.
@@ -96,10 +96,10 @@ def migrations(names: Sequence[str] | None = None) -> list[Migration]:
 
 
 def scripts(known: Sequence[Migration], applied: Collection[str], done: str = "") -> Iterator[tuple[Migration, str]]:
-    """Each migration that is missing, with what brings the database there: its file, and its row of the version table.
+    """Each missing migration with its SQL: the file and its row of the version table.
 
-    Of those up to the number `done` the work is there, and only the row is missing. Raises `SchemaError` when the
-    database has a number that no file has.
+    Those up to the number `done` lack only the row. Raises `SchemaError` when the database has a number that no file
+    has.
     """
     if unknown := set(applied) - {migration.number for migration in known}:
         raise SchemaError(
@@ -119,13 +119,13 @@ def _applied(connection: psycopg.Connection[Any]) -> list[str]:
 
 
 def _done(connection: psycopg.Connection[Any]) -> str:
-    """The last migration whose work is known to be done; empty: they may all run."""
+    """The last migration whose work is known to be done; empty: all may run."""
     found = connection.execute(sql.load("schema_versions/find_done")).fetchone()
     return found[0] if found else ""
 
 
 def _script(migration: Migration, text: str) -> str:
-    """Alembic's offline mode: it writes what is to run, psycopg runs it in a transaction that others may be part of."""
+    """Alembic's offline mode: it writes the SQL, psycopg runs it in a transaction shared with other statements."""
     from alembic.runtime.migration import MigrationContext  # 0.5 s with SQLAlchemy
     from alembic.script import ScriptDirectory
     from alembic.script.revision import Revision

@@ -1,8 +1,8 @@
 """Frames between tasks: Arrow streams in a folder per batch, one record batch per chunk, on a disk or an object store.
 
-A file is there when it is whole, so a task that was killed leaves nothing that its successor could take for data, and a
-task that runs again replaces what it wrote. Each file says which drain of its batch it goes back to: another one has
-other chunks, so that its files do not fit.
+A file appears only when it is complete, so a killed task leaves nothing that its successor could take for data, and a
+task that runs again replaces its file. Each file names the drain of its batch that it derives from: another drain has
+other chunks, so files of the two do not fit together.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class ChunkWriter:
 class Staging:
     """The staged files of all batches under one root.
 
-    Every method raises `SettingsError` where `ENRICHMENT_STAGING_URL` leads to nothing that can be used, and
-    `StagingUnavailable` where another try may be luckier.
+    Every method raises `SettingsError` where `ENRICHMENT_STAGING_URL` names nothing usable, and `StagingUnavailable`
+    where another try may succeed.
     """
 
     def __init__(self, root: Path | StoragePath) -> None:
@@ -59,7 +59,7 @@ class Staging:
 
     @contextmanager
     def write(self, batch_id: str, name: str, drain: str = "") -> Iterator[ChunkWriter]:
-        """Write a file chunk by chunk; it is there only when the block ends well. `drain` is what it goes back to."""
+        """Write a file chunk by chunk; it appears only when the block succeeds. It derives from `drain`."""
         with self._checked():
             file = self._area.create(_folder(batch_id), f"{name}{SUFFIX}")
         try:
@@ -77,7 +77,7 @@ class Staging:
     ) -> Iterator[pa.RecordBatch]:
         """The chunks of a file, in order, with all its columns or those named.
 
-        Raises `StagingMissing` where it is not there, lacks a column, or goes back to another drain than `drain` (if
+        Raises `StagingMissing` where it is missing, lacks a column, or derives from another drain than `drain` (if
         given).
         """
         with self._reading(batch_id, name):
@@ -100,7 +100,7 @@ class Staging:
                 yield chunk
 
     def drain_of(self, batch_id: str, name: str) -> str:
-        """Which drain a file goes back to; empty where it has no chunks. Raises `StagingMissing`."""
+        """The drain that a file derives from; empty where it has no chunks. Raises `StagingMissing`."""
         with self._reading(batch_id, name), self._area.open(_folder(batch_id), f"{name}{SUFFIX}") as source:
             return "" if _is_empty(source) else _drain_of(source)
 
@@ -129,14 +129,14 @@ class Staging:
 
 
 def _folder(batch_id: str) -> str:
-    """The name of a batch's folder, of characters that every storage takes."""
+    """The name of a batch's folder, in characters that every storage accepts."""
     return re.sub(r"[^A-Za-z0-9._=-]", "_", batch_id)
 
 
 def _missing(batch_id: str, what: str) -> StagingMissing:
     return StagingMissing(
-        f"{what}, batch {batch_id}: clear the batch's `drain` task and those behind it; where tasks run on several "
-        "machines, all workers share ENRICHMENT_STAGING_URL: a folder that all have mounted, or object storage"
+        f"{what}, batch {batch_id}: clear the batch's `drain` task with everything downstream; where tasks run on "
+        "several machines, all workers share ENRICHMENT_STAGING_URL: a folder that all have mounted, or object storage"
     )
 
 

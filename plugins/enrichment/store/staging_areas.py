@@ -1,7 +1,7 @@
-"""Where staged files lie: in a folder, or behind an object store. What is written is there once it is whole.
+"""Where staged files lie: in a folder or an object store. A file appears only when it is complete.
 
-Staged files hold messages. In a folder they are readable by their owner only, and what belongs to another user is
-neither written nor read: anybody may make a folder below `/tmp`. Of an object store its own policies say who reads it.
+Staged files hold messages. In a folder they are readable by their owner only, and a folder of another user is neither
+written nor read: anybody may make one below `/tmp`. For an object store its own policies decide who reads it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-# Of a file that is written or read: what a task holds of it in memory, and a part of a multipart upload (5 MB or more).
+# How much of a file a task holds in memory, and the size of a part of a multipart upload (5 MB or more).
 BLOCK_BYTES = 8 * 1024**2
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
 OTHERS = 0o077
@@ -36,17 +36,17 @@ class StoragePath(Protocol):
 
 
 class UnfinishedFile(Protocol):
-    """A file that is being written; nobody sees it before it is finished."""
+    """A file that is being written, invisible until it is finished."""
 
     @property
     def sink(self) -> Any:
-        """What is written to."""
+        """The stream to write to."""
 
     def finish(self) -> None:
-        """Make it the file of its name, in place of one that was there."""
+        """Make it visible under its name, replacing an earlier file."""
 
     def discard(self) -> None:
-        """Leave nothing of it."""
+        """Remove it."""
 
 
 class StagingArea(Protocol):
@@ -54,11 +54,11 @@ class StagingArea(Protocol):
 
     @property
     def refusals(self) -> tuple[type[Exception], ...]:
-        """What is raised when the area is not usable as it is configured: another try would not mend it."""
+        """The exceptions for an area that is unusable as configured: another try would not help."""
 
     @property
     def failures(self) -> tuple[type[Exception], ...]:
-        """What is raised when the area does not do what it should; another try may be luckier."""
+        """The exceptions for an area that fails; another try may succeed."""
 
     def create(self, folder: str, name: str) -> UnfinishedFile:
         """Begin to write a file."""
@@ -67,10 +67,10 @@ class StagingArea(Protocol):
         """A file to read from. Raises `FileNotFoundError` when it is not there."""
 
     def check(self, folder: str) -> None:
-        """Raise one of `refusals` where a file is not found because the whole area is not there."""
+        """Raise one of `refusals` where a file is not found because the whole area is missing."""
 
     def remove(self, folder: str) -> None:
-        """Remove a folder with its files; nothing happens when there is none."""
+        """Remove a folder with its files, if it exists."""
 
 
 def area_of(root: Path | StoragePath) -> StagingArea:
@@ -106,7 +106,7 @@ class Disk:
         return (self._root / folder / name).open("rb")
 
     def check(self, folder: str) -> None:
-        """See `StagingArea`: a folder is made when it is first needed, so none of them has to be there."""
+        """See `StagingArea`: folders are made when they are first needed, so none has to exist."""
 
     def remove(self, folder: str) -> None:
         """See `StagingArea`."""
@@ -129,7 +129,7 @@ class Disk:
 
 
 class _FileOnDisk:
-    """A file beside the one that it will be, with a name of its writer's own: one that was given up may still write."""
+    """A file beside its final one, under a name unique to its writer: an abandoned writer may still be writing."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -151,7 +151,7 @@ class _FileOnDisk:
 
 
 class ObjectStore:
-    """A prefix of a bucket. It has no folders, and what a killed task did not finish is not there."""
+    """A prefix of a bucket. It has no folders, and what a killed task did not finish never appears."""
 
     def __init__(self, file_system: Any, path: str) -> None:
         self._fs = file_system
@@ -168,7 +168,7 @@ class ObjectStore:
         return self._fs.open(f"{self._path}/{folder}/{name}", "rb", block_size=BLOCK_BYTES)
 
     def check(self, folder: str) -> None:
-        """See `StagingArea`: of a bucket that is not there nothing can be listed."""
+        """See `StagingArea`: a missing bucket cannot be listed."""
         self._fs.find(f"{self._path}/{folder}")
 
     def remove(self, folder: str) -> None:
@@ -179,7 +179,7 @@ class ObjectStore:
 
 
 class _ObjectInParts:
-    """An object that is sent at once when it is small, or as a multipart upload; its last request makes it visible."""
+    """An object, sent at once when it is small, else as a multipart upload; its last request makes it visible."""
 
     def __init__(self, file_system: Any, path: str, failures: tuple[type[Exception], ...]) -> None:
         self.sink = file_system.open(path, "wb", block_size=BLOCK_BYTES)
@@ -204,7 +204,7 @@ def _make_private(folder: Path) -> None:
 
 
 def _errors(file_system: Any) -> tuple[tuple[type[Exception], ...], tuple[type[Exception], ...]]:
-    """What an object store's client raises for good, and what it raises at all."""
+    """The permanent errors of an object store's client, and all of its errors."""
     refusals, failures = (PermissionError, FileNotFoundError), (OSError,)
     if "s3" in file_system.protocol:
         from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError

@@ -52,18 +52,18 @@ def test_each_failure_makes_the_next_batch_smaller(failures: int, span: int, tak
     assert corner(waiting(5_000), suspected(p0=(failures, span)), (), SIZE) == Share((OffsetRange(0, 0, taken),))
 
 
-def test_message_that_failed_alone_is_set_aside() -> None:
+def test_message_that_failed_alone_is_quarantined() -> None:
     """It alone, whatever else is suspected or waits more shortly."""
     suspicions = suspected(alone=(1,), p0=(4, 2), p1=(5, 1), p2=(1, 500))
-    assert corner(waiting(2, 900, 500), suspicions, (), SIZE) == Share((OffsetRange(1, 0, 1),), set_aside=True)
+    assert corner(waiting(2, 900, 500), suspicions, (), SIZE) == Share((OffsetRange(1, 0, 1),), quarantined=True)
 
 
-def test_message_that_a_broker_refuses_in_every_form_is_not_set_aside() -> None:
+def test_message_that_a_broker_refuses_in_every_form_is_not_quarantined() -> None:
     """What it would become is what is refused: it is tried alone, until it is taken."""
     assert corner(waiting(5), suspected(p0=(5, 1)), (), SIZE) == Share((OffsetRange(0, 0, 1),))
 
 
-def test_message_that_failed_with_others_is_not_set_aside() -> None:
+def test_message_that_failed_with_others_is_not_quarantined() -> None:
     """However often: nobody knows which of them it was."""
     assert corner(waiting(2, 900), suspected(p0=(9, 2), p1=(9, 2)), (), SIZE) == Share((OffsetRange(0, 0, 1),))
 
@@ -84,12 +84,12 @@ def test_message_that_failed_with_others_is_not_set_aside() -> None:
 def test_whatever_breaks_batches_is_cornered(
     case: tuple[list[int], set[tuple[int, int]]], size: int, named: bool
 ) -> None:
-    """Every message is published but those that break every batch, which are set aside, whether or not a failure tells
-    the partition; and those of partitions without fault wait for no more than every other run."""
+    """Every message is published except those that break every batch, which are quarantined, whether or not a failure
+    tells the partition; and those of partitions without fault wait for no more than every other run."""
     spans, breaking = case
     at = [0] * len(spans)
     failed: list[tuple[dict[int, tuple[int, int]], set[int]]] = []
-    aside: set[tuple[int, int]] = set()
+    quarantined: set[tuple[int, int]] = set()
     latest: set[int] = set()
     for _ in range(3_000):
         backlog = [Backlog(p, at[p], 0, span) for p, span in enumerate(spans)]
@@ -108,14 +108,14 @@ def test_whatever_breaks_batches_is_cornered(
         latest = {r.partition for r in share.ranges}
         assert latest
         culprits = {(p, o) for p, o in breaking for r in share.ranges if r.partition == p and r.start <= o < r.end}
-        if culprits and not share.set_aside:
+        if culprits and not share.quarantined:
             ranges = {r.partition: (r.start, r.end) for r in share.ranges}
             failed.append((ranges, {p for p, _ in culprits} if named else set(ranges)))
             continue
-        if share.set_aside:
+        if share.quarantined:
             assert {(r.partition, o) for r in share.ranges for o in range(r.start, r.end)} <= breaking
-            aside |= culprits
+            quarantined |= culprits
         for r in share.ranges:
             at[r.partition] = r.end
     assert at == spans
-    assert aside == breaking
+    assert quarantined == breaking

@@ -1,4 +1,4 @@
-"""Chunks to the messages of the two topics: both roads, dead letters, headers, counts."""
+"""Chunks to the messages of the two topics: both paths, dead letters, headers, counts."""
 
 from __future__ import annotations
 
@@ -314,8 +314,8 @@ strange = st.dictionaries(
     strange,
     st.booleans(),
 )
-def test_fast_and_plain_road_mean_the_same(fields: dict[str, Any], extra: dict[str, Any], ascii_only: bool) -> None:
-    """Whatever road a message takes, its output is that of parse, update, encode."""
+def test_fast_and_slow_path_mean_the_same(fields: dict[str, Any], extra: dict[str, Any], ascii_only: bool) -> None:
+    """On either path a message's output is that of parse, update, encode."""
     value = json.dumps(fields | extra, ensure_ascii=ascii_only).encode()
     [output] = outputs(route([value]))
     made = [json_of([struct])[0].as_py() for struct in (PLACE, Profile(company="Acme"), Context(unit="payments"))]
@@ -323,7 +323,7 @@ def test_fast_and_plain_road_mean_the_same(fields: dict[str, Any], extra: dict[s
     assert json.loads(output) == json.loads(slow_path(value, made, tail))
 
 
-def test_plain_road_keeps_values_as_they_came() -> None:
+def test_slow_path_keeps_values_as_they_came() -> None:
     """Numbers are not rewritten: what a reader gets is what the sender wrote."""
     raw = b'{"timestamp":"t","service":"s","level":"l","message":"m",'
     raw += b'"big":12345678901234567890123,"exact":1.10,"geo_city":"x"}'

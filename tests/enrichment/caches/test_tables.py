@@ -291,7 +291,7 @@ def test_a_table_that_is_none_of_a_cache_is_never_touched(connection: Connection
     """A declaration that names somebody's table by mistake must not empty it."""
     connection.execute("CREATE TABLE orders (ip_address text PRIMARY KEY, state text)")
     connection.execute("INSERT INTO orders VALUES ('a', 'open')")
-    with pytest.raises(SchemaError, match="orders, which is there and is none of a cache"):
+    with pytest.raises(SchemaError, match="orders, which exists and is not a cache's"):
         make_tables(connection, [CacheTable("threat", "orders", "ip_address", Threat)])
     assert connection.execute("SELECT ip_address, state FROM orders").fetchall() == [("a", "open")]
 

@@ -290,11 +290,11 @@ def test_latest_partitions_are_those_of_the_last_claim(ledger: Ledger) -> None:
     assert ledger.latest_partitions("in", "group", 0) == {4}
 
 
-def test_set_aside_is_kept(ledger: Ledger) -> None:
-    """A claim that is asked for again still knows that its messages are to be set aside."""
-    claim(ledger, other("aside", set_aside=True))
+def test_quarantined_is_kept(ledger: Ledger) -> None:
+    """A claim that is asked for again still knows that it is quarantined."""
+    claim(ledger, other("aside", quarantined=True))
     [batch] = ledger.find_run("dag", "run")
-    assert batch.set_aside
+    assert batch.quarantined
 
 
 def test_history_tells_who_changed_what_when_a_batch_goes_through(

@@ -1,5 +1,5 @@
-"""What a request was about, and how risky it looks: `request_id` in, the `business_` columns out, from a query over the
-users' own tables and from the risk rules."""
+"""The context of a request and its risk: `request_id` in, the `business_` columns out, from a query over the users' own
+tables and from the risk rules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from enrichment.variables import HomePath, PositiveFloat, PositiveInt, Share, ro
 NOT_FOUND = "business-context-not-found"
 DATABASE_ERROR = "database-connection-error"
 
-# The risk rules that count while no others are named.
+# The default risk rules.
 DEFAULT_RULES = Path(__file__).with_name("risk_rules.toml")
 QUERY = "business_context/fetch"
 

@@ -1,4 +1,4 @@
-"""Takes computed risks, keeps them in a table of their own, where views and people read them."""
+"""The table of computed risks, for views and people."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class RiskRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class RiskTable:
-    """The table of risks. Whatever the database refuses costs only them; where it does not answer in
-    time it is passed by for `pause_seconds`, then twice as long. `connect` gives a connection, which is kept."""
+    """The table of risks. A failure of the database costs only these rows; where it does not answer in time it is
+    skipped for `pause_seconds`, then twice as long. `connect` opens a connection, which is kept."""
 
     def __init__(self, connect: Callable[[], psycopg.Connection[Any]], pause_seconds: float = 30) -> None:
         self._kept = KeptConnection(connect)

@@ -31,7 +31,7 @@ LARGEST = 2**63
 
 
 def open_source(site: Site, settings: BusinessSettings) -> OpenedSource:
-    """The query over the users' own tables, and the risk rules. Raises `SettingsError` for rules that are wrong."""
+    """The query over the users' own tables, and the risk rules. Raises `SettingsError` for invalid rules."""
     scorer = RiskScorer(RiskRules.load(settings.rules_file))
     timeout = settings.query_timeout_sec
     source = business_query(partial(site.query_connection, timeout), sql.load(QUERY), timeout_seconds=timeout)
@@ -94,7 +94,7 @@ class RiskScorer:
 
 
 class RequestRisks(NamedTuple):
-    """The risk of each request of a chunk, as parallel lists: what is kept for the views."""
+    """The risk of each request of a chunk, as parallel lists, to be recorded for the views."""
 
     request_ids: list[str]
     scores: list[float]

@@ -33,14 +33,14 @@ class GeoDatabase:
 
     An empty path means GeoLite2 City of 2018 from the package maxminddb-geolite2. Raises `SettingsError` when there is
     no such file, and for a database that has no places, such as one of networks or companies; `setting` is the variable
-    that has the path. A file that cannot be read costs lookups, not the batch: the log says so, and `fetch_many` raises
+    that has the path. An unreadable file costs lookups, not the batch: the log says so, and `fetch_many` raises
     `SourceUnavailable`.
 
-    `build` names type and time of the build, for the ledger. `version` also has what else a place depends on: what is
-    in the file, the locale, and how records are read. Cached places of another version give way.
+    `build` names type and time of the build, for the ledger. `version` covers everything that a place depends on: the
+    file's contents, the locale, and how records are read. Cached places of another version are replaced.
 
-    Replace a file by renaming a new one over it: who has the old one open goes on reading it to its end, so a task's
-    lookups are all of one build. Writing into a file that is mapped changes or breaks what a running task reads.
+    Replace a file by renaming a new one over it: tasks that have the old one open go on reading it, so a task's lookups
+    are all of one build. Writing into a mapped file changes or breaks what a running task reads.
     """
 
     def __init__(self, path: str = "", locale: str = "en", setting: str = SETTING) -> None:
@@ -79,15 +79,15 @@ class GeoDatabase:
             return Entry(State.FAILED, reason=LOOKUP_FAILED, version=self.version)
         except ValueError:
             return Entry(State.FAILED, reason=INVALID_IP, version=self.version)
-        # A record that holds none of our columns is no answer: it must not be listed as one.
+        # A record without any of our columns is not an answer: it must not be listed as one.
         if place is None:
             return Entry(State.ABSENT, reason=NOT_FOUND, version=self.version)
         return Entry(State.FOUND, value=place, version=self.version)
 
 
 def open_source(_site: Site, settings: GeoSettings) -> OpenedSource:
-    """The database in use, behind what answers for addresses that need none; a refresh meanwhile changes nothing for
-    who has it. Raises `SettingsError` as `GeoDatabase`."""
+    """The database in use, behind the lookup of special addresses; a later refresh does not affect an open one. Raises
+    `SettingsError` as `GeoDatabase`."""
     setting = SETTING if settings.database_path else "GEO_IP_INSTALL_PATH"
     path = present_database_path(settings.database_path, settings.install_path)
     database = GeoDatabase(path, settings.locale, setting)
@@ -95,8 +95,8 @@ def open_source(_site: Site, settings: GeoSettings) -> OpenedSource:
 
 
 def lacks_places(findings: Findings) -> str:
-    """What a database is instead, when it has no places: every address would be unknown, and kept as unknown. Empty
-    for one that has some, or whose records cannot be read."""
+    """A description of a database without places, in which every address would be unknown and cached as such. Empty for
+    one that has places, or whose records cannot be read."""
     if findings.places or findings.unreadable:
         return ""
     has = f"its records have {', '.join(findings.columns)}" if findings.columns else "it has no records"
@@ -104,9 +104,9 @@ def lacks_places(findings: Findings) -> str:
 
 
 def present_database_path(database_path: str, install_path: str) -> str:
-    """The database in use: the one that is set, else the one that was installed, else the package's. May be missing.
+    """The database in use: the configured one, else the installed one, else the package's. May be missing.
 
-    Raises `SettingsError` where it cannot be told whether one was installed."""
+    Raises `SettingsError` where it is unknown whether one was installed."""
     if database_path:
         return str(Path(database_path).expanduser())
     installed = Path(install_path).expanduser()
@@ -141,7 +141,7 @@ def _package_path() -> Path | None:
 
 
 def _open(path: Path, setting: str) -> tuple[maxminddb.Reader, str]:
-    """A reader, and a word that stands for what is in the file."""
+    """A reader, and an identifier of the file's contents."""
     if is_from_package(path):
         return maxminddb.open_database(path, maxminddb.MODE_MMAP_EXT), "package"
     reader, findings = open_inspected(path)

@@ -2,12 +2,12 @@
 
     python -m enrichment.enrichers.geo.inspection <path> <addresses as JSON> <seconds> <bytes>
 
-Prints its `Findings` as JSON. Exits with `NO_DATABASE` for a file that does not open as one; whatever else happens, by
-a signal or an exception, is the file's fault and the parent's to tell (`enrichment.enrichers.geo.inspector`).
+Prints its `Findings` as JSON. Exits with `NO_DATABASE` for a file that does not open as one; any other signal or
+exception is the file's fault, and the parent reports it (`enrichment.enrichers.geo.inspector`).
 
-The search tree is read by numpy, each node once, however often it is led to: a tree may share its parts, have circles,
-and pretend to have more leaves than could ever be visited. Then the reader that tasks use reads every record once, so
-that no look-up in this file can meet one that was not read before.
+The search tree is read by numpy, each node once, however many paths lead to it: a tree may share its parts, have
+cycles, and pretend to have more leaves than could ever be visited. Then the reader that tasks use reads every record
+once, so that no lookup in this file can meet a record that was not read before.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ MAX_TYPE_LENGTH = 100
 SEPARATOR_BYTES = 16
 COLUMNS_TOLD = 8
 
-Words = np.ndarray[Any, np.dtype[np.uint32]]
+Nodes = np.ndarray[Any, np.dtype[np.uint32]]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """What is in a database. Records count once for each network that has them; `places` and those that cannot be read
-    are told of a sample. `columns` are names that its records have; `countries` has the codes that were asked for."""
+    """The contents of a database. Records count once for each network that has them; `places` and unreadable ones are
+    counted in a sample. `columns` are names that its records have; `countries` has the codes that were asked for."""
 
     database_type: str
     build_epoch: int
@@ -66,8 +66,8 @@ class Findings(msgspec.Struct, frozen=True):
 class Tree(NamedTuple):
     """The search tree's nodes: where each leads to for a bit that is 0, or 1."""
 
-    left: Words
-    right: Words
+    left: Nodes
+    right: Nodes
 
     @property
     def nodes(self) -> int:
@@ -83,12 +83,12 @@ class Leaves(NamedTuple):
 
 
 def build_name(database_type: str, build_epoch: int) -> str:
-    """Type and time of a build in one word."""
+    """Type and time of a build as one name."""
     return f"{database_type}-{build_epoch}"
 
 
 def inspect(path: Path, addresses: Sequence[str]) -> Findings:
-    """Read everything. Raises `maxminddb.InvalidDatabaseError` or `ValueError` for what no database is."""
+    """Read everything. Raises `maxminddb.InvalidDatabaseError` or `ValueError` for a file that is not a database."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     with maxminddb.open_database(path, maxminddb.MODE_MMAP_EXT) as reader:
@@ -121,7 +121,7 @@ def inspect(path: Path, addresses: Sequence[str]) -> Findings:
 
 
 def read_tree(path: Path, about: maxminddb.reader.Metadata) -> Tree:
-    """The nodes as numbers. Raises `ValueError` where the file is too short for what it says of itself."""
+    """The nodes as numbers. Raises `ValueError` where the file is too short for its metadata."""
     if about.ip_version not in (4, 6) or about.record_size not in (24, 28, 32) or about.node_count < 1:
         raise ValueError(f"{about.node_count} nodes of {about.record_size} bits for IPv{about.ip_version}")
     width = about.record_size // 4
@@ -129,7 +129,7 @@ def read_tree(path: Path, about: maxminddb.reader.Metadata) -> Tree:
         raise ValueError(f"the file is too short for its {about.node_count} nodes")
     nodes = np.memmap(path, np.uint8, mode="r", shape=(about.node_count, width))
 
-    def number(*places: int) -> Words:
+    def number(*places: int) -> Nodes:
         value = np.zeros(about.node_count, np.uint32)
         for place in places:
             value = value << np.uint32(8) | nodes[:, place]
@@ -147,7 +147,7 @@ def read_tree(path: Path, about: maxminddb.reader.Metadata) -> Tree:
 
 
 def find_leaves(tree: Tree, bits: int) -> Leaves:
-    """Every record that a look-up of an address of so many bits can come to; nodes are visited once."""
+    """Every record that a lookup of an address of so many bits can reach; nodes are visited once."""
     parents, depths = _visit(tree, bits)
     reached = np.flatnonzero(depths >= 0)
     kids = np.concatenate([tree.left[reached], tree.right[reached]])
@@ -172,8 +172,8 @@ def find_leaves(tree: Tree, bits: int) -> Leaves:
     return Leaves(counts.tolist(), [left << 64 | right for left, right in zip(high, low, strict=True)])
 
 
-def _visit(tree: Tree, bits: int) -> tuple[Words, np.ndarray[Any, np.dtype[np.int16]]]:
-    """From where each node is first come to, and after how many bits; -1 for nodes that nothing leads to."""
+def _visit(tree: Tree, bits: int) -> tuple[Nodes, np.ndarray[Any, np.dtype[np.int16]]]:
+    """The parent and depth in bits at which each node is first reached; depth -1 for unreachable nodes."""
     parents = np.zeros(tree.nodes, np.uint32)
     depths = np.full(tree.nodes, -1, np.int16)
     frontier = np.zeros(1, np.uint32)

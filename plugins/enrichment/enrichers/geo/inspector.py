@@ -1,9 +1,9 @@
-"""Has geo databases read in a process of their own before this one opens them, and remembers what was found.
+"""Has geo databases read by a separate process before this one opens them, and remembers the findings.
 
-Reading goes through C: one changed byte in a file can crash or hang whoever looks an address up. No task opens a file
-that has not been read to its end by a process that may die of it (`enrichment.enrichers.geo.inspection`). That takes
-0.3 s and some seconds for a large file, once for each file and machine: the findings are kept in the user's cache
-folder until the file changes. The database of the package maxminddb-geolite2 was checked by whoever installed it.
+Reading goes through C: one changed byte in a file can crash or hang a lookup. No task opens a file that has not been
+read to its end by a process that may die of it (`enrichment.enrichers.geo.inspection`). That takes 0.3 s and some
+seconds for a large file, once for each file and machine: the findings are kept in the user's cache folder until the
+file changes. The database of the package maxminddb-geolite2 was checked on its installation.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from enrichment.errors import DatabaseRefused
 log = logging.getLogger(__name__)
 
 INSPECTION = f"{enrichment.__name__}.enrichers.geo.inspection"
-# Changes when files must be read anew that were read before, as another version of the reader does by itself.
+# Changes when known files must be read again; another version of the reader has that effect, too.
 FORMAT = 1
 MIB = 1024**2
 # Processor time and memory for a file: several times what reading takes. The clock may be slower by `WAITING`.
@@ -57,7 +57,7 @@ class Unfinished(DatabaseRefused):
 
 
 class _Remembered(msgspec.Struct, frozen=True):
-    """What was found in a file, or why it cannot be used; the latter holds until `until`, 0 for as long as the file."""
+    """The findings in a file, or why it is unusable; the latter holds until `until` (0: until the file changes)."""
 
     identity: tuple[str, ...]
     findings: Findings | None
@@ -66,7 +66,7 @@ class _Remembered(msgspec.Struct, frozen=True):
 
 
 def inspect(path: Path, addresses: Sequence[str] = ()) -> Findings:
-    """Have a file read now. Raises `DatabaseRefused` when it is no database or reading it fails, in whatever way, and
+    """Have a file read now. Raises `DatabaseRefused` when it is not a database or reading it fails in any way, and
     `OSError` when it cannot be opened."""
     size = require_file(path).st_size
     seconds = int(SECONDS + SECONDS_PER_MIB * size / MIB)
@@ -98,7 +98,7 @@ def inspect(path: Path, addresses: Sequence[str] = ()) -> Findings:
 
 
 def findings_of(path: Path) -> Findings:
-    """What was found in a file that was read before, or is read now. Raises as `inspect` does."""
+    """The findings in a file that was read before, or is read now. Raises as `inspect` does."""
     identity = identity_of(path)
     known = _recall().get(_name(path))
     if known is None or known.identity != identity or 0 < known.until <= time.time():
@@ -109,7 +109,7 @@ def findings_of(path: Path) -> Findings:
 
 
 def remember(path: Path, findings: Findings) -> None:
-    """Keep what was found in a file that has been put there since: the next task need not have it read again."""
+    """Keep the findings for a file that has since been installed, so that the next task need not read it again."""
     _keep(path, _Remembered(identity_of(path), findings))
 
 
@@ -126,8 +126,8 @@ def open_inspected(path: Path) -> tuple[maxminddb.Reader, Findings]:
 
 
 def require_file(path: Path) -> os.stat_result:
-    """Opening a FIFO waits for a writer, and a device may never end: raises `DatabaseRefused` for what is no file, and
-    for an empty one. (Some files of `/proc` say that they are, and wait.)"""
+    """Raise `DatabaseRefused` for anything but a regular file that is not empty: opening a FIFO waits for a writer, and
+    a device may never end. (Some files of `/proc` claim to be empty, and wait.)"""
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
         raise DatabaseRefused(f"{path} is {KINDS.get(stat.S_IFMT(about.st_mode), 'something else')}, not a file")
@@ -137,7 +137,7 @@ def require_file(path: Path) -> os.stat_result:
 
 
 def identity_of(path: Path) -> tuple[str, ...]:
-    """What changes when another file takes the place, or somebody writes into this one. Raises as `require_file`."""
+    """An identity that changes when the file is replaced or written to. Raises as `require_file`."""
     about = require_file(path)
     numbers = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
     return (f"{FORMAT}", maxminddb.__version__, *map(str, numbers))
@@ -156,7 +156,7 @@ def _inspect_and_remember(path: Path, identity: tuple[str, ...]) -> _Remembered:
 
 
 def _recall() -> dict[str, _Remembered]:
-    """What is remembered, by the path of the file."""
+    """The remembered findings, by the path of the file."""
     try:
         return msgspec.json.decode(_memory().read_bytes(), type=dict[str, _Remembered])
     except (OSError, RuntimeError, msgspec.MsgspecError):
@@ -164,8 +164,8 @@ def _recall() -> dict[str, _Remembered]:
 
 
 def _keep(path: Path, known: _Remembered) -> None:
-    """Where there is no folder to keep it in, or another task keeps something at the same time, the next task has the
-    file read again."""
+    """Remember findings. Without a folder for them, or when another task writes at the same time, the next task reads
+    the file again."""
     before = _recall()
     before.pop(_name(path), None)
     entries = [*before.items(), (_name(path), known)]

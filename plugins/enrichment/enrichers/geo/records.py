@@ -22,9 +22,9 @@ from enrichment.enrichers.geo import Place
 
 T = TypeVar("T")
 
-# Raised in versions of this module that give another place for the same record: cached places of the old one give way.
+# Raised in versions of this module that read another place from the same record: cached places are then replaced.
 READING = 2
-# What a record that is damaged, or of no known shape, raises.
+# What a damaged record, or one of unknown form, raises.
 UNREADABLE = (maxminddb.InvalidDatabaseError, UnicodeDecodeError, msgspec.ValidationError)
 # Longer than any name of a place or time zone. A text of megabytes would be in every message of its addresses.
 MAX_TEXT_LENGTH = 500
@@ -121,11 +121,11 @@ class PlaceReader:
 
 
 def look_up(reader: maxminddb.Reader, address: str, *, only_ipv4: bool) -> object:
-    """The record of an address, None where there is none. Raises `ValueError` for a text that is no address, and
-    `maxminddb.InvalidDatabaseError` or `UnicodeDecodeError` for a record that is damaged.
+    """The record of an address, or None. Raises `ValueError` for a text that is not an address, and
+    `maxminddb.InvalidDatabaseError` or `UnicodeDecodeError` for a damaged record.
 
-    The text is never given to the database's own parser: that one asks the machine's network about zones, and takes no
-    NUL. Not every database knows IPv4 addresses by their IPv6 form.
+    The text is never given to the database's own parser, which asks the machine's network about zones and does not
+    accept NUL. Not every database knows IPv4 addresses by their IPv6 form.
     """
     parsed: IPv4Address | IPv6Address = ip_address(address)
     if isinstance(parsed, IPv6Address):
@@ -137,7 +137,7 @@ def look_up(reader: maxminddb.Reader, address: str, *, only_ipv4: bool) -> objec
 
 
 def country_names(locale: str) -> dict[str, str]:
-    """Names by ISO 3166 code, for databases that hold only the code; English where the locale is not known."""
+    """Names by ISO 3166 code, for databases that hold only the code; English for an unknown locale."""
     from babel import Locale, UnknownLocaleError  # 0.1 s with its data, for flat databases only
 
     try:

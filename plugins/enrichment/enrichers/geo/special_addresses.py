@@ -1,4 +1,4 @@
-"""The addresses that need no database: texts that are none, and those of networks that are not public."""
+"""The addresses that need no database: invalid texts, and addresses of networks that are not public."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ENTRIES = {kind: Entry(State.FOUND, value=Place(network_type=kind)) for kind in
 
 
 class SpecialAddresses:
-    """A `KeyLookup` in front of the caches: answers what needs no lookup and passes public addresses on, in one call.
+    """A `KeyLookup` in front of the caches: answers special addresses itself and passes public ones on, in one call.
 
     Its own answers are not cached and count as memory. Public places come from the lookup with their `network_type`.
     """
@@ -48,8 +48,8 @@ class SpecialAddresses:
 
 
 def network_type(address: str) -> str:
-    """`public`, `private`, `loopback`, ...; `invalid` for a text that is no address, and for a public address with a
-    zone. An IPv4 address mapped into IPv6 is what the IPv4 address is."""
+    """`public`, `private`, `loopback`, ...; `invalid` for a text that is not an address, and for a public address with
+    a zone. An IPv4 address mapped into IPv6 has the type of the IPv4 address."""
     return _network_type(address) if len(address) <= _LONGEST else INVALID
 
 
@@ -63,5 +63,5 @@ def _network_type(address: str) -> str:
         parsed = parsed.ipv4_mapped
     named = next((kind for block, kind in _BLOCKS if parsed in block), None)
     kind = named or (PUBLIC if is_globally_reachable(parsed) else RESERVED)
-    # A zone says which of one machine's links is meant: a public address has none (RFC 4007), so no database is asked.
+    # A zone names one of a machine's links: a public address has no zone (RFC 4007), so no database is asked.
     return INVALID if kind == PUBLIC and "%" in address else kind

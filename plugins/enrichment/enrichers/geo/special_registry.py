@@ -78,5 +78,5 @@ _BLOCKS: tuple[tuple[IPv4Network | IPv6Network, bool], ...] = tuple(
 
 
 def is_globally_reachable(address: Address) -> bool:
-    """Whether an address is one of the Internet's; what no registry names is."""
+    """Whether an address is globally reachable; one that no registry names is."""
     return next((reachable for block, reachable in _BLOCKS if address in block), True)

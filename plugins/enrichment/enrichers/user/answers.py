@@ -9,8 +9,8 @@ That a user does not exist is believed of two answers only: a batch that names i
 has its `user_id`, at the top or within `detail` or `error`. Gateways, captive portals and frameworks answer 404 too,
 with pages and with JSON of their own; none of them knows a user.
 
-What is no JSON by a strict reading is read once more by a lenient one, profile by profile: NaN, half of a surrogate
-pair or a byte that is no UTF-8 in one profile says nothing about the others.
+A body that a strict JSON reader refuses is read again by a lenient one, profile by profile: NaN, half of a surrogate
+pair or a byte that is not UTF-8 in one profile says nothing about the others.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _WRAPPERS = ("detail", "error")
 
 
 class Unreadable(ValueError):
-    """A body that is no answer at all. One that `is_garbled` looks like JSON but is none: it may have been cut, or hold
-    something that belongs to one user."""
+    """A body that is not an answer at all. One that `is_garbled` looks like JSON but is not: it may have been cut, or
+    one user's profile may have broken it."""
 
     def __init__(self, detail: str, *, is_garbled: bool = False) -> None:
         super().__init__(detail)
@@ -95,7 +95,7 @@ def read_profile(body: bytes, user_id: str) -> Entry:
 
 
 def read_absence(body: bytes, content_type: str, user_id: str) -> Entry:
-    """That a user does not exist, from a 404 that says so. Raises `Unreadable` for any other."""
+    """An absent entry, from a 404 that says that the user does not exist. Raises `Unreadable` for any other."""
     if content_type and not is_json(content_type):
         raise Unreadable(f"404 with {content_type[:60]!r}, not with the service's JSON")
     told = _lenient(body)
@@ -109,7 +109,7 @@ def read_absence(body: bytes, content_type: str, user_id: str) -> Entry:
 
 
 def is_about(body: bytes, user_ids: Collection[str]) -> bool:
-    """Whether an answer names any of these users: if not, it is hardly the service's, however well it is written."""
+    """Whether an answer names any of these users: if not, it is hardly the service's, however well-formed."""
     try:
         told = _lenient(body)
     except Unreadable:
@@ -120,7 +120,7 @@ def is_about(body: bytes, user_ids: Collection[str]) -> bool:
 
 
 def is_json_object(body: bytes, content_type: str) -> bool:
-    """Whether this is an object in JSON, and does not say that it is something else."""
+    """Whether this is a JSON object, and not declared as another media type."""
     try:
         return (not content_type or is_json(content_type)) and isinstance(_lenient(body), dict)
     except Unreadable:
@@ -149,9 +149,9 @@ def _read_answer(body: bytes) -> _Answer:
 
 
 def _lenient(body: bytes) -> Any:
-    """JSON as Python reads it, which takes more than JSON. Raises `Unreadable`.
+    """JSON as Python reads it, which accepts more than JSON. Raises `Unreadable`.
 
-    Numbers stay as they are written. What JSON has no word for becomes something that cannot be written as JSON again.
+    Numbers stay as they are written. Values that JSON does not have become something that cannot be written as JSON.
     """
     start = body.lstrip(b" \t\r\n\xef\xbb\xbf\xff\xfe\x00")[:1]
     is_garbled = start in (b"{", b"[")

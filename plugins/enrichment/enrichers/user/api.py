@@ -1,7 +1,7 @@
 """User ids in, profiles out: the client of the user-profile service, the source behind the user cache.
 
 Many users are asked for with `POST /api/users/batch`, in slices, several at once; one user with `GET /api/users/{id}`.
-What is believed of an answer is in `enrichment.enrichers.user.answers`.
+`enrichment.enrichers.user.answers` says which answers are believed.
 
 - **No batch endpoint**: a 404, 405 or 501 in JSON, from a service that then answers for a single user as agreed. From
   then on all are asked one by one. A page with such a status is a gateway's, and an outage.
@@ -12,8 +12,8 @@ What is believed of an answer is in `enrichment.enrichers.user.answers`.
 **Worst case.** A request has `timeout_sec` for all of it, interim answers and headers included; one that takes longer
 counts as a failure for the circuit breaker. `fetch_many` returns within `timeout_sec * (waves + retries) +
 retry_after_max_sec`, where a wave is `concurrency` slices of `batch_size` users: 50 s for up to 2,000 users with the
-default settings, whatever the service does. All calls of a task together have `task_timeout_sec`. What was not answered
-by then is a timeout. A service that fails is left alone sooner, by the breaker.
+default settings, however the service behaves. All calls of a task together have `task_timeout_sec`. Users without an
+answer by then are timeouts. The breaker stops asking a failing service sooner.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from enrichment.sources.event_loop import BackgroundLoop
 
 log = logging.getLogger(__name__)
 
-# How often a fetch may ask for less, apart from four times for each slice.
+# How often a fetch may ask for less, beyond four times for each slice.
 SPLITS = 64
 
 
@@ -74,7 +74,7 @@ class UserApi:
     """Profiles from the user service; a `GradualSource`. Build one for a task, `close()` it at the end.
 
     `token` is sent as a bearer token and appears in no error. Raises `SettingsError` if it or `base_url` is unusable.
-    `version` changes with the address and the headers that are sent along: another service, other answers. The circuit
+    `version` changes with the address and the headers that are sent: another service, other answers. The circuit
     breaker lives as long as this object, or as `breaker_storage` does. Once its reset time is over, up to `concurrency`
     requests try the service again.
     """
@@ -109,12 +109,12 @@ class UserApi:
             # ended ourselves says nothing against the service.
             exclude=[AskSingly, Throttled, Doubtful, asyncio.CancelledError],
             state_storage=self._breaker_storage,
-            # The try that opens the breaker shall tell what happened to it.
+            # The try that opens the breaker reports its own failure.
             throw_new_error_on_trip=False,
         )
 
     def close(self) -> None:
-        """End the requests that are still under way and close the connections."""
+        """Cancel the requests that still run and close the connections."""
         try:
             self._loop.close(self._requests.close())
         except TimeoutError:
@@ -123,7 +123,7 @@ class UserApi:
     def fetch_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """An entry for each user id: found, absent, or failed with its reason.
 
-        A request that fails costs only its own users; when nobody was answered for, raises `SourceUnavailable` as the
+        A request that fails costs only its own users; when no user was answered, raises `SourceUnavailable` as the
         first of the requests did.
         """
         entries: dict[str, Entry] = {}
@@ -134,7 +134,7 @@ class UserApi:
     def fetch_parts(self, keys: Sequence[str]) -> Iterator[Mapping[str, Entry]]:
         """The same in parts, as they come: answers first, in the end those that failed.
 
-        The service is asked on meanwhile, whatever the caller does with a part.
+        Further requests go on while the caller works on a part.
         """
         askable = [key for key in keys if is_text(key)]
         if len(askable) < len(keys):
@@ -158,7 +158,7 @@ class UserApi:
             yield failed
 
     def _outcomes(self, keys: Sequence[str]) -> Iterator[Outcome | None]:
-        """What becomes of these users, as it comes; None where nothing has come for `PART_SECONDS`."""
+        """The outcomes of these users as they come; None where nothing has come for `PART_SECONDS`."""
         size = self._settings.batch_size
         slices = [keys[start : start + size] for start in range(0, len(keys), size)]
         waves = math.ceil(len(slices) / self._settings.concurrency)
@@ -203,7 +203,7 @@ class UserApi:
             self._seconds_left -= time.monotonic() - started
 
     async def _ask(self, user_ids: Sequence[str], fetch: Asking, *, again: bool = False) -> None:
-        """Have these users answered for, in one request or in several smaller ones; `again`: they were part of one."""
+        """Ask for these users in one request or in several smaller ones; `again`: they were part of a larger one."""
         try:
             entries = await self._try(user_ids, fetch, 0 if again else self._settings.retries)
             if entries is None:
@@ -235,7 +235,7 @@ class UserApi:
     async def _try(self, user_ids: Sequence[str], fetch: Asking, retries: int) -> Mapping[str, Entry] | None:
         """One request, tried until it is answered, the tries or the time are used up, or the breaker is open.
 
-        Nothing where by now, when it is its turn, so many users are known to be too many for one.
+        Returns None when, by the time of its turn, so many users are known to be too many for one request.
         """
         failure: SourceUnavailable | None = None
         tries = AsyncRetrying(
@@ -264,7 +264,7 @@ class UserApi:
         raise AssertionError("tenacity returns an answer or raises the last failure")
 
     def _refused(self, failure: SourceUnavailable | None) -> SourceUnavailable:
-        """What an open breaker means: the failure of the earlier try that opened it, or that nothing was asked."""
+        """The error for an open breaker: the failure of the try that opened it, or that nothing was asked."""
         if failure is not None:
             return SourceUnavailable(failure.reason, failure.detail)
         return SourceUnavailable(SERVICE_ERROR, f"{self._base_url}: circuit breaker is open")

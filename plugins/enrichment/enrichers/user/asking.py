@@ -1,4 +1,4 @@
-"""One call for many users while it lasts: until when, and what comes of it, put together."""
+"""One running call for many users: its deadline, and its outcomes as they come together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from enrichment.caches.base import Entry
 from enrichment.errors import SourceUnavailable
 
-# Answers are handed on as soon as there are as many as a request asks for, or this much time has passed.
+# Answers are passed on as soon as there are as many as a request asks for, or this much time has passed.
 PART_SECONDS = 1.0
 
 Outcome = tuple[Sequence[str], Mapping[str, Entry] | SourceUnavailable]
@@ -19,7 +19,7 @@ Outcome = tuple[Sequence[str], Mapping[str, Entry] | SourceUnavailable]
 
 @dataclass
 class Asking:
-    """One call of `fetch_parts`: until when it may ask, how often for less, and where its outcomes go."""
+    """One call of `fetch_parts`: its deadline, how often it may ask for less, and where its outcomes go."""
 
     deadline: float
     late: SourceUnavailable
@@ -28,7 +28,7 @@ class Asking:
     outcomes: SimpleQueue[Outcome | None] = field(default_factory=SimpleQueue)
 
     def tell(self, user_ids: Sequence[str], outcome: Mapping[str, Entry] | SourceUnavailable) -> None:
-        """These users are answered, or nobody will be asked for them any more."""
+        """Report that these users are answered, or will not be asked for any more."""
         self.outcomes.put((user_ids, outcome))
 
 

@@ -1,8 +1,8 @@
-"""One HTTP exchange with the user service: a request in, status and body out, within a time that holds for all of it.
+"""One HTTP exchange with the user service: a request in, status and body out, within a time limit for the whole.
 
-`httpx` on an event loop, because a time can only be kept where the wait itself can be ended: the timeouts of `requests`
-and urllib3 are those of one read from the socket, so that a service which sends a byte a second, or interim answers
-(`100 Continue`, `103 Early Hints`) without an end, keeps them waiting for ever.
+`httpx` on an event loop, because only a wait that can be cancelled can be limited: the timeouts of `requests` and
+urllib3 apply to one read from the socket, so a service that sends a byte a second, or endless interim answers
+(`100 Continue`, `103 Early Hints`), keeps them waiting for ever.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GZIP_OR_ZLIB, HEADLESS = 47, -15
 
 
 class Reply(NamedTuple):
-    """An answer. The body of one whose status nobody wanted is not read."""
+    """An answer. The body is read only for a wanted status."""
 
     status: int
     content_type: str
@@ -36,7 +36,7 @@ class Reply(NamedTuple):
 
 
 class TooLong(Exception):
-    """The body has more bytes than were wanted."""
+    """The body has more bytes than allowed."""
 
 
 class Garbled(Exception):
@@ -44,10 +44,10 @@ class Garbled(Exception):
 
 
 class UserHttp:
-    """Connections to the service, kept between requests. Raises `SettingsError` for what cannot be used.
+    """Connections to the service, kept between requests. Raises `SettingsError` for unusable options.
 
-    No redirect is followed: a POST would come back as a GET, and the token belongs to this service alone. Cookies are
-    not kept, and the machine's `.netrc` has no say. Proxies of the environment count, as they do for `requests`.
+    Redirects are not followed: a POST would become a GET, and the token belongs to this service alone. Cookies are not
+    kept, and the machine's `.netrc` is ignored. Proxies of the environment count, as they do for `requests`.
     """
 
     def __init__(self, base_url: str, token: str | None, options: HttpOptions, connections: int) -> None:
@@ -89,7 +89,7 @@ class UserHttp:
 
 
 def reason_of(error: Exception) -> str:
-    """What the system says of a failed exchange, where it says anything: httpx itself names only the step."""
+    """The system's error of a failed exchange, if there is one: httpx itself names only the step."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno:
@@ -110,7 +110,7 @@ async def _read(response: httpx.Response, max_bytes: int) -> bytes:
 
 
 def _unpacker(encoding: str, max_bytes: int) -> Callable[[bytes], bytes]:
-    """Takes the pieces of a body, and an empty one at its end. Never unpacks more than is wanted: a few bytes may be
+    """Takes the pieces of a body, and an empty one at its end. Never unpacks more than the limit: a few bytes may be
     the compressed form of gigabytes."""
     if encoding in ("", "identity"):
         return lambda piece: piece
@@ -120,7 +120,7 @@ def _unpacker(encoding: str, max_bytes: int) -> Callable[[bytes], bytes]:
 
 
 class _Unpacker:
-    """Of gzip all members are read that follow one another: some servers pack each part of an answer by itself."""
+    """Reads all gzip members that follow one another: some servers compress each part of an answer by itself."""
 
     def __init__(self, encoding: str, max_bytes: int) -> None:
         self._encoding = encoding
@@ -162,7 +162,7 @@ def _own_headers(token: str | None) -> dict[str, str]:
 
 
 def _proxy(options: HttpOptions, tls: ssl.SSLContext | None) -> httpx.Proxy | None:
-    """Raises `ValueError` for a port that is none, which only connecting would notice."""
+    """Raises `ValueError` for an invalid port, which would otherwise show only on connecting."""
     if not options.proxy:
         return None
     if urlsplit(options.proxy).port == 0:
@@ -175,8 +175,7 @@ def _is_https(url: str) -> bool:
 
 
 def _tls(base_url: str, options: HttpOptions) -> ssl.SSLContext | None:
-    """How the service and its proxy prove who they are; made only where one is asked: reading a CA bundle takes a
-    while."""
+    """The TLS context for the service and its proxy; made only when needed: reading a CA bundle takes a while."""
     if not (_is_https(base_url) or _is_https(options.proxy)):
         return None
     context = trusting(options.verify if isinstance(options.verify, str) else None)

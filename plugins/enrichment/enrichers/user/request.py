@@ -1,4 +1,4 @@
-"""One request to the user service: users in, their entries out, or how it failed and whose fault that may be."""
+"""One request to the user service: users in, their entries out, or how it failed and what may be at fault."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 # An answer may take this much for each user that was asked for; what is longer is not read.
 BYTES_PER_USER = 16 * 1024
-# As a path segment these name another resource, so no service can be asked for a user of that name.
+# As a path segment these name another resource, so a service cannot be asked for a user of that name.
 UNADDRESSABLE = frozenset({"", ".", ".."})
-# Ids that servers and gateways make something else of in an address, percent-encoded or not, are asked for in a body,
-# and so are long ones: servers take addresses of 8 KB or less.
+# Ids that servers and gateways rewrite in an address, percent-encoded or not, are asked for in a body, and so are long
+# ones: servers accept addresses of 8 KB or less.
 MANGLED = re.compile(r"[/\\%?#;\x00-\x1f\x7f]")
 LONGEST_SEGMENT = 2_000
 LONGEST_PATH = 8_000
@@ -36,7 +36,7 @@ DOUBTS = 8
 
 
 class UserRequests:
-    """Asks for users, in one request each time: many in a batch, one by its address. For one event loop."""
+    """Asks for users, one request a call: many in a batch, a single one by its address. For one event loop."""
 
     def __init__(self, base_url: str, token: str | None, settings: UserSettings, options: HttpOptions) -> None:
         self._base_url = base_url
@@ -103,8 +103,7 @@ class UserRequests:
     async def _prove_alive(
         self, user_ids: Sequence[str], seconds: float, reply: Reply, request: str
     ) -> dict[str, Entry]:
-        """A single user's answer, in proof that whoever has no batch endpoint is the service and not something in its
-        place."""
+        """A single user's answer, as proof that the server without a batch endpoint is the user service."""
         one = next((id_ for id_ in user_ids if not is_odd(id_)), None)
         if one is None or not user_answers.is_json_object(reply.body, reply.content_type):
             raise Transient(
@@ -118,7 +117,7 @@ class UserRequests:
             raise Transient(lie.reason, f"{request} answered {reply.status}, and {lie.detail}") from lie
 
     def _believed(self, entries: dict[str, Entry], reply: Reply) -> dict[str, Entry]:
-        """These entries, unless the answer names none of the users: then something else has answered."""
+        """These entries, unless the answer names none of the users: then another server has answered."""
         if all(entry is FAILED for entry in entries.values()) and not user_answers.is_about(reply.body, list(entries)):
             raise NobodyNamed(f"{self._base_url}/api/users answered 200 for none of the users", entries)
         return entries
@@ -137,7 +136,7 @@ class UserRequests:
             raise Transient(TIMEOUT, f"{request}: no answer within {seconds:.3g} s") from error
         except TooLong as long:
             raise self._doubt(f"{request} answered {long}") from long
-        # ValueError: httpx reads the address of a redirect that nobody follows, and a name in it may be none.
+        # ValueError: httpx parses the address of a redirect that is not followed, and its host may be invalid.
         except (httpx.HTTPError, httpx.InvalidURL, Garbled, ValueError) as error:
             raise Transient(SERVICE_ERROR, f"{request}: {reason_of(error)}") from error
         if reply.status in wanted:
@@ -159,6 +158,6 @@ class UserRequests:
 
 
 def is_odd(user_id: str) -> bool:
-    """Whether an address is no good place for an id."""
+    """Whether an id does not belong in an address."""
     mangled = user_id in UNADDRESSABLE or MANGLED.search(user_id) is not None
     return mangled or len(quote(user_id, safe="")) > LONGEST_SEGMENT

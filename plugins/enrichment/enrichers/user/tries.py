@@ -1,4 +1,4 @@
-"""How a request to the user service can fail, what that says of the service, and when it is tried again."""
+"""How a request to the user service can fail, what that means for the service, and when it is tried again."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from enrichment.sources.connections import HttpOptions, normalized
 
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 NO_BATCH_ENDPOINT = frozenset({404, 405, 501})
-# What a service in health answers to a request that it does not like: too large, too long, or an id of another form.
+# A healthy service's answers to a request that it refuses: too large, too long, or an id of another form.
 TOO_LARGE = 413
 DOUBTFUL = frozenset({400, TOO_LARGE, 414, 422, 431})
-# Headers that say who asks, not what is asked for.
+# Headers that identify the client and do not affect the answer.
 _CREDENTIALS = re.compile(r"auth|cookie|key|secret|signature|token", re.IGNORECASE)
 
 
@@ -56,7 +56,7 @@ class NobodyNamed(SourceUnavailable):
 
 
 class AskSingly(Exception):
-    """The service has no batch endpoint; that it is alive it has proved with these entries."""
+    """The service has no batch endpoint; these entries prove that it is alive."""
 
     def __init__(self, entries: Mapping[str, Entry]) -> None:
         super().__init__("no batch endpoint")
@@ -80,9 +80,9 @@ def may_pass(failure: BaseException) -> bool:
 
 
 def pause_seconds(state: RetryCallState, settings: UserSettings) -> float:
-    """What the service asks for, within bounds; else twice the last pause, with jitter.
+    """The pause that the service asks for, within bounds; else twice the last pause, with jitter.
 
-    Not urllib3's `Retry`: that one makes its second try at once, and gives up on a `Retry-After` that it cannot read.
+    Not urllib3's `Retry`: it makes the second try at once, and gives up on a `Retry-After` that it cannot read.
     """
     failure = state.outcome.exception() if state.outcome is not None else None
     if isinstance(failure, Transient) and failure.retry_after is not None:
@@ -91,7 +91,7 @@ def pause_seconds(state: RetryCallState, settings: UserSettings) -> float:
 
 
 def refusal(reply: Reply, request: str) -> SourceUnavailable:
-    """What a status that is no answer means."""
+    """The exception for a status that is not an answer."""
     status = reply.status
     detail = f"{request} answered {status}"
     if status in (401, 403):
@@ -106,7 +106,7 @@ def refusal(reply: Reply, request: str) -> SourceUnavailable:
 
 
 def retry_after_seconds(text: str | None) -> float | None:
-    """Seconds of a `Retry-After` header, a number or a date; None when there is none or it cannot be read."""
+    """Seconds of a `Retry-After` header, a number or a date; None when it is missing or unreadable."""
     if text is None:
         return None
     try:
@@ -116,9 +116,9 @@ def retry_after_seconds(text: str | None) -> float | None:
 
 
 def version_of(base_url: str, options: HttpOptions) -> str:
-    """Twelve hex digits that stand for a service: its address, and the headers that may choose among its answers.
+    """Twelve hex digits that identify a service: its address, and the headers that may affect its answers.
 
-    Who asks is no part of it: a new token makes no other profiles.
+    Credentials are left out: a new token does not change profiles.
     """
     headers = {name.lower(): value for name, value in options.headers.items() if not _CREDENTIALS.search(name)}
     told = msgspec.json.encode([normalized(base_url), headers], order="sorted")

@@ -1,1 +1,1 @@
-"""A newer geo database in the place of the one in use."""
+"""Replaces the geo database in use with a newer one."""

@@ -1,5 +1,5 @@
-"""What a source gave in, whether it is a database that may be used out: it is read whole, by a process of its own, and
-asked what we know already."""
+"""A source's file in, whether it is a usable database out: it is read to its end by a process of its own, and known
+addresses are looked up in it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Build(msgspec.Struct, frozen=True):
         return cls(str(path), findings.build, findings.build_epoch)
 
     def age_days(self, now: float) -> float:
-        """Days since it was built; negative for one that says it will be."""
+        """Days since it was built; negative for a build time in the future."""
         return (now - self.built_at) / 86_400
 
 
 def build_of(path: str | Path) -> Build:
-    """What a database says of itself. Raises `DatabaseRefused` for a file that is none, is damaged or has no places,
-    `OSError`."""
+    """The build of a database, by its metadata. Raises `DatabaseRefused` for a file that is not one, is damaged or has
+    no places, and `OSError`."""
     file = Path(path)
     if is_from_package(file):
         with maxminddb.open_database(file, maxminddb.MODE_MMAP_EXT) as reader:
@@ -49,7 +49,7 @@ def build_of(path: str | Path) -> Build:
 def verify(candidate: Path, known: Mapping[str, str]) -> Findings:
     """Read it, look up addresses whose country is known, and see whether a sample of its records has cities.
 
-    Raises `DatabaseRefused` with everything that is wrong, and what to do where it should be installed all the same.
+    Raises `DatabaseRefused` with everything that is wrong, and how to install it nevertheless.
     """
     findings = inspect(candidate, list(known))
     wrong = [
@@ -70,6 +70,6 @@ def verify(candidate: Path, known: Mapping[str, str]) -> Findings:
 
 
 def known_addresses(text: str) -> dict[str, str]:
-    """Address to country code, as GEO_IP_KNOWN_ADDRESSES has them: `8.8.8.8=US,128.101.101.101=US`."""
+    """Country codes by address, parsed from GEO_IP_KNOWN_ADDRESSES: `8.8.8.8=US,128.101.101.101=US`."""
     pairs = (pair.strip().partition("=") for pair in text.split(","))
     return {address: country for address, _, country in pairs}

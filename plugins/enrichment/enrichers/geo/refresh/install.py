@@ -1,8 +1,8 @@
-"""A newer database in the place of the one in use: fetched beside it, verified, compared, renamed over it.
+"""Replaces the database in use with a newer one: fetched beside it, verified, compared, renamed over it.
 
-Everything before the rename may fail and leaves what is in use as it is. The rename is within one folder, so it happens
-at once, and whoever has the old database open reads that to its end: a task's lookups are all of one build. A task that
-is tried again starts anew and has the newer build for all of its lookups.
+Everything before the rename may fail and leaves the database in use as it is. The rename is within one folder, so it is
+atomic, and a task that has the old database open goes on reading it: its lookups are all of one build. A task that is
+tried again has the newer build for all of its lookups.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from enrichment.errors import DatabaseRefused, RefreshFailed, SettingsError
 log = logging.getLogger(__name__)
 
 WORKSPACE = ".stacklens-refresh-"
-# What a folder that cannot be written to answers, whoever tries how often.
+# The errors of a folder that cannot be written to: another try would not help.
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.EISDIR)
 READABLE = 0o644
-# Clocks differ, but not by more. What says that it was built later is not comparable with anything.
+# Clocks differ, but not by more. A build time later than that is comparable with nothing.
 FUTURE_SECONDS = 86_400
 
 
 class RefreshOutcome(StrEnum):
-    """What became of a newer database."""
+    """The outcome of a refresh."""
 
     INSTALLED = "installed"
     DRY_RUN = "dry-run"  # it would have been installed
@@ -48,7 +48,7 @@ class RefreshOutcome(StrEnum):
 
 
 class Refreshed(msgspec.Struct, frozen=True):
-    """What a refresh did. `offered` is what the source has, if it had to say; `replaced` what was in use before."""
+    """The result of a refresh. `offered` is the source's build, if it was read; `replaced` the build used before."""
 
     outcome: RefreshOutcome
     source: str
@@ -58,7 +58,7 @@ class Refreshed(msgspec.Struct, frozen=True):
 
 
 class Age(msgspec.Struct, frozen=True):
-    """How old the database in use is; a `problem` where that cannot be told."""
+    """How old the database in use is; a `problem` where that is unknown."""
 
     path: str
     version: str = ""
@@ -72,10 +72,10 @@ class Age(msgspec.Struct, frozen=True):
 def refresh(
     geo: GeoSettings, source: Source, *, force: bool = False, dry_run: bool = False, now: float | None = None
 ) -> Refreshed:
-    """Install what the source has, if it is newer than what is in use; with `force`, whatever its age.
+    """Install the source's database if it is newer than the one in use; with `force`, at any age.
 
-    Raises `DatabaseRefused` when it is no City database that knows what is known, `RefreshFailed` when it could not be
-    fetched or written, `SettingsError` when nobody but a person can help. What is in use is as it was then.
+    Raises `DatabaseRefused` when it is not a City database or fails the checks, `RefreshFailed` when it could not be
+    fetched or written, `SettingsError` when only a person can help. Each of these keeps the database in use.
     """
     now = time.time() if now is None else now
     target = install_path(geo)
@@ -103,8 +103,8 @@ def refresh(
 
 
 def judge(offered: Build, present: Build | None, now: float, *, force: bool, dry_run: bool) -> RefreshOutcome:
-    """What to do with a database that is good. Raises `DatabaseRefused` for one that says it was built in the future:
-    every later one would be older. One in use that says so gives way to any."""
+    """The decision on a valid database. Raises `DatabaseRefused` for a build time in the future: every later build
+    would be older. A database in use with such a time is replaced by any other."""
     if is_from_future(offered, now) and not force:
         raise DatabaseRefused(
             f"{offered.version} says that it was built {-offered.age_days(now):,.0f} days from now, so no later build"
@@ -119,12 +119,12 @@ def judge(offered: Build, present: Build | None, now: float, *, force: bool, dry
 
 
 def is_from_future(build: Build, now: float) -> bool:
-    """Whether it cannot have been built when it says that it was."""
+    """Whether its build time is in the future."""
     return build.built_at > now + FUTURE_SECONDS
 
 
 def swap(candidate: Path, target: Path) -> None:
-    """Put a file in the place of another of the same folder's file system, at once and for good."""
+    """Replace a file by another one on the same file system, atomically and durably."""
     candidate.chmod(target.stat().st_mode & 0o777 if target.exists() else READABLE)
     with candidate.open("rb+") as file:
         os.fsync(file.fileno())
@@ -138,7 +138,7 @@ def swap(candidate: Path, target: Path) -> None:
 
 
 def age(geo: GeoSettings, now: float) -> Age:
-    """How old the database in use is; warns in the log when it is too old, or none that can be read."""
+    """How old the database in use is; warns in the log when it is too old, missing or unreadable."""
     path = present_database_path(geo.database_path, geo.install_path)
     try:
         build = build_of(path)
@@ -160,12 +160,12 @@ def age(geo: GeoSettings, now: float) -> Age:
 
 
 def install_path(geo: GeoSettings) -> Path:
-    """Where a newer database goes: over the one that is set, never over the package's."""
+    """The path of a newer database: that of the configured one, never the package's."""
     return Path(geo.database_path or geo.install_path).expanduser()
 
 
 def _present(geo: GeoSettings) -> Build | None:
-    """The database in use; None where there is none, or none that can be read: anything good is better."""
+    """The database in use; None where it is missing or unreadable: any valid one is better."""
     path = present_database_path(geo.database_path, geo.install_path)
     try:
         return build_of(path)
@@ -176,7 +176,7 @@ def _present(geo: GeoSettings) -> Build | None:
 
 @contextmanager
 def _workspace(target: Path) -> Iterator[Path]:
-    """A folder beside the target, for one refresh at a time; what killed ones left behind is removed."""
+    """A folder beside the target, for one refresh at a time; the remains of killed ones are removed."""
     from filelock import FileLock, Timeout
 
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Where a newer database comes from: a path or URL, or MaxMind's account. A folder in, a file in it out.
 
-The file is what the source gives: a database (`.mmdb`), one in gzip, or a tar archive with one in it.
+The file is as the source has it: a database (`.mmdb`), one in gzip, or a tar archive with one in it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MAXMIND = "maxmind"
 CHUNK_BYTES = MIB
 CONNECT_SECONDS = 10
-# How long a server may say nothing; the whole download has GEO_IP_DOWNLOAD_TIMEOUT_SEC.
+# How long a server may be silent; the whole download has GEO_IP_DOWNLOAD_TIMEOUT_SEC.
 SILENCE_SECONDS = 60
 MAX_BYTES = 2048 * MIB
 # Not to be had, and not by trying again either. 408, 425 and 429 are.
@@ -36,7 +36,7 @@ REFUSALS = (400, 401, 403, 404, 405, 406, 410, 451)
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account at MaxMind. `host` is another server that speaks its update protocol; empty: MaxMind's own."""
+    """An account at MaxMind. `host` is another server with its update protocol; empty: MaxMind's own."""
 
     account_id: str
     license_key: str
@@ -45,12 +45,12 @@ class Account:
 
 
 class Source(Protocol):
-    """Something that has a database."""
+    """A source of databases."""
 
     name: str
 
     def fetch(self, folder: Path, present: Path | None) -> Path | None:
-        """Put what it has into the folder; None when it says that this is what `present` is.
+        """Put its file into the folder and return it; None when the source says that `present` is the same.
 
         Raises `RefreshFailed` where another try may help, `SettingsError` or `DatabaseRefused` where it cannot.
         """
@@ -58,7 +58,7 @@ class Source(Protocol):
 
 
 def named(source: str, geo: GeoSettings, account: Callable[[], Account]) -> Source:
-    """The source of a name: `maxmind`, an http(s) URL, or a path; `#sha256=<hex>` behind either of these is checked."""
+    """The source of a name: `maxmind`, an http(s) URL, or a path; a `#sha256=<hex>` after the last two is checked."""
     max_bytes = geo.max_database_mib * MIB
     if source == MAXMIND:
         return MaxMindSource(account(), geo.edition, geo.download_timeout_sec, max_bytes)
@@ -71,7 +71,7 @@ def named(source: str, geo: GeoSettings, account: Callable[[], Account]) -> Sour
 
 
 class FileSource:
-    """A file that somebody has put there; it is copied, never moved."""
+    """A local file; it is copied, never moved."""
 
     def __init__(self, path: str, sha256: str = "", max_bytes: int = MAX_BYTES) -> None:
         self.name = path
@@ -99,7 +99,7 @@ class FileSource:
 
 
 class UrlSource:
-    """A file on a server. A login in the URL is used and never told."""
+    """A file on a server. A login in the URL is used and never logged."""
 
     def __init__(self, url: str, sha256: str = "", timeout_seconds: float = 600, max_bytes: int = MAX_BYTES) -> None:
         self.name = without_login(url)
@@ -109,7 +109,7 @@ class UrlSource:
         self._max_bytes = max_bytes
 
     def fetch(self, folder: Path, present: Path | None) -> Path:  # noqa: ARG002 - the protocol's
-        """See `Source`. Errors go without the text of what caused them, which has the whole URL in it."""
+        """See `Source`. Errors leave out the text of their cause, which has the whole URL in it."""
         import aiohttp
 
         try:
@@ -126,7 +126,7 @@ class UrlSource:
             ) from None
 
     async def _download(self, folder: Path) -> Path:
-        """In time, whatever a server does: one may drip headers a byte a second, or announce an answer for ever."""
+        """Download within the time limit, even from a server that sends a byte a second or endless interim answers."""
         import aiohttp
 
         silence = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
@@ -149,7 +149,7 @@ class UrlSource:
 
 
 class MaxMindSource:
-    """An edition from MaxMind, by its own client: it asks for the checksum first. What it downloads is checked."""
+    """An edition from MaxMind, by its own client, which asks for the checksum first and checks the download."""
 
     def __init__(
         self, account: Account, edition: str, timeout_seconds: float = 600, max_bytes: int = MAX_BYTES
@@ -178,7 +178,7 @@ class MaxMindSource:
                     f"{self.name}: HTTP {answered.status_code}; check GEO_IP_EDITION and what the account may download"
                 ) from answered
             raise RefreshFailed(f"{self.name}: HTTP {answered.status_code}") from answered
-        # The last four are what its client raises for an answer of another shape than MaxMind's.
+        # Its client raises the last four for an answer of another form than MaxMind's.
         except (
             pygeoipupdate.GeoIPUpdateError, aiohttp.ClientError, TimeoutError,
             AttributeError, LookupError, TypeError, ValueError,
@@ -205,7 +205,7 @@ class MaxMindSource:
             return await client.download(self._edition, md5, folder)
 
     def _unpacked(self, update: UpdateAvailable, folder: Path) -> Path:
-        """The database itself, since it is the one whose checksum MaxMind tells."""
+        """The unpacked database: MaxMind's checksum is of it, not of the archive."""
         try:
             database = unpack(update.compressed_path, folder, self._max_bytes)
         except (RefreshFailed, DatabaseRefused) as damaged:
@@ -216,7 +216,7 @@ class MaxMindSource:
 
 
 class _Offered:
-    """The file in which a source leaves what it has. It takes no more than a database may have."""
+    """The file that a source writes. It accepts no more bytes than a database may have."""
 
     def __init__(self, folder: Path, name: str, sha256: str, max_bytes: int) -> None:
         self._path = folder / "offered"
@@ -228,7 +228,7 @@ class _Offered:
         self._max_bytes = max_bytes
 
     def expect(self, size: int) -> None:
-        """Raises `DatabaseRefused` when that is too much."""
+        """Announce a size. Raises `DatabaseRefused` when it is too large."""
         if size > self._max_bytes:
             raise DatabaseRefused(f"{self._name}: larger than GEO_IP_MAX_DATABASE_MIB={self._max_bytes / MIB:g} allows")
 
@@ -240,7 +240,7 @@ class _Offered:
         self._file.write(piece)
 
     def checked(self) -> Path:
-        """The whole file. Raises `RefreshFailed` when it has another checksum than it should have."""
+        """The complete file. Raises `RefreshFailed` when its checksum is wrong."""
         self._file.close()
         if self._sha256 and self._digest.hexdigest() != self._sha256:
             raise RefreshFailed(f"{self._name}: its sha256 is {self._digest.hexdigest()}, not {self._sha256}")
@@ -252,7 +252,7 @@ class _Offered:
 
 
 def without_login(source: str) -> str:
-    """A source as it may be logged: a URL without user and password, and without the key that its query may hold."""
+    """A source in loggable form: a URL without user and password, and without the key that its query may hold."""
     try:
         parts = urlsplit(source)
     except ValueError as odd:

@@ -1,4 +1,4 @@
-"""What a source gave in, the database in it out: unpacked whatever its name, and never into more than it may be."""
+"""A source's file in, the database in it out: unpacked by content, not by name, and never beyond its size limit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TAKEN = "GEO_IP_UPDATE_SOURCE takes .mmdb, .mmdb.gz and .tar.gz"
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that refuses to give more than so many bytes: a header in an archive may ask for any number of them."""
+    """A stream that refuses to return more than so many bytes: a header in an archive may ask for any number."""
 
     def __init__(self, stream: IO[bytes], limit: int, why: str) -> None:
         self._stream = stream
@@ -36,7 +36,7 @@ class _Bounded(io.RawIOBase):
         self._why = why
 
     def readable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def readinto(self, buffer: Any) -> int:
@@ -50,10 +50,10 @@ class _Bounded(io.RawIOBase):
 
 
 def unpack(offered: Path, folder: Path, max_bytes: int = 2048 * MIB) -> Path:
-    """The database in what a source gave: plain, packed, or the one `.mmdb` of a tar archive.
+    """The database in a source's file: plain, compressed, or the one `.mmdb` of a tar archive.
 
     Raises `RefreshFailed` when it is cut off or damaged, `DatabaseRefused` when an archive has no database in it, and
-    when it becomes larger than `max_bytes` or than what is packed so densely can be.
+    when it becomes larger than `max_bytes` or implausibly larger than its compressed form.
     """
     with offered.open("rb") as file:
         start = file.read(8)
@@ -82,7 +82,7 @@ def unpack(offered: Path, folder: Path, max_bytes: int = 2048 * MIB) -> Path:
 
 
 def _limit(size: int, max_bytes: int) -> tuple[int, str]:
-    """How many bytes it may become, and what to say of more."""
+    """How many bytes it may become, and the error text for more."""
     by_ratio = max(MAX_RATIO * size, ALWAYS_ALLOWED)
     if by_ratio < max_bytes:
         return by_ratio, (
@@ -101,7 +101,7 @@ def _begins_archive(start: bytes) -> bool:
 
 
 def _untar(stream: IO[bytes], database: Path, limit: int, why: str) -> Path:
-    """The names in an archive are not where its files go."""
+    """Extract an archive's database, ignoring the paths in the archive."""
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
             inside = archive.extractfile(member) if member.isfile() and member.name.endswith(".mmdb") else None
