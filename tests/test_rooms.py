@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
@@ -71,6 +71,17 @@ def test_centre_writes_dead_letters_and_reads_none() -> None:
     """What a redrive needs is handed in."""
     known = {imported for module in MODULES if room_of(module) == "batches" for imported in imports_of(module)}
     assert {module for module in known if room_of(module) == "dead_letters"} == {"enrichment.dead_letters.writer"}
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    """Whoever reads a name knows which one is meant."""
+    names = [
+        node.name
+        for path in MODULES.values()
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert sorted(name for name, count in Counter(names).items() if count > 1) == []
 
 
 def test_no_module_is_longer_than_anybody_reads() -> None:

@@ -37,7 +37,7 @@ class Stage:
     peak_rss_bytes: int = 0
 
 
-class Account(Protocol):
+class StageRecords(Protocol):
     """Where stages are recorded; opened when it is needed."""
 
     @property
@@ -52,7 +52,7 @@ class Account(Protocol):
 
 
 @contextmanager
-def timed_stage(account: Account, batch_id: str, name: str) -> Iterator[Stage]:
+def timed_stage(records: StageRecords, batch_id: str, name: str) -> Iterator[Stage]:
     """Time a stage of a batch and record what it did, once it has ended well.
 
     A failure caused by the batch itself is recorded in the ledger: the next claim there takes less. The reason for
@@ -62,18 +62,18 @@ def timed_stage(account: Account, batch_id: str, name: str) -> Iterator[Stage]:
     try:
         yield stage
     except (BatchRefused, BatchUnbalanced) as fault:
-        account.ledger.failed(batch_id, _said(name, fault), fault.partitions)
+        records.ledger.failed(batch_id, _said(name, fault), fault.partitions)
         raise
     except BATCH_FAULTS as fault:
-        account.ledger.failed(batch_id, _said(name, fault))
+        records.ledger.failed(batch_id, _said(name, fault))
         raise
     except PublishRefused as refused:
-        account.ledger.noted(batch_id, _said(name, refused))
+        records.ledger.noted(batch_id, _said(name, refused))
         raise
     stage.seconds = time.perf_counter() - start
     stage.peak_rss_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     metrics.record(
-        account.postgres, batch_id, name, messages=stage.messages, seconds=stage.seconds,
+        records.postgres, batch_id, name, messages=stage.messages, seconds=stage.seconds,
         peak_rss_bytes=stage.peak_rss_bytes, counts={**stage.counts, **stage.histograms},
     )  # fmt: skip
     done = {"stage": name, "messages": stage.messages, "seconds": round(stage.seconds, 3)}

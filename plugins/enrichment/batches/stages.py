@@ -20,7 +20,7 @@ from enrichment.batches.enrich import enrich
 from enrichment.batches.kinds import Kind
 from enrichment.batches.outages import Outage, OutageDetector, hold
 from enrichment.batches.publish import publish, record
-from enrichment.batches.stage_clock import Account, timed_stage
+from enrichment.batches.stage_clock import StageRecords, timed_stage
 from enrichment.batches.staged import Drained, Published
 from enrichment.caches.base import LookupCounts
 from enrichment.enrichers.base import OpenEnricher
@@ -30,7 +30,7 @@ from enrichment.settings import Settings
 from enrichment.store.staging import Staging
 
 
-class Workplace(Account, Protocol):
+class Workplace(StageRecords, Protocol):
     """What stages work with; opened when it is needed (`enrichment.resources`)."""
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
@@ -41,12 +40,12 @@ class LayeredLookup:
       which had to be asked. Memory keeps it for `failed_seconds`, so that the next chunk does not ask again.
     - A key for which the source failed and nothing stale is there is FAILED with the source's reason; only memory keeps
       that.
-    - A source that leaves a key out has failed for it, with the reason `unanswered`.
+    - A source that leaves a key out has failed for it, with the reason `processing-failed`.
     - An entry of another version than the source's is a miss (an empty version takes any).
     - What a `GradualSource` answers goes into the lasting layers part by part, so that a killed task leaves it to its
       next try. Memory, which ends with the task, takes all of it at the end.
-    - A layer that does not answer is skipped, and not written to, until the next call. Its failures, and those of the
-      source, are counted in `failures` and given to `on_failure`; the log names the first of each tier.
+    - A layer that does not answer is skipped, and not written to, until the next call. The log names the
+      first failure of each tier.
     """
 
     def __init__(
@@ -55,17 +54,12 @@ class LayeredLookup:
         source: LookupSource,
         ttl: TimeToLive,
         clock: Callable[[], float],
-        on_failure: Callable[[Tier, EnrichmentError], None] | None = None,
-        *,
-        unanswered: str = Reason.PROCESSING_FAILED,
     ) -> None:
         self._layers = layers
         self._source = source
         self._ttl = ttl
         self._clock = clock
-        self._on_failure = on_failure
-        self._unanswered = unanswered
-        self.failures: Counter[Tier] = Counter()
+        self._failed: set[Tier] = set()
 
     def answer_many(self, keys: Sequence[str]) -> Answers:
         """One answer per key, in the order of `keys`, which are distinct. Never raises for a tier that is down."""
@@ -123,7 +117,7 @@ class LayeredLookup:
         self, keys: Sequence[str], expired: Mapping[str, Entry], lasting: Iterable[CacheLayer]
     ) -> dict[str, Entry]:
         """The source's answers for these keys, written into the lasting layers as they come."""
-        failure = Entry(State.FAILED, reason=self._unanswered)
+        failure = Entry(State.FAILED, reason=Reason.PROCESSING_FAILED)
         fetched: dict[str, Entry] = {}
         try:
             for part in self._parts(keys):
@@ -153,11 +147,9 @@ class LayeredLookup:
         }
 
     def _report(self, tier: Tier, error: EnrichmentError) -> None:
-        self.failures[tier] += 1
-        if self.failures[tier] == 1:
+        if tier not in self._failed:
             log.warning("lookup.tier_failed tier=%s error=%s", tier, error)
-        if self._on_failure is not None:
-            self._on_failure(tier, error)
+            self._failed.add(tier)
 
 
 def _or_stale(failed: Entry, old: Entry | None) -> Entry:

@@ -35,7 +35,7 @@ from confluent_kafka import KafkaError, KafkaException
 from enrichment.batch import OffsetRange
 from enrichment.conservation.committed import Kafka, read, topic_id, whole_log_ranges
 from enrichment.conservation.report import ConservationReport, Expected
-from enrichment.conservation.shares import Share, match, match_side_by_side, worthwhile_processes
+from enrichment.conservation.shares import CheckedShare, match, match_side_by_side, worthwhile_processes
 from enrichment.messages import HEADER_LETTER_TOPIC_ID
 
 
@@ -73,7 +73,7 @@ def check(
         return [OffsetRange(r.partition, max(r.start, starts.get((topic, r.partition), 0)), r.end) for r in log]
 
     redriven = _redriven(kafka, redriven_topic, dlq_topic, timeout, settle_seconds) if redriven_topic else frozenset()
-    whole = Share(
+    whole = CheckedShare(
         kafka, input_topic, (output_topic, dlq_topic), (held(output_topic), held(dlq_topic)), frozenset(redriven),
         merged, content_every, examples, timeout, replay,
     )  # fmt: skip

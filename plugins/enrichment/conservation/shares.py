@@ -29,7 +29,7 @@ PROCESSES = 4
 
 
 @dataclass(frozen=True)
-class Share:
+class CheckedShare:
     """A part of the check: these input ranges against all messages of the output topics."""
 
     kafka: Kafka
@@ -44,7 +44,7 @@ class Share:
     replay: Expected | None
     of: int = 1  # how many shares there are
 
-    def split(self, count: int) -> list[Share]:
+    def split(self, count: int) -> list[CheckedShare]:
         """Split into as many shares of about equal size, each partition in one of them."""
         spans: dict[int, int] = defaultdict(int)
         for r in self.ranges:
@@ -55,7 +55,7 @@ class Share:
         return [replace(self, ranges=[r for r in self.ranges if r.partition in part], of=count) for part in parts]
 
 
-def worthwhile_processes(whole: Share) -> int:
+def worthwhile_processes(whole: CheckedShare) -> int:
     """How many processes are worthwhile; one, where something cannot be sent to another."""
     is_plain = isinstance(whole.kafka, str) or all(isinstance(v, str | int | float) for v in whole.kafka.values())
     is_sendable = is_plain and (whole.replay is None or whole.replay.wanted is None)
@@ -64,7 +64,7 @@ def worthwhile_processes(whole: Share) -> int:
     return min(PROCESSES, os.cpu_count() or 1, len({r.partition for r in whole.ranges}))
 
 
-def match(share: Share, advance: Callable[[int], None] | None = None) -> tuple[ConservationReport, int]:
+def match(share: CheckedShare, advance: Callable[[int], None] | None = None) -> tuple[ConservationReport, int]:
     """Check a share; also returns how many outputs were seen. `advance` is called with the number of messages read;
     outputs, which every share reads, count as a fraction each."""
     run = Matcher(share.input_topic, share.ranges, share.content_every, share.examples, share.replay)
@@ -90,7 +90,7 @@ def match(share: Share, advance: Callable[[int], None] | None = None) -> tuple[C
 
 
 def match_side_by_side(
-    shares: Sequence[Share], examples: int, advance: Callable[[int], None] | None
+    shares: Sequence[CheckedShare], examples: int, advance: Callable[[int], None] | None
 ) -> ConservationReport:
     """Check each share in a process of its own. Raises what one of them raises."""
     context = multiprocessing.get_context("spawn")  # a fork would share the clients of this process
@@ -123,7 +123,7 @@ def _take_counters(counters: list[Synchronized[int]]) -> None:
     _counters[:] = counters
 
 
-def _match_counted(share: Share, number: int) -> tuple[ConservationReport, int] | Failed:
+def _match_counted(share: CheckedShare, number: int) -> tuple[ConservationReport, int] | Failed:
     def advance(done: int) -> None:
         _counters[number].value = done
 

@@ -34,7 +34,7 @@ GROUPS = 200  # told apart; what comes later is counted as one of its reason
 SHOWN_CHARACTERS = 300  # of what a letter says; anybody can write one
 
 
-class Group(msgspec.Struct):
+class DeadLetterGroup(msgspec.Struct):
     """Dead letters with one fingerprint: the same reason and detail, apart from what differs from message to message.
     `example` is the partition and offset of one of them, `first` and `last` are the times at which they were written.
     """
@@ -63,7 +63,7 @@ class Survey(msgspec.Struct):
     left: int = 0
     filtered: int = 0
     already_redriven: int = 0
-    groups: list[Group] = []
+    groups: list[DeadLetterGroup] = []
 
     def to_manifest(self) -> dict[str, Any]:
         """As plain JSON types, for XCom; the largest groups first."""
@@ -80,7 +80,7 @@ class Surveyor:
         self.load = Load()  # of the letters at these positions
         self._max_letters = max_letters
         self._verdicts: Counter[Verdict] = Counter()
-        self._groups: dict[tuple[str, ...], Group] = {}
+        self._groups: dict[tuple[str, ...], DeadLetterGroup] = {}
 
     def take(self, chunk: Chunk, judged: Iterable[Judged]) -> None:
         """Count a chunk's dead letters."""
@@ -105,7 +105,7 @@ class Surveyor:
             detail = "(further details)"
             key = (one.verdict, reason, detail, "")
         group = self._groups.setdefault(
-            key, Group(one.verdict, reason, detail, one.why, 0, at, at, f"{position[0]}:{position[1]}")
+            key, DeadLetterGroup(one.verdict, reason, detail, one.why, 0, at, at, f"{position[0]}:{position[1]}")
         )
         group.letters += 1
         group.first, group.last = min(group.first, at), max(group.last, at)

@@ -105,7 +105,7 @@ def prepare(
     tally, is_down = Tally(), False
     [limits] = map((refusals or Refusals()).known_to, topic_limits(clients, repair.batch.topic))
     with quiet_gc(), staging.write(repair.batch.batch_id, CORRECTIONS) as file:
-        reader = PlaceReader(clients, repair)
+        reader = VersionReader(clients, repair)
         for chunk in reader.chunks():
             moment = now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
             corrected, counted = corrector.correct(chunk, moment, limits)
@@ -117,7 +117,7 @@ def prepare(
     return Prepared(tally, reader.lost, is_down)
 
 
-class PlaceReader:
+class VersionReader:
     """Reads the latest version of each message of a batch that is missing one of the sources.
 
     `lost` says afterwards how many offsets had left the log.

@@ -6,7 +6,7 @@ import pytest
 
 from enrichment.batch import OffsetRange
 from enrichment.conservation.report import Expected
-from enrichment.conservation.shares import Share, worthwhile_processes
+from enrichment.conservation.shares import CheckedShare, worthwhile_processes
 
 RANGES = [
     OffsetRange(0, 0, 900_000),
@@ -16,13 +16,13 @@ RANGES = [
 ]
 
 
-def share(**changed: object) -> Share:
+def share(**changed: object) -> CheckedShare:
     """A check of these ranges."""
     known = {
         "kafka": "broker:9092", "input_topic": "in", "output_topics": ("out", "dlq"), "outputs": ((), ()),
         "redriven": frozenset(), "ranges": RANGES, "content_every": 1, "examples": 5, "timeout": 60.0, "replay": None,
     }  # fmt: skip
-    return Share(**{**known, **changed})  # type: ignore[arg-type]
+    return CheckedShare(**{**known, **changed})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

@@ -15,10 +15,10 @@ from enrichment.caches.base import Entry
 from enrichment.enrichers.user import SERVICE_ERROR, TIMEOUT, UserSettings
 from enrichment.enrichers.user import answers as user_answers
 from enrichment.enrichers.user.answers import ABSENT, FAILED, Unreadable
-from enrichment.enrichers.user.http import Garbled, Reply, TooLong, UserHttp, reason_of
 from enrichment.enrichers.user.tries import NO_BATCH_ENDPOINT, AskSingly, Doubtful, NobodyNamed, Transient, refusal
 from enrichment.errors import SourceUnavailable
 from enrichment.sources.connections import HttpOptions
+from enrichment.sources.http_client import Garbled, HttpClient, Reply, TooLong, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class UserRequests:
 
     def __init__(self, base_url: str, token: str | None, settings: UserSettings, options: HttpOptions) -> None:
         self._base_url = base_url
-        self._http = UserHttp(base_url, token, options, settings.concurrency)
+        self._http = HttpClient(base_url, token, options, settings.concurrency, "the user service")
         self._most_doubts = DOUBTS * settings.concurrency
         self._has_batch = settings.batch_size > 1
         self._doubts = 0  # since the service last answered

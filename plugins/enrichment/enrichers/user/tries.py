@@ -15,9 +15,9 @@ from tenacity.stop import stop_base
 
 from enrichment.caches.base import Entry
 from enrichment.enrichers.user import SERVICE_ERROR, UserSettings
-from enrichment.enrichers.user.http import Reply
 from enrichment.errors import SourceUnavailable
 from enrichment.sources.connections import HttpOptions, normalized
+from enrichment.sources.http_client import Reply
 
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 NO_BATCH_ENDPOINT = frozenset({404, 405, 501})

@@ -1,4 +1,4 @@
-"""One HTTP exchange with the user service: a request in, status and body out, within a time limit for the whole.
+"""One HTTP exchange with a service: a request in, status and body out, within a time limit for the whole.
 
 `httpx` on an event loop, because only a wait that can be cancelled can be limited: the timeouts of `requests` and
 urllib3 apply to one read from the socket, so a service that sends a byte a second, or endless interim answers
@@ -43,19 +43,21 @@ class Garbled(Exception):
     """The body is not compressed as its headers say."""
 
 
-class UserHttp:
-    """Connections to the service, kept between requests. Raises `SettingsError` for unusable options.
+class HttpClient:
+    """Connections to a service, kept between requests; `service` is what errors call it.
+
+    Raises `SettingsError` for unusable options.
 
     Redirects are not followed: a POST would become a GET, and the token belongs to this service alone. Cookies are not
     kept, and the machine's `.netrc` is ignored. Proxies of the environment count, as they do for `requests`.
     """
 
-    def __init__(self, base_url: str, token: str | None, options: HttpOptions, connections: int) -> None:
-        _check_address(base_url)
+    def __init__(self, base_url: str, token: str | None, options: HttpOptions, connections: int, service: str) -> None:
+        _check_address(base_url, service)
         self._base_url = base_url
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         headers = httpx.Headers(options.headers)
-        headers.update(_own_headers(token))
+        headers.update(_own_headers(token, service))
         try:
             tls = _tls(base_url, options)
             self._client = httpx.AsyncClient(
@@ -67,9 +69,7 @@ class UserHttp:
                 timeout=None,  # noqa: S113 - `ask` has one for the whole exchange
             )
         except (OSError, ValueError, ImportError, httpx.InvalidURL) as unusable:  # a SOCKS proxy needs a package
-            raise SettingsError(
-                f"the user service's connection: verify, cert or proxy is unusable: {unusable}"
-            ) from None
+            raise SettingsError(f"{service}'s connection: verify, cert or proxy is unusable: {unusable}") from None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -153,10 +153,10 @@ class _Unpacker:
         return b""
 
 
-def _own_headers(token: str | None) -> dict[str, str]:
+def _own_headers(token: str | None, service: str) -> dict[str, str]:
     token = (token or "").strip()
     if not (token.isascii() and token.isprintable()):
-        raise SettingsError("the password of the user service's connection is no token: it has unprintable characters")
+        raise SettingsError(f"the password of {service}'s connection is no token: it has unprintable characters")
     headers = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate", "Content-Type": "application/json"}
     return {**headers, "Authorization": f"Bearer {token}"} if token else headers
 
@@ -187,13 +187,13 @@ def _tls(base_url: str, options: HttpOptions) -> ssl.SSLContext | None:
     return context
 
 
-def _check_address(base_url: str) -> None:
+def _check_address(base_url: str, service: str) -> None:
     try:
         parts = urlsplit(base_url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
     if not usable:
-        raise SettingsError("the user service's connection gives no address like http://host:port")
+        raise SettingsError(f"{service}'s connection gives no address like http://host:port")
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise SettingsError("the user service's address holds more than scheme, host, port and path")
+        raise SettingsError(f"{service}'s address holds more than scheme, host, port and path")
