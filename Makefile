@@ -59,8 +59,9 @@ clean: ## Stop everything and remove what was made, .venv included
 test: setup ## Run the tests (ARGS='-k geo' for some)
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-quick: setup ## Run the tests that need no services (ARGS='-k geo' for some)
-	@$(BIN)/python -m pytest -q -m 'not services' tests/enrichment tests/user_service tests/test_readme.py tests/test_rooms.py $(ARGS)
+test-quick: setup ## Run the tests that need no services or processes (ARGS='-k geo' for some)
+	@$(BIN)/python -m pytest -q -m 'not services and not processes' --hypothesis-profile=quick \
+	  tests/enrichment tests/test_readme.py tests/test_rooms.py $(ARGS)
 
 bench: setup ## Measure, on the real Kafka: benchmarks/results/latest.json (ARGS='--only peers' for some)
 	@PYTHONPATH=plugins:. $(BIN)/python -m benchmarks $(ARGS)

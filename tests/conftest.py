@@ -27,6 +27,8 @@ os.environ.update(
 # A property is not about how quick the machine is.
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
+# For `make test-quick`: after every change, rather than once with all examples.
+settings.register_profile("quick", settings.get_profile("any-machine"), max_examples=10)
 
 pytest_plugins = [
     "tests.fixtures.clock",

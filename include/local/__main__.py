@@ -7,6 +7,7 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 
 from rich.console import Console
@@ -24,7 +25,7 @@ from include.local.supervision import UP
 
 def main() -> int:
     """Carry out one command; returns the exit code: 0 done, 1 something is in the way, 130 interrupted."""
-    arguments = _parser().parse_args()
+    arguments = parse(sys.argv[1:])
     console, errors = Console(soft_wrap=True), Console(soft_wrap=True, stderr=True)
     try:
         if arguments.command in ("up", "run"):
@@ -73,6 +74,20 @@ def _look_or_stop(arguments: argparse.Namespace, console: Console) -> int:
     raise AssertionError(arguments.command)
 
 
+PASSED_ON = {
+    "airflow": "run a command of Airflow's command line on the running stack, such as `dags list`",
+    "sql": "ask the StackLens database: one statement, or a prompt",
+    "check": "prove that no message was lost, doubled or altered; `--help` has what it takes",
+}
+
+
+def parse(given: Sequence[str]) -> argparse.Namespace:
+    """The command and its arguments. What follows a command of `PASSED_ON` is not ours to read: `rest` has it."""
+    if given and given[0] in PASSED_ON:
+        return argparse.Namespace(command=given[0], rest=list(given[1:]))
+    return _parser().parse_args(given)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m include.local", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -84,12 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     logs = commands.add_parser("logs", help="show the end of a component's log")
     logs.add_argument("name", nargs="?", help="such as scheduler; without it, which there are")
     logs.add_argument("--follow", action="store_true", help="go on with what is added, until interrupted")
-    for name, what in (
-        ("airflow", "run a command of Airflow's command line on the running stack, such as `dags list`"),
-        ("sql", "ask the StackLens database: one statement, or a prompt"),
-        ("check", "prove that no message was lost, doubled or altered; `--help` has what it takes"),
-    ):
-        commands.add_parser(name, help=what, add_help=False).add_argument("rest", nargs=argparse.REMAINDER)
+    for name, what in PASSED_ON.items():
+        commands.add_parser(name, help=what)
     commands.add_parser("down", help="stop everything")
     commands.add_parser("clean", help="stop everything and remove what it left")
     return parser

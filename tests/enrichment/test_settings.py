@@ -29,7 +29,7 @@ def test_defaults_are_those_of_the_design() -> None:
     assert (settings.kafka.input_topic, settings.kafka.output_topic, settings.kafka.dlq_topic) == (
         "stacklens-enriched", "stacklens-analytics", "analytics-dlq",
     )  # fmt: skip
-    geo, user, business = settings.enrichers.values()
+    geo, user, business = (settings.enrichers[name] for name in ("geo", "user", "business"))
     assert (geo.cache_size, geo.cache_ttl_sec) == (10_000, 3600)
     assert isinstance(user, UserSettings)
     assert (user.cache_size, user.cache_ttl_sec, user.timeout_sec) == (5_000, 3600, 5)

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from include.local import inspection
+from include.local.__main__ import parse
 from include.local.airflow import Addresses
 from include.local.config import Config
 from include.local.errors import StackError
@@ -84,3 +85,20 @@ def test_logs_when_none_or_a_wrong_one_is_named(logged: Config) -> None:
         inspection.logs(logged, "kafak", Console(file=output), follow=False)
     with pytest.raises(StackError, match="no logs"):
         inspection.logs(replace(logged, directory=logged.directory / "new"), "kafka", Console(), follow=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "rest"),
+    [
+        (["check", "--help"], ["--help"]),
+        (["check", "--all", "--replay-id", "x"], ["--all", "--replay-id", "x"]),
+        (["airflow", "--version"], ["--version"]),
+        (["airflow", "dags", "list", "-o", "json"], ["dags", "list", "-o", "json"]),
+        (["sql", "SELECT 1"], ["SELECT 1"]),
+        (["sql"], []),
+    ],
+)
+def test_arguments_of_other_commands_are_passed_on(given: list[str], rest: list[str]) -> None:
+    """Options too, of which the first may be one."""
+    parsed = parse(given)
+    assert (parsed.command, parsed.rest) == (given[0], rest)

@@ -18,11 +18,15 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine
 
 from enrichment import sql
-from enrichment.enrichers.tables import cache_tables
+from enrichment.enrichers.business import BUSINESS
+from enrichment.enrichers.geo import GEO
+from enrichment.enrichers.tables import cache_table
+from enrichment.enrichers.user import USER
 from enrichment.errors import SchemaError
 from enrichment.store.schema import apply_schema, migrations
 
-CACHES = tuple(cache_tables())
+# Those that `schema.sql` has, too.
+CACHES = tuple(map(cache_table, (GEO, USER, BUSINESS)))
 
 Connection = psycopg.Connection[Any]
 

@@ -312,7 +312,7 @@ def test_cache_statistics_tell_sizes_and_hits(postgres_connection: Connection) -
 
     question = "SELECT cache, entries, expired, absent, messages, memory_hits, postgres_hits, misses, stale, hit_rate"
     rows = postgres_connection.execute(f"{question} FROM get_cache_statistics()".encode()).fetchall()
-    assert rows == [
+    assert [row for row in rows if row[0] in ("geo", "user", "business")] == [
         ("geo", 3, 1, 1, 200, 110, 40, 50, 5, 0.75),
         ("user", 1, 0, 0, 0, 0, 0, 0, 0, None),
         ("business", 0, 0, 0, 0, 0, 0, 0, 0, None),

@@ -74,7 +74,7 @@ def test_keys_that_need_not_be_there_are_not_missed(name: str, monkeypatch: pyte
 
 def test_enrichment_without_a_setting_for_keys_needs_none() -> None:
     """One that somebody has added, as docs/extend.md has it."""
-    assert alerts(Counts(enriched=100), {"threat": 0}) == []
+    assert alerts(Counts(enriched=100), {"watch": 0}) == []
 
 
 def test_partial_messages_are_explained() -> None:

@@ -32,7 +32,7 @@ Connection = psycopg.Connection[Any]
 HOUR = 3_600
 
 
-class Threat(msgspec.Struct, frozen=True, gc=False):
+class Watch(msgspec.Struct, frozen=True, gc=False):
     """A value with a column of each type."""
 
     list_name: str | None = None
@@ -49,9 +49,9 @@ class Capitals(msgspec.Struct, frozen=True, gc=False):
     Ünit: str | None = None  # noqa: PLC2401  what a column may be called
 
 
-THREAT = CacheTable("threat", "threat_cache", "ip_address", Threat)
+WATCH = CacheTable("watch", "watch_cache", "ip_address", Watch)
 ODD = CacheTable("odd", 'Odd "cache"; --', 'Key\'s "name"', Capitals, dependents=('Odd "risks"',))
-FULL = {"threat": Threat("blocked", 7, 0.5, True), "odd": Capitals("a", 1, "b")}
+FULL = {"watch": Watch("blocked", 7, 0.5, True), "odd": Capitals("a", 1, "b")}
 # What a table is, but for its name and the comments that only a person would write.
 SHAPE = """
     SELECT 'column', attname, concat_ws(' ', format_type(atttypid, atttypmod), attnotnull, attcollation::regcollation,
@@ -122,15 +122,15 @@ def test_nothing_changes_when_the_tables_are_as_declared(connection: Connection,
     before = connection.execute(question).fetchall()
     make_tables(connection, CACHES)
     assert connection.execute(question).fetchall() == before
-    make_tables(connection, [*CACHES, THREAT])
-    entries = put(connection, THREAT, clock, "8.8.8.8")
+    make_tables(connection, [*CACHES, WATCH])
+    entries = put(connection, WATCH, clock, "8.8.8.8")
     before = connection.execute(question).fetchall()
-    make_tables(connection, [*CACHES, THREAT])
+    make_tables(connection, [*CACHES, WATCH])
     assert connection.execute(question).fetchall() == before
-    assert PostgresLayer(lambda: connection, THREAT, clock=clock).get_many(["8.8.8.8"]) == entries
+    assert PostgresLayer(lambda: connection, WATCH, clock=clock).get_many(["8.8.8.8"]) == entries
 
 
-@pytest.mark.parametrize("table", [THREAT, ODD], ids=["plain", "odd names"])
+@pytest.mark.parametrize("table", [WATCH, ODD], ids=["plain", "odd names"])
 def test_a_cache_needs_nothing_but_its_declaration(
     database: str, connection: Connection, clock: FixedClock, table: CacheTable
 ) -> None:
@@ -179,18 +179,18 @@ def test_a_cache_needs_nothing_but_its_declaration(
 
 def test_caches_are_written_down_in_their_order(connection: Connection, clock: FixedClock) -> None:
     """The statistics go by it. What is declared no longer is forgotten; its table stays, with what it holds."""
-    make_tables(connection, [THREAT, *CACHES])
-    assert caches(connection)[:2] == [("threat", "threat_cache", "ip_address"), ("geo", "geo_ip_cache", "ip_address")]
-    entries = put(connection, THREAT, clock, "8.8.8.8")
+    make_tables(connection, [WATCH, *CACHES])
+    assert caches(connection)[:2] == [("watch", "watch_cache", "ip_address"), ("geo", "geo_ip_cache", "ip_address")]
+    entries = put(connection, WATCH, clock, "8.8.8.8")
     make_tables(connection, CACHES)
     assert list(statistics(connection)) == ["geo", "user", "business"]
-    make_tables(connection, [*CACHES, THREAT])
-    assert list(statistics(connection)) == ["geo", "user", "business", "threat"]
-    assert PostgresLayer(lambda: connection, THREAT, clock=clock).get_many(["8.8.8.8"]) == entries
+    make_tables(connection, [*CACHES, WATCH])
+    assert list(statistics(connection)) == ["geo", "user", "business", "watch"]
+    assert PostgresLayer(lambda: connection, WATCH, clock=clock).get_many(["8.8.8.8"]) == entries
 
 
 class Less(msgspec.Struct, frozen=True, gc=False):
-    """`Threat` without one of its fields."""
+    """`Watch` without one of its fields."""
 
     list_name: str | None = None
     reports: int | None = None
@@ -198,7 +198,7 @@ class Less(msgspec.Struct, frozen=True, gc=False):
 
 
 class Retyped(msgspec.Struct, frozen=True, gc=False):
-    """`Threat` with another type of one of its fields."""
+    """`Watch` with another type of one of its fields."""
 
     list_name: str | None = None
     reports: str | None = None
@@ -207,7 +207,7 @@ class Retyped(msgspec.Struct, frozen=True, gc=False):
 
 
 class Keyed(msgspec.Struct, frozen=True, gc=False):
-    """`Threat` with what was its key as a value."""
+    """`Watch` with what was its key as a value."""
 
     ip_address: str | None = None
     reports: int | None = None
@@ -217,21 +217,21 @@ class Keyed(msgspec.Struct, frozen=True, gc=False):
     ("declared", "wanted"),
     [
         (
-            CacheTable("threat", "threat_cache", "ip_address", Less),
+            CacheTable("watch", "watch_cache", "ip_address", Less),
             {"ip_address": "text", "list_name": "text", "reports": "bigint", "score": "double precision"},
         ),
         (
-            CacheTable("threat", "threat_cache", "ip_address", Retyped),
+            CacheTable("watch", "watch_cache", "ip_address", Retyped),
             {"ip_address": "text", "list_name": "text", "reports": "text", "score": "double precision",
              "is_exit_node": "boolean"},
         ),
         (
-            CacheTable("threat", "threat_cache", "address", Threat),
+            CacheTable("watch", "watch_cache", "address", Watch),
             {"address": "text", "list_name": "text", "reports": "bigint", "score": "double precision",
              "is_exit_node": "boolean"},
         ),
         (
-            CacheTable("threat", "threat_cache", "list_name", Keyed),
+            CacheTable("watch", "watch_cache", "list_name", Keyed),
             {"list_name": "text", "ip_address": "text", "reports": "bigint"},
         ),
     ],
@@ -242,14 +242,14 @@ def test_a_table_is_remade_when_its_columns_differ(
 ) -> None:
     """It is empty then and has what is declared, as if it were made anew; what it held was of other columns."""
     make_tables(connection, [declared])
-    fresh = shape(connection, "threat_cache")
-    connection.execute("DROP TABLE threat_cache")
-    make_tables(connection, [THREAT])
-    put(connection, THREAT, clock, "8.8.8.8")
-    assert shape(connection, "threat_cache") != fresh
+    fresh = shape(connection, "watch_cache")
+    connection.execute("DROP TABLE watch_cache")
+    make_tables(connection, [WATCH])
+    put(connection, WATCH, clock, "8.8.8.8")
+    assert shape(connection, "watch_cache") != fresh
     make_tables(connection, [declared])
-    assert connection.execute("SELECT count(*) FROM threat_cache").fetchall() == [(0,)]
-    assert shape(connection, "threat_cache") == fresh
+    assert connection.execute("SELECT count(*) FROM watch_cache").fetchall() == [(0,)]
+    assert shape(connection, "watch_cache") == fresh
     assert values(fresh) == wanted
 
 
@@ -268,22 +268,20 @@ def test_a_column_that_a_view_reads_does_not_go(connection: Connection, clock: F
     before = shape(connection, "geo_ip_cache"), caches(connection)
     declared = CacheTable("geo", "geo_ip_cache", "ip_address", Placeless)
     with pytest.raises(SchemaError, match=r"v_active_geo_cache reads city, .* reads region\. Drop the views"):
-        apply_schema(connection, [THREAT, declared])
+        apply_schema(connection, [WATCH, declared])
     assert (shape(connection, "geo_ip_cache"), caches(connection)) == before
-    assert connection.execute("SELECT count(*), to_regclass('threat_cache') FROM geo_ip_cache").fetchall() == [
-        (1, None)
-    ]
+    assert connection.execute("SELECT count(*), to_regclass('watch_cache') FROM geo_ip_cache").fetchall() == [(1, None)]
 
 
 def test_a_table_is_remade_under_a_view_that_reads_what_stays(connection: Connection) -> None:
     """Views of what is still there are no obstacle, and go on working; grants stay, too."""
-    make_tables(connection, [THREAT])
-    connection.execute("CREATE VIEW listed AS SELECT ip_address, list_name, expires_at FROM threat_cache")
-    connection.execute("GRANT SELECT ON threat_cache TO PUBLIC")
-    make_tables(connection, [CacheTable("threat", "threat_cache", "ip_address", Less)])
-    assert "is_exit_node" not in {name for _, name, _ in shape(connection, "threat_cache")}
+    make_tables(connection, [WATCH])
+    connection.execute("CREATE VIEW listed AS SELECT ip_address, list_name, expires_at FROM watch_cache")
+    connection.execute("GRANT SELECT ON watch_cache TO PUBLIC")
+    make_tables(connection, [CacheTable("watch", "watch_cache", "ip_address", Less)])
+    assert "is_exit_node" not in {name for _, name, _ in shape(connection, "watch_cache")}
     assert connection.execute("SELECT count(*) FROM listed").fetchall() == [(0,)]
-    granted = "SELECT has_table_privilege('pg_monitor', 'threat_cache', 'SELECT')"
+    granted = "SELECT has_table_privilege('pg_monitor', 'watch_cache', 'SELECT')"
     assert connection.execute(granted).fetchall() == [(True,)]
 
 
@@ -292,15 +290,15 @@ def test_a_table_that_is_none_of_a_cache_is_never_touched(connection: Connection
     connection.execute("CREATE TABLE orders (ip_address text PRIMARY KEY, state text)")
     connection.execute("INSERT INTO orders VALUES ('a', 'open')")
     with pytest.raises(SchemaError, match="orders, which exists and is not a cache's"):
-        make_tables(connection, [CacheTable("threat", "orders", "ip_address", Threat)])
+        make_tables(connection, [CacheTable("watch", "orders", "ip_address", Watch)])
     assert connection.execute("SELECT ip_address, state FROM orders").fetchall() == [("a", "open")]
 
 
 @pytest.mark.parametrize(
     ("other", "what"),
     [
-        (CacheTable("threat", "geo_ip_cache", "ip_address", Threat), "table: geo_ip_cache"),
-        (CacheTable("geo", "threat_cache", "ip_address", Threat), "cache: geo"),
+        (CacheTable("watch", "geo_ip_cache", "ip_address", Watch), "table: geo_ip_cache"),
+        (CacheTable("geo", "watch_cache", "ip_address", Watch), "cache: geo"),
     ],
     ids=["table", "cache"],
 )
@@ -330,14 +328,14 @@ class Nothing(msgspec.Struct):
     ("table", "key", "values", "complaint"),
     [
         ("t", "k", State_, "other names for state"),
-        ("t", "score", Threat, "other names for score"),
-        ("t", "expires_at", Threat, "other names for expires_at"),
+        ("t", "score", Watch, "other names for score"),
+        ("t", "expires_at", Watch, "other names for expires_at"),
         ("t", "k", Nested, "cannot keep names"),
         ("t", "k", Nothing, "no values"),
-        ("t" * 44, "k", Threat, "cannot use the name"),
-        ("t", "k" * 64, Threat, "cannot use the name"),
-        ("100%", "k", Threat, "cannot use the name"),
-        ("", "k", Threat, "cannot use the name"),
+        ("t" * 44, "k", Watch, "cannot use the name"),
+        ("t", "k" * 64, Watch, "cannot use the name"),
+        ("100%", "k", Watch, "cannot use the name"),
+        ("", "k", Watch, "cannot use the name"),
     ],
     ids=[
         "fixed column",
@@ -356,7 +354,7 @@ def test_a_declaration_is_refused_when_no_table_can_be_made_of_it(
 ) -> None:
     """Where it is written, not in the database: PostgreSQL would cut a long name off and say nothing."""
     with pytest.raises(SchemaError, match=complaint):
-        CacheTable("threat", table, key, values)
+        CacheTable("watch", table, key, values)
 
 
 def test_statements_are_composed_once() -> None:

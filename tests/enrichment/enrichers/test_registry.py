@@ -104,6 +104,7 @@ def test_declared_enrichments_are_gone_behind_the_block() -> None:
     assert (REGISTRY.output_columns, REGISTRY.enrichers) == (before, ENRICHERS)
 
 
+@pytest.mark.processes
 def test_declarations_are_cheap_to_import() -> None:
     """DAG files import them: what only tasks need is not loaded with them."""
     code = (

@@ -18,6 +18,8 @@ from enrichment.errors import MetadataNotCleaned
 from enrichment.housekeeping.metadata import Cutoff, Logs, clean_runs, db_clean, environment, find_cutoffs, remove_logs
 from tests.fixtures.postgres import MakeDatabase
 
+pytestmark = pytest.mark.processes
+
 Connection = psycopg.Connection[Any]
 
 NOW = datetime.now(UTC)

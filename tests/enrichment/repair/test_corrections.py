@@ -259,12 +259,12 @@ def test_place_is_looked_up_by_its_address() -> None:
 def test_sources_that_are_not_declared_keep_their_names() -> None:
     """What another release or somebody's own enrichment said stays in the message, its name, error and mark too."""
     before = published(
-        enrichment_sources=["geo-ip", "threat-list", "business-context"],
-        enrichment_errors=["user-lookup-timeout", "asn-not-found"], enrichment_stale=["threat-list"],
-        threat_category="scanner",
+        enrichment_sources=["geo-ip", "watch-list", "business-context"],
+        enrichment_errors=["user-lookup-timeout", "asn-not-found"], enrichment_stale=["watch-list"],
+        watch_category="scanner",
     )  # fmt: skip
     chunk, _ = correct(before, users={"u": Profile("free", 3)})
     value = msgspec.json.decode(chunk.values[0] or b"")
-    assert value["threat_category"] == "scanner"
-    assert value["enrichment_sources"] == ["geo-ip", "user-profile", "business-context", "threat-list"]
-    assert (value["enrichment_errors"], value["enrichment_stale"]) == (["asn-not-found"], ["threat-list"])
+    assert value["watch_category"] == "scanner"
+    assert value["enrichment_sources"] == ["geo-ip", "user-profile", "business-context", "watch-list"]
+    assert (value["enrichment_errors"], value["enrichment_stale"]) == (["asn-not-found"], ["watch-list"])

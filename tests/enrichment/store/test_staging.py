@@ -19,6 +19,8 @@ from enrichment.store import staging_areas
 from enrichment.store.staging import Staging
 from tests.fixtures.object_store import S3Server
 
+pytestmark = pytest.mark.processes
+
 BATCH = "stacklens_enrichment/scheduled__2024-01-15T10:00:00+00:00/0"
 REPOSITORY = Path(__file__).parents[3]
 # What is read of a file at once: files of a few of these are still being read, or sent, when something happens to them.

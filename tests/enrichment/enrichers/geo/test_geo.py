@@ -29,6 +29,8 @@ from tests.fixtures.geo import (
     write_geo_database,
 )
 
+pytestmark = pytest.mark.processes
+
 LONDON = {
     "country": {"iso_code": "GB", "names": {"en": "United Kingdom", "de": "Vereinigtes Königreich"}},
     "city": {"names": {"en": "London", "fr": "Londres"}},

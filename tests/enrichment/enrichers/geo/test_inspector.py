@@ -24,6 +24,8 @@ from enrichment.enrichers.geo.inspector import Unfinished, findings_of, inspect,
 from enrichment.errors import DatabaseRefused
 from tests.fixtures.geo import BUILT_AT, circular, city, crashing, endless, write_geo_database
 
+pytestmark = pytest.mark.processes
+
 CASES = Path(__file__).parents[5] / "shared" / "cases"
 RECORDS = {"8.8.8.0/24": city("Mountain View"), "9.0.0.0/8": city("Dallas"), "2001:4860::/32": city("Mountain View")}
 

@@ -20,6 +20,8 @@ from tests.fixtures.raw_server import http
 from tests.fixtures.user_api import MakeApi, MakeServer
 from tests.fixtures.user_service import UserService
 
+pytestmark = pytest.mark.processes
+
 ABSENT = Entry(State.ABSENT, reason="user-not-found")
 FAILED = Entry(State.FAILED, reason="user-service-error")
 JSON, HTML = "Content-Type: application/json", "Content-Type: text/html; charset=utf-8"

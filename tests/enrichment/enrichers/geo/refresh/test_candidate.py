@@ -11,6 +11,8 @@ from enrichment.enrichers.geo.refresh.candidate import Build, build_of, known_ad
 from enrichment.errors import DatabaseRefused
 from tests.fixtures.geo import BUILT_AT, MAXMINDS_DATABASE, city, needs_maxminds_database, write_geo_database
 
+pytestmark = pytest.mark.processes
+
 KNOWN = {"8.8.8.8": "US", "2001:4860:4860::8888": "US"}
 RECORDS = {"8.8.8.0/24": city("Mountain View"), "2001:4860::/32": city("Mountain View")}
 COUNTRY_ONLY = {network: {"country": record["country"]} for network, record in RECORDS.items()}

@@ -39,6 +39,8 @@ from tests.fixtures.geo import (
 from tests.fixtures.postgres import Connection
 from tests.fixtures.raw_server import Answer, RawServer, http
 
+pytestmark = pytest.mark.processes
+
 CASES = Path(__file__).parents[6] / "shared" / "cases"
 NEWER = BUILT_AT + 86_400
 ADDRESSES = [f"8.8.8.{n}" for n in range(200)]

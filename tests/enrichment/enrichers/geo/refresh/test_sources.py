@@ -30,6 +30,8 @@ from enrichment.errors import DatabaseRefused, RefreshFailed, SettingsError
 from tests.fixtures.geo import EDITION, maxmind, packed
 from tests.fixtures.raw_server import Answer, RawServer, http
 
+pytestmark = pytest.mark.processes
+
 CONTENT = b"a database" * 1_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 

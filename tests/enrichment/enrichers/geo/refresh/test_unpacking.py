@@ -19,6 +19,8 @@ from enrichment.enrichers.geo.refresh.unpacking import unpack
 from enrichment.errors import DatabaseRefused, RefreshFailed
 from tests.fixtures.geo import city, write_geo_database
 
+pytestmark = pytest.mark.processes
+
 RECORDS = {"8.8.8.0/24": city("Mountain View"), "2001:4860::/32": city("Mountain View")}
 
 
