@@ -82,7 +82,7 @@ def database(chosen: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     if chosen.connection and not chosen.database:
         from enrichment.sources.airflow_connections import database_parameters  # Airflow is needed only here
 
-        return database_parameters(settings.pipeline)
+        return database_parameters(settings.pipeline.postgres_conn_id)
     return conninfo_to_dict(chosen.database)
 
 

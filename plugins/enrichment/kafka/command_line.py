@@ -29,7 +29,7 @@ def brokers(chosen: argparse.Namespace, settings: KafkaSettings) -> dict[str, An
     if chosen.connection:
         from enrichment.sources.airflow_connections import kafka_config  # Airflow is needed only here
 
-        return kafka_config(settings) | options
+        return kafka_config(settings.conn_id) | options
     return options | {"bootstrap.servers": chosen.bootstrap_servers}
 
 

@@ -140,8 +140,8 @@ def resources() -> Iterator[Resources]:
         stoppable(),
         Resources(
             settings,
-            kafka_config=lambda: kafka_config(settings.kafka),
-            postgres_parameters=lambda: database_parameters(settings.pipeline),
+            kafka_config=lambda: kafka_config(settings.kafka.conn_id),
+            postgres_parameters=lambda: database_parameters(settings.pipeline.postgres_conn_id),
             http_endpoint=http_service,
             staging_root=lambda: staging_root(settings.pipeline.staging_url),
         ) as opened,

@@ -13,11 +13,12 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
 from enrichment.batch import Batch, OffsetRange, Purpose
+from enrichment.batches.stages import Workplace
 from enrichment.codec.hot_loops import quiet_gc
 from enrichment.codec.records import Chunk, unpack_headers
 from enrichment.kafka.clients import Clients
@@ -33,9 +34,6 @@ from enrichment.repair.corrections import Corrector, Tally, missing_of
 from enrichment.repair.pending import INCOMPLETE, Missing, PendingState, PendingStore, Publication
 from enrichment.repair.spans import record_span
 from enrichment.store.staging import Staging
-
-if TYPE_CHECKING:
-    from enrichment.resources import Resources
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +184,16 @@ def publish(
     return produce
 
 
-def run(r: Resources, repair: Pass, now: Callable[[], datetime]) -> tuple[Prepared, bool, dict[str, PendingState]]:
+class RepairTools(Workplace, Protocol):
+    """What a pass works with; opened when it is needed."""
+
+    @property
+    def pending(self) -> PendingStore:
+        """What published batches are missing."""
+        ...
+
+
+def run(r: RepairTools, repair: Pass, now: Callable[[], datetime]) -> tuple[Prepared, bool, dict[str, PendingState]]:
     """A whole pass: what it staged, whether this call published it, and what became of each missing source.
 
     Raises `TransactionOpen` when part of what was published is hidden: corrections among it would be made again.

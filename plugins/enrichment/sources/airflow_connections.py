@@ -13,8 +13,6 @@ from enrichment.sources.connections import HttpEndpoint, check_kafka, check_post
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-    from enrichment.settings import KafkaSettings, PipelineSettings
-
 
 def connection_of(conn_id: str, setting: str) -> Connection:
     """An Airflow connection; `setting` is the variable that names it. Raises `SettingsError` where it is missing.
@@ -30,7 +28,7 @@ def connection_of(conn_id: str, setting: str) -> Connection:
         ) from unknown
 
 
-def kafka_config(settings: KafkaSettings) -> dict[str, Any]:
+def kafka_config(conn_id: str) -> dict[str, Any]:
     """The brokers' librdkafka configuration, its callbacks and cloud tokens resolved by the provider's own hook. Raises
     `SettingsError`."""
     from airflow.providers.apache.kafka.hooks.base import KafkaBaseHook
@@ -42,18 +40,18 @@ def kafka_config(settings: KafkaSettings) -> dict[str, Any]:
         def _get_client(self, config: dict[str, Any]) -> dict[str, Any]:
             return config
 
-    check_kafka(connection_of(settings.conn_id, "KAFKA_CONN_ID"))
+    check_kafka(connection_of(conn_id, "KAFKA_CONN_ID"))
     try:
-        config: dict[str, Any] = ConfigHook(settings.conn_id).get_conn  # type: ignore[no-untyped-call]
+        config: dict[str, Any] = ConfigHook(conn_id).get_conn  # type: ignore[no-untyped-call]
     except (ValueError, AirflowOptionalProviderFeatureException) as refused:
-        raise SettingsError(f"the connection {settings.conn_id!r} cannot be used: {refused}") from refused
+        raise SettingsError(f"the connection {conn_id!r} cannot be used: {refused}") from refused
     return config
 
 
-def database_parameters(settings: PipelineSettings) -> dict[str, Any]:
+def database_parameters(conn_id: str) -> dict[str, Any]:
     """libpq's parameters of the StackLens database: each purpose adds its own limits. Raises `SettingsError`."""
-    check_postgres(connection_of(settings.postgres_conn_id, "ENRICHMENT_POSTGRES_CONN_ID"))
-    return postgres_parameters(settings.postgres_conn_id)
+    check_postgres(connection_of(conn_id, "ENRICHMENT_POSTGRES_CONN_ID"))
+    return postgres_parameters(conn_id)
 
 
 def postgres_parameters(conn_id: str) -> dict[str, Any]:

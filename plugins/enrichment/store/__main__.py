@@ -57,7 +57,7 @@ def main() -> int:
 def _from_airflow() -> dict[str, Any]:
     from enrichment.sources.airflow_connections import database_parameters  # Airflow is needed only here
 
-    return database_parameters(load().pipeline)
+    return database_parameters(load().pipeline.postgres_conn_id)
 
 
 def _require(parameters: dict[str, Any]) -> None:
