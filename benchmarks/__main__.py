@@ -28,6 +28,7 @@ from benchmarks.scheduler import drain_through_scheduler, move_group
 from benchmarks.stages import Pass, drain_backlog
 from benchmarks.stand import Stand, environment, remove, services
 from enrichment.errors import EnrichmentError
+from enrichment.messages import REQUEST_ID
 from enrichment.settings import Settings
 from include.local.errors import StackError
 from include.local.steps import Steps
@@ -107,7 +108,8 @@ def _contestants(
             results.passthrough_bulk, alone(pass_through_in_bulk, stand, settings)
         )
     if "pipeline" in only:
-        found["pipeline_cold"] = lambda settings, run: _cold(stand, settings, run, results)
+        found["pipeline_cold"] = lambda settings, run: _emptied(stand, settings, run, results.cold)
+        found["pipeline_steady"] = lambda settings, run: _emptied(stand, settings, run, results.steady, REQUEST_ID)
         found["pipeline_warm"] = lambda settings, run: _pass(stand, settings, run, results.warm)
     if "peers" in only:
         if "pipeline" not in only:
@@ -131,9 +133,9 @@ def _passthrough(stand: Stand, settings: Settings, results: Results) -> float:
     return _note(results.passthrough, seconds)
 
 
-def _cold(stand: Stand, settings: Settings, run: str, results: Results) -> float:
-    stand.empty_caches()
-    return _pass(stand, settings, run, results.cold)
+def _emptied(stand: Stand, settings: Settings, run: str, kept: list[Pass], key: str | None = None) -> float:
+    stand.empty_caches(key)
+    return _pass(stand, settings, run, kept)
 
 
 def _pass(stand: Stand, settings: Settings, run: str, kept: list[Pass]) -> float:

@@ -41,6 +41,7 @@ class Results:
     passthrough_bulk: list[float] = field(default_factory=list)
     passthrough_used: list[Used] = field(default_factory=list)
     cold: list[Pass] = field(default_factory=list)
+    steady: list[Pass] = field(default_factory=list)
     warm: list[Pass] = field(default_factory=list)
     peers: dict[str, list[float]] = field(default_factory=dict)
     scheduler: list[Drained] = field(default_factory=list)
@@ -72,6 +73,7 @@ def summary(results: Results) -> dict[str, Any]:
         "passthrough_msgs_per_s": results.rate(results.passthrough),
         "passthrough_bulk_msgs_per_s": results.rate(results.passthrough_bulk),
         "pipeline_warm_msgs_per_s": results.rate([p.seconds for p in results.warm]),
+        "pipeline_steady_msgs_per_s": results.rate([p.seconds for p in results.steady]),
         "pipeline_cold_msgs_per_s": results.rate([p.seconds for p in results.cold]),
         "peers": {name: results.rate(seconds) for name, seconds in results.peers.items()},
         "dag_drain_msgs_per_s": None if best is None else round(best.rate(results.messages)),
@@ -92,6 +94,7 @@ def summary(results: Results) -> dict[str, Any]:
         ],
         "processor_us_per_message": processor_time(results),
         "stage_shares_warm": shares(results.warm),
+        "stage_shares_steady": shares(results.steady),
         "stage_shares_cold": shares(results.cold),
         "hit_rate_allowed": results.hits.get("allowed"),
         "hit_rate_data": results.hits.get("data"),
@@ -160,6 +163,7 @@ def _rates(found: Mapping[str, Any]) -> Table:
         "pass-through": ceiling,
         "pass-through in bulk": found["passthrough_bulk_msgs_per_s"],
         "pipeline, warm": found["pipeline_warm_msgs_per_s"],
+        "pipeline, steady": found["pipeline_steady_msgs_per_s"],
         "pipeline, cold": found["pipeline_cold_msgs_per_s"],
         **found["peers"],
         **{
@@ -178,11 +182,11 @@ def _words(settings: Mapping[str, str]) -> str:
 
 
 def _stages(found: Mapping[str, Any]) -> Table:
-    table = Table("stage", "share warm", "share cold", "peak RSS of its task", title="Stages")
-    warm, cold, peaks = found["stage_shares_warm"], found["stage_shares_cold"], found["peak_rss_mb"]
-    for stage in dict.fromkeys([*warm, *peaks]):
+    table = Table("stage", "share warm", "share steady", "share cold", "peak RSS of its task", title="Stages")
+    states, peaks = [found[f"stage_shares_{state}"] for state in ("warm", "steady", "cold")], found["peak_rss_mb"]
+    for stage in dict.fromkeys([*states[0], *peaks]):
         memory = f"{peaks[stage]} MB" if stage in peaks else "-"
-        table.add_row(stage, *(f"{s[stage]:.1%}" if stage in s else "-" for s in (warm, cold)), memory)
+        table.add_row(stage, *(f"{shares[stage]:.1%}" if stage in shares else "-" for shares in states), memory)
     return table
 
 

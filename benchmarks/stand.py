@@ -89,10 +89,11 @@ class Stand:
             staging_root=lambda: self.config.directory / "staging",
         )
 
-    def empty_caches(self) -> None:
-        """Forget all that lookups have ever answered."""
+    def empty_caches(self, key: str | None = None) -> None:
+        """Forget all that lookups have ever answered, or the answers for one field of a message."""
+        emptied = [e for e in REGISTRY.enrichers if key in (None, e.key)]
         with psycopg.connect(self.dsn) as connection:
-            tables = SQL(", ").join(Identifier(name) for e in REGISTRY.enrichers for name in (e.table, *e.dependents))
+            tables = SQL(", ").join(Identifier(name) for e in emptied for name in (e.table, *e.dependents))
             connection.execute(SQL("TRUNCATE {}").format(tables))
 
 
