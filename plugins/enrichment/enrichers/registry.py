@@ -6,6 +6,7 @@ Modules read `REGISTRY` when they need it and keep no copy: tests declare furthe
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -19,6 +20,22 @@ from enrichment.messages import EVENT_FIELDS, PROVENANCE_COLUMNS, Reason, event_
 
 # What a column of a cache table may hold; a computed one may be a list of texts, too.
 SCALARS: tuple[Any, ...] = (str, int, float, bool)
+# An enrichment's name is that of its task and of its room of settings: these have one.
+TAKEN = frozenset(
+    {
+        "claim",
+        "drain",
+        "publish",
+        "clean",
+        "kafka",
+        "cache",
+        "postgres",
+        "pipeline",
+        "service_levels",
+        "replay",
+        "retention",
+    }
+)
 # What a status column says beside reasons: the key was absent, answered, or answered past its expiry.
 NO_KEY, OK, STALE = "", "ok", "stale"
 
@@ -115,6 +132,10 @@ class Registry:
 
 def _check(enricher: LookupEnricher, before: set[str]) -> None:
     """Check a declaration against those before it. Raises `ValueError`."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", enricher.name) or enricher.name in TAKEN:
+        raise ValueError(
+            f"{enricher.name!r} cannot be an enrichment's name: small letters, digits and _, none of {TAKEN}"
+        )
     if enricher.reads != EVERY_EARLIER and not before.issuperset(enricher.reads):
         unknown = sorted(set(enricher.reads) - before)
         raise ValueError(f"{enricher.name} reads {', '.join(unknown)}, which does not stand before it")

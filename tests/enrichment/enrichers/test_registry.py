@@ -14,9 +14,10 @@ from enrichment.enrichers import ENRICHERS
 from enrichment.enrichers.business import BUSINESS
 from enrichment.enrichers.declare import HourlyCacheSettings, LookupEnricher, prefixed
 from enrichment.enrichers.geo import GEO
-from enrichment.enrichers.registry import REGISTRY, Registry
+from enrichment.enrichers.registry import REGISTRY, TAKEN, Registry
 from enrichment.enrichers.testing import declared
 from enrichment.enrichers.user import USER
+from enrichment.settings import rooms
 from enrichment.variables import room_config
 from tests.conftest import REPOSITORY
 
@@ -73,6 +74,8 @@ def test_two_may_have_the_same_key() -> None:
 @pytest.mark.parametrize(
     ("enrichers", "why"),
     [
+        ([replace(ASN, name="publish")], "'publish' cannot be an enrichment's name"),
+        ([replace(ASN, name="As N")], "'As N' cannot be an enrichment's name"),
         ([GEO, replace(ASN, name="geo")], "a name of their own: geo"),
         ([GEO, replace(ASN, source="geo-ip")], "a source of their own: geo-ip"),
         ([GEO, replace(ASN, cache_table="geo_ip_cache")], "a cache table of their own: geo_ip_cache"),
@@ -116,3 +119,8 @@ def test_declarations_are_cheap_to_import() -> None:
         env={"PYTHONPATH": str(REPOSITORY / "plugins"), "AIRFLOW_HOME": "/nonexistent"},
     )  # fmt: skip
     assert ran.stdout.split("\n")[-2].strip() == ""
+
+
+def test_names_that_are_taken_are_those_of_tasks_and_rooms() -> None:
+    """Whoever adds a room of settings finds out here."""
+    assert {"claim", "drain", "publish", "clean", *rooms()} - {e.name for e in ENRICHERS} == TAKEN
