@@ -26,7 +26,9 @@ from enrichment.batches.stages import LookedUp
 from enrichment.caches.base import Entry, State
 from enrichment.caches.eviction import statistics
 from enrichment.caches.tables import make_tables
+from enrichment.conservation.check import check
 from enrichment.conservation.committed import log_ranges, read
+from enrichment.conservation.report import ConservationReport, Defect
 from enrichment.enrichers import ENRICHERS
 from enrichment.enrichers.business import BUSINESS, DEFAULT_RULES
 from enrichment.enrichers.declare import HourlyCacheSettings, LookupEnricher, prefixed
@@ -414,6 +416,37 @@ def test_airflow_has_its_tasks(watched: WatchList) -> None:
     assert (task.task_display_name, task.doc_md) == ("watch: watch by session", WATCH.doc)
     assert live.get_task("batch.business").upstream_task_ids >= {"batch.geo", "batch.user", "batch.watch"}
     assert {"evict_watch", "renew_watch"} <= set(dags["stacklens_cache_eviction"].task_dict)
+
+
+def test_check_tells_what_was_published_before_it_was_declared(make: Callable[..., Pipeline]) -> None:
+    """Messages without its columns are older, up to the first one of their partition that has them; after that they are
+    altered. Unless older ones are allowed for, all are."""
+    pipeline = make()
+
+    def found() -> ConservationReport:
+        ranges = log_ranges(pipeline.bootstrap_servers, pipeline.input_topic)
+        topics = load().kafka
+        return check(
+            pipeline.bootstrap_servers, topics.input_topic, topics.output_topic, topics.dlq_topic, ranges,
+            allow_older=True,
+        )  # fmt: skip
+
+    def publish(run_id: str) -> None:
+        pipeline.produce(messages(20))
+        publish_all(pipeline, run_id)
+
+    with declared(*ENRICHERS):
+        publish("before")
+    publish("declared")
+    report = found()
+    assert (report.ok, report.older, report.analytics) == (True, {"watch": 20}, 40)
+    assert "published before watch was declared, so without its columns: 20" in report.summary()
+    assert pipeline.check().defects == {Defect.ALTERED: 20}
+    with declared(*ENRICHERS):
+        publish("lost")
+    report = found()
+    assert (report.ok, report.defects, report.older) == (False, {Defect.ALTERED: 20}, {"watch": 20})
+    assert "without the columns of watch" in report.summary()
 
 
 def test_batch_that_was_drained_before_it_was_declared_is_refused(make: Callable[..., Pipeline]) -> None:

@@ -53,6 +53,7 @@ def check(
     timeout: float = 60,
     settle_seconds: float = 10,
     replay: Expected | None = None,
+    allow_older: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> ConservationReport:
     """Check the messages in `ranges` of the input topic. `kafka` are bootstrap servers or a librdkafka configuration.
@@ -61,10 +62,11 @@ def check(
     stable offset; transactions that are open at the start are waited for, `settle_seconds` at most. The content of
     every `content_every`th offset is compared, existence and order of all. `examples` is how many of each defect are
     described. `redriven_topic` has the markers of the dead letters that were sent in again; without it, none was.
-    `replay` says what a replay was to take, to check that instead. `advance` is called now and then with the number of
-    messages read, outputs and inputs. Raises `TransactionOpen` when one is open for longer, since what it hides would
-    look lost, `OffsetsLost` when part of a range has left the log, `KafkaException` when the broker delivers nothing
-    for `timeout` seconds.
+    `replay` says what a replay was to take, to check that instead. With `allow_older`, enriched messages may lack all
+    columns of an enrichment up to where the first one of their partition has them: it was declared only then. `advance`
+    is called now and then with the number of messages read, outputs and inputs. Raises `TransactionOpen` when one is
+    open for longer, since what it hides would look lost, `OffsetsLost` when part of a range has left the log,
+    `KafkaException` when the broker delivers nothing for `timeout` seconds.
     """
     merged, starts = merge(ranges), output_starts or {}
 
@@ -75,7 +77,7 @@ def check(
     redriven = _redriven(kafka, redriven_topic, dlq_topic, timeout, settle_seconds) if redriven_topic else frozenset()
     whole = CheckedShare(
         kafka, input_topic, (output_topic, dlq_topic), (held(output_topic), held(dlq_topic)), frozenset(redriven),
-        merged, content_every, examples, timeout, replay,
+        merged, content_every, examples, timeout, replay, allow_older,
     )  # fmt: skip
     shares = whole.split(worthwhile_processes(whole))
     if len(shares) == 1:

@@ -61,6 +61,7 @@ class Output(NamedTuple):
     fingerprint: Fingerprint
     sources: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
 
 class Broken(ValueError):
@@ -108,15 +109,19 @@ def of_analytics(message: Message, parts: Parts) -> Output:
     try:
         value.decode()  # raw fields are not checked for it
         fields = _decode_fields(value)
-        if not fields.keys() >= REGISTRY.added:
-            raise Broken(f"without {', '.join(name for name in REGISTRY.output_columns if name not in fields)}")
-        sources = _decode_names(bytes(fields["enrichment_sources"]))
-        errors = _decode_names(bytes(fields["enrichment_errors"]))
+        without = [e for e in REGISTRY.enrichers if fields.keys().isdisjoint(e.output_columns)]
+        known_lack = {column for e in without for column in e.output_columns}
+        if lacking := [name for name in REGISTRY.output_columns if name not in fields and name not in known_lack]:
+            raise Broken(f"without {', '.join(lacking)}")
+        sources = _decode_names(bytes(fields["enrichment_sources"])) or ()
+        errors = _decode_names(bytes(fields["enrichment_errors"])) or ()
+        if named := [e.name for e in without if e.source in sources or not e.reasons.keys().isdisjoint(errors)]:
+            raise Broken(f"names {', '.join(named)}, but has none of its columns")
         content = _enriched(fields)
     except _UNREADABLE as why:
         raise Broken(f"no enriched message: {why}") from why
     fingerprint = _fingerprint(message.key(), _timestamp(message), parts.own, content)
-    return Output(Form.ENRICHED, 0, fingerprint, sources or (), errors or ())
+    return Output(Form.ENRICHED, 0, fingerprint, sources, errors, tuple(e.name for e in without))
 
 
 def said_timestamp(message: Message) -> int:

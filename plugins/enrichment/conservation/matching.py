@@ -15,6 +15,7 @@ from enrichment.conservation.committed import position
 from enrichment.conservation.fingerprint import UNSAID, Broken, Fingerprint, Form, Output, of_analytics, of_input
 from enrichment.conservation.origins import Origin, Parts, headers_of, origin_in, parts_of, sequence_of
 from enrichment.conservation.report import ConservationReport, Defect, Expected
+from enrichment.enrichers.registry import REGISTRY
 
 _OUTPUT, _MATCHED = 1, 2  # states of an offset in a ledger
 
@@ -65,9 +66,12 @@ class Matcher:
     """One run of the check: outputs first, then inputs, then what is left over."""
 
     def __init__(
-        self, topic: str, ranges: Sequence[OffsetRange], content_every: int, examples: int, replay: Expected | None
-    ) -> None:
+        self, topic: str, ranges: Sequence[OffsetRange], content_every: int, examples: int, replay: Expected | None,
+        *, allow_older: bool = False,
+    ) -> None:  # fmt: skip
         self.report = ConservationReport()
+        self._allow_older = allow_older
+        self._declared: dict[int, set[str]] = defaultdict(set)  # by output partition: enrichments that are there by now
         self._replay = replay
         self._topic = topic
         self._ledgers: dict[int, list[OffsetLedger]] = defaultdict(list)
@@ -125,7 +129,20 @@ class Matcher:
                 continue
             ledger.keep(at, output, message)
             self._count(output)
+            if corrected and (undeclared := self._undeclared(message, output)):
+                self._found(Defect.ALTERED, origin, f"{_place(message)}: without the columns of {undeclared}")
         return taken
+
+    def _undeclared(self, message: Message, output: Output) -> str:
+        """The enrichments that an output lacks although they were declared; empty where it lacks none.
+
+        One that was declared later is missing up to some offset of a partition, and never again after it."""
+        declared = self._declared[message.partition() or 0]
+        missing = [name for name in output.without if not self._allow_older or name in declared]
+        declared.update(name for name in REGISTRY.by_name if name not in output.without)
+        if not missing:
+            self.report.older.update(output.without)
+        return ", ".join(missing)
 
     def _take_correction(self, message: Message, origin: Origin, parts: Parts, ledger: OffsetLedger) -> None:
         """Compare a correction with the first version of its message: only the added fields may differ."""
@@ -140,7 +157,10 @@ class Matcher:
             self._found(Defect.INVENTED, origin, f"{what}, without the one before it")
             return
         try:
-            differs = ledger.contradictions(at, of_analytics(message, parts), message)
+            correction = of_analytics(message, parts)
+            differs = ledger.contradictions(at, correction, message)
+            if undeclared := self._undeclared(message, correction):
+                differs = f"the columns of {undeclared}, which it lacks"
         except Broken as why:
             differs = str(why)
         if differs:

@@ -26,7 +26,8 @@ class Defect(StrEnum):
 @dataclass(slots=True)
 class ConservationReport:
     """What the check found. `read` counts input messages; `foreign` outputs belong to inputs that were not checked;
-    `redriven` dead letters have been sent in again, and are counted as nothing else."""
+    `redriven` dead letters have been sent in again, and are counted as nothing else. `older` are enriched messages that
+    were published before an enrichment was declared, by its name."""
 
     read: int = 0
     analytics: int = 0
@@ -35,6 +36,7 @@ class ConservationReport:
     corrections: int = 0
     foreign: int = 0
     redriven: int = 0
+    older: Counter[str] = field(default_factory=Counter)
     defects: Counter[Defect] = field(default_factory=Counter)
     examples: dict[Defect, list[str]] = field(default_factory=lambda: defaultdict(list))
     enriched_by: Counter[str] = field(default_factory=Counter)
@@ -54,7 +56,7 @@ class ConservationReport:
         for share in shares:
             for name in ("read", "analytics", "partial", "dead", "corrections"):
                 setattr(whole, name, getattr(whole, name) + getattr(share, name))
-            for name in ("defects", "enriched_by", "partial_errors", "dead_reasons"):
+            for name in ("older", "defects", "enriched_by", "partial_errors", "dead_reasons"):
                 getattr(whole, name).update(getattr(share, name))
             for defect, found in share.examples.items():
                 whole.examples[defect] = (whole.examples[defect] + found)[:examples]
@@ -72,6 +74,8 @@ class ConservationReport:
         lines = [f"conservation {verdict}: {self.read:,} messages in, {outputs}; {corrected}{foreign}"]
         if self.redriven:
             lines.append(f"dead letters sent in again, and no outputs any more: {self.redriven:,}")
+        for name, count in self.older.items():
+            lines.append(f"published before {name} was declared, so without its columns: {count:,}")
         for defect, count in self.defects.most_common():
             lines += [f"{defect}: {count:,}", *(f"  {example}" for example in self.examples[defect])]
         return "\n".join(lines)

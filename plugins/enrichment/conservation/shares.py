@@ -42,6 +42,7 @@ class CheckedShare:
     examples: int
     timeout: float
     replay: Expected | None
+    allow_older: bool = False
     of: int = 1  # how many shares there are
 
     def split(self, count: int) -> list[CheckedShare]:
@@ -67,7 +68,10 @@ def worthwhile_processes(whole: CheckedShare) -> int:
 def match(share: CheckedShare, advance: Callable[[int], None] | None = None) -> tuple[ConservationReport, int]:
     """Check a share; also returns how many outputs were seen. `advance` is called with the number of messages read;
     outputs, which every share reads, count as a fraction each."""
-    run = Matcher(share.input_topic, share.ranges, share.content_every, share.examples, share.replay)
+    run = Matcher(
+        share.input_topic, share.ranges, share.content_every, share.examples, share.replay,
+        allow_older=share.allow_older,
+    )  # fmt: skip
     seen = [0, 0]  # outputs and inputs
 
     def told(kind: int, messages: Iterable[Message]) -> Iterator[Message]:
