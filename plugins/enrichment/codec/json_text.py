@@ -12,11 +12,16 @@ import math
 import re
 from typing import Any
 
+import numpy as np
+
 DEPTH = 512  # a reader of the output must be able to parse it: Python's json, msgspec and PHP manage this depth
 # The longest number that is written where any reader must take it: what Jackson reads unless told otherwise.
 NUMBER_CHARACTERS = 1000
 # A string that does not end is one, too: looked for again at each of its quotes, it would take hours.
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
+# How each byte outside of strings changes the depth.
+_STEPS = np.zeros(256, np.int8)
+_STEPS[np.frombuffer(b"[{", np.uint8)], _STEPS[np.frombuffer(b"]}", np.uint8)] = 1, -1
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
     re.DOTALL,
@@ -62,17 +67,12 @@ def parse(value: bytes) -> Any:
 
 def _nesting(value: bytes, limit: int) -> tuple[int, int | None]:
     """How deep a text is nested, and where it has become deeper than the limit."""
-    depth = deepest = 0
-    beyond = None
-    for token in _TOKEN.finditer(value):
-        first = token[0][:1]
-        if first == b'"':
-            continue
-        depth += 1 if first in b"[{" else -1
-        deepest = max(deepest, depth)
-        if beyond is None and depth > limit:
-            beyond = token.end()
-    return deepest, beyond
+    steps = _STEPS[np.frombuffer(value, np.uint8)]
+    for string in _STRING.finditer(value):
+        steps[string.start() : string.end()] = 0
+    depths = np.cumsum(steps, dtype=np.int64)
+    beyond = np.flatnonzero(depths > limit)[:1]
+    return max(0, int(depths.max(initial=0))), int(beyond[0]) + 1 if len(beyond) else None
 
 
 def _described(bad: json.JSONDecodeError) -> str:
