@@ -128,18 +128,18 @@ def test_claim_looks_at_the_messages_around_the_group(pipeline: Pipeline) -> Non
             run(pipeline, "first")
     producer.close()
 
-    def seen() -> dict[tuple[int, int], int]:
+    def seen(*, needs_first: bool = False) -> dict[tuple[int, int], int]:
         with pipeline.resources() as r:
-            found = find_progress(r.clients, r.ledger.positions, dry_run=True).seen
+            found = find_progress(r.clients, r.ledger.positions, dry_run=True, needs_first=lambda: needs_first).seen
         return {position: tail.timestamp for position, tail in found.items()}
 
-    assert seen() == {(0, 1): 1001, (0, 3): 2000}
+    assert seen() == seen(needs_first=True) == {(0, 1): 1001, (0, 3): 2000}
     expired = TopicPartition(pipeline.input_topic, 0, 3)
     admin = AdminClient({"bootstrap.servers": pipeline.bootstrap_servers})
     admin.delete_records([expired])[expired].result()
-    assert seen() == {(0, 3): 2000}
+    assert (seen(), seen(needs_first=True)) == ({}, {(0, 3): 2000})  # nothing to compare the first one with
     run(pipeline, "second")
-    assert seen() == {}
+    assert seen(needs_first=True) == {}
 
 
 def test_group_that_moves_while_a_batch_is_on_its_way_has_not_published_it(pipeline: Pipeline) -> None:

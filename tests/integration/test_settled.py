@@ -185,7 +185,7 @@ def test_reader_that_stalls_says_that_a_transaction_is_open(
 
 
 def test_claim_says_that_a_stranger_holds_the_offsets_back(make_pipeline: MakePipeline) -> None:
-    """A transaction on the group's offsets that is none of its lanes' can only be ended by its owner: the claim says so
+    """A transaction on the group's offsets that no lane of it owns can only be ended by its owner: the claim says so
     in time, and works when it has ended."""
     pipeline = make_pipeline(KAFKA_REQUEST_TIMEOUT_SEC="4")
     pipeline.produce([message(n) for n in range(8)])
@@ -197,7 +197,7 @@ def test_claim_says_that_a_stranger_holds_the_offsets_back(make_pipeline: MakePi
     with pipeline.resources() as r, r.clients.offsets_reader() as reader:
         offset = TopicPartition(pipeline.input_topic, 0, 1)
         producer.send_offsets_to_transaction([offset], reader.consumer_group_metadata(), 20)
-    with pytest.raises(TransactionOpen, match="none of its lanes'"):
+    with pytest.raises(TransactionOpen, match="no lane of it owns"):
         pipeline.claim("held")
     producer.abort_transaction(20)
     producer.close()

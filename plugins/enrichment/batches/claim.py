@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import msgspec
 
@@ -13,7 +14,7 @@ from enrichment.group.lanes import check_claim
 from enrichment.group.progress import anchor, find_progress
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import look_back, plan_ranges
-from enrichment.kafka.retention import claim_warnings, now_in_milliseconds
+from enrichment.kafka.retention import claim_warnings, now_in_milliseconds, time_limits
 from enrichment.settings import Settings
 from enrichment.store.jobs import Job, Ledger
 
@@ -42,9 +43,11 @@ def claim(
     clients.check_options()
     check_claim(clients, ledger.lanes, dry_run=dry_run)
     unrecorded = ledger.lanes.open_batches(kafka.consumer_group)
+    limits = cache(lambda: time_limits(clients, now_in_milliseconds()))
     backlog, topic_id, seen = find_progress(
-        clients, ledger.positions, partitions or None, dry_run=dry_run, unrecorded=unrecorded
-    )
+        clients, ledger.positions, partitions or None, dry_run=dry_run, unrecorded=unrecorded,
+        needs_first=lambda: bool(limits()),
+    )  # fmt: skip
     size = min(max_messages or kafka.batch_size, kafka.batch_size)
     if dry_run:
         # The minute's own run takes all that waits, so a dry run that only read that would often find nothing.
@@ -71,7 +74,7 @@ def claim(
     lag = {b.partition: max(0, b.high - ends.get(b.partition, b.start)) for b in backlog}
     if not dry_run:
         anchor(clients, batches, backlog)
-    warnings = claim_warnings(clients, batches, seen, now_in_milliseconds())
+    warnings = claim_warnings(kafka, batches, seen, limits()) if batches else {}
     for batch in batches:
         ledger.claim(batch, dag_id, run_id, settings.fingerprint, lag, warnings.get(batch.batch_id, ()))
     return batches

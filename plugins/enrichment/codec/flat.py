@@ -244,9 +244,10 @@ def read_flat(column: pa.Array, keys: tuple[str, ...]) -> tuple[Flags, dict[str,
     content, ends = parts_of(column)
     kinds, starts, sizes = _read(content, ends, *_tables(keys))
     doubtful = np.flatnonzero(kinds == _FLAT_IF_UTF8)
-    if len(doubtful) and not _are_utf8(column.take(pa.array(doubtful))):
+    values = column.take(pa.array(doubtful))
+    if len(doubtful) and not _are_utf8(values):
         # Checking all at once is quickest; one invalid value must not send the others to the JSON library.
-        kinds[[row for row in doubtful if not _are_utf8(column.slice(row, 1))]] = 0
+        kinds[doubtful[[not _is_utf8(value) for value in values.to_pylist()]]] = 0
     flat = kinds != 0
     sizes[:, ~flat] = 0
     columns = {
@@ -254,6 +255,14 @@ def read_flat(column: pa.Array, keys: tuple[str, ...]) -> tuple[Flags, dict[str,
         for key, name in enumerate(dict.fromkeys(keys))
     }
     return flat, columns
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _are_utf8(values: pa.Array) -> bool:

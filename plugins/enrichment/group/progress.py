@@ -8,7 +8,7 @@ offset would skip messages or publish them twice, so a claim says what it found 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -58,12 +58,13 @@ class Group:
 
 def find_progress(
     clients: Clients, positions: Positions, partitions: Sequence[int] | None = None, *, dry_run: bool = False,
-    unrecorded: Sequence[OpenBatch] = (),
+    unrecorded: Sequence[OpenBatch] = (), needs_first: Callable[[], bool] = lambda: False,
 ) -> Progress:  # fmt: skip
     """Where draining goes on in these partitions (all, if none is named); recorded, too.
 
     Raises `OffsetsMoved` when the group is not where it should be, `OffsetsLost` by the configured policy. A dry run
-    records and moves nothing. `unrecorded` are the group's batches that are not known to be published.
+    records and moves nothing. `unrecorded` are the group's batches that are not known to be published. `needs_first`
+    says, where messages wait, whether the first ones of each partition are to be seen in any case.
     """
     settings = clients.settings
     topic, group_id = settings.input_topic, settings.consumer_group
@@ -71,7 +72,7 @@ def find_progress(
     known = positions.get(topic, group_id)
     with clients.offsets_reader() as reader:
         backlog = read_settled_backlog(clients, partitions, reader)
-        seen = look_at(clients, backlog, reader)
+        seen = look_at(clients, backlog, reader, needs_first)
     topic_id = read_topic_id(clients, topic)
     unrecorded = [batch for batch in unrecorded if batch.topic == topic and _ranges_in_doubt(batch, known)]
     begun = frozenset(r.partition for batch in unrecorded for r in _ranges_in_doubt(batch, known))
@@ -89,15 +90,18 @@ def _ranges_in_doubt(batch: OpenBatch, known: Mapping[int, Position]) -> list[Of
     return [r for r in batch.ranges if r.partition not in known or r.end > known[r.partition].next_offset]
 
 
-def look_at(clients: Clients, backlog: Sequence[Backlog], reader: Consumer) -> Seen:
-    """For each partition where messages wait, the first of them and the one in the group's stamp, as the log has them
-    now: neighbours, so one read finds both."""
-    offsets = {b.partition: {b.start} for b in backlog if b.span}
-    for b in backlog:
+def look_at(
+    clients: Clients, backlog: Sequence[Backlog], reader: Consumer, needs_first: Callable[[], bool]
+) -> Seen:  # fmt: skip
+    """For each partition where messages wait, the one in the group's stamp as the log has it now, and the first of
+    those that wait: neighbours, so one read finds both. The first one alone is read only where it is needed."""
+    waiting = [b for b in backlog if b.span]
+    offsets = {b.partition: {b.start} for b in waiting} if waiting and needs_first() else {}
+    for b in waiting:
         tail = b.stamp.tail if b.stamp is not None else None
         # Messages deleted by retention or compaction cannot be compared.
-        if b.span and tail is not None and tail.offset >= b.low:
-            offsets[b.partition].add(tail.offset)
+        if tail is not None and tail.offset >= b.low:
+            offsets.setdefault(b.partition, {b.start}).add(tail.offset)
     return read_at(clients, clients.settings.input_topic, offsets, reader) if offsets else {}
 
 

@@ -22,6 +22,7 @@ from enrichment.errors import EnrichmentError
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.times import to_text
 from enrichment.kafka.topics import describe_topics
+from enrichment.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 DELETE, COMPACT = "delete", "compact"
@@ -187,35 +188,43 @@ def check_kept(
     return texts
 
 
+def time_limits(clients: Clients, now: int) -> list[tuple[Retention, int]]:
+    """Of the topics that batches are published to, those that delete by time, each with the oldest time that it keeps.
+
+    Brokers that do not answer cost only what follows from it, a warning.
+    """
+    settings = clients.settings
+    try:
+        kept = retentions(clients, settings.output_topic, settings.dlq_topic)
+    except KafkaException as untold:
+        log.warning("retention.unknown topics=%s,%s error=%s", settings.output_topic, settings.dlq_topic, untold)
+        return []
+    return [(r, limit) for r in kept if (limit := r.oldest_kept(now)) is not None]
+
+
 def claim_warnings(
-    clients: Clients, batches: Sequence[Batch], seen: Mapping[tuple[int, int], Tail], now: int
-) -> dict[str, tuple[str, ...]]:
+    settings: KafkaSettings, batches: Sequence[Batch], seen: Mapping[tuple[int, int], Tail],
+    limits: Sequence[tuple[Retention, int]],
+) -> dict[str, tuple[str, ...]]:  # fmt: skip
     """By batch, that messages at its beginning are too old for the topics that they will be published to.
 
     Only the first message of each range is checked, if it is among those `seen`, by partition and offset. Old ones
     after a younger one are found when they are published (`OldMessages`). A dry run that looks back begins with
-    published ones, which are not among them. Brokers that do not answer cost only this warning.
+    published ones, which are not among them. `limits` are those of `time_limits`.
     """
-    settings = clients.settings
     times = {position: message.timestamp for position, message in seen.items()}
-    try:
-        kept = retentions(clients, settings.output_topic, settings.dlq_topic) if batches else []
-        limits = [(r, limit) for r in kept if (limit := r.oldest_kept(now)) is not None]
-        found: dict[str, tuple[str, ...]] = {}
-        for retention, limit in limits:
-            for batch in batches:
-                old = [r for r in batch.ranges if FIRST_TIME <= times.get((r.partition, r.start), limit) < limit]
-                if old:
-                    where = ", ".join(f"partition {r.partition} from offset {r.start}" for r in old)
-                    what = "to be published" if retention.topic == settings.output_topic else "that may be set aside"
-                    text = (
-                        f"{retention.deletes()}. Messages {what} there are older, those of {where}: they would soon be "
-                        f"gone. To keep them: {retention.command(settings.retention_bytes)}"
-                    )
-                    found[batch.batch_id] = (*found.get(batch.batch_id, ()), text)
-    except KafkaException as untold:
-        log.warning("retention.unknown topics=%s,%s error=%s", settings.output_topic, settings.dlq_topic, untold)
-        return {}
+    found: dict[str, tuple[str, ...]] = {}
+    for retention, limit in limits:
+        for batch in batches:
+            old = [r for r in batch.ranges if FIRST_TIME <= times.get((r.partition, r.start), limit) < limit]
+            if old:
+                where = ", ".join(f"partition {r.partition} from offset {r.start}" for r in old)
+                what = "to be published" if retention.topic == settings.output_topic else "that may be set aside"
+                text = (
+                    f"{retention.deletes()}. Messages {what} there are older, those of {where}: they would soon be "
+                    f"gone. To keep them: {retention.command(settings.retention_bytes)}"
+                )
+                found[batch.batch_id] = (*found.get(batch.batch_id, ()), text)
     return found
 
 
