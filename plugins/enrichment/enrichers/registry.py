@@ -21,21 +21,10 @@ from enrichment.messages import EVENT_FIELDS, PROVENANCE_COLUMNS, Reason, event_
 # What a column of a cache table may hold; a computed one may be a list of texts, too.
 SCALARS: tuple[Any, ...] = (str, int, float, bool)
 # An enrichment's name is that of its task and of its room of settings: these have one.
-TAKEN = frozenset(
-    {
-        "claim",
-        "drain",
-        "publish",
-        "clean",
-        "kafka",
-        "cache",
-        "postgres",
-        "pipeline",
-        "service_levels",
-        "replay",
-        "retention",
-    }
-)
+TAKEN = frozenset({
+    "claim", "drain", "publish", "clean",
+    "kafka", "cache", "postgres", "pipeline", "service_levels", "replay", "retention",
+})  # fmt: skip
 # What a status column says beside reasons: the key was absent, answered, or answered past its expiry.
 NO_KEY, OK, STALE = "", "ok", "stale"
 
@@ -134,7 +123,8 @@ def _check(enricher: LookupEnricher, before: set[str]) -> None:
     """Check a declaration against those before it. Raises `ValueError`."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", enricher.name) or enricher.name in TAKEN:
         raise ValueError(
-            f"{enricher.name!r} cannot be an enrichment's name: small letters, digits and _, none of {TAKEN}"
+            f"{enricher.name!r} cannot be an enrichment's name: small letters, digits and _, none of "
+            + ", ".join(sorted(TAKEN))
         )
     if enricher.reads != EVERY_EARLIER and not before.issuperset(enricher.reads):
         unknown = sorted(set(enricher.reads) - before)
@@ -144,7 +134,8 @@ def _check(enricher: LookupEnricher, before: set[str]) -> None:
     for struct, kinds in zip(enricher.structs, (SCALARS, (*SCALARS, tuple[str, ...])), strict=False):
         for field in msgspec.structs.fields(struct):
             if field.default is not None or field.type not in [kind | None for kind in kinds]:
-                raise ValueError(f"{struct.__name__}.{field.name} must be one of {kinds}, or None by default")
+                types = ", ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+                raise ValueError(f"{struct.__name__}.{field.name} must be one of {types}, each with `| None = None`")
 
 
 REGISTRY = Registry(ENRICHERS)

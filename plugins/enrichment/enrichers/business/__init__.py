@@ -12,7 +12,7 @@ from enrichment import sql
 from enrichment.enrichers.declare import EVERY_EARLIER, EnricherSettings, LookupEnricher, prefixed
 from enrichment.errors import SettingsError
 from enrichment.messages import REQUEST_ID
-from enrichment.variables import HomePath, PositiveFloat, PositiveInt, Share, room_config
+from enrichment.variables import HomePath, PositiveFloat, room_config
 
 NOT_FOUND = "business-context-not-found"
 DATABASE_ERROR = "database-connection-error"
@@ -48,12 +48,7 @@ class BusinessSettings(EnricherSettings):
     query_timeout_sec: PositiveFloat = Field(
         30, description="time for the query over your own tables, waiting for locks included; longer is their outage"
     )
-    cache_size: PositiveInt = Field(5_000, description="requests kept in a task's memory")
     cache_ttl_minutes: PositiveFloat = Field(30, description="how long a context may be served")
-    cache_max_rows: PositiveInt = Field(500_000, description="requests kept in PostgreSQL after an eviction")
-    max_keyless_share: Share = Field(
-        0.95, description="share of messages without a request above which run and hour say so; 1: never"
-    )
 
     @property
     def cache_ttl_sec(self) -> float:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from enrichment.enrichers.declare import EnricherSettings, HourlyCacheSettings, LookupEnricher, prefixed
 from enrichment.messages import SOURCE_IP
-from enrichment.variables import HomePath, PositiveFloat, PositiveInt, Share, room_config
+from enrichment.variables import HomePath, PositiveFloat, PositiveInt, room_config
 
 INVALID_IP = "invalid-ip"
 LOOKUP_FAILED = "geo-ip-lookup-failed"
@@ -67,11 +67,6 @@ class GeoSettings(HourlyCacheSettings):
     max_age_days: PositiveFloat = Field(30, description="age of the database in use above which there is a warning")
     locale: str = Field("en", pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$", description="language of the names")
     cache_size: PositiveInt = Field(10_000, description="addresses kept in a task's memory")
-    cache_ttl_hours: PositiveFloat = Field(1, description="how long a place may be served")
-    cache_max_rows: PositiveInt = Field(500_000, description="addresses kept in PostgreSQL after an eviction")
-    max_keyless_share: Share = Field(
-        0.95, description="share of messages without an address above which run and hour say so; 1: never"
-    )
 
     leaves_messages_alone: ClassVar[frozenset[str]] = EnricherSettings.leaves_messages_alone | {
         "update_source", "edition", "known_addresses", "download_timeout_sec", "max_database_mib", "max_age_days",

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from enrichment.enrichers.declare import HourlyCacheSettings, LookupEnricher, prefixed
 from enrichment.messages import USER_ID
-from enrichment.variables import LONGEST, PositiveFloat, PositiveInt, Share, room_config
+from enrichment.variables import LONGEST, PositiveFloat, PositiveInt, room_config
 
 TIMEOUT = "user-lookup-timeout"
 SERVICE_ERROR = "user-service-error"
@@ -43,12 +43,6 @@ class UserSettings(HourlyCacheSettings):
     retry_after_max_sec: PositiveFloat = Field(30, description="longest Retry-After that is waited for")
     breaker_failures: PositiveInt = Field(5, description="failed requests in a row that open the circuit breaker")
     breaker_reset_sec: PositiveFloat = Field(30, description="time until an open breaker lets a request through")
-    cache_size: PositiveInt = Field(5_000, description="users kept in a task's memory")
-    cache_ttl_hours: PositiveFloat = Field(1, description="how long a profile may be served")
-    cache_max_rows: PositiveInt = Field(500_000, description="users kept in PostgreSQL after an eviction")
-    max_keyless_share: Share = Field(
-        0.95, description="share of messages without a user above which run and hour say so; 1: never"
-    )
 
 
 USER = LookupEnricher(
