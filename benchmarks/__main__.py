@@ -19,7 +19,9 @@ from rich.console import Console
 from benchmarks import report
 from benchmarks.alone import alone, measure_loop
 from benchmarks.backlog import Seen, fill
+from benchmarks.freshness import measure_freshness
 from benchmarks.hits import hit_rates
+from benchmarks.hops import measure_hops
 from benchmarks.loop import PEERS
 from benchmarks.passthrough import pass_through, pass_through_in_bulk
 from benchmarks.report import Results
@@ -33,7 +35,8 @@ from enrichment.settings import Settings
 from include.local.errors import StackError
 from include.local.steps import Steps
 
-PARTS = ("passthrough", "pipeline", "peers", "dag", "hits")
+PARTS = ("passthrough", "pipeline", "peers", "dag", "hits", "hops", "freshness")
+WITHOUT_BACKLOG = ("hops", "freshness")  # these bring their own messages
 LANES = (1, 2)
 
 
@@ -65,6 +68,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--repeat", type=int, default=3, help="passes of each kind; medians count (default %(default)s)"
     )
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="of steady load for freshness (default %(default)g)"
+    )
     parser.add_argument("--only", default=",".join(PARTS), help="some of %(default)s")
     chosen = parser.parse_args()
     chosen.only = chosen.only.split(",")
@@ -77,6 +83,18 @@ def _parse() -> argparse.Namespace:
 
 def _measure(chosen: argparse.Namespace, environ: Mapping[str, str], steps: Steps, console: Console) -> Results:
     results = Results(chosen.messages, chosen.repeat)
+    if set(chosen.only) - set(WITHOUT_BACKLOG):
+        _measure_backlog(chosen, environ, steps, console, results)
+    if "hops" in chosen.only:
+        results.hops = measure_hops(environ, chosen.repeat, steps, console)
+    if "freshness" in chosen.only:
+        results.freshness = measure_freshness(environ, chosen.minutes, steps, console)
+    return results
+
+
+def _measure_backlog(
+    chosen: argparse.Namespace, environ: Mapping[str, str], steps: Steps, console: Console, results: Results
+) -> None:
     with services(environ, steps) as empty:
         stand, seen = fill(empty, chosen.messages)
         contestants = _contestants(chosen.only, stand, seen, results, steps)
@@ -94,7 +112,6 @@ def _measure(chosen: argparse.Namespace, environ: Mapping[str, str], steps: Step
         move_group(stand, stand.backlog)  # so that nothing is there to do when the scheduler comes up
     for lanes in LANES if "dag" in chosen.only else ():
         results.scheduler.append(drain_through_scheduler(stand, environ, lanes, chosen.repeat, steps, console))
-    return results
 
 
 def _contestants(

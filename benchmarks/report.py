@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cores import Used
+from benchmarks.freshness import RATE, Freshness, freshness_summary, freshness_table
+from benchmarks.hops import TimedRun, hop_summary, hop_tables
 from benchmarks.scheduler import Drained
 from benchmarks.stages import Pass
 from benchmarks.stand import changed_settings
@@ -29,6 +31,9 @@ from include.local.config import ROOT
 LATEST = ROOT / "benchmarks" / "results" / "latest.json"
 LIBRARIES = ("apache-airflow", "confluent-kafka", "msgspec", "numba", "numpy", "orjson", "pandas", "pyarrow")
 PEAK_MB = 512
+FRESHNESS_GOALS = {"p50": 2, "p99": 5}
+IDLE_SECONDS = 15  # of processor time
+HOP_GOALS = {"0": 0.6, "1000": 1.5, "10000": 2.0}  # seconds from the trigger to the commit
 
 
 @dataclass
@@ -46,6 +51,8 @@ class Results:
     peers: dict[str, list[float]] = field(default_factory=dict)
     scheduler: list[Drained] = field(default_factory=list)
     hits: dict[str, Any] = field(default_factory=dict)
+    hops: list[TimedRun] = field(default_factory=list)
+    freshness: Freshness | None = None
 
     def rate(self, seconds: Sequence[float]) -> float | None:
         """Messages a second: the median; None when it was not measured."""
@@ -96,6 +103,10 @@ def summary(results: Results) -> dict[str, Any]:
         "stage_shares_warm": shares(results.warm),
         "stage_shares_steady": shares(results.steady),
         "stage_shares_cold": shares(results.cold),
+        "hops": hop_summary(results.hops) if results.hops else None,
+        "freshness_p50_s": None,
+        "freshness_p99_s": None,
+        **(freshness_summary(results.freshness) if results.freshness else {}),
         "hit_rate_allowed": results.hits.get("allowed"),
         "hit_rate_data": results.hits.get("data"),
         "messages": results.messages,
@@ -149,7 +160,10 @@ def write(found: Mapping[str, Any]) -> Path:
 
 def show(found: Mapping[str, Any], console: Console) -> None:
     """Print the figures, and whether the goals are met."""
-    for table in (_rates(found), _stages(found), _processor_time(found), _hits(found), _goals(found)):
+    hops = hop_tables(found["hops"]) if found["hops"] else []
+    fresh = [freshness_table(found)] if found["freshness_p50_s"] else []
+    tables = (_rates(found), _stages(found), _processor_time(found), _hits(found), *hops, *fresh, _goals(found))
+    for table in tables:
         if table.row_count:
             console.print(table)
 
@@ -231,6 +245,18 @@ def goals(found: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
         judged.append(("60,000 messages/s through the scheduler", f"{drained:,}", drained >= 60_000))
     if peaks:
         judged.append((f"no task above {PEAK_MB} MB", f"{max(peaks.values())} MB", max(peaks.values()) <= PEAK_MB))
+    for size, seconds in HOP_GOALS.items() if found["hops"] else ():
+        took = found["hops"][size]["to_commit_s"]
+        judged.append((f"{int(size):,} messages within {seconds} s of the trigger", f"{took} s", took <= seconds))
+    if found["hops"]:
+        slowest = found["hops"]["first_run_slowest_task_s"]
+        judged.append(("no task of the first run above 5 s", f"{slowest} s", slowest <= 5))
+    if found["freshness_p50_s"] is not None:
+        for name, seconds in FRESHNESS_GOALS.items():
+            took = found[f"freshness_{name}_s"]
+            judged.append((f"{name} within {seconds} s at {RATE:,} messages/s", f"{took} s", took <= seconds))
+        idle = sum(found["idle_minute_processor_s"].values())
+        judged.append((f"an idle minute costs at most {IDLE_SECONDS} s", f"{idle:.1f} s", idle <= IDLE_SECONDS))
     if found["hit_rate_data"]:
         cold, allowed, warm_rates = (found[f"hit_rate_{name}"] for name in ("cold", "allowed", "warm"))
         gap = max(abs(allowed[name] - cold[name]) for name in REGISTRY.by_name)

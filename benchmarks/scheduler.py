@@ -93,7 +93,7 @@ def drain_through_scheduler(
     runs = -(-max(_lane_spans(stand, lanes)) // size)
     with whole_stack({**environ, **own}, steps) as (local, stack):
         airflow = AirflowApi(stack.airflow_url, stack.airflow_user, stack.airflow_password)
-        _await_dag(airflow)
+        await_dag(airflow)
         since = datetime.now(UTC)
         with _watch(local) as largest:
             _drain(stand, airflow, stack, runs, f"Filling the caches, {lanes} lane(s)")
@@ -114,7 +114,8 @@ def _lane_spans(stand: Stand, lanes: int) -> list[int]:
     return [span([r for r in stand.backlog if r.partition % lanes == lane]) for lane in range(lanes)]
 
 
-def _await_dag(airflow: AirflowApi) -> None:
+def await_dag(airflow: AirflowApi) -> None:
+    """Wait until Airflow has found the DAG. Raises `StackError`."""
     deadline = time.monotonic() + DAG_SECONDS
     while airflow.is_paused(DAG_ID) is None:
         if time.monotonic() > deadline:
@@ -125,7 +126,7 @@ def _await_dag(airflow: AirflowApi) -> None:
 def _drain(stand: Stand, airflow: AirflowApi, stack: Stack, runs: int, what: str) -> float:
     """Seconds from the trigger of the first of `runs` runs until the group has committed the whole backlog."""
     kafka, since = stand.settings.kafka, datetime.now(UTC)
-    _await_start()
+    await_start()
     forget_passes(stand, stack)
     move_group(stand, [OffsetRange(r.partition, r.start, r.start) for r in stand.backlog])
     clients = Clients({"bootstrap.servers": stand.bootstrap_servers}, kafka)
@@ -160,7 +161,8 @@ def forget_passes(stand: Stand, stack: Stack) -> None:
             connection.execute(statement, {"group_id": stand.settings.kafka.consumer_group})
 
 
-def _await_start() -> None:
+def await_start() -> None:
+    """Wait for those seconds of a minute in which no run of the schedule is in the way."""
     time.sleep(SETTLE_SECONDS)
     while not START_FROM <= datetime.now(UTC).second < START_UNTIL:
         time.sleep(POLL_SECONDS)

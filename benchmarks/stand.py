@@ -100,10 +100,10 @@ class Stand:
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables of a stack of our own: a directory inside that of `make run`, and the next free ports."""
     usual = config.load({name: environ[name] for name in ("LOCAL_DIR",) if name in environ})
-    own = {
-        port.variable: str(next(n for n in count(port.number + PORT_DISTANCE) if ports.is_free(n)))
-        for port in config.DEFAULT_PORTS.values()
-    }
+    own: dict[str, str] = {}
+    for port in config.DEFAULT_PORTS.values():
+        wanted = (str(n) for n in count(port.number + PORT_DISTANCE) if ports.is_free(n))
+        own[port.variable] = next(number for number in wanted if number not in own.values())
     kept = {name: value for name, value in environ.items() if name not in NOT_OURS}
     return {**kept, **own, "LOCAL_DIR": str(usual.directory / "bench")}
 

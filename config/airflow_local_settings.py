@@ -1,21 +1,26 @@
-"""Import what every task needs in scheduler and Celery worker, before they fork: a task then starts 0.5 s sooner, one
-that drains or publishes another second.
+"""Import what every task needs in scheduler and Celery worker, before they fork: a task then starts seconds sooner.
 
 Airflow imports this module in each component when it starts. Only imports belong here: a client or a thread that is
-made before a fork does not work after it. (Our own code is not imported: a change of it needs no restart.)
+made before a fork does not work after it. The project's own modules are imported too; a task that finds one of their
+files changed since then imports them anew, so that a change needs no restart.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import logging
 import os
+import pkgutil
 import sys
+from pathlib import Path
 
 __all__: list[str] = []  # Airflow would take every public name for a setting
 
 MODULES = (
     "airflow.providers.apache.kafka.hooks.base",
     "airflow.providers.postgres.hooks.postgres",
+    "airflow.sdk.execution_time.task_runner",
     "confluent_kafka.admin",
     "geoip2.models",
     "httpx",
@@ -35,8 +40,45 @@ MODULES = (
 S3_MODULES = ("airflow.providers.amazon.aws.fs.s3", "aiobotocore.session", "s3fs")
 STAGED_ON_S3 = os.environ.get("ENRICHMENT_STAGING_URL", "").startswith("s3") and importlib.util.find_spec("s3fs")
 
+OURS = "enrichment"
+# Programs (`python -m`), and what needs packages that tasks do not.
+NOT_PRELOADED = ("__main__", "testing", "plugin")
+_times: dict[str, int] = {}  # when the files of our modules were changed last, by path
+
+
+def _import_ours() -> None:
+    """Import the project's modules. One that cannot be imported is left to the tasks, which say so where one looks."""
+    try:
+        package = importlib.import_module(OURS)
+        for found in pkgutil.walk_packages(package.__path__, f"{OURS}."):
+            if found.name.rpartition(".")[2] not in NOT_PRELOADED:
+                importlib.import_module(found.name)
+    except Exception:
+        logging.getLogger(__name__).exception("The project's modules are not imported ahead; tasks are slower for it")
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None)
+        if path is not None and name.partition(".")[0] == OURS:
+            _times[path] = Path(path).stat().st_mtime_ns
+
+
+def _changed(path: str, time: int) -> bool:
+    try:
+        return Path(path).stat().st_mtime_ns != time
+    except OSError:
+        return True
+
+
+def _forget_when_changed() -> None:
+    """In a new process: have it import the project's modules itself if one of their files is another one by now."""
+    if any(_changed(path, time) for path, time in _times.items()):
+        for name in [name for name in sys.modules if name.partition(".")[0] == OURS]:
+            del sys.modules[name]
+
+
 if not {"scheduler", "worker"}.isdisjoint(sys.argv):
     for _module in (*MODULES, *(S3_MODULES if STAGED_ON_S3 else ())):
         importlib.import_module(_module)
     # Numba gets itself ready with the first function that it compiles.
     sys.modules["numba"].njit("int64(int64)")(lambda number: number)
+    _import_ours()
+    os.register_at_fork(after_in_child=_forget_when_changed)

@@ -33,7 +33,7 @@ from enrichment.orchestration.batches import enrich_batch
 
 
 @dag(
-    schedule=live.EVERY_MINUTE,
+    schedule=live.WHEN_MESSAGES_WAIT,
     start_date=datetime(2024, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,

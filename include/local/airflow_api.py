@@ -65,9 +65,10 @@ class AirflowApi:
         found = self._call("GET", "/api/v2/importErrors")["import_errors"]
         return [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in found]
 
-    def trigger(self, dag_id: str) -> None:
-        """Have a run of the DAG beside the scheduled ones; it starts when no other one is active."""
-        self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None})
+    def trigger(self, dag_id: str) -> str:
+        """Have a run of the DAG beside the scheduled ones, which starts when no other one is active; returns its id."""
+        run = self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None})
+        return str(run["dag_run_id"])
 
     def ensure_pool(self, name: str, slots: int, description: str) -> None:
         """Have a pool of this name; one that is there stays as it is."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk import Asset, AssetAlias, CronTriggerTimetable
+from airflow.sdk import Asset, AssetAlias, AssetAll, AssetOrTimeSchedule, CronTriggerTimetable
 from airflow.sdk.definitions.param import ParamsDict
 
+from enrichment.orchestration import live
+from enrichment.orchestration.wake_up import BacklogTrigger
 from tests.conftest import REPOSITORY
 
 DAG = DagBag(dag_folder=str(REPOSITORY / "dags" / "stacklens_enrichment.py")).dags["stacklens_enrichment"]
@@ -42,16 +45,37 @@ def test_staged_files_are_cleaned_whatever_happens() -> None:
     assert not clean.on_failure_fail_dagrun
 
 
-def test_runs_every_minute() -> None:
-    """Every minute, in UTC."""
-    assert isinstance(DAG.timetable, CronTriggerTimetable)
-    assert (DAG.timetable.expression, DAG.timetable.timezone) == ("* * * * *", "UTC")
+def test_runs_every_minute_and_when_messages_wait() -> None:
+    """Every minute, in UTC, and when something rings for the input topic."""
+    assert isinstance(DAG.timetable, AssetOrTimeSchedule)
+    by_time = DAG.timetable.timetable
+    assert isinstance(by_time, CronTriggerTimetable)
+    assert (by_time.expression, by_time.timezone) == ("* * * * *", "UTC")
+    condition = DAG.timetable.asset_condition
+    assert isinstance(condition, AssetAll)
+    [asset] = condition.objects
+    assert isinstance(asset, Asset)
+    assert asset.name == "stacklens-enriched"
+    assert [type(watcher.trigger) for watcher in asset.watchers] == [BacklogTrigger]
+
+
+@pytest.mark.parametrize(("value", "watched"), [("false", False), ("0", False), ("true", True), ("what?", True)])
+def test_watch_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, value: str, watched: bool) -> None:
+    """A value that nobody can read is no import error: the tasks say what is wrong with it."""
+    monkeypatch.setenv("WAKE_UP_ENABLED", value)
+    assert live.is_watched() == watched
+
+
+def test_trigger_is_found_by_its_name() -> None:
+    """The triggerer makes it from its path and arguments alone."""
+    path, arguments = BacklogTrigger().serialize()
+    assert type(resolve_name(path)(**arguments)) is BacklogTrigger
 
 
 def test_asset_graph_shows_what_is_read_and_that_it_publishes() -> None:
     """To which topics is known when it has."""
     assert DAG.get_task("claim").inlets == [Asset("stacklens-enriched")]
-    assert DAG.get_task("batch.publish").outlets == [AssetAlias("stacklens-published")]
+    assert DAG.get_task("batch.publish").outlets == [AssetAlias("stacklens-published"), AssetAlias("stacklens-waiting")]
 
 
 GOOD: list[dict[str, Any]] = [

@@ -11,6 +11,7 @@ SELECT
     dry_run,
     set_aside,
     purpose,
+    lag,
     state,
     attempts,
     messages_read,

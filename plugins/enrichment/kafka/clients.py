@@ -83,7 +83,8 @@ class Clients:
             "output_topic": batch.purpose.output_topic or self.settings.output_topic,
             "dlq_topic": batch.purpose.dlq_topic or self.settings.dlq_topic,
         }
-        return Clients(self._config, self.settings.model_copy(update=own), self._check_lanes)
+        settings = self.settings.model_copy(update=own)
+        return self if settings == self.settings else Clients(self._config, settings, self._check_lanes)
 
     @contextmanager
     def offsets_reader(self, isolation: str = "read_committed") -> Iterator[Consumer]:
@@ -129,6 +130,12 @@ class Clients:
         """A client that describes topics: one for all requests, which saves a connection each."""
         self._admin = self._admin or self._made(AdminClient, self._without_consumer_options())
         return self._admin
+
+    def observer(self, on_error: Callable[[KafkaError], None]) -> AdminClient:
+        """A client that asks for offsets again and again. It writes no log of its own: `on_error` is told, when it is
+        polled, why brokers cannot be reached."""
+        quiet = {"log_level": 0, "error_cb": on_error}
+        return self._made(AdminClient, {**self._without_consumer_options(), **quiet})
 
     def check_options(self) -> None:
         """Raise `SettingsError` when the connection has an option with which nothing can be published: once, before any

@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import get_current_context, task, task_group
 
+from enrichment.batch import LIVE
 from enrichment.batches.pipeline import run_stages
 from enrichment.enrichers.registry import REGISTRY
-from enrichment.orchestration.common import LOOKUP_ARGS, PUBLISHED, Manifest, resources, tell_published
+from enrichment.orchestration.common import (
+    LOOKUP_ARGS,
+    PUBLISHED,
+    WAITING,
+    Manifest,
+    resources,
+    tell_published,
+    tell_waiting,
+)
 from enrichment.orchestration.notes import note_warnings
 
 if TYPE_CHECKING:
@@ -54,7 +63,7 @@ def look_up(drained: Manifest, name: str, earlier: Sequence[Manifest]) -> dict[s
     return looked_up
 
 
-@task(multiple_outputs=False, map_index_template=BATCH_LABEL, outlets=[PUBLISHED])
+@task(multiple_outputs=False, map_index_template=BATCH_LABEL, outlets=[PUBLISHED, WAITING])
 def publish(drained: Manifest, lookups: Mapping[str, Manifest], *, outlet_events: Any = None) -> dict[str, Any]:
     """Publish enriched messages, dead letters and the group's offsets in one transaction, and complete the ledger.
 
@@ -66,6 +75,7 @@ def publish(drained: Manifest, lookups: Mapping[str, Manifest], *, outlet_events
     from enrichment.batches.staged import Drained
     from enrichment.batches.stages import LookedUp, publish_batch
     from enrichment.orchestration.purposes import kind_of
+    from enrichment.orchestration.wake_up import what_waits
     from enrichment.repair.spans import record_missing_sources
 
     batch = batch_of(drained["batch"])
@@ -80,6 +90,8 @@ def publish(drained: Manifest, lookups: Mapping[str, Manifest], *, outlet_events
             return {"batch_id": batch.batch_id, "dry_run": False, "produced": False}
         if published.warnings:
             note_warnings(r, [batch.batch_id])
+        if batch.purpose.kind == LIVE.kind and not batch.dry_run and (ring := what_waits(r, batch)) is not None:
+            tell_waiting(outlet_events, *ring)
     counts = published.counts
     summary = {
         "batch_id": batch.batch_id, "kind": batch.purpose.kind, "dry_run": batch.dry_run,

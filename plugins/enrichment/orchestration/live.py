@@ -4,13 +4,41 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task
+from airflow.sdk import (
+    Asset,
+    AssetOrTimeSchedule,
+    AssetWatcher,
+    CronTriggerTimetable,
+    Param,
+    get_current_context,
+    task,
+)
 
+from enrichment.errors import SettingsError
 from enrichment.orchestration.common import ENRICHED, resources, run_params
 from enrichment.orchestration.notes import note_warnings
+from enrichment.orchestration.wake_up import BacklogTrigger
+from enrichment.settings import WakeUpSettings, load_room
 
-# An event-driven wake-up takes its place here (`AssetOrTimeSchedule` over this timetable).
-EVERY_MINUTE = CronTriggerTimetable("* * * * *", timezone="UTC")
+
+def is_watched() -> bool:
+    """Whether the triggerer watches the backlog. A value that cannot be read is the tasks' to complain about."""
+    try:
+        return load_room(WakeUpSettings).enabled
+    except SettingsError:
+        return True
+
+
+# Every minute, and whenever messages wait: the triggerer and the task `publish` ring by events of the input topic.
+WHEN_MESSAGES_WAIT = AssetOrTimeSchedule(
+    timetable=CronTriggerTimetable("* * * * *", timezone="UTC"),
+    assets=[
+        Asset(
+            ENRICHED.name,
+            watchers=[AssetWatcher(name="backlog", trigger=BacklogTrigger())] if is_watched() else [],
+        )
+    ],
+)
 
 LIVE_PARAMS = {
     "max_messages": Param(

@@ -7,7 +7,7 @@ of a field is the class's prefix and the field's name in capitals: `GeoSettings.
 
 from __future__ import annotations
 
-from enrichment.settings.kafka import KafkaSettings, ReplaySettings
+from enrichment.settings.kafka import KafkaSettings, ReplaySettings, WakeUpSettings
 from enrichment.settings.loading import Settings, load, load_room, rooms
 from enrichment.settings.pipeline import PipelineSettings, PostgresSettings, RetentionSettings, ServiceLevelSettings
 
@@ -19,6 +19,7 @@ __all__ = [
     "RetentionSettings",
     "ServiceLevelSettings",
     "Settings",
+    "WakeUpSettings",
     "load",
     "load_room",
     "rooms",

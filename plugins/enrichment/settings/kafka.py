@@ -74,6 +74,20 @@ class KafkaSettings(BaseSettings):
         return f"{self.dlq_topic}-redriven"
 
 
+class WakeUpSettings(BaseSettings):
+    """When messages that wait start a run before its minute."""
+
+    model_config = room_config("WAKE_UP_")
+
+    enabled: bool = Field(
+        True, description="whether the triggerer watches the backlog; without it runs start by the minute"
+    )
+    messages: PositiveInt = Field(50_000, description="messages that wait for which a run is started at once")
+    after_sec: Annotated[float, Field(ge=0, le=300)] = Field(
+        5, description="time that the oldest message waits at most until a run is started"
+    )
+
+
 class ReplaySettings(BaseSettings):
     """Where replays go, and how the past is cut into windows."""
 

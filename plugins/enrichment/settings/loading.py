@@ -15,7 +15,7 @@ from enrichment.enrichers.declare import CacheSettings, EnricherSettings
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.errors import SettingsError
 from enrichment.names import find_equal
-from enrichment.settings.kafka import KafkaSettings, ReplaySettings
+from enrichment.settings.kafka import KafkaSettings, ReplaySettings, WakeUpSettings
 from enrichment.settings.pipeline import PipelineSettings, PostgresSettings, RetentionSettings, ServiceLevelSettings
 from enrichment.variables import variable
 
@@ -26,6 +26,7 @@ def rooms() -> dict[str, type[BaseSettings]]:
     """The class of each room's settings, by the room's name: those of the enrichments have theirs."""
     return {
         "kafka": KafkaSettings,
+        "wake_up": WakeUpSettings,
         **{enricher.name: enricher.settings for enricher in REGISTRY.enrichers},
         "cache": CacheSettings,
         "postgres": PostgresSettings,
@@ -38,7 +39,7 @@ def rooms() -> dict[str, type[BaseSettings]]:
 
 # What the fingerprint leaves out, since it changes no message: rooms that make no batch, and fields of refreshes,
 # evictions, renewals and repairs. (A new setting counts by default.)
-_OTHER_ROOMS = ("service_levels", "replay", "retention")
+_OTHER_ROOMS = ("wake_up", "service_levels", "replay", "retention")
 _ELSEWHERE = {
     "kafka": {"request_timeout_sec", "transaction_timeout_sec", "retention_bytes"},
     "cache": {"touch_after_hours", "eviction_chunk_rows", "refresh_keys", "refresh_ahead_minutes"},
@@ -54,6 +55,7 @@ class Settings:
     """All rooms' settings, those of the enrichments by their names; `load()` reads them."""
 
     kafka: KafkaSettings
+    wake_up: WakeUpSettings
     enrichers: Mapping[str, EnricherSettings]
     cache: CacheSettings
     postgres: PostgresSettings

@@ -62,6 +62,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool
     quarantined: bool = msgspec.field(name="set_aside")
     purpose: Purpose
+    lag: dict[str, int]
     state: JobState
     attempts: int
     messages_read: int | None
@@ -87,6 +88,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def is_published(self) -> bool:
         """Whether its outputs are visible: its tasks have nothing left to do."""
         return self.state is JobState.PUBLISHED
+
+    @property
+    def left(self) -> int:
+        """Messages that its run left waiting when it was claimed."""
+        return sum(self.lag.values())
 
     @property
     def batch(self) -> Batch:
