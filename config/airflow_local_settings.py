@@ -47,14 +47,16 @@ _times: dict[str, int] = {}  # when the files of our modules were changed last, 
 
 
 def _import_ours() -> None:
-    """Import the project's modules. One that cannot be imported is left to the tasks, which say so where one looks."""
-    try:
-        package = importlib.import_module(OURS)
-        for found in pkgutil.walk_packages(package.__path__, f"{OURS}."):
-            if found.name.rpartition(".")[2] not in NOT_PRELOADED:
-                importlib.import_module(found.name)
-    except Exception:
-        logging.getLogger(__name__).exception("The project's modules are not imported ahead; tasks are slower for it")
+    """Import the project's modules and note when their files were changed."""
+    package = importlib.import_module(OURS)
+    for found in pkgutil.walk_packages(package.__path__, f"{OURS}.", onerror=lambda _: None):
+        if found.name.rpartition(".")[2] in NOT_PRELOADED:
+            continue
+        try:
+            importlib.import_module(found.name)
+        except Exception:
+            # The scheduler can do without it. Tasks cannot: they say so where one looks.
+            logging.getLogger(__name__).warning("%s cannot be imported", found.name, exc_info=True)
     for name, module in list(sys.modules.items()):
         path = getattr(module, "__file__", None)
         if path is not None and name.partition(".")[0] == OURS:
@@ -64,7 +66,7 @@ def _import_ours() -> None:
 def _changed(path: str, time: int) -> bool:
     try:
         return Path(path).stat().st_mtime_ns != time
-    except OSError:
+    except FileNotFoundError:
         return True
 
 

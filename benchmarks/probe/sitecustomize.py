@@ -90,8 +90,8 @@ def watch_child() -> None:
     runner.main = reporting(runner.main)  # type: ignore[attr-defined]
     runner.is_watched = True  # type: ignore[attr-defined]
     setattr(bootstrap, FIND, counted("imports", getattr(bootstrap, FIND)))
-    Connection.connect = counted("connections", Connection.connect)  # type: ignore[method-assign]
-    BaseHook.get_connection = counted("connections", BaseHook.get_connection)  # type: ignore[method-assign]
+    Connection.connect = staticmethod(counted("connections", Connection.connect))  # type: ignore[method-assign]
+    BaseHook.get_connection = staticmethod(counted("connections", BaseHook.get_connection))  # type: ignore[method-assign]
 
 
 if "scheduler" in sys.orig_argv and "HOPS_FILE" in os.environ:

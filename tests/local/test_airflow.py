@@ -128,3 +128,45 @@ def test_local_settings_when_frames_are_staged_on_s3(url: str, imported: bool) -
     asked = {**os.environ, "PYTHONPATH": str(ROOT / "config"), "ENRICHMENT_STAGING_URL": url}
     ended = subprocess.run([sys.executable, "-c", program], env=asked, capture_output=True, text=True, check=True)
     assert ended.stdout.split() == [str(imported), "1"]
+
+
+IN_A_CHILD = """
+import os, sys
+sys.argv = ["airflow", "scheduler"]
+import airflow_local_settings
+from pathlib import Path
+import enrichment
+before = sorted(name for name in sys.modules if name.startswith("enrichment."))
+{change}
+sys.stdout.flush()
+if os.fork() == 0:
+    import enrichment.room.module as module
+    print(before, module.VALUE, flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("", "old"),
+        ("Path(enrichment.room.module.__file__).write_text('VALUE = \"new\"')", "new"),
+    ],
+    ids=["as it was", "changed"],
+)  # fmt: skip
+def test_local_settings_import_our_modules_and_tasks_those_that_changed(
+    tmp_path: Path, change: str, value: str
+) -> None:
+    """A task finds the project's modules imported, and imports them anew once a file of theirs is another one."""
+    package = tmp_path / "enrichment"
+    for folder in (package, package / "room"):
+        folder.mkdir()
+        (folder / "__init__.py").touch()
+    (package / "room" / "module.py").write_text("VALUE = 'old'")
+    (package / "broken.py").write_text("import no_such_module")
+    asked = {**os.environ, "PYTHONPATH": f"{ROOT / 'config'}:{tmp_path}"}
+    command = [sys.executable, "-c", IN_A_CHILD.format(change=change)]
+    ended = subprocess.run(command, env=asked, capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == f"['enrichment.room', 'enrichment.room.module'] {value}"
+    assert "enrichment.broken cannot be imported" in ended.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,12 @@ from enrichment.orchestration.notes import note_warnings
 
 if TYPE_CHECKING:
     from enrichment.batch import Batch
+    from enrichment.batches.staged import Drained
+    from enrichment.batches.stages import LookedUp
     from enrichment.enrichers.declare import LookupEnricher
+    from enrichment.resources import Resources
+
+log = logging.getLogger(__name__)
 
 # What a batch's tasks are called in the UI's grid; each task fills it in.
 BATCH_LABEL = "{{ batch_label }}"
@@ -68,30 +74,41 @@ def publish(drained: Manifest, lookups: Mapping[str, Manifest], *, outlet_events
     """Publish enriched messages, dead letters and the group's offsets in one transaction, and complete the ledger.
 
     A batch that turns out to be published already (an earlier try died before it could say so) is only recorded. The
-    sources that it is missing because they failed are recorded for `stacklens_repair`.
+    sources that it is missing because they failed are recorded for `stacklens_repair`. Where messages wait that are due,
+    the next run follows at once.
     """
-    from msgspec import convert, to_builtins
+    from msgspec import convert
 
     from enrichment.batches.staged import Drained
-    from enrichment.batches.stages import LookedUp, publish_batch
+    from enrichment.batches.stages import LookedUp
+
+    batch_of(drained["batch"])
+    done = {name: convert(looked_up, LookedUp) for name, looked_up in lookups.items()}
+    with resources() as r:
+        return publish_and_tell(r, convert(drained, Drained), done, outlet_events)
+
+
+def publish_and_tell(
+    r: Resources, drained: Drained, lookups: Mapping[str, LookedUp], outlet_events: Any
+) -> dict[str, Any]:
+    """Publish a batch, and tell of it: in the run's note, by asset events, and in what is returned."""
+    from msgspec import to_builtins
+
+    from enrichment.batches.stages import publish_batch
     from enrichment.orchestration.purposes import kind_of
     from enrichment.orchestration.wake_up import what_waits
     from enrichment.repair.spans import record_missing_sources
 
-    batch = batch_of(drained["batch"])
-    done = {name: convert(looked_up, LookedUp) for name, looked_up in lookups.items()}
-    outages = [looked_up.outage for looked_up in done.values() if looked_up.outage is not None]
-    with resources() as r:
-        topics = r.clients.for_batch(batch).settings
-        required = r.settings.pipeline.required_sources
-        recording = None if batch.dry_run else record_missing_sources(r.pending, r.clients, required, batch, outages)
-        published = publish_batch(r, kind_of(batch), convert(drained, Drained), done, recording)
-        if published is None:
-            return {"batch_id": batch.batch_id, "dry_run": False, "produced": False}
-        if published.warnings:
-            note_warnings(r, [batch.batch_id])
-        if batch.purpose.kind == LIVE.kind and not batch.dry_run and (ring := what_waits(r, batch)) is not None:
-            tell_waiting(outlet_events, *ring)
+    batch = drained.batch
+    outages = [looked_up.outage for looked_up in lookups.values() if looked_up.outage is not None]
+    topics = r.clients.for_batch(batch).settings
+    required = r.settings.pipeline.required_sources
+    recording = None if batch.dry_run else record_missing_sources(r.pending, r.clients, required, batch, outages)
+    published = publish_batch(r, kind_of(batch), drained, lookups, recording)
+    if published is None:
+        return {"batch_id": batch.batch_id, "dry_run": False, "produced": False}
+    if published.warnings:
+        note_warnings(r, [batch.batch_id])
     counts = published.counts
     summary = {
         "batch_id": batch.batch_id, "kind": batch.purpose.kind, "dry_run": batch.dry_run,
@@ -100,7 +117,32 @@ def publish(drained: Manifest, lookups: Mapping[str, Manifest], *, outlet_events
     if not batch.dry_run:
         told = {topics.output_topic: counts.total - counts.dead, topics.dlq_topic: counts.dead}
         tell_published(outlet_events, told, summary)
+        if batch.purpose.kind == LIVE.kind and (ring := what_waits(r, batch)) is not None:
+            tell_waiting(outlet_events, *ring)
     return summary
+
+
+def enrich_at_once(r: Resources, batch: Batch, outlet_events: Any) -> bool:
+    """Run all stages of a small batch here and now; returns whether that went well.
+
+    Starting five tasks takes longer than its stages do. Where a stage fails, the batch is left to the tasks: they do
+    again what was done, and have their retries and policies.
+    """
+    from enrichment.batches import stages
+    from enrichment.orchestration.purposes import kind_of
+
+    try:
+        run_stages(
+            batch,
+            lambda claimed: stages.drain_batch(r, kind_of(claimed), claimed),
+            lambda drained, declaration, _earlier: stages.look_up(r, declaration, drained.batch),
+            lambda drained, lookups: publish_and_tell(r, drained, lookups, outlet_events),
+        )
+        r.staging.remove(batch.batch_id)
+    except Exception:
+        log.warning("batch.left_to_tasks batch_id=%s", batch.batch_id, exc_info=True)
+        return False
+    return True
 
 
 @task(map_index_template=BATCH_LABEL)

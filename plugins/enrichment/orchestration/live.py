@@ -15,7 +15,8 @@ from airflow.sdk import (
 )
 
 from enrichment.errors import SettingsError
-from enrichment.orchestration.common import ENRICHED, resources, run_params
+from enrichment.orchestration.batches import enrich_at_once
+from enrichment.orchestration.common import ENRICHED, PUBLISHED, WAITING, resources, run_params
 from enrichment.orchestration.notes import note_warnings
 from enrichment.orchestration.wake_up import BacklogTrigger
 from enrichment.settings import WakeUpSettings, load_room
@@ -66,11 +67,12 @@ LIVE_PARAMS = {
 }
 
 
-@task(inlets=[ENRICHED])
-def claim() -> list[dict[str, Any]]:
+@task(inlets=[ENRICHED], outlets=[PUBLISHED, WAITING])
+def claim(*, outlet_events: Any = None) -> list[dict[str, Any]]:
     """Fix the offset ranges of this run's batches, one per lane, and write them to the ledger.
 
-    A run that is cleared gets its ranges back. Without a backlog there are no batches, and the rest is skipped.
+    A run that is cleared gets its ranges back. A batch of `KAFKA_AT_ONCE_MESSAGES` at most is enriched and published
+    here, at once; returns the others, and what did not succeed. Where nothing is left, the tasks after this are skipped.
     """
     from enrichment.batches.claim import claim as claim_batches
 
@@ -81,4 +83,6 @@ def claim() -> list[dict[str, Any]]:
             r.clients, r.ledger, r.settings, dag_id=context["dag"].dag_id, run_id=context["run_id"], **params
         )
         note_warnings(r, [batch.batch_id for batch in batches])
-    return [batch.to_manifest() for batch in batches]
+        most = r.settings.kafka.at_once_messages
+        left = [b for b in batches if b.dry_run or b.span > most or not enrich_at_once(r, b, outlet_events)]
+    return [batch.to_manifest() for batch in left]

@@ -41,7 +41,7 @@ def rooms() -> dict[str, type[BaseSettings]]:
 # evictions, renewals and repairs. (A new setting counts by default.)
 _OTHER_ROOMS = ("wake_up", "service_levels", "replay", "retention")
 _ELSEWHERE = {
-    "kafka": {"request_timeout_sec", "transaction_timeout_sec", "retention_bytes"},
+    "kafka": {"at_once_messages", "request_timeout_sec", "transaction_timeout_sec", "retention_bytes"},
     "cache": {"touch_after_hours", "eviction_chunk_rows", "refresh_keys", "refresh_ahead_minutes"},
     "postgres": {
         "connect_timeout_sec", "ledger_timeout_sec", "maintenance_timeout_sec", "maintenance_lock_timeout_sec",
