@@ -18,7 +18,7 @@ from rich.console import Console
 
 from benchmarks import report
 from benchmarks.alone import alone, measure_loop
-from benchmarks.backlog import Seen, fill
+from benchmarks.backlog import Seen, fill, multiply
 from benchmarks.freshness import measure_freshness
 from benchmarks.hits import hit_rates
 from benchmarks.hops import measure_hops
@@ -26,7 +26,7 @@ from benchmarks.loop import PEERS
 from benchmarks.passthrough import pass_through, pass_through_in_bulk
 from benchmarks.report import Results
 from benchmarks.same_work import check_same_work
-from benchmarks.scheduler import drain_through_scheduler, move_group
+from benchmarks.scheduler import catch_up, drain_through_scheduler, move_group, variants
 from benchmarks.stages import Pass, drain_backlog
 from benchmarks.stand import Stand, environment, remove, services
 from enrichment.errors import EnrichmentError
@@ -35,9 +35,9 @@ from enrichment.settings import Settings
 from include.local.errors import StackError
 from include.local.steps import Steps
 
-PARTS = ("passthrough", "pipeline", "peers", "dag", "hits", "hops", "freshness")
+PARTS = ("passthrough", "pipeline", "peers", "dag", "catch-up", "hits", "hops", "freshness")
 WITHOUT_BACKLOG = ("hops", "freshness")  # these bring their own messages
-LANES = (1, 2)
+CATCH_UP_TIMES = 4  # as large as the backlog is what nobody triggers for
 
 
 def main() -> int:
@@ -109,9 +109,13 @@ def _measure_backlog(
         if "hits" in chosen.only:
             with steps.step("hit rates"):
                 results.hits = alone(hit_rates, stand)
-        move_group(stand, stand.backlog)  # so that nothing is there to do when the scheduler comes up
-    for lanes in LANES if "dag" in chosen.only else ():
-        results.scheduler.append(drain_through_scheduler(stand, environ, lanes, chosen.repeat, steps, console))
+        whole = multiply(stand, CATCH_UP_TIMES) if "catch-up" in chosen.only else stand
+        move_group(stand, whole.backlog)  # so that nothing is there to do when the scheduler comes up
+    for own in variants(stand) if "dag" in chosen.only else ():
+        results.scheduler.append(drain_through_scheduler(stand, environ, own, chosen.repeat, steps, console))
+    if "catch-up" in chosen.only:
+        results.catch_up_messages = whole.messages
+        results.catch_up = catch_up(whole, environ, chosen.repeat, steps, console)
 
 
 def _contestants(

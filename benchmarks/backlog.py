@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import msgspec
+from confluent_kafka import Producer
 
 from benchmarks.stand import Stand
+from enrichment.conservation.committed import read
 from enrichment.enrichers.registry import REGISTRY
 from include.local.generate import Options, messages
 from include.local.progress import progress
-from include.local.records import Record, produce
+from include.local.records import FLUSH_SECONDS, PRODUCING, Record, produce
 
 # One message in a thousand is malformed in one of the ways of `include.local.malform`, so that dead letters are in it.
 MALFORMED = 0.001
@@ -48,3 +51,24 @@ def fill(stand: Stand, count: int) -> tuple[Stand, Seen]:
     with progress("Filling the backlog", count) as advance:
         produce(records, stand.bootstrap_servers, stand.settings.kafka.input_topic, advance=advance)
     return stand.with_backlog(), seen
+
+
+def multiply(stand: Stand, times: int) -> Stand:
+    """Append the backlog to itself until it is `times` as large: quicker than generating as many."""
+    topic = stand.settings.kafka.input_topic
+    producer = Producer({**PRODUCING, "bootstrap.servers": stand.bootstrap_servers})
+    whole = times * stand.messages
+    with progress("Multiplying the backlog", whole) as advance:
+        for copy in range(1, times):
+            with closing(read(stand.bootstrap_servers, topic, stand.backlog)) as originals:
+                for number, message in enumerate(originals, copy * stand.messages):
+                    if number % 1_000 == 0:
+                        producer.flush(FLUSH_SECONDS)
+                        advance(number)
+                    producer.produce(
+                        topic, message.value(), message.key(), message.partition() or 0,
+                        timestamp=message.timestamp()[1], headers=cast(Any, message.headers()),
+                    )  # fmt: skip
+        producer.flush(FLUSH_SECONDS)
+        advance(whole)
+    return stand.with_backlog()

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -30,7 +30,8 @@ from include.local.config import ROOT
 
 LATEST = ROOT / "benchmarks" / "results" / "latest.json"
 LIBRARIES = ("apache-airflow", "confluent-kafka", "msgspec", "numba", "numpy", "orjson", "pandas", "pyarrow")
-PEAK_MB = 512
+PEAK_MB = 400
+FIRST_SECONDS = 5
 FRESHNESS_GOALS = {"p50": 2, "p99": 5}
 IDLE_SECONDS = 15  # of processor time
 HOP_GOALS = {"0": 0.6, "1000": 1.5, "10000": 2.0}  # seconds from the trigger to the commit
@@ -50,6 +51,8 @@ class Results:
     warm: list[Pass] = field(default_factory=list)
     peers: dict[str, list[float]] = field(default_factory=dict)
     scheduler: list[Drained] = field(default_factory=list)
+    catch_up: list[float] = field(default_factory=list)
+    catch_up_messages: int = 0
     hits: dict[str, Any] = field(default_factory=dict)
     hops: list[TimedRun] = field(default_factory=list)
     freshness: Freshness | None = None
@@ -84,6 +87,10 @@ def summary(results: Results) -> dict[str, Any]:
         "pipeline_cold_msgs_per_s": results.rate([p.seconds for p in results.cold]),
         "peers": {name: results.rate(seconds) for name, seconds in results.peers.items()},
         "dag_drain_msgs_per_s": None if best is None else round(best.rate(results.messages)),
+        "dag_catch_up_msgs_per_s": round(results.catch_up_messages / statistics.median(results.catch_up))
+        if results.catch_up
+        else None,
+        "dag_catch_up_messages": results.catch_up_messages or None,
         "peak_rss_mb": results.peaks,
         "hit_rate_cold": results.hits.get("cold"),
         "hit_rate_warm": results.hits.get("warm"),
@@ -184,6 +191,7 @@ def _rates(found: Mapping[str, Any]) -> Table:
             f"scheduler, {_words(drained['settings'])}": drained["msgs_per_s"]
             for drained in found["dag_drain_by_settings"]
         },
+        "scheduler, nobody triggers": found["dag_catch_up_msgs_per_s"],
     }
     for name, rate in rows.items():
         if rate is not None:
@@ -192,7 +200,7 @@ def _rates(found: Mapping[str, Any]) -> Table:
 
 
 def _words(settings: Mapping[str, str]) -> str:
-    return " ".join(f"{name}={value}" for name, value in settings.items())
+    return " ".join(f"{name}={value}" for name, value in settings.items()) or "defaults"
 
 
 def _stages(found: Mapping[str, Any]) -> Table:
@@ -233,34 +241,60 @@ def _goals(found: Mapping[str, Any]) -> Table:
 
 
 def goals(found: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
-    """The goals of which all figures were measured."""
+    """The goals of which all figures were measured: what is to be, what is, and whether it is met."""
+    return [*_rate_goals(found), *_memory_goals(found), *_time_goals(found), *_hit_goals(found)]
+
+
+Goals = Iterator[tuple[str, str, bool]]
+
+
+def _rate_goals(found: Mapping[str, Any]) -> Goals:
     ceiling, warm = found["passthrough_msgs_per_s"], found["pipeline_warm_msgs_per_s"]
-    drained, peaks = found["dag_drain_msgs_per_s"], found["peak_rss_mb"]
-    judged = []
-    if warm and ceiling:
-        judged.append(("warm at least 0.4 of pass-through", f"{warm / ceiling:.2f}", warm >= 0.4 * ceiling))
-    for name, loop in found["peers"].items() if warm else ():
-        judged.append((f"warm at least twice {name}", f"{warm / loop:.2f}", warm >= 2 * loop))
-    if drained:
-        judged.append(("60,000 messages/s through the scheduler", f"{drained:,}", drained >= 60_000))
-    if peaks:
-        judged.append((f"no task above {PEAK_MB} MB", f"{max(peaks.values())} MB", max(peaks.values()) <= PEAK_MB))
-    for size, seconds in HOP_GOALS.items() if found["hops"] else ():
-        took = found["hops"][size]["to_commit_s"]
-        judged.append((f"{int(size):,} messages within {seconds} s of the trigger", f"{took} s", took <= seconds))
-    if found["hops"]:
-        slowest = found["hops"]["first_run_slowest_task_s"]
-        judged.append(("no task of the first run above 5 s", f"{slowest} s", slowest <= 5))
+    for state, share in (("warm", 0.5), ("cold", 0.35)):
+        rate = found[f"pipeline_{state}_msgs_per_s"]
+        if rate and ceiling:
+            yield f"{state} at least {share} of pass-through", f"{rate / ceiling:.2f}", rate >= share * ceiling
+    if not warm:
+        return
+    for name, loop in found["peers"].items():
+        yield f"warm at least twice {name}", f"{warm / loop:.2f}", warm >= 2 * loop
+    by_defaults = (d["msgs_per_s"] for d in found["dag_drain_by_settings"] if not d["settings"])
+    through = {
+        "best of the scheduler": (0.7, found["dag_drain_msgs_per_s"]),
+        "scheduler with defaults": (0.6, next(by_defaults, None)),
+        "nobody triggers": (0.6, found["dag_catch_up_msgs_per_s"]),
+    }
+    for name, (share, rate) in through.items():
+        if rate:
+            yield f"{name} at least {share} of warm", f"{rate / warm:.2f}", rate >= share * warm
+
+
+def _memory_goals(found: Mapping[str, Any]) -> Goals:
+    largest = max(found["peak_rss_mb"].values(), default=0)
+    if largest:
+        yield f"no task above {PEAK_MB} MB", f"{largest} MB", largest <= PEAK_MB
+
+
+def _time_goals(found: Mapping[str, Any]) -> Goals:
+    hops = found["hops"]
+    for size, seconds in HOP_GOALS.items() if hops else ():
+        took = hops[size]["to_commit_s"]
+        yield f"{int(size):,} messages within {seconds} s of the trigger", f"{took} s", took <= seconds
+    if hops:
+        slowest = hops["first_run_slowest_task_s"]
+        yield f"no task of the first run above {FIRST_SECONDS} s", f"{slowest} s", slowest <= FIRST_SECONDS
     if found["freshness_p50_s"] is not None:
         for name, seconds in FRESHNESS_GOALS.items():
             took = found[f"freshness_{name}_s"]
-            judged.append((f"{name} within {seconds} s at {RATE:,} messages/s", f"{took} s", took <= seconds))
+            yield f"{name} within {seconds} s at {RATE:,} messages/s", f"{took} s", took <= seconds
         idle = sum(found["idle_minute_processor_s"].values())
-        judged.append((f"an idle minute costs at most {IDLE_SECONDS} s", f"{idle:.1f} s", idle <= IDLE_SECONDS))
+        yield f"an idle minute costs at most {IDLE_SECONDS} s", f"{idle:.1f} s", idle <= IDLE_SECONDS
+
+
+def _hit_goals(found: Mapping[str, Any]) -> Goals:
     if found["hit_rate_data"]:
-        cold, allowed, warm_rates = (found[f"hit_rate_{name}"] for name in ("cold", "allowed", "warm"))
+        cold, allowed, warm = (found[f"hit_rate_{name}"] for name in ("cold", "allowed", "warm"))
         gap = max(abs(allowed[name] - cold[name]) for name in REGISTRY.by_name)
-        judged.append(("cold hits within 1 point of the data's", f"{100 * gap:.2f} points", gap <= 0.01))
-        lowest = min(warm_rates[name] for name in REGISTRY.by_name)
-        judged.append(("warm hits at least 95 %", f"{lowest:.1%}", lowest >= 0.95))
-    return judged
+        yield "cold hits within 1 point of the data's", f"{100 * gap:.2f} points", gap <= 0.01
+        lowest = min(warm[name] for name in REGISTRY.by_name)
+        yield "warm hits at least 95 %", f"{lowest:.1%}", lowest >= 0.95

@@ -76,38 +76,58 @@ class Drained:
         return messages / statistics.median(self.seconds)
 
 
-def settings_for(stand: Stand, lanes: int) -> dict[str, str]:
-    """The variables of a stack with that many lanes, each of which has its share of the backlog in a batch or two."""
-    largest = max(_lane_spans(stand, lanes))
-    size = stand.settings.kafka.batch_size
-    # Keys are hashed: a lane has a few messages more than its share, for which no other run is worth while.
-    return {"KAFKA_LANES": str(lanes)} | ({"KAFKA_BATCH_SIZE": str(largest)} if size < largest < 1.1 * size else {})
+def variants(stand: Stand) -> list[dict[str, str]]:
+    """The settings that are compared: the defaults, two lanes side by side, and every batch in the task that claims it.
+
+    A lane has its share of the backlog in a batch or two. Keys are hashed: it has a few messages more than its share,
+    for which no other run is worth while.
+    """
+    size, largest = stand.settings.kafka.batch_size, max(_lane_spans(stand, 2))
+    wider = {"KAFKA_BATCH_SIZE": str(largest)} if size < largest < 1.1 * size else {}
+    return [{}, {"KAFKA_LANES": "2", **wider}, {"KAFKA_AT_ONCE_MESSAGES": str(size)}]
 
 
 def drain_through_scheduler(
-    stand: Stand, environ: Mapping[str, str], lanes: int, repeat: int, steps: Steps, console: Console
+    stand: Stand, environ: Mapping[str, str], own: dict[str, str], repeat: int, steps: Steps, console: Console
 ) -> Drained:
-    """Start the whole stack, drain the backlog once to fill the caches and then `repeat` times, stop the stack."""
-    own = settings_for(stand, lanes)
-    size = int(own.get("KAFKA_BATCH_SIZE", stand.settings.kafka.batch_size))
-    runs = -(-max(_lane_spans(stand, lanes)) // size)
-    with whole_stack({**environ, **own}, steps) as (local, stack):
+    """Start the whole stack with settings of its `own`, drain the backlog once to fill the caches and then `repeat`
+    times, stop the stack. Nothing but the trigger starts a run, and runs that leave something are followed."""
+    kafka = stand.settings.kafka
+    spans = _lane_spans(stand, int(own.get("KAFKA_LANES", kafka.lanes)))
+    runs = -(-max(spans) // int(own.get("KAFKA_BATCH_SIZE", kafka.batch_size)))
+    words = " ".join(f"{name}={value}" for name, value in own.items()) or "defaults"
+    with whole_stack({**environ, **own, "WAKE_UP_ENABLED": "false"}, steps) as (local, stack):
         airflow = AirflowApi(stack.airflow_url, stack.airflow_user, stack.airflow_password)
         await_dag(airflow)
         since = datetime.now(UTC)
         with _watch(local) as largest:
-            _drain(stand, airflow, stack, runs, f"Filling the caches, {lanes} lane(s)")
+            _drain(stand, airflow, stack, runs, f"Filling the caches, {words}")
         since_warm = datetime.now(UTC)
         seconds = []
         for number in range(1, repeat + 1):
-            seconds.append(_drain(stand, airflow, stack, runs, f"Scheduler, {lanes} lane(s), {number} of {repeat}"))
-            console.print(f"  {lanes} lane(s): {stand.messages / seconds[-1]:,.0f} messages/s", highlight=False)
+            seconds.append(_drain(stand, airflow, stack, runs, f"Scheduler, {words}, {number} of {repeat}"))
+            console.print(f"  {words}: {stand.messages / seconds[-1]:,.0f} messages/s", highlight=False)
         time.sleep(SETTLE_SECONDS)
         with psycopg.connect(stack.stacklens_dsn) as connection:
             peaks = connection.execute(PEAKS, {"dag_id": DAG_ID, "since": since}).fetchall()
             took = connection.execute(SECONDS, {"dag_id": DAG_ID, "since": since_warm, "passes": repeat}).fetchall()
         forget_passes(stand, stack)  # the next stack has another number of lanes
     return Drained(own, runs, seconds, dict(took), dict(peaks), max(largest, default=0))
+
+
+def catch_up(stand: Stand, environ: Mapping[str, str], repeat: int, steps: Steps, console: Console) -> list[float]:
+    """Start the whole stack with the default settings, have the backlog drained `repeat` times without a trigger by
+    hand, stop the stack; the seconds of each pass."""
+    with whole_stack(environ, steps) as (_, stack):
+        airflow = AirflowApi(stack.airflow_url, stack.airflow_user, stack.airflow_password)
+        await_dag(airflow)
+        seconds = []
+        for number in range(1, repeat + 1):
+            seconds.append(_drain(stand, airflow, stack, 0, f"Nobody triggers, {number} of {repeat}"))
+            console.print(f"  nobody triggers: {stand.messages / seconds[-1]:,.0f} messages/s", highlight=False)
+        time.sleep(SETTLE_SECONDS)
+        forget_passes(stand, stack)
+    return seconds
 
 
 def _lane_spans(stand: Stand, lanes: int) -> list[int]:
@@ -124,7 +144,8 @@ def await_dag(airflow: AirflowApi) -> None:
 
 
 def _drain(stand: Stand, airflow: AirflowApi, stack: Stack, runs: int, what: str) -> float:
-    """Seconds from the trigger of the first of `runs` runs until the group has committed the whole backlog."""
+    """Seconds from the trigger of the first of `runs` runs until the group has committed the whole backlog; without
+    any, from when messages wait."""
     kafka, since = stand.settings.kafka, datetime.now(UTC)
     await_start()
     forget_passes(stand, stack)

@@ -55,8 +55,21 @@ def test_runs_every_minute_and_when_messages_wait() -> None:
     assert isinstance(condition, AssetAll)
     [asset] = condition.objects
     assert isinstance(asset, Asset)
-    assert asset.name == "stacklens-enriched"
+    assert asset.name == "stacklens-enriched-backlog"
     assert [type(watcher.trigger) for watcher in asset.watchers] == [BacklogTrigger]
+
+
+def test_nothing_else_names_what_is_watched() -> None:
+    """Airflow keeps the watchers of one of the places that describe an asset, and drops those of the others."""
+    named = [
+        asset.name
+        for dag in DagBag(dag_folder=str(REPOSITORY / "dags")).dags.values()
+        for task in dag.tasks
+        for asset in (*task.inlets, *task.outlets)
+        if isinstance(asset, Asset)
+    ]
+    assert "stacklens-enriched" in named
+    assert "stacklens-enriched-backlog" not in named
 
 
 @pytest.mark.parametrize(("value", "watched"), [("false", False), ("0", False), ("true", True), ("what?", True)])

@@ -23,7 +23,7 @@ from enrichment.settings import load
 from enrichment.store.jobs import Job, JobState
 from include.local.generate import Options, messages
 from tests.fixtures.pipeline import message
-from tests.fixtures.scheduler import Airflow, Stream, eventually
+from tests.fixtures.scheduler import AT_ONCE, Airflow, Stream, eventually
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -96,9 +96,22 @@ def test_killed_publish_is_retried_by_airflow(airflow: Airflow, stream: Stream) 
     assert report.ok, report.summary()
 
 
-def test_cleared_run_publishes_nothing_twice(airflow: Airflow, stream: Stream) -> None:
+def test_killed_claim_enriches_at_its_next_try(airflow: Airflow, stream: Stream) -> None:
+    """A small batch is enriched by the task that claims it: wherever that is killed, every message is out once."""
+    stream.produce([message(n) for n in range(AT_ONCE)])
+    asked_for = airflow.trigger()
+    run_id = airflow.kill_running("claim")
+    assert [airflow.finish(each) for each in (run_id, asked_for)] == ["success"] * 2
+    assert airflow.tasks(run_id)["claim"]["try_number"] == 2
+    eventually(lambda: stream.lag() == 0, "the end of the backlog")
+    report = stream.check()
+    assert report.ok, report.summary()
+
+
+@pytest.mark.parametrize("count", [500, 2 * AT_ONCE], ids=["at once", "by tasks"])
+def test_cleared_run_publishes_nothing_twice(airflow: Airflow, stream: Stream, count: int) -> None:
     """Clearing all tasks of a run that succeeded, and each of them alone, changes nothing outside."""
-    stream.produce([message(n) for n in range(500)])
+    stream.produce([message(n) for n in range(count)])
     run_id = airflow.run()
     eventually(lambda: stream.lag() == 0, "the end of the backlog")
     before = stream.check()

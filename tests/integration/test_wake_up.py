@@ -21,7 +21,7 @@ from enrichment.batch import Batch
 from enrichment.group.doorbell import Ring
 from enrichment.kafka.waiting import Waiting, WaitingReader
 from enrichment.orchestration import wake_up
-from enrichment.orchestration.common import ENRICHED, WAITING
+from enrichment.orchestration.common import BACKLOG, WAITING
 from enrichment.orchestration.wake_up import BacklogTrigger
 from enrichment.resources import Resources
 from enrichment.settings import load
@@ -248,7 +248,7 @@ def waiting_events(outlet_events: OutletEventAccessors) -> list[tuple[str, Any]]
 
 
 def test_run_that_leaves_messages_is_followed(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an event of the input topic, until nothing is left; without a triggerer."""
+    """By an event of the backlog, until nothing is left; without a triggerer."""
     monkeypatch.setenv("KAFKA_BATCH_SIZE", "40")
     monkeypatch.setenv("WAKE_UP_AFTER_SEC", "300")
     pipeline.produce([message(n) for n in range(100)])
@@ -256,7 +256,7 @@ def test_run_that_leaves_messages_is_followed(pipeline: Pipeline, monkeypatch: p
     for run in range(3):
         [batch] = pipeline.claim(f"run-{run}")
         told += waiting_events(run_tasks(pipeline, batch, monkeypatch))
-    assert told == [(ENRICHED.name, 60), (ENRICHED.name, 20)]
+    assert told == [(BACKLOG.name, 60), (BACKLOG.name, 20)]
     assert pipeline.check().ok
 
 
@@ -269,7 +269,7 @@ def test_run_is_followed_for_what_came_meanwhile(
     pipeline.produce([message(n) for n in range(10)])
     [batch] = pipeline.claim("first")
     pipeline.produce([message(n) for n in range(3)])
-    assert waiting_events(run_tasks(pipeline, batch, monkeypatch)) == [(ENRICHED.name, 3)] * followed
+    assert waiting_events(run_tasks(pipeline, batch, monkeypatch)) == [(BACKLOG.name, 3)] * followed
 
 
 def test_other_lanes_are_left_to_their_own_batches(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

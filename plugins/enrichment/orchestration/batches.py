@@ -74,8 +74,8 @@ def publish(drained: Manifest, lookups: Mapping[str, Manifest], *, outlet_events
     """Publish enriched messages, dead letters and the group's offsets in one transaction, and complete the ledger.
 
     A batch that turns out to be published already (an earlier try died before it could say so) is only recorded. The
-    sources that it is missing because they failed are recorded for `stacklens_repair`. Where messages wait that are due,
-    the next run follows at once.
+    sources that it is missing because they failed are recorded for `stacklens_repair`. Where more messages wait, the
+    next run follows at once.
     """
     from msgspec import convert
 

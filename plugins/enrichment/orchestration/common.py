@@ -31,7 +31,10 @@ ENRICHED = topic_asset("input_topic")
 DEAD_LETTERS = topic_asset("dlq_topic")
 # What a task publishes to: whether to a topic at all, and to which, is known when it has.
 PUBLISHED = AssetAlias("stacklens-published")
-# The input topic, where a task has found that messages wait in it: the next run follows at once.
+# What waits in the input topic; an event of it wakes `stacklens_enrichment`. Nothing else may name it: where several
+# places describe an asset, Airflow keeps the watchers of one of them.
+BACKLOG = Asset(f"{ENRICHED.name}-backlog")
+# The backlog, where a task has found that there is one: the next run follows at once.
 WAITING = AssetAlias("stacklens-waiting")
 
 # What a task returns and the next ones take: plain JSON types, or an XComArg while the DAG is put together.
@@ -152,8 +155,8 @@ def resources() -> Iterator[Resources]:
 
 
 def tell_waiting(outlet_events: Any, waiting: int, oldest_sec: float) -> None:
-    """Attach an asset event of the input topic to the task: it wakes `stacklens_enrichment`."""
-    outlet_events[WAITING].add(ENRICHED, extra={"waiting": waiting, "oldest_sec": round(oldest_sec, 1)})
+    """Attach an asset event of the backlog to the task: it wakes `stacklens_enrichment`."""
+    outlet_events[WAITING].add(BACKLOG, extra={"waiting": waiting, "oldest_sec": round(oldest_sec, 1)})
 
 
 def tell_published(outlet_events: Any, messages: Mapping[str, int], extra: dict[str, Any]) -> None:

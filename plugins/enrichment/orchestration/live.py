@@ -16,7 +16,7 @@ from airflow.sdk import (
 
 from enrichment.errors import SettingsError
 from enrichment.orchestration.batches import enrich_at_once
-from enrichment.orchestration.common import ENRICHED, PUBLISHED, WAITING, resources, run_params
+from enrichment.orchestration.common import BACKLOG, ENRICHED, PUBLISHED, WAITING, resources, run_params
 from enrichment.orchestration.notes import note_warnings
 from enrichment.orchestration.wake_up import BacklogTrigger
 from enrichment.settings import WakeUpSettings, load_room
@@ -30,12 +30,12 @@ def is_watched() -> bool:
         return True
 
 
-# Every minute, and whenever messages wait: the triggerer and the task `publish` ring by events of the input topic.
+# Every minute, and whenever messages wait: the triggerer and the task `publish` ring by events of the backlog.
 WHEN_MESSAGES_WAIT = AssetOrTimeSchedule(
     timetable=CronTriggerTimetable("* * * * *", timezone="UTC"),
     assets=[
         Asset(
-            ENRICHED.name,
+            BACKLOG.name,
             watchers=[AssetWatcher(name="backlog", trigger=BacklogTrigger())] if is_watched() else [],
         )
     ],
@@ -72,7 +72,7 @@ def claim(*, outlet_events: Any = None) -> list[dict[str, Any]]:
     """Fix the offset ranges of this run's batches, one per lane, and write them to the ledger.
 
     A run that is cleared gets its ranges back. A batch of `KAFKA_AT_ONCE_MESSAGES` at most is enriched and published
-    here, at once; returns the others, and what did not succeed. Where nothing is left, the tasks after this are skipped.
+    here, at once; returns the others, and those that did not succeed. Without any, the tasks after this are skipped.
     """
     from enrichment.batches.claim import claim as claim_batches
 

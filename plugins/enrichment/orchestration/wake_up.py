@@ -1,6 +1,6 @@
 """The wake-up of `stacklens_enrichment` before its minute: a trigger that watches the backlog, and runs that find more.
 
-Both ring by an event of the input topic's asset. The trigger runs in Airflow's triggerer: it reads no message, joins no
+Both ring by an event of the backlog's asset. The trigger runs in Airflow's triggerer: it reads no message, joins no
 group, keeps no offsets. Without a triggerer, or with `WAKE_UP_ENABLED=false`, the schedule of the minute is left, and a
 run that leaves messages waiting is still followed by the next one.
 """

@@ -29,8 +29,8 @@ class KafkaSettings(BaseSettings):
     batches_per_run: PositiveInt = Field(4, description="batches at most in a run, one per lane")
     at_once_messages: Annotated[int, Field(ge=0)] = Field(
         100_000,
-        description="messages up to which a batch is enriched by the task that claims it, which is quicker than tasks of"
-        " its own; 0: none",
+        description="messages up to which a batch is enriched by the task that claims it, which is quicker than by"
+        " tasks of its own; 0: none",
     )
     lanes: Annotated[int, Field(gt=0, le=10_000)] = Field(
         1,
@@ -89,7 +89,7 @@ class WakeUpSettings(BaseSettings):
     )
     messages: PositiveInt = Field(50_000, description="messages that wait for which a run is started at once")
     after_sec: Annotated[float, Field(ge=0, le=300)] = Field(
-        5, description="time that the oldest message waits at most until a run is started"
+        1, description="time that the oldest message waits at most until a run is started"
     )
 
 

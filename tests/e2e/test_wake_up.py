@@ -1,0 +1,135 @@
+"""A stack as users have it: what waits starts a run, with the triggerer and without it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from include.local.airflow import COMPONENTS
+from include.local.generate import Options, messages
+from tests.fixtures.pipeline import message
+from tests.fixtures.scheduler import DAG_ID, Airflow, Stream, eventually, running_stack
+
+pytestmark = pytest.mark.timeout(600)
+
+BATCH = 2_000
+
+
+@pytest.fixture(scope="module")
+def stream() -> Iterator[Stream]:
+    """Its topics; a run takes a batch of a few thousand messages."""
+    with running_stack(WAKE_UP_AFTER_SEC="0.5", KAFKA_BATCH_SIZE=str(BATCH)) as stack:
+        yield Stream(stack)
+
+
+@pytest.fixture(scope="module")
+def airflow(stream: Stream) -> Airflow:
+    """Its API, once the DAG has run."""
+    found = Airflow(stream.stack).of(DAG_ID)
+    found.run()
+    return found
+
+
+def await_second(first: int, last: int) -> None:
+    """Wait until the schedule of the minute is not in the way."""
+    while not first <= time.gmtime().tm_sec < last:
+        time.sleep(0.1)
+
+
+def runs(airflow: Airflow) -> dict[str, str]:
+    """The types of all runs by their ids."""
+    found = airflow.call("GET", f"/api/v2/dags/{DAG_ID}/dagRuns", limit=1000)["dag_runs"]
+    return {run["dag_run_id"]: run["run_type"] for run in found}
+
+
+def processes(directory: Path, component: str) -> list[psutil.Process]:
+    """A component of a local stack and all that it has started."""
+    supervisord = psutil.Process(int((directory / "supervisor" / "pid").read_text()))
+    [found] = [child for child in supervisord.children() if component in child.cmdline()]
+    return [found, *found.children(recursive=True)]
+
+
+def assert_conserved(stream: Stream) -> None:
+    report = stream.check()
+    assert report.ok, report.summary()
+
+
+def test_message_that_waits_starts_a_run(airflow: Airflow, stream: Stream) -> None:
+    """Within seconds, not at the next minute; and nothing rings while nothing waits."""
+    await_second(5, 25)
+    before = runs(airflow)
+    stream.produce([message(1)])
+    eventually(lambda: stream.lag() == 0, "the run of the wake-up", 25)
+    # At most a second one: the triggerer may have looked just before the run had published.
+    assert time.gmtime().tm_sec < 59
+    new = runs(airflow).keys() - before.keys()
+    assert {runs(airflow)[run] for run in new} == {"asset_triggered"}
+    assert len(new) <= 2
+    assert_conserved(stream)
+
+
+def test_triggerer_that_is_killed_watches_again(airflow: Airflow, stream: Stream) -> None:
+    """supervisord starts another one, which takes the watch over; the schedule goes on meanwhile."""
+    first = processes(stream.stack.directory, "triggerer")
+    for process in first:
+        process.kill()
+    stream.produce([message(2)])
+    eventually(lambda: stream.lag() == 0, "a run by the schedule or by the new triggerer")
+
+    def rings() -> bool:
+        await_second(5, 25)
+        before = runs(airflow)
+        stream.produce([message(3)])
+        eventually(lambda: stream.lag() == 0, "any run")
+        found = runs(airflow)
+        return "asset_triggered" in {found[run] for run in found.keys() - before.keys()}
+
+    eventually(rings, "a ring of the new triggerer", 240)
+    assert_conserved(stream)
+
+
+def test_backlog_drains_without_pause_and_without_triggerer(airflow: Airflow, stream: Stream) -> None:
+    """A run that leaves messages is followed by the next: a backlog of many batches takes no minute for each."""
+    assert "triggerer" in COMPONENTS
+    for process in processes(stream.stack.directory, "triggerer"):
+        process.suspend()
+    try:
+        stream.produce([record.value for record in messages(Options(count=10 * BATCH, seed=5))])
+        eventually(lambda: stream.lag() == 0, "the end of ten batches", 150)
+    finally:
+        for process in processes(stream.stack.directory, "triggerer"):
+            process.resume()
+    assert_conserved(stream)
+
+
+def test_paused_dag_misses_nothing(airflow: Airflow, stream: Stream) -> None:
+    """What was rung for while it was paused is found by the schedule."""
+    airflow.call("PATCH", f"/api/v2/dags/{DAG_ID}", {"is_paused": True})
+    stream.produce([message(n) for n in range(10)])
+    time.sleep(3)
+    assert stream.lag() == 10
+    airflow.call("PATCH", f"/api/v2/dags/{DAG_ID}", {"is_paused": False})
+    eventually(lambda: stream.lag() == 0, "a run")
+    assert_conserved(stream)
+
+
+def test_failing_batch_does_not_spin(airflow: Airflow, stream: Stream) -> None:
+    """As long as the group does not move, only the schedule and the retries try again."""
+    topic = stream.stack.directory  # the staging area is gone: every stage fails
+    staging = topic / "staging"
+    staging.rename(topic / "staging-away")
+    staging.touch()
+    try:
+        before = runs(airflow)
+        stream.produce([message(4)])
+        time.sleep(20)
+        assert len(runs(airflow).keys() - before.keys()) <= 3
+    finally:
+        staging.unlink()
+        (topic / "staging-away").rename(staging)
+    eventually(lambda: stream.lag() == 0, "another try")
+    assert_conserved(stream)

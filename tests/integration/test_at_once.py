@@ -1,0 +1,146 @@
+"""The task `claim`: a small batch is enriched there and then, every other one is left to tasks of its own."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+from airflow.sdk import Context
+from airflow.sdk.execution_time.context import OutletEventAccessors, set_current_context
+
+from enrichment.batch import Batch
+from enrichment.batches import stages
+from enrichment.orchestration import live
+from enrichment.settings import load
+from enrichment.store.jobs import JobState
+from tests.fixtures.pipeline import Pipeline, message
+from tests.fixtures.tasks import events_of, run_tasks
+
+
+def claim(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, run_id: str = "run", **params: Any
+) -> tuple[list[Batch], OutletEventAccessors]:
+    """What the task leaves to others, and its asset events."""
+    monkeypatch.setattr(live, "resources", pipeline.resources)
+    context = {"dag": SimpleNamespace(dag_id="dag"), "run_id": run_id, "params": params}
+    outlet_events = OutletEventAccessors()
+    with set_current_context(cast(Context, context)):
+        left = live.claim.function(outlet_events=outlet_events)
+    return [Batch.from_manifest(manifest) for manifest in left], outlet_events
+
+
+def states(pipeline: Pipeline, run_id: str = "run") -> list[JobState]:
+    """Those of a run's batches, by lane."""
+    with pipeline.resources() as r:
+        jobs = [r.ledger.get(batch.batch_id) for batch in r.ledger.find_run("dag", run_id)]
+    return [job.state for job in jobs if job is not None]
+
+
+def test_small_batch_is_published_by_the_claim(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the tasks would have: outputs, ledger with all stages, asset events; nothing stays staged."""
+    pipeline.produce([message(1), message(2), b"no JSON"])
+    left, told = claim(pipeline, monkeypatch)
+    assert left == []
+    topics = load().kafka
+    events = events_of(told)
+    assert events.keys() == {topics.output_topic, topics.dlq_topic}
+    assert events[topics.output_topic]["counts"]["dead"] == 1
+    assert states(pipeline) == [JobState.PUBLISHED]
+    with pipeline.resources() as r:
+        job = r.ledger.get("dag/run/0")
+        recorded = r.postgres.execute("SELECT stage FROM enrichment_metrics").fetchall()
+    assert job is not None
+    assert job.durations.keys() >= {"geo", "user", "business", "publish"}
+    assert {stage for (stage,) in recorded} == {"drain", "geo", "user", "business", "publish"}
+    assert list(pipeline.folder.iterdir()) == []
+    assert pipeline.check().ok
+
+
+def test_run_that_is_cleared_publishes_nothing_twice(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It finds its batch published, and tells of nothing."""
+    pipeline.produce([message(1), message(2)])
+    claim(pipeline, monkeypatch)
+    left, told = claim(pipeline, monkeypatch)
+    assert left == []
+    assert events_of(told) == {}
+    assert pipeline.check().ok
+
+
+@pytest.mark.parametrize(("most", "left"), [("10", 0), ("9", 1), ("0", 1)])
+def test_larger_batches_are_left_to_tasks(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, most: str, left: int
+) -> None:
+    """Whatever is larger than the setting says; 0 leaves all of them."""
+    monkeypatch.setenv("KAFKA_AT_ONCE_MESSAGES", most)
+    pipeline.produce([message(n) for n in range(10)])
+    batches_left, _ = claim(pipeline, monkeypatch)
+    assert len(batches_left) == left
+    assert states(pipeline) == [JobState.CLAIMED if left else JobState.PUBLISHED]
+
+
+def test_dry_run_is_left_to_tasks(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its counts are in the XCom of `publish`."""
+    pipeline.produce([message(1)])
+    [dry], told = claim(pipeline, monkeypatch, dry_run=True)
+    assert dry.dry_run
+    assert events_of(told) == {}
+
+
+@pytest.mark.parametrize("stage", ["drain_batch", "look_up", "publish_batch"])
+def test_batch_that_fails_is_left_to_tasks(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stage: str
+) -> None:
+    """Wherever it fails; they do it again, and nothing is doubled. The other lane's batch is published meanwhile."""
+    monkeypatch.setenv("KAFKA_LANES", "2")
+    pipeline.produce([message(n) for n in range(8)])
+    works = getattr(stages, stage)
+
+    def fails_for_lane_0(*args: Any, **kwargs: Any) -> Any:
+        batches_in = [a.batch if hasattr(a, "batch") else a for a in args if isinstance(getattr(a, "batch", a), Batch)]
+        if batches_in[0].lane == 0:
+            raise ConnectionError("out of order")
+        return works(*args, **kwargs)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(stages, stage, fails_for_lane_0)
+        [left], _ = claim(pipeline, broken)
+    assert left.lane == 0
+    assert states(pipeline) != [JobState.PUBLISHED] * 2
+    assert "out of order" in caplog.text
+    run_tasks(pipeline, left, monkeypatch)
+    assert states(pipeline) == [JobState.PUBLISHED] * 2
+    assert pipeline.check().ok
+
+
+def test_outage_is_held_by_the_tasks(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wait for the source, as the policy wants; the claim does not."""
+    monkeypatch.setenv("ENRICHMENT_OUTAGE_POLICY", "hold")
+    monkeypatch.setenv("BUSINESS_QUERY_TIMEOUT_SEC", "1")
+    pipeline.produce([message(1)])
+    with pipeline.business_down():
+        [left], _ = claim(pipeline, monkeypatch)
+    assert states(pipeline) == [JobState.DRAINED]
+    run_tasks(pipeline, left, monkeypatch)
+    assert pipeline.check().ok
+
+
+def test_stop_is_obeyed(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that is stopped from the UI goes on with nothing, and its next try finds the same ranges."""
+    pipeline.produce([message(1)])
+
+    def stopped(*_: Any) -> Any:
+        raise SystemExit("stopped by SIGTERM")
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(stages, "look_up", stopped)
+        with pytest.raises(SystemExit):
+            claim(pipeline, stopping)
+    [before] = pipeline.claim()
+    assert claim(pipeline, monkeypatch)[0] == []
+    with pipeline.resources() as r:
+        job = r.ledger.get(before.batch_id)
+    assert job is not None
+    assert msgspec.structs.replace(job.batch, tails=()).ranges == before.ranges
+    assert pipeline.check().ok
