@@ -9,7 +9,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from include.local.airflow import COMPONENTS
 from include.local.generate import Options, messages
 from tests.fixtures.pipeline import message
 from tests.fixtures.scheduler import DAG_ID, Airflow, Stream, eventually, running_stack
@@ -64,11 +63,9 @@ def test_message_that_waits_starts_a_run(airflow: Airflow, stream: Stream) -> No
     before = runs(airflow)
     stream.produce([message(1)])
     eventually(lambda: stream.lag() == 0, "the run of the wake-up", 25)
-    # At most a second one: the triggerer may have looked just before the run had published.
-    assert time.gmtime().tm_sec < 59
     new = runs(airflow).keys() - before.keys()
     assert {runs(airflow)[run] for run in new} == {"asset_triggered"}
-    assert len(new) <= 2
+    assert len(new) <= 2  # a second one where the triggerer had looked just before the first had published
     assert_conserved(stream)
 
 
@@ -94,7 +91,6 @@ def test_triggerer_that_is_killed_watches_again(airflow: Airflow, stream: Stream
 
 def test_backlog_drains_without_pause_and_without_triggerer(airflow: Airflow, stream: Stream) -> None:
     """A run that leaves messages is followed by the next: a backlog of many batches takes no minute for each."""
-    assert "triggerer" in COMPONENTS
     for process in processes(stream.stack.directory, "triggerer"):
         process.suspend()
     try:
@@ -119,10 +115,9 @@ def test_paused_dag_misses_nothing(airflow: Airflow, stream: Stream) -> None:
 
 def test_failing_batch_does_not_spin(airflow: Airflow, stream: Stream) -> None:
     """As long as the group does not move, only the schedule and the retries try again."""
-    topic = stream.stack.directory  # the staging area is gone: every stage fails
-    staging = topic / "staging"
-    staging.rename(topic / "staging-away")
-    staging.touch()
+    staging = stream.stack.directory / "staging"
+    away = staging.rename(staging.with_name("staging-away"))
+    staging.touch()  # no folder: nothing can be staged
     try:
         before = runs(airflow)
         stream.produce([message(4)])
@@ -130,6 +125,6 @@ def test_failing_batch_does_not_spin(airflow: Airflow, stream: Stream) -> None:
         assert len(runs(airflow).keys() - before.keys()) <= 3
     finally:
         staging.unlink()
-        (topic / "staging-away").rename(staging)
+        away.rename(staging)
     eventually(lambda: stream.lag() == 0, "another try")
     assert_conserved(stream)

@@ -19,14 +19,13 @@ from confluent_kafka.cimpl import NewTopic
 
 from enrichment.batch import Batch
 from enrichment.group.doorbell import Ring
-from enrichment.kafka.waiting import Waiting, WaitingReader
 from enrichment.orchestration import wake_up
 from enrichment.orchestration.common import BACKLOG, WAITING
 from enrichment.orchestration.wake_up import BacklogTrigger
 from enrichment.resources import Resources
 from enrichment.settings import load
 from tests.fixtures.kafka import Broker, free_ports
-from tests.fixtures.pipeline import PARTITIONS, Pipeline, message
+from tests.fixtures.pipeline import Pipeline, message
 from tests.fixtures.replayer import START, Replayer
 from tests.fixtures.tasks import run_tasks
 
@@ -117,32 +116,22 @@ def test_takes_no_part_in_the_group(pipeline: Pipeline, monkeypatch: pytest.Monk
     assert group not in {found.group_id for found in admin.list_consumer_groups().result().valid}
 
 
-def test_waits_for_what_a_transaction_has_committed(pipeline: Pipeline) -> None:
-    """What is open does not wait yet; what was aborted counts only as offsets."""
-    kafka = load().kafka
-
-    def waiting() -> dict[int, Waiting]:
-        with pipeline.resources() as r:
-            reader = WaitingReader(r.clients.admin(), kafka.consumer_group, kafka.input_topic)
-
-            async def ask() -> dict[int, Waiting]:
-                return await reader.waiting(await reader.partitions())
-
-            return asyncio.run(ask())
-
-    assert waiting() == dict.fromkeys(range(PARTITIONS), Waiting(0, 0))
-    producer = Producer({"bootstrap.servers": pipeline.bootstrap_servers, "transactional.id": kafka.consumer_group})
+def test_what_an_open_transaction_hides_does_not_wait(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it is committed, it does."""
+    connect(monkeypatch, pipeline.bootstrap_servers)
+    producer = Producer({"bootstrap.servers": pipeline.bootstrap_servers, "transactional.id": pipeline.input_topic})
     producer.init_transactions(30)
     producer.begin_transaction()
-    producer.produce(kafka.input_topic, message(1), partition=0)
+    producer.produce(pipeline.input_topic, message(1), partition=0)
     producer.flush(30)
-    assert waiting()[0] == Waiting(0, 0)
-    producer.commit_transaction(30)
-    while waiting()[0] != Waiting(0, 2):  # the message and the mark of the commit
-        pass
-    pipeline.run("first")
-    pipeline.produce([message(2)], partition=0)
-    assert waiting()[0] == Waiting(2, 3)
+
+    async def watch() -> None:
+        async with rings() as heard:
+            await silence(heard)
+            await asyncio.to_thread(producer.commit_transaction, 30)
+            assert (await next_ring(heard))["waiting"] == 2  # offsets: of the message and of the mark of the commit
+
+    asyncio.run(watch())
 
 
 def test_looks_again_when_the_topic_has_come(
@@ -171,7 +160,7 @@ def test_looks_again_when_the_topic_has_come(
 
 def test_outlives_its_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """While no broker answers, the event loop goes on, and one line says what is wrong; later it rings again."""
-    monkeypatch.setattr("enrichment.kafka.waiting.REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr(wake_up, "REQUEST_SECONDS", 1.0)
     broker = Broker(tmp_path)
     connect(monkeypatch, broker.bootstrap_servers)
     topic = load().kafka.input_topic
@@ -212,7 +201,7 @@ def test_says_once_what_is_wrong_with_its_connection(
     kafka: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, extra: dict[str, str], complaint: str
 ) -> None:
     """In one line each, with the reason."""
-    monkeypatch.setattr("enrichment.kafka.waiting.REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(wake_up, "REQUEST_SECONDS", 0.5)
     connect(monkeypatch, kafka, **extra)
 
     async def watch() -> None:
@@ -304,7 +293,7 @@ def test_brokers_that_do_not_say_what_waits_cost_nothing(
         return ask(r, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr("enrichment.kafka.waiting.REQUEST_SECONDS", 1.0)
+        patched.setattr(wake_up, "REQUEST_SECONDS", 1.0)
         patched.setattr(wake_up, "what_waits", ask_nobody)
         assert waiting_events(run_tasks(pipeline, batch, patched)) == []
     assert [r for r in caplog.records if "wake_up.unknown" in r.getMessage()]

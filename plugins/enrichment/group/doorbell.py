@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from enrichment.kafka.waiting import Waiting
+from enrichment.kafka.offsets import Backlog
 from enrichment.settings import WakeUpSettings
 
 # Looks that are remembered for each partition. A backlog that is older than they are is as old as the first of them.
@@ -38,24 +38,22 @@ class Doorbell:
         self._seen: dict[int, deque[tuple[float, int]]] = {}
         self._rung_at: dict[int, int] | None = None
 
-    def look(self, waiting: Mapping[int, Waiting], now: float) -> Ring | None:
-        """Take what waits in each partition at a time (seconds of a clock that does not jump); what to ring for, or
+    def look(self, backlog: Iterable[Backlog], now: float) -> Ring | None:
+        """Take what waits in the partitions at a time (seconds of a clock that does not jump); what to ring for, or
         None."""
-        ring = Ring(
-            sum(found.span for found in waiting.values()),
-            max((self._age(partition, found, now) for partition, found in waiting.items()), default=0.0),
-        )
-        at = {partition: found.start for partition, found in waiting.items()}
+        found = list(backlog)
+        ring = Ring(sum(b.span for b in found), max((self._age(b, now) for b in found), default=0.0))
+        at = {b.partition: b.start for b in found}
         if at == self._rung_at or not is_due(ring, self._settings):
             return None
         self._rung_at = at
         return ring
 
-    def _age(self, partition: int, found: Waiting, now: float) -> float:
+    def _age(self, b: Backlog, now: float) -> float:
         """Seconds since the message at the group's offset was first seen."""
-        seen = self._seen.setdefault(partition, deque(maxlen=LOOKS))
-        if not seen or seen[-1][1] != found.end:
-            seen.append((now, found.end))
-        while seen and seen[0][1] <= found.start:
+        seen = self._seen.setdefault(b.partition, deque(maxlen=LOOKS))
+        if not seen or seen[-1][1] != b.high:
+            seen.append((now, b.high))
+        while seen and seen[0][1] <= b.start:
             seen.popleft()
         return now - seen[0][0] if seen else 0.0

@@ -37,10 +37,10 @@ def await_stable(
     timeout, admin = clients.settings.request_timeout_sec, clients.admin()
     seconds = SETTLE_SECONDS if seconds is None else seconds
     homes = [TopicPartition(t, p) for t in topics for p in _chosen(partitions_of(admin, t, timeout), partitions)]
-    written = _ends(admin, homes, IsolationLevel.READ_UNCOMMITTED, timeout)
+    written = ends(admin, homes, IsolationLevel.READ_UNCOMMITTED, timeout)
     deadline = time.monotonic() + seconds
     while True:
-        stable = _ends(admin, homes, IsolationLevel.READ_COMMITTED, timeout)
+        stable = ends(admin, homes, IsolationLevel.READ_COMMITTED, timeout)
         hidden = {home: end for home, end in written.items() if stable[home] < end}
         if not hidden or time.monotonic() >= deadline:
             break
@@ -74,7 +74,7 @@ def _chosen(there: list[int], partitions: Sequence[int] | None) -> list[int]:
     return there if partitions is None else sorted(set(there) & set(partitions))
 
 
-def _ends(
+def ends(
     admin: AdminClient, homes: Sequence[TopicPartition], isolation: IsolationLevel, timeout: float
 ) -> dict[tuple[str, int], int]:
     """The end of each partition's log, as a reader of this isolation sees it."""

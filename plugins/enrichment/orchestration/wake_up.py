@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
-PARTITIONS_SECONDS = 60.0  # how long a new partition may stay unseen
+REQUEST_SECONDS = 10.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 
 
@@ -68,45 +68,75 @@ class BacklogTrigger(BaseEventTrigger):
 
 
 async def _rings() -> AsyncIterator[Ring | None]:
-    """What to ring for, or None, at one look after the other. Raises whatever keeps it from looking."""
-    from confluent_kafka import KafkaException
+    """What to ring for, or None, at one look after the other. Raises whatever keeps it from looking.
 
-    from enrichment.group.doorbell import Doorbell
-    from enrichment.kafka.clients import Clients
-    from enrichment.kafka.waiting import WaitingReader
-    from enrichment.settings import load
-    from enrichment.sources.airflow_connections import kafka_config
-
-    settings = load()
-    kafka, bell = settings.kafka, Doorbell(settings.wake_up)
-    errors: list[KafkaError] = []
-    config = await sync_to_async(kafka_config, thread_sensitive=False)(kafka.conn_id)
-    admin = await asyncio.to_thread(Clients(config, kafka).observer, errors.append)
+    Imports and everything that waits for a broker run in threads: other triggers share the event loop.
+    """
+    watch = await asyncio.to_thread(_Watch)
+    config = await sync_to_async(watch.connection, thread_sensitive=False)()
+    await asyncio.to_thread(watch.open, config)
     try:
-        reader = WaitingReader(admin, kafka.consumer_group, kafka.input_topic)
-        known_at, partitions = -math.inf, list[int]()
         while True:
-            now = time.monotonic()
-            if now - known_at > PARTITIONS_SECONDS:
-                partitions, known_at = await reader.partitions(), now
-            yield bell.look(await reader.waiting(partitions), time.monotonic())
+            yield await asyncio.to_thread(watch.look)
             await asyncio.sleep(LOOK_SECONDS)
-    except KafkaException as failed:
-        admin.poll(0)  # has `errors` told why no broker answers
-        if errors:
-            raise KafkaException(errors[-1]) from failed
-        raise
     finally:
-        await asyncio.to_thread(admin.__exit__, None, None, None)
+        await asyncio.to_thread(watch.close)
+
+
+class _Watch:
+    """The backlog, by a consumer that is no member of the group. Every method may block."""
+
+    def __init__(self) -> None:
+        from enrichment.group.doorbell import Doorbell
+        from enrichment.settings import load
+
+        settings = load()
+        self._kafka = settings.kafka
+        self._bell = Doorbell(settings.wake_up)
+        self._errors: list[KafkaError] = []
+        self._open = ExitStack()
+
+    def connection(self) -> dict[str, Any]:
+        """The client's configuration, from Airflow's connection. Raises `SettingsError`."""
+        from enrichment.sources.airflow_connections import kafka_config
+
+        return kafka_config(self._kafka.conn_id)
+
+    def open(self, config: dict[str, Any]) -> None:
+        """Make the consumer. Raises `SettingsError` for an option that it does not take."""
+        from enrichment.kafka.clients import Clients
+
+        self._consumer = self._open.enter_context(Clients(config, self._kafka).observer(self._errors.append))
+
+    def look(self) -> Ring | None:
+        """What to ring for. Raises `KafkaException` with the reason why no broker answers, `TransactionOpen`."""
+        from confluent_kafka import KafkaException
+
+        from enrichment.errors import EnrichmentError
+        from enrichment.kafka.offsets import read_backlog
+
+        try:
+            backlog = read_backlog(self._consumer, self._kafka.input_topic, REQUEST_SECONDS)
+        except (KafkaException, EnrichmentError) as failed:
+            self._consumer.poll(0)  # has `_errors` told
+            if self._errors:
+                raise KafkaException(self._errors[-1]) from failed
+            raise
+        self._errors.clear()
+        return self._bell.look(backlog, time.monotonic())
+
+    def close(self) -> None:
+        """Close the consumer."""
+        self._open.close()
 
 
 def what_waits(r: Resources, batch: Batch) -> Ring | None:
     """What is to be done after a batch that is published: messages that its run left waiting or, if it is time for
     them, those that came into the lane since. None if nothing is, or the brokers do not say."""
-    from confluent_kafka import KafkaException
+    from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 
     from enrichment.group.doorbell import Ring, is_due
-    from enrichment.kafka.waiting import WaitingReader
+    from enrichment.kafka.settled import ends
 
     job = r.ledger.get(batch.batch_id)
     if job is None:
@@ -114,16 +144,13 @@ def what_waits(r: Resources, batch: Batch) -> Ring | None:
     age = (datetime.now(UTC) - job.claimed_at).total_seconds()
     if job.left:
         return Ring(job.left, age)
-    reader = WaitingReader(r.clients.admin(), batch.group_id, batch.topic)
-
-    async def ask() -> Ring:
-        of_lane = [p for p in await reader.partitions() if p % r.settings.kafka.lanes == batch.lane]
-        waiting = await reader.waiting(of_lane)
-        return Ring(sum(found.span for found in waiting.values()), age)
-
+    positions = r.ledger.positions.get(batch.topic, batch.group_id)
+    starts = {p: at.next_offset for p, at in positions.items() if p % r.settings.kafka.lanes == batch.lane}
+    homes = [TopicPartition(batch.topic, partition) for partition in starts]
     try:
-        ring = asyncio.run(ask())
+        stable = ends(r.clients.admin(), homes, IsolationLevel.READ_COMMITTED, REQUEST_SECONDS)
     except KafkaException as untold:
         log.warning("wake_up.unknown batch=%s error=%s: the next run starts by the minute", batch.batch_id, untold)
         return None
+    ring = Ring(sum(max(0, stable[batch.topic, p] - start) for p, start in starts.items()), age)
     return ring if is_due(ring, r.settings.wake_up) else None

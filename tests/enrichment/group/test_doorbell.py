@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from enrichment.group.doorbell import LOOKS, Doorbell, Ring
-from enrichment.kafka.waiting import Waiting
+from enrichment.kafka.offsets import Backlog
 from enrichment.settings import WakeUpSettings
 
 
@@ -13,9 +13,9 @@ def doorbell(messages: int = 1_000, after_sec: float = 5) -> Doorbell:
     return Doorbell(WakeUpSettings(messages=messages, after_sec=after_sec))
 
 
-def at(*offsets: tuple[int, int]) -> dict[int, Waiting]:
-    """What waits, by partition: where the group is, and where the log ends."""
-    return {partition: Waiting(*found) for partition, found in enumerate(offsets)}
+def at(*offsets: tuple[int, int]) -> list[Backlog]:
+    """What waits in each partition: where the group is, and where the log ends."""
+    return [Backlog(partition, start, 0, end) for partition, (start, end) in enumerate(offsets)]
 
 
 def test_rings_when_enough_messages_wait() -> None:
@@ -40,7 +40,7 @@ def test_rings_not_when_nothing_waits(settings: dict[str, int]) -> None:
     bell = doorbell(**settings)
     assert bell.look(at((10, 10)), 0.0) is None
     assert bell.look(at((10, 3)), 99.0) is None
-    assert bell.look({}, 100.0) is None
+    assert bell.look([], 100.0) is None
 
 
 def test_rings_once_for_each_place_of_the_group() -> None:
