@@ -29,8 +29,8 @@ class PostgresLayer:
     """A `CacheLayer` over a cache table; one statement to read any number of keys, one to write them.
 
     Rows of another `version` are not seen (empty: any is). Rows that expired less than `stale_grace_seconds` ago are
-    returned too, for the caller to judge. `connect` gives a connection, which is kept until it breaks; then another is
-    opened. `clock` gives seconds since the epoch.
+    returned too, for the caller to judge. `connect` gives a connection, one to read and one to
+    write, which is kept until it breaks; then another is opened. `clock` gives seconds since the epoch.
 
     A row's last use (`last_used_at`, which eviction goes by) is updated when the recorded one is older than
     `touch_after_seconds`: one more statement for a call that serves such rows.
@@ -53,7 +53,8 @@ class PostgresLayer:
         touch_after_seconds: float = 900,
         pause_seconds: float = 30,
     ) -> None:
-        self._kept = KeptConnection(connect)
+        # Two, so that reading does not wait for writing, which goes on beside it (`enrichment.caches.behind`).
+        self._reader, self._writer = KeptConnection(connect), KeptConnection(connect)
         self._reading, self._writing = Pause(pause_seconds), Pause(pause_seconds)
         self._table = table
         self._row = _row_type(table.values)
@@ -119,8 +120,9 @@ class PostgresLayer:
             log.warning("cache.use_not_noted table=%s keys=%d error=%s", self._table.table, len(keys), error)
 
     def close(self) -> None:
-        """Close the connection, if there is one."""
-        self._kept.close()
+        """Close the connections, if there are any."""
+        self._reader.close()
+        self._writer.close()
 
     def _row_of(self, key: str, entry: Entry) -> msgspec.Struct:
         value = () if entry.value is None else msgspec.structs.astuple(entry.value)
@@ -141,7 +143,7 @@ class PostgresLayer:
 
         try:
             with pause.watch():
-                return self._kept.run(work)
+                return (self._writer if statement == "put_many" else self._reader).run(work)
         except psycopg.Error as error:
             raise LayerUnavailable(f"{self._table.table}: {error}") from error
 

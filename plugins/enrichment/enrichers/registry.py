@@ -23,7 +23,7 @@ SCALARS: tuple[Any, ...] = (str, int, float, bool)
 # An enrichment's name is that of its task and of its room of settings: these have one.
 TAKEN = frozenset({
     "claim", "drain", "publish", "clean",
-    "kafka", "cache", "postgres", "pipeline", "service_levels", "replay", "retention",
+    "kafka", "wake_up", "cache", "postgres", "pipeline", "service_levels", "replay", "retention",
 })  # fmt: skip
 # What a status column says beside reasons: the key was absent, answered, or answered past its expiry.
 NO_KEY, OK, STALE = "", "ok", "stale"

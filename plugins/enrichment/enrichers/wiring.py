@@ -11,6 +11,7 @@ import psycopg
 from pybreaker import CircuitBreakerStorage
 
 from enrichment.caches.base import CacheLayer, KeyLookup, LookupSource
+from enrichment.caches.behind import WriteBehindTable
 from enrichment.caches.layered import LayeredLookup, TimeToLive
 from enrichment.caches.memory import MemoryLayer
 from enrichment.caches.postgres import PostgresLayer
@@ -94,7 +95,9 @@ class Enrichers:
     def open(self, declaration: LookupEnricher) -> OpenEnricher:
         """The enricher: the `front` first, then the caches, then the source."""
         opened, settings = self.source(declaration), self._settings[declaration.name]
-        layers: list[CacheLayer] = [MemoryLayer(settings.cache_size, self._clock), self._table(declaration, opened)]
+        table = WriteBehindTable(self._table(declaration, opened))
+        self._site.at_end(table.close)
+        layers: list[CacheLayer] = [MemoryLayer(settings.cache_size, self._clock), table]
         lookup: KeyLookup = LayeredLookup(layers, opened.source, self._ttl(settings), self._clock)
         if opened.front is not None:
             lookup = opened.front(lookup)
@@ -103,9 +106,10 @@ class Enrichers:
     def renewal(self, declaration: LookupEnricher) -> tuple[KeyLookup, str]:
         """A lookup that asks the source for every key and puts the answers into the table, and the source's version."""
         opened = self.source(declaration)
-        table = RenewedTable(self._table(declaration, opened))
+        table = self._table(declaration, opened)
+        self._site.at_end(table.close)
         ttl = self._ttl(self._settings[declaration.name])
-        return LayeredLookup([table], opened.source, ttl, self._clock), opened.source.version
+        return LayeredLookup([RenewedTable(table)], opened.source, ttl, self._clock), opened.source.version
 
     def source(self, declaration: LookupEnricher) -> OpenedSource:
         """The source, without caches."""
@@ -113,14 +117,12 @@ class Enrichers:
 
     def _table(self, declaration: LookupEnricher, opened: OpenedSource) -> PostgresLayer:
         shared = self._shared
-        table = PostgresLayer(
+        return PostgresLayer(
             self._site.cache_connection, cache_table(declaration),
             clock=self._clock, version=opened.source.version,
             stale_grace_seconds=3600 * shared.stale_grace_hours, touch_after_seconds=3600 * shared.touch_after_hours,
             pause_seconds=self._site.cache_pause_sec,
         )  # fmt: skip
-        self._site.at_end(table.close)
-        return table
 
     def _ttl(self, settings: EnricherSettings) -> TimeToLive:
         shared = self._shared

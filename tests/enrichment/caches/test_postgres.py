@@ -251,6 +251,7 @@ def test_swallowed_layer_costs_one_limit(
     layer = PostgresLayer(lambda: bounded(network.uri), USERS, clock=clock)
     with closing(layer):
         layer.put_many({"user-123": found(clock)})
+        assert layer.get_many(["user-123"])
         network.swallow()
         for said in ("has not answered", "passed by", "passed by"):
             with pytest.raises(LayerUnavailable, match=said):
@@ -279,7 +280,7 @@ def test_risks_of_a_locked_table_are_waited_for_once(
 ) -> None:
     """They are kept for views only: a locked table costs the task one time-out, not one for each chunk."""
     risks = RiskTable(lambda: bounded(postgres_uri), 2)
-    with closing(risks), psycopg.connect(postgres_uri) as holder:
+    with psycopg.connect(postgres_uri) as holder:
         holder.execute("LOCK TABLE business_risks")
         started = time.monotonic()
         for _ in range(10):
@@ -289,6 +290,7 @@ def test_risks_of_a_locked_table_are_waited_for_once(
         holder.rollback()
         time.sleep(2)
         risks.record(["req-0"], [0.15], ["low"], [[]])
+        risks.close()
         assert holder.execute("SELECT risk_score FROM business_risks").fetchall() == [(0.15,)]
 
 

@@ -10,6 +10,7 @@ import msgspec
 import psycopg
 
 from enrichment import sql
+from enrichment.caches.behind import OneBehind
 from enrichment.caches.postgres import rows_as_json, storable_keys
 from enrichment.databases import KeptConnection, Pause
 
@@ -26,15 +27,20 @@ class RiskRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class RiskTable:
-    """The table of risks. A failure of the database costs only these rows; where it does not answer in time it is
-    skipped for `pause_seconds`, then twice as long. `connect` opens a connection, which is kept."""
+    """The table of risks, written behind the caller, one call at a time. A failure of the database costs only these
+    rows; where it does not answer in time it is skipped for `pause_seconds`, then twice as long. `connect` opens a
+    connection, which is kept."""
 
     def __init__(self, connect: Callable[[], psycopg.Connection[Any]], pause_seconds: float = 30) -> None:
         self._kept = KeptConnection(connect)
         self._pause = Pause(pause_seconds)
+        self._behind = OneBehind()
 
     def record(self, *risks: Sequence[Any]) -> None:
-        """As `record_risk`, which never fails here."""
+        """As `record_risk`, which never fails here; what was begun before is waited for."""
+        self._behind.run(lambda: self._record(risks))
+
+    def _record(self, risks: Sequence[Sequence[Any]]) -> None:
         if self._pause.seconds_left:
             return
         try:
@@ -44,7 +50,8 @@ class RiskTable:
             log.warning("risks.not_recorded requests=%d error=%s", len(risks[0]), refused)
 
     def close(self) -> None:
-        """Close the connection, if there is one."""
+        """Wait until all is written, and close the connection."""
+        self._behind.close()
         self._kept.close()
 
 
