@@ -109,11 +109,13 @@ def _measure_backlog(
         if "hits" in chosen.only:
             with steps.step("hit rates"):
                 results.hits = alone(hit_rates, stand)
-        whole = multiply(stand, CATCH_UP_TIMES) if "catch-up" in chosen.only else stand
-        move_group(stand, whole.backlog)  # so that nothing is there to do when the scheduler comes up
+        move_group(stand, stand.backlog)  # so that nothing is there to do when the scheduler comes up
     for own in variants(stand) if "dag" in chosen.only else ():
         results.scheduler.append(drain_through_scheduler(stand, environ, own, chosen.repeat, steps, console))
     if "catch-up" in chosen.only:
+        with services(environ, steps):
+            whole = multiply(stand, CATCH_UP_TIMES)
+            move_group(whole, whole.backlog)
         results.catch_up_messages = whole.messages
         results.catch_up = catch_up(whole, environ, chosen.repeat, steps, console)
 

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event, Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
+import psycopg
 from confluent_kafka import Consumer, TopicPartition
 from rich.console import Console
 from rich.table import Table
@@ -36,6 +37,18 @@ CONSUMING = {
     "group.id": "bench-freshness", "isolation.level": "read_committed", "enable.auto.commit": False,
     "auto.offset.reset": "error", "fetch.wait.max.ms": 10,
 }  # fmt: skip
+METADATA = """
+SELECT (SELECT count(*) FROM dag_run), sum(n_tup_ins), pg_database_size(current_database())
+FROM pg_stat_user_tables
+"""
+
+
+class Metadata(NamedTuple):
+    """What is in Airflow's database: runs, rows ever inserted, bytes."""
+
+    runs: int = 0
+    rows: int = 0
+    size: int = 0
 
 
 @dataclass
@@ -46,8 +59,8 @@ class Freshness:
     seconds: list[float] = field(default_factory=list)
     idle_minute: dict[str, float] = field(default_factory=dict)
     load: dict[str, float] = field(default_factory=dict)
-    runs: int = 0
     minutes: float = 0.0
+    metadata: Metadata = field(default_factory=Metadata)  # what the load has added
 
     def percentile(self, percent: float) -> float:
         """Of the seconds."""
@@ -70,9 +83,10 @@ def measure_freshness(environ: Mapping[str, str], minutes: float, steps: Steps, 
             idle = _minus(processor_time(local), before)
             found.idle_minute = {name: seconds * 60 / IDLE_SECONDS for name, seconds in idle.items()}
         with steps.step(f"{RATE:,} messages/s for {minutes:g} min"), _watched(stack, found) as seen:
-            before, started = processor_time(local), time.monotonic()
+            before, held, started = processor_time(local), _metadata(stack), time.monotonic()
             _send(stack, count)
             _await(seen, count)
+            found.metadata = Metadata(*(now - then for now, then in zip(_metadata(stack), held, strict=True)))
             used, took = _minus(processor_time(local), before), (time.monotonic() - started) / 60
             found.load = {name: seconds - found.idle_minute[name] * took for name, seconds in used.items()}
     console.print(f"  {len(found.seconds):,} messages: p50 {found.percentile(50)} s, p99 {found.percentile(99)} s")
@@ -109,6 +123,14 @@ def _waited(process: psutil.Process) -> float:
 
 def _minus(after: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
     return {name: after[name] - before.get(name, 0.0) for name in after}
+
+
+def _metadata(stack: Stack) -> Metadata:
+    database = stack.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
+    with psycopg.connect(database) as connection:
+        connection.execute("SELECT pg_stat_force_next_flush()")
+        [found] = connection.execute(METADATA).fetchall()
+    return Metadata(*map(int, found))
 
 
 def _send(stack: Stack, count: int) -> None:
@@ -153,7 +175,7 @@ def _watched(stack: Stack, found: Freshness) -> Iterator[Freshness]:
 
 def freshness_summary(found: Freshness) -> dict[str, Any]:
     """What `latest.json` holds of it."""
-    count = max(1, len(found.seconds))
+    count, runs = max(1, len(found.seconds)), found.metadata.runs
     return {
         "freshness_p50_s": found.percentile(50),
         "freshness_p90_s": found.percentile(90),
@@ -161,6 +183,9 @@ def freshness_summary(found: Freshness) -> dict[str, Any]:
         "freshness_max_s": found.percentile(100),
         "freshness_messages": len(found.seconds),
         "freshness_minutes": found.minutes,
+        "metadata_runs": runs,
+        "metadata_rows_per_run": round(found.metadata.rows / max(1, runs), 1),
+        "metadata_kb_per_run": round(found.metadata.size / 1024 / max(1, runs), 1),
         "idle_minute_processor_s": {name: round(s, 2) for name, s in found.idle_minute.items()},
         "load_processor_us_per_message": {name: round(1e6 * s / count, 1) for name, s in found.load.items()},
     }
@@ -170,7 +195,9 @@ def freshness_table(found: Mapping[str, Any]) -> Table:
     """Who works, idle and under the load."""
     title = (
         f"{found['freshness_messages']:,} messages at {RATE:,} messages/s: from production to visibility p50 "
-        f"{found['freshness_p50_s']} s, p90 {found['freshness_p90_s']} s, p99 {found['freshness_p99_s']} s"
+        f"{found['freshness_p50_s']} s, p90 {found['freshness_p90_s']} s, p99 {found['freshness_p99_s']} s; "
+        f"{found['metadata_runs']} runs, each {found['metadata_rows_per_run']} rows and "
+        f"{found['metadata_kb_per_run']} kB in Airflow's database"
     )
     table = Table("processor time", "s per idle minute", "us per message beside that", title=title)
     idle, load = found["idle_minute_processor_s"], found["load_processor_us_per_message"]
