@@ -48,6 +48,7 @@ class Resources:
         self.http_endpoint = http_endpoint
         self._staging_root = staging_root
         self._clock = clock
+        self._opened: dict[str, OpenEnricher] = {}
         self._open = ExitStack()
         self._connections = Connections(postgres_parameters, settings.postgres)
         self._open.callback(self._connections.close)
@@ -100,8 +101,10 @@ class Resources:
         return Enrichers(self, self.settings.enrichers, self.settings.cache, self._clock)
 
     def enricher(self, declaration: LookupEnricher) -> OpenEnricher:
-        """A declared enrichment, opened."""
-        return self.enrichers.open(declaration)
+        """A declared enrichment, opened: once, for all batches of the task."""
+        if declaration.name not in self._opened:
+            self._opened[declaration.name] = self.enrichers.open(declaration)
+        return self._opened[declaration.name]
 
     def query_connection(self, timeout_sec: float) -> Connection:
         """A new read-only connection with a time limit for each statement."""

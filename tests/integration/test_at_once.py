@@ -1,4 +1,4 @@
-"""The task `claim`: a small batch is enriched there and then, every other one is left to tasks of its own."""
+"""The task `claim`: what is not too large is enriched there and then, everything else is left to tasks of its own."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from airflow.sdk.execution_time.context import OutletEventAccessors, set_current
 
 from enrichment.batch import Batch
 from enrichment.batches import stages
+from enrichment.enrichers import ENRICHERS
 from enrichment.orchestration import live
 from enrichment.settings import load
+from enrichment.store.connections import Connections
 from enrichment.store.jobs import JobState
 from tests.fixtures.pipeline import Pipeline, message
 from tests.fixtures.tasks import events_of, run_tasks
@@ -68,16 +70,17 @@ def test_run_that_is_cleared_publishes_nothing_twice(pipeline: Pipeline, monkeyp
     assert pipeline.check().ok
 
 
-@pytest.mark.parametrize(("most", "left"), [("10", 0), ("9", 1), ("0", 1)])
+@pytest.mark.parametrize(("most", "left"), [("10", 0), ("9", 2), ("0", 2)])
 def test_larger_batches_are_left_to_tasks(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, most: str, left: int
 ) -> None:
-    """Whatever is larger than the setting says; 0 leaves all of them."""
+    """All of a run that together is larger than the setting says; 0 leaves everything."""
     monkeypatch.setenv("KAFKA_AT_ONCE_MESSAGES", most)
+    monkeypatch.setenv("KAFKA_LANES", "2")
     pipeline.produce([message(n) for n in range(10)])
     batches_left, _ = claim(pipeline, monkeypatch)
     assert len(batches_left) == left
-    assert states(pipeline) == [JobState.CLAIMED if left else JobState.PUBLISHED]
+    assert states(pipeline) == [JobState.CLAIMED if left else JobState.PUBLISHED] * 2
 
 
 def test_dry_run_is_left_to_tasks(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +115,24 @@ def test_batch_that_fails_is_left_to_tasks(
     run_tasks(pipeline, left, monkeypatch)
     assert states(pipeline) == [JobState.PUBLISHED] * 2
     assert pipeline.check().ok
+
+
+def test_batches_share_their_connections(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of many lanes needs no more of them than one of a single lane: to read and to write each cache, and one for
+    the risks."""
+    opened: list[int] = []
+    connect = Connections.for_cache
+
+    def counted(connections: Connections) -> Any:
+        opened.append(1)
+        return connect(connections)
+
+    monkeypatch.setattr(Connections, "for_cache", counted)
+    monkeypatch.setenv("KAFKA_LANES", "4")
+    pipeline.produce([message(n) for n in range(16)])
+    claim(pipeline, monkeypatch)
+    assert states(pipeline) == [JobState.PUBLISHED] * 4
+    assert 0 < len(opened) <= 2 * len(ENRICHERS) + 1
 
 
 def test_outage_is_held_by_the_tasks(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,9 +123,9 @@ def publish_and_tell(
 
 
 def enrich_at_once(r: Resources, batch: Batch, outlet_events: Any) -> bool:
-    """Run all stages of a small batch here and now; returns whether that went well.
+    """Run all stages of a batch here and now; returns whether that went well.
 
-    Starting five tasks takes longer than its stages do. Where a stage fails, the batch is left to the tasks: they do
+    Six tasks cost three seconds beside their stages. Where a stage fails, the batch is left to the tasks: they do
     again what was done, and have their retries and policies.
     """
     from enrichment.batches import stages

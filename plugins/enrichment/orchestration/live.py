@@ -71,8 +71,9 @@ LIVE_PARAMS = {
 def claim(*, outlet_events: Any = None) -> list[dict[str, Any]]:
     """Fix the offset ranges of this run's batches, one per lane, and write them to the ledger.
 
-    A run that is cleared gets its ranges back. A batch of `KAFKA_AT_ONCE_MESSAGES` at most is enriched and published
-    here, at once; returns the others, and those that did not succeed. Without any, the tasks after this are skipped.
+    A run that is cleared gets its ranges back. Batches that together have `KAFKA_AT_ONCE_MESSAGES` at most are enriched
+    and published here, at once. Returns the others, and those that did not succeed; without any, the tasks after this
+    are skipped.
     """
     from enrichment.batches.claim import claim as claim_batches
 
@@ -83,6 +84,6 @@ def claim(*, outlet_events: Any = None) -> list[dict[str, Any]]:
             r.clients, r.ledger, r.settings, dag_id=context["dag"].dag_id, run_id=context["run_id"], **params
         )
         note_warnings(r, [batch.batch_id for batch in batches])
-        most = r.settings.kafka.at_once_messages
-        left = [b for b in batches if b.dry_run or b.span > most or not enrich_at_once(r, b, outlet_events)]
+        at_once = sum(batch.span for batch in batches) <= r.settings.kafka.at_once_messages
+        left = [b for b in batches if b.dry_run or not at_once or not enrich_at_once(r, b, outlet_events)]
     return [batch.to_manifest() for batch in left]

@@ -28,9 +28,9 @@ class KafkaSettings(BaseSettings):
     batch_bytes: PositiveInt = Field(512 * 1024**2, description="bytes of message values at most in a batch")
     batches_per_run: PositiveInt = Field(4, description="batches at most in a run, one per lane")
     at_once_messages: Annotated[int, Field(ge=0)] = Field(
-        100_000,
-        description="messages up to which a batch is enriched by the task that claims it, which is quicker than by"
-        " tasks of its own; 0: none",
+        500_000,
+        description="messages up to which the batches of a run, together, are enriched by the task that claims them,"
+        " which is quicker than by tasks of their own; 0: none",
     )
     lanes: Annotated[int, Field(gt=0, le=10_000)] = Field(
         1,
