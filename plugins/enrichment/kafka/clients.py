@@ -26,13 +26,14 @@ READING = {
     "isolation.level": "read_committed",
     "allow.auto.create.topics": False,
     "enable.partition.eof": True,
-    # Raised fetch settings: at their defaults the reader waits for the broker most of the time.
+    # Raised fetch settings: at their defaults the reader waits for the broker most of the time. What is queued costs a
+    # multiple of its bytes; with four times as much of both sizes a drain needs 70 MB more and is no quicker.
     "queued.min.messages": 100_000,
-    "queued.max.messages.kbytes": 16_384,
+    "queued.max.messages.kbytes": 4_096,
     "fetch.queue.backoff.ms": 1,
     "fetch.wait.max.ms": 100,
     # Fetched data is compressed: in memory it takes several times as much, for each partition.
-    "max.partition.fetch.bytes": 1024**2,
+    "max.partition.fetch.bytes": 256 * 1024,
 }
 # Even a first connection is made only after the backoff that is for further ones.
 CONNECTING = {"reconnect.backoff.ms": 5}
@@ -42,7 +43,7 @@ PUBLISHING = {
     "linger.ms": 20,
     "batch.num.messages": 50_000,
     "queue.buffering.max.messages": 200_000,
-    "queue.buffering.max.kbytes": 32_768,
+    "queue.buffering.max.kbytes": 16_384,
     "delivery.report.only.error": True,
 }
 SMALLEST_MAX_BYTES = 1_000  # librdkafka takes no less; a topic may
