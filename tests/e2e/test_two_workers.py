@@ -30,9 +30,10 @@ def bucket(object_store: S3Server) -> str:
 
 @pytest.fixture(scope="module")
 def variables(object_store: S3Server, bucket: str) -> dict[str, str]:
-    """A `.env` that has staging on S3."""
-    own = {"ENRICHMENT_STAGING_URL": f"s3://staging@{bucket}/frames", "AIRFLOW_CONN_STAGING": object_store.connection()}
-    return compose.filled_in() | own
+    """A `.env` that has staging on S3, and tasks for every batch, which the workers share."""
+    staging = {"ENRICHMENT_STAGING_URL": f"s3://staging@{bucket}/frames"}
+    connection = {"AIRFLOW_CONN_STAGING": object_store.connection()}
+    return compose.filled_in() | staging | connection | {"KAFKA_AT_ONCE_MESSAGES": "0", "WAKE_UP_ENABLED": "false"}
 
 
 @pytest.fixture(scope="module")

@@ -94,8 +94,8 @@ def test_backlog_drains_without_pause_and_without_triggerer(airflow: Airflow, st
     for process in processes(stream.stack.directory, "triggerer"):
         process.suspend()
     try:
-        stream.produce([record.value for record in messages(Options(count=10 * BATCH, seed=5))])
-        eventually(lambda: stream.lag() == 0, "the end of ten batches", 150)
+        stream.produce([record.value for record in messages(Options(count=5 * BATCH, seed=5))])
+        eventually(lambda: stream.lag() == 0, "the end of five batches", 150)
     finally:
         for process in processes(stream.stack.directory, "triggerer"):
             process.resume()
@@ -121,7 +121,7 @@ def test_failing_batch_does_not_spin(airflow: Airflow, stream: Stream) -> None:
     try:
         before = runs(airflow)
         stream.produce([message(4)])
-        time.sleep(20)
+        time.sleep(12)
         assert len(runs(airflow).keys() - before.keys()) <= 3
     finally:
         staging.unlink()
