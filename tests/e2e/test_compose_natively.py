@@ -121,8 +121,13 @@ def test_stop_lets_the_running_task_end(airflow: Airflow, stack: Stack, running:
     """A worker ends after its tasks; stopped in reverse order, each ends by itself in time; nothing is left running."""
     UserService(stack.user_service_url, VARIABLES["USER_SERVICE_TOKEN"]).set_fault(latency_seconds=3)
     Stream(stack).produce([message(number, user_id=f"user-{number}") for number in range(8)])
-    airflow.trigger()
-    run_id = airflow.running("batch.user")["dag_run_id"]  # the test's own run, or the scheduled one of this minute
+
+    def looking_up() -> str | None:
+        with psycopg.connect(stack.stacklens_dsn) as connection:
+            found = connection.execute("SELECT run_id FROM enrichment_jobs WHERE state = 'drained'").fetchall()
+        return str(found[0][0]) if found else None
+
+    run_id = eventually(looking_up, "a batch that waits for the user service")
     running.stop("airflow-worker")
-    assert airflow.tasks(run_id)["batch.user"]["state"] == "success"
+    assert airflow.tasks(run_id)["claim"]["state"] == "success"
     running.stop()
