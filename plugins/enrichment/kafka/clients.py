@@ -132,13 +132,10 @@ class Clients:
         self._admin = self._admin or self._made(AdminClient, self._without_consumer_options())
         return self._admin
 
-    @contextmanager
-    def observer(self, on_error: Callable[[KafkaError], None]) -> Iterator[Consumer]:
-        """A consumer as `offsets_reader` for a long time. It writes no log of its own: `on_error` is told, when it is
-        polled, why brokers cannot be reached."""
-        quiet = Clients({**self._config, "log_level": 0, "error_cb": on_error}, self.settings)
-        with quiet.offsets_reader() as consumer:
-            yield consumer
+    def quiet(self, on_error: Callable[[KafkaError], None]) -> Clients:
+        """The same, whose clients write no log of their own: `on_error` is told, when they are polled, why brokers
+        cannot be reached."""
+        return Clients({**self._config, "log_level": 0, "error_cb": on_error}, self.settings)
 
     def check_options(self) -> None:
         """Raise `SettingsError` when the connection has an option with which nothing can be published: once, before any

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from enrichment.batch import OffsetRange
 from enrichment.errors import RunRefused, SettingsError, TransactionOpen
 from enrichment.kafka.asking import partitions_of, with_retries
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.settled import await_stable
+from enrichment.kafka.settled import await_stable, ends
 from enrichment.kafka.stamps import Committed, Stamp
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,16 @@ def read_backlog(
         Backlog(partition, committed[partition].offset, *ends[partition], committed[partition].stamp)
         for partition in chosen
     ]
+
+
+def read_backlog_quickly(consumer: Consumer, admin: AdminClient, topic: str, timeout: float) -> list[Backlog]:
+    """As `read_backlog` of all partitions, in three requests, for who asks twice a second: the log's start is known
+    where the group has committed nothing, and 0 elsewhere."""
+    chosen = input_partitions(consumer, topic, timeout)
+    committed = read_committed(consumer, topic, chosen, timeout)
+    high = ends(admin, [TopicPartition(topic, p) for p in chosen], IsolationLevel.READ_COMMITTED, timeout)
+    low = {p: watermarks(consumer, topic, p, timeout)[0] for p in chosen if committed[p].offset is None}
+    return [Backlog(p, committed[p].offset, low.get(p, 0), high[topic, p]) for p in chosen]
 
 
 def watermarks(consumer: Consumer, topic: str, partition: int, timeout: float) -> tuple[int, int]:

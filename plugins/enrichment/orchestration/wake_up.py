@@ -103,30 +103,34 @@ class _Watch:
         return kafka_config(self._kafka.conn_id)
 
     def open(self, config: dict[str, Any]) -> None:
-        """Make the consumer. Raises `SettingsError` for an option that it does not take."""
+        """Make the clients. Raises `SettingsError` for an option that they do not take."""
         from enrichment.kafka.clients import Clients
 
-        self._consumer = self._open.enter_context(Clients(config, self._kafka).observer(self._errors.append))
+        clients = Clients(config, self._kafka).quiet(self._errors.append)
+        self._consumer = self._open.enter_context(clients.offsets_reader())
+        self._admin = self._open.enter_context(clients.admin())
 
     def look(self) -> Ring | None:
         """What to ring for. Raises `KafkaException` with the reason why no broker answers, `TransactionOpen`."""
         from confluent_kafka import KafkaException
 
         from enrichment.errors import EnrichmentError
-        from enrichment.kafka.offsets import read_backlog
+        from enrichment.kafka.offsets import read_backlog_quickly
 
         try:
-            backlog = read_backlog(self._consumer, self._kafka.input_topic, REQUEST_SECONDS)
+            backlog = read_backlog_quickly(self._consumer, self._admin, self._kafka.input_topic, REQUEST_SECONDS)
         except (KafkaException, EnrichmentError) as failed:
             self._consumer.poll(0)  # has `_errors` told
-            if self._errors:
-                raise KafkaException(self._errors[-1]) from failed
+            # That all brokers are down says less than what is the matter with one of them.
+            told = [e for e in self._errors if e.name() != "_ALL_BROKERS_DOWN"]
+            if told:
+                raise KafkaException(told[-1]) from failed
             raise
         self._errors.clear()
         return self._bell.look(backlog, time.monotonic())
 
     def close(self) -> None:
-        """Close the consumer."""
+        """Close the clients."""
         self._open.close()
 
 
