@@ -18,9 +18,12 @@ from pathlib import Path
 __all__: list[str] = []  # Airflow would take every public name for a setting
 
 MODULES = (
+    "airflow.dag_processing.bundles.manager",
+    "airflow.dag_processing.dagbag",
     "airflow.providers.apache.kafka.hooks.base",
     "airflow.providers.postgres.hooks.postgres",
     "airflow.sdk.execution_time.task_runner",
+    "airflow.sdk.plugins_manager",
     "confluent_kafka.admin",
     "geoip2.models",
     "httpx",
