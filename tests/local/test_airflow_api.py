@@ -61,7 +61,7 @@ def make_airflow(triggered: list[Any]) -> FastAPI:
     @app.post("/api/v2/dags/{dag_id}/dagRuns", dependencies=secured)
     def trigger(dag_id: str, body: dict[str, Any]) -> dict[str, Any]:
         triggered.append((dag_id, body))
-        return {}
+        return {"dag_run_id": RUN}
 
     @app.get("/api/v2/dags/{dag_id}/dagRuns/~/taskInstances", dependencies=secured)
     def tasks(dag_id: str, start_date_gte: datetime, state: Annotated[list[str], Query()]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def test_import_errors_say_file_and_error(airflow: AirflowApi) -> None:
 
 def test_run_is_asked_for_without_a_logical_date(airflow: AirflowApi, triggered: list[Any]) -> None:
     """A run of its own, that stands in the way of no scheduled one."""
-    airflow.trigger(DAG)
+    assert airflow.trigger(DAG) == RUN
     assert triggered == [(DAG, {"logical_date": None})]
 
 
