@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,24 @@ from typing import Any
 import pytest
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow.triggers.base import TriggerEvent
-from confluent_kafka import ConsumerGroupState, Producer
+from confluent_kafka import ConsumerGroupState, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from enrichment.batch import Batch
+from enrichment.group import doorbell
 from enrichment.group.doorbell import Ring
+from enrichment.kafka.clients import Clients
+from enrichment.kafka.offsets import commit
 from enrichment.orchestration import wake_up
 from enrichment.orchestration.common import BACKLOG, WAITING
 from enrichment.orchestration.wake_up import BacklogTrigger
-from enrichment.resources import Resources
-from enrichment.settings import load
+from enrichment.settings import WakeUpSettings, load
+from enrichment.store.jobs import Ledger
 from tests.fixtures.kafka import Broker, free_ports
 from tests.fixtures.pipeline import Pipeline, message
 from tests.fixtures.replayer import START, Replayer
+from tests.fixtures.scheduler import eventually
 from tests.fixtures.tasks import run_tasks
 
 SASL = {
@@ -159,27 +164,43 @@ def test_looks_again_when_the_topic_has_come(
 
 
 def test_outlives_its_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """While no broker answers, the event loop goes on, and one line says what is wrong; later it rings again."""
-    monkeypatch.setattr(wake_up, "REQUEST_SECONDS", 1.0)
+    """While no broker answers, one line says what is wrong; later it rings again, but not twice for the same place: a
+    broker that was killed in between has moved nothing."""
+    monkeypatch.setattr(doorbell, "REQUEST_SECONDS", 1.0)
     broker = Broker(tmp_path)
     connect(monkeypatch, broker.bootstrap_servers)
-    topic = load().kafka.input_topic
+    kafka = load().kafka
 
     def produce() -> None:
         producer = Producer({"bootstrap.servers": broker.bootstrap_servers})
-        producer.produce(topic, message(1))
+        producer.produce(kafka.input_topic, message(1))
         assert producer.flush(30) == 0
+
+    def complaints() -> list[str]:
+        return [r.getMessage() for r in caplog.records if "wake_up.failed" in r.getMessage()]
+
+    async def complains(before: int) -> None:
+        await asyncio.to_thread(eventually, lambda: len(complaints()) > before, "a complaint")
 
     async def watch() -> None:
         async with rings() as heard:
-            for _ in range(100):  # each is a turn of the event loop that nothing has held up
-                await asyncio.sleep(0.03)
-            [said] = [r.getMessage() for r in caplog.records if "wake_up.failed" in r.getMessage()]
+            await complains(0)
+            await asyncio.sleep(3 * A_WHILE)
+            [said] = complaints()
             assert "Connection refused" in said or "_TRANSPORT" in said
             await asyncio.to_thread(broker.start)
             admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
-            await asyncio.to_thread(admin.create_topics([NewTopic(topic, 1)])[topic].result)
+            await asyncio.to_thread(admin.create_topics([NewTopic(kafka.input_topic, 1)])[kafka.input_topic].result)
             await asyncio.to_thread(produce)
+            assert (await next_ring(heard))["waiting"] == 1
+            before = len(complaints())
+            broker.kill()
+            await complains(before)
+            await asyncio.to_thread(broker.start)
+            await asyncio.to_thread(produce)
+            await silence(heard)
+            with Clients({"bootstrap.servers": broker.bootstrap_servers}, kafka).offsets_reader() as consumer:
+                commit(consumer, [TopicPartition(kafka.input_topic, 0, 1)], 30)
             assert (await next_ring(heard))["waiting"] == 1
 
     try:
@@ -187,6 +208,34 @@ def test_outlives_its_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
             asyncio.run(watch())
     finally:
         broker.kill()
+
+
+def test_event_loop_never_waits(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever imports, or asks a broker or a connection, runs in another thread: other triggers share the loop."""
+    connect(monkeypatch, pipeline.bootstrap_servers)
+    pipeline.produce([message(1)])
+    threads: dict[str, int] = {}
+
+    def noted(name: str) -> Callable[..., Any]:
+        method = getattr(wake_up._Watch, name)
+
+        def call(*args: Any) -> Any:
+            threads[name] = threading.get_ident()
+            return method(*args)
+
+        return call
+
+    methods = ("__init__", "connection", "open", "look", "close")
+    for name in methods:
+        monkeypatch.setattr(wake_up._Watch, name, noted(name))
+
+    async def watch() -> None:
+        async with rings() as heard:
+            await next_ring(heard)
+
+    asyncio.run(watch())
+    assert threads.keys() == set(methods)
+    assert threading.get_ident() not in threads.values()
 
 
 @pytest.mark.parametrize(
@@ -201,7 +250,7 @@ def test_says_once_what_is_wrong_with_its_connection(
     kafka: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, extra: dict[str, str], complaint: str
 ) -> None:
     """In one line each, with the reason."""
-    monkeypatch.setattr(wake_up, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(doorbell, "REQUEST_SECONDS", 0.5)
     connect(monkeypatch, kafka, **extra)
 
     async def watch() -> None:
@@ -286,15 +335,15 @@ def test_brokers_that_do_not_say_what_waits_cost_nothing(
     pipeline.produce([message(1)])
     [batch] = pipeline.claim("run")
     nowhere = AdminClient({"bootstrap.servers": f"127.0.0.1:{free_ports(1)[0]}", "log_level": 0})
-    ask = wake_up.what_waits
+    ask = doorbell.left_after
 
-    def ask_nobody(r: Resources, batch: Batch) -> Ring | None:
-        patched.setattr(r.clients, "_admin", nowhere)
-        return ask(r, batch)
+    def ask_nobody(batch: Batch, ledger: Ledger, clients: Clients, settings: WakeUpSettings) -> Ring | None:
+        patched.setattr(clients, "_admin", nowhere)
+        return ask(batch, ledger, clients, settings)
 
     with monkeypatch.context() as patched:
-        patched.setattr(wake_up, "REQUEST_SECONDS", 1.0)
-        patched.setattr(wake_up, "what_waits", ask_nobody)
+        patched.setattr(doorbell, "REQUEST_SECONDS", 1.0)
+        patched.setattr(doorbell, "left_after", ask_nobody)
         assert waiting_events(run_tasks(pipeline, batch, patched)) == []
     assert [r for r in caplog.records if "wake_up.unknown" in r.getMessage()]
     assert pipeline.check().ok

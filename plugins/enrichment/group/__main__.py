@@ -48,7 +48,7 @@ def status(clients: Clients, ledger: Ledger, _chosen: argparse.Namespace) -> Non
     say(f"topic {topic} (id {read_topic_id(clients, topic)}), group {group_id}, lanes: {in_force}")
     # Not held back by an open transaction, and without taking over a lane.
     with clients.offsets_reader("read_uncommitted") as reader:
-        backlog = read_backlog(reader, topic, settings.request_timeout_sec)
+        backlog = read_backlog(reader, clients.admin(), topic, settings.request_timeout_sec)
     for b in backlog:
         by = f", published by {b.stamp.batch_id}" if b.stamp is not None else ""
         position = known.get(b.partition)

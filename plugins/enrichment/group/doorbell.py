@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import NamedTuple
 
+from confluent_kafka import KafkaException, TopicPartition
+
+from enrichment.batch import Batch
+from enrichment.kafka.asking import LATEST, log_offsets
+from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import Backlog
 from enrichment.settings import WakeUpSettings
+from enrichment.store.jobs import Ledger
 
+log = logging.getLogger(__name__)
+
+REQUEST_SECONDS = 10.0  # for a broker's answer; a run does not wait longer for a guess at the next one
 # Looks that are remembered for each partition. A backlog that is older than they are is as old as the first of them.
 LOOKS = 1_000
 
@@ -18,6 +29,10 @@ class Ring(NamedTuple):
 
     waiting: int
     oldest_sec: float
+
+    def to_event(self) -> dict[str, float]:
+        """As an asset event tells it."""
+        return {"waiting": self.waiting, "oldest_sec": round(self.oldest_sec, 1)}
 
 
 def is_due(ring: Ring, settings: WakeUpSettings) -> bool:
@@ -57,3 +72,24 @@ class Doorbell:
         while seen and seen[0][1] <= b.start:
             seen.popleft()
         return now - seen[0][0] if seen else 0.0
+
+
+def left_after(batch: Batch, ledger: Ledger, clients: Clients, settings: WakeUpSettings) -> Ring | None:
+    """What is to be done after a batch that is published: messages that its run left waiting or, if it is time for
+    them, those that came into the lane since. None if nothing is, or the brokers do not say."""
+    job = ledger.get(batch.batch_id)
+    if job is None:
+        return None
+    age = (datetime.now(UTC) - job.claimed_at).total_seconds()
+    if job.left:
+        return Ring(job.left, age)
+    positions, lanes = ledger.positions.get(batch.topic, batch.group_id), clients.settings.lanes
+    starts = {p: at.next_offset for p, at in positions.items() if p % lanes == batch.lane}
+    homes = [TopicPartition(batch.topic, partition) for partition in starts]
+    try:
+        ends = log_offsets(clients.admin(), homes, LATEST, REQUEST_SECONDS)
+    except KafkaException as untold:
+        log.warning("wake_up.unknown batch=%s error=%s: the next run starts by the minute", batch.batch_id, untold)
+        return None
+    ring = Ring(sum(max(0, ends[batch.topic, p] - start) for p, start in starts.items()), age)
+    return ring if is_due(ring, settings) else None

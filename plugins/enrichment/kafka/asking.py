@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 T = TypeVar("T")
+EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 SLICE_SECONDS = 1.0  # no longer inside a C call: signals (a stop from the UI, a timeout) are only seen between calls
 
 
@@ -46,3 +48,18 @@ def partitions_of(client: Consumer | AdminClient, topic: str, timeout: float) ->
     if metadata.error is not None:
         raise KafkaException(metadata.error)
     return sorted(metadata.partitions)
+
+
+def log_offsets(
+    admin: AdminClient, homes: Sequence[TopicPartition], which: OffsetSpec, timeout: float,
+    isolation: IsolationLevel = IsolationLevel.READ_COMMITTED,
+) -> dict[tuple[str, int], int]:  # fmt: skip
+    """The start (`EARLIEST`) or end (`LATEST`) of each partition's log, as a reader of this isolation sees it: by one
+    request to each broker, however many partitions there are."""
+
+    def ask(seconds: float) -> dict[tuple[str, int], int]:
+        asked = dict.fromkeys(homes, which)
+        answers = admin.list_offsets(asked, isolation_level=isolation, request_timeout=seconds) if asked else {}
+        return {(home.topic, home.partition): answer.result().offset for home, answer in answers.items()}
+
+    return with_retries(ask, timeout)

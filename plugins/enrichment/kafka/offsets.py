@@ -11,14 +11,14 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from enrichment.batch import OffsetRange
 from enrichment.errors import RunRefused, SettingsError, TransactionOpen
-from enrichment.kafka.asking import partitions_of, with_retries
+from enrichment.kafka.asking import EARLIEST, LATEST, log_offsets, partitions_of, with_retries
 from enrichment.kafka.clients import Clients
-from enrichment.kafka.settled import await_stable, ends
+from enrichment.kafka.settled import await_stable
 from enrichment.kafka.stamps import Committed, Stamp
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def read_committed(consumer: Consumer, topic: str, partitions: Iterable[int], ti
 
 
 def read_backlog(
-    consumer: Consumer, topic: str, timeout: float, partitions: Sequence[int] | None = None
+    consumer: Consumer, admin: AdminClient, topic: str, timeout: float, partitions: Sequence[int] | None = None
 ) -> list[Backlog]:
     """What waits in the partitions (all of the topic's, or those named). Raises `SettingsError` when there is no such
     topic, `RunRefused` when it has no such partition."""
@@ -113,21 +113,9 @@ def read_backlog(
             raise RunRefused(f"topic {topic} has no partitions {unknown}; it has {chosen[0]} to {chosen[-1]}")
         chosen = sorted(set(partitions))
     committed = read_committed(consumer, topic, chosen, timeout)
-    ends = {partition: watermarks(consumer, topic, partition, timeout) for partition in chosen}
-    return [
-        Backlog(partition, committed[partition].offset, *ends[partition], committed[partition].stamp)
-        for partition in chosen
-    ]
-
-
-def read_backlog_quickly(consumer: Consumer, admin: AdminClient, topic: str, timeout: float) -> list[Backlog]:
-    """As `read_backlog` of all partitions, in three requests, for who asks twice a second: the log's start is known
-    where the group has committed nothing, and 0 elsewhere."""
-    chosen = input_partitions(consumer, topic, timeout)
-    committed = read_committed(consumer, topic, chosen, timeout)
-    high = ends(admin, [TopicPartition(topic, p) for p in chosen], IsolationLevel.READ_COMMITTED, timeout)
-    low = {p: watermarks(consumer, topic, p, timeout)[0] for p in chosen if committed[p].offset is None}
-    return [Backlog(p, committed[p].offset, low.get(p, 0), high[topic, p]) for p in chosen]
+    homes = [TopicPartition(topic, partition) for partition in chosen]
+    lows, highs = (log_offsets(admin, homes, which, timeout) for which in (EARLIEST, LATEST))
+    return [Backlog(p, committed[p].offset, lows[topic, p], highs[topic, p], committed[p].stamp) for p in chosen]
 
 
 def watermarks(consumer: Consumer, topic: str, partition: int, timeout: float) -> tuple[int, int]:
@@ -164,11 +152,13 @@ def read_settled_backlog(
         known = input_partitions(consumer, settings.input_topic, settings.request_timeout_sec)
         await_stable(clients, settings.input_topic, seconds=VISIBLE_SECONDS, partitions=partitions)
         try:
-            backlog = read_backlog(consumer, settings.input_topic, PATIENCE_SECONDS, partitions)
+            backlog = read_backlog(consumer, clients.admin(), settings.input_topic, PATIENCE_SECONDS, partitions)
         except TransactionOpen:
             log.warning("offsets.held_back group=%s taking_over_lanes=%d", settings.consumer_group, settings.lanes)
             fence_lanes(clients, range(min(settings.lanes, 1 + max(known))))
-            backlog = read_backlog(consumer, settings.input_topic, settings.request_timeout_sec, partitions)
+            backlog = read_backlog(
+                consumer, clients.admin(), settings.input_topic, settings.request_timeout_sec, partitions
+            )
     return backlog
 
 

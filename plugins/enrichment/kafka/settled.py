@@ -14,11 +14,10 @@ import time
 from collections.abc import Sequence
 
 from confluent_kafka import IsolationLevel, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from enrichment.batch import OffsetRange
 from enrichment.errors import TransactionOpen
-from enrichment.kafka.asking import partitions_of, with_retries
+from enrichment.kafka.asking import LATEST, log_offsets, partitions_of
 from enrichment.kafka.clients import Clients
 
 log = logging.getLogger(__name__)
@@ -37,10 +36,10 @@ def await_stable(
     timeout, admin = clients.settings.request_timeout_sec, clients.admin()
     seconds = SETTLE_SECONDS if seconds is None else seconds
     homes = [TopicPartition(t, p) for t in topics for p in _chosen(partitions_of(admin, t, timeout), partitions)]
-    written = ends(admin, homes, IsolationLevel.READ_UNCOMMITTED, timeout)
+    written = log_offsets(admin, homes, LATEST, timeout, IsolationLevel.READ_UNCOMMITTED)
     deadline = time.monotonic() + seconds
     while True:
-        stable = ends(admin, homes, IsolationLevel.READ_COMMITTED, timeout)
+        stable = log_offsets(admin, homes, LATEST, timeout)
         hidden = {home: end for home, end in written.items() if stable[home] < end}
         if not hidden or time.monotonic() >= deadline:
             break
@@ -72,19 +71,6 @@ def advice(topic: str, partition: int) -> str:
 
 def _chosen(there: list[int], partitions: Sequence[int] | None) -> list[int]:
     return there if partitions is None else sorted(set(there) & set(partitions))
-
-
-def ends(
-    admin: AdminClient, homes: Sequence[TopicPartition], isolation: IsolationLevel, timeout: float
-) -> dict[tuple[str, int], int]:
-    """The end of each partition's log, as a reader of this isolation sees it."""
-    asked = {home: OffsetSpec.latest() for home in homes}  # type: ignore[no-untyped-call]
-
-    def ask(seconds: float) -> dict[tuple[str, int], int]:
-        answers = admin.list_offsets(asked, isolation_level=isolation, request_timeout=seconds) if asked else {}
-        return {(home.topic, home.partition): answer.result().offset for home, answer in answers.items()}
-
-    return with_retries(ask, timeout)
 
 
 def _text(ranges: Sequence[OffsetRange]) -> str:

@@ -95,8 +95,8 @@ def publish_and_tell(
     from msgspec import to_builtins
 
     from enrichment.batches.stages import publish_batch
+    from enrichment.group.doorbell import left_after
     from enrichment.orchestration.purposes import kind_of
-    from enrichment.orchestration.wake_up import what_waits
     from enrichment.repair.spans import record_missing_sources
 
     batch = drained.batch
@@ -117,8 +117,9 @@ def publish_and_tell(
     if not batch.dry_run:
         told = {topics.output_topic: counts.total - counts.dead, topics.dlq_topic: counts.dead}
         tell_published(outlet_events, told, summary)
-        if batch.purpose.kind == LIVE.kind and (ring := what_waits(r, batch)) is not None:
-            tell_waiting(outlet_events, *ring)
+        ring = left_after(batch, r.ledger, r.clients, r.settings.wake_up) if batch.purpose.kind == LIVE.kind else None
+        if ring is not None:
+            tell_waiting(outlet_events, ring)
     return summary
 
 

@@ -17,6 +17,7 @@ from enrichment.variables import variable
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from enrichment.group.doorbell import Ring
     from enrichment.resources import Resources
 
 
@@ -154,9 +155,9 @@ def resources() -> Iterator[Resources]:
         yield opened
 
 
-def tell_waiting(outlet_events: Any, waiting: int, oldest_sec: float) -> None:
+def tell_waiting(outlet_events: Any, ring: Ring) -> None:
     """Attach an asset event of the backlog to the task: it wakes `stacklens_enrichment`."""
-    outlet_events[WAITING].add(BACKLOG, extra={"waiting": waiting, "oldest_sec": round(oldest_sec, 1)})
+    outlet_events[WAITING].add(BACKLOG, extra=ring.to_event())
 
 
 def tell_published(outlet_events: Any, messages: Mapping[str, int], extra: dict[str, Any]) -> None:

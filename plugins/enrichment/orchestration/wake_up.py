@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import ExitStack
-from datetime import UTC, datetime
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, aclosing
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
@@ -21,14 +20,11 @@ from asgiref.sync import sync_to_async
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError
 
-    from enrichment.batch import Batch
     from enrichment.group.doorbell import Ring
-    from enrichment.resources import Resources
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
-REQUEST_SECONDS = 10.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 
 
@@ -48,31 +44,39 @@ class BacklogTrigger(BaseEventTrigger):
     async def run(self) -> AsyncGenerator[TriggerEvent]:
         """Look forever."""
         pause, said = FIRST_PAUSE_SECONDS, ""
+        watch: _Watch | None = None
         while True:
             try:
-                async for ring in _rings():
-                    if said:
-                        log.info("wake_up.watching again")
-                    pause, said = FIRST_PAUSE_SECONDS, ""
-                    if ring is not None:
-                        log.info("wake_up.ring waiting=%d oldest_sec=%.1f", *ring)
-                        told = {"waiting": ring.waiting, "oldest_sec": round(ring.oldest_sec, 1)}
-                        yield TriggerEvent(told)  # type: ignore[no-untyped-call]
+                if watch is None:
+                    watch = await asyncio.to_thread(_Watch)
+                async with aclosing(_rings(watch)) as rings:
+                    async for ring in rings:
+                        if said:
+                            log.info("wake_up.watching again")
+                        pause, said = FIRST_PAUSE_SECONDS, ""
+                        if ring is not None:
+                            log.info("wake_up.ring waiting=%d oldest_sec=%.1f", *ring)
+                            yield TriggerEvent(ring.to_event())  # type: ignore[no-untyped-call]
             except Exception as failed:  # noqa: BLE001  # whatever it is, it may be over later
-                text = f"{type(failed).__name__}: {failed}"
-                if text != said:
+                if (kind := _kind(failed)) != said:
+                    text = f"{type(failed).__name__}: {failed}"
                     log.warning("wake_up.failed error=%r: runs start by the minute until it looks again", text)
-                said = text
+                said = kind
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
-async def _rings() -> AsyncIterator[Ring | None]:
+def _kind(failed: Exception) -> str:
+    """What is said once: an error of Kafka by its name, since its text has ports and milliseconds in it."""
+    error: Any = failed.args[0] if failed.args else ""
+    return str(error.name() if hasattr(error, "name") else failed)
+
+
+async def _rings(watch: _Watch) -> AsyncGenerator[Ring | None]:
     """What to ring for, or None, at one look after the other. Raises whatever keeps it from looking.
 
     Imports and everything that waits for a broker run in threads: other triggers share the event loop.
     """
-    watch = await asyncio.to_thread(_Watch)
     config = await sync_to_async(watch.connection, thread_sensitive=False)()
     await asyncio.to_thread(watch.open, config)
     try:
@@ -84,7 +88,8 @@ async def _rings() -> AsyncIterator[Ring | None]:
 
 
 class _Watch:
-    """The backlog, by a consumer that is no member of the group. Every method may block."""
+    """The backlog, by clients that are no members of the group. What was rung for is kept when they are made anew.
+    Every method may block."""
 
     def __init__(self) -> None:
         from enrichment.group.doorbell import Doorbell
@@ -106,6 +111,7 @@ class _Watch:
         """Make the clients. Raises `SettingsError` for an option that they do not take."""
         from enrichment.kafka.clients import Clients
 
+        self._errors.clear()
         clients = Clients(config, self._kafka).quiet(self._errors.append)
         self._consumer = self._open.enter_context(clients.offsets_reader())
         self._admin = self._open.enter_context(clients.admin())
@@ -115,10 +121,11 @@ class _Watch:
         from confluent_kafka import KafkaException
 
         from enrichment.errors import EnrichmentError
-        from enrichment.kafka.offsets import read_backlog_quickly
+        from enrichment.group.doorbell import REQUEST_SECONDS
+        from enrichment.kafka.offsets import read_backlog
 
         try:
-            backlog = read_backlog_quickly(self._consumer, self._admin, self._kafka.input_topic, REQUEST_SECONDS)
+            backlog = read_backlog(self._consumer, self._admin, self._kafka.input_topic, REQUEST_SECONDS)
         except (KafkaException, EnrichmentError) as failed:
             self._consumer.poll(0)  # has `_errors` told
             # That all brokers are down says less than what is the matter with one of them.
@@ -132,29 +139,3 @@ class _Watch:
     def close(self) -> None:
         """Close the clients."""
         self._open.close()
-
-
-def what_waits(r: Resources, batch: Batch) -> Ring | None:
-    """What is to be done after a batch that is published: messages that its run left waiting or, if it is time for
-    them, those that came into the lane since. None if nothing is, or the brokers do not say."""
-    from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
-
-    from enrichment.group.doorbell import Ring, is_due
-    from enrichment.kafka.settled import ends
-
-    job = r.ledger.get(batch.batch_id)
-    if job is None:
-        return None
-    age = (datetime.now(UTC) - job.claimed_at).total_seconds()
-    if job.left:
-        return Ring(job.left, age)
-    positions = r.ledger.positions.get(batch.topic, batch.group_id)
-    starts = {p: at.next_offset for p, at in positions.items() if p % r.settings.kafka.lanes == batch.lane}
-    homes = [TopicPartition(batch.topic, partition) for partition in starts]
-    try:
-        stable = ends(r.clients.admin(), homes, IsolationLevel.READ_COMMITTED, REQUEST_SECONDS)
-    except KafkaException as untold:
-        log.warning("wake_up.unknown batch=%s error=%s: the next run starts by the minute", batch.batch_id, untold)
-        return None
-    ring = Ring(sum(max(0, stable[batch.topic, p] - start) for p, start in starts.items()), age)
-    return ring if is_due(ring, r.settings.wake_up) else None
