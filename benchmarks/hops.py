@@ -1,7 +1,8 @@
 """What a run of the DAG costs beside its stages: each task's life from the trigger to its end, split into parts.
 
 Runs that find nothing, 1,000 and 10,000 messages, caches warm, triggered by hand through the real scheduler. The tasks
-carry clocks of their own (`benchmarks/probe`); the scheduler's moments are those in Airflow's metadata.
+carry clocks of their own (`benchmarks/probe`); the scheduler's moments are those in Airflow's metadata. The triggerer does
+not watch meanwhile: a run that it starts would take the messages.
 """
 
 from __future__ import annotations
@@ -37,14 +38,13 @@ POLL_SECONDS = 0.05
 PARTS = ("queue", "start", "parsing", "imports", "connections", "stage", "reporting", "end")
 
 TASKS = """
-SELECT task_id, map_index, pid, extract(epoch FROM scheduled_dttm), extract(epoch FROM queued_dttm),
-       extract(epoch FROM start_date), extract(epoch FROM end_date)
+SELECT task_id, pid, extract(epoch FROM scheduled_dttm)::float, extract(epoch FROM end_date)::float
 FROM task_instance
 WHERE dag_id = %(dag_id)s AND run_id = %(run_id)s AND start_date IS NOT NULL AND pid IS NOT NULL
 ORDER BY start_date
 """
 RUN = """
-SELECT state, extract(epoch FROM queued_at), extract(epoch FROM end_date)
+SELECT state, extract(epoch FROM end_date)::float
 FROM dag_run
 WHERE dag_id = %(dag_id)s AND run_id = %(run_id)s
 """
@@ -52,7 +52,7 @@ WHERE dag_id = %(dag_id)s AND run_id = %(run_id)s
 
 @dataclass(frozen=True)
 class Hop:
-    """One task of a run: seconds of its parts, and from the end of the one before it until it was queued."""
+    """One task of a run: the seconds of its parts. The first is from its scheduling until its process began."""
 
     task: str
     parts: Mapping[str, float]
@@ -71,8 +71,8 @@ class TimedRun:
 def measure_hops(environ: Mapping[str, str], repeat: int, steps: Steps, console: Console) -> list[TimedRun]:
     """Start the whole stack with clocks in its tasks, run the DAG `repeat` times at each size, stop the stack."""
     file = Path(environ["LOCAL_DIR"]).absolute() / "hops.jsonl"
-    clocks = {"HOPS_FILE": str(file), "PYTHONPATH": str(ROOT / "benchmarks" / "probe")}
-    with whole_stack({**environ, **clocks}, steps) as (_, stack):
+    own = {"HOPS_FILE": str(file), "PYTHONPATH": str(ROOT / "benchmarks" / "probe"), "WAKE_UP_ENABLED": "false"}
+    with whole_stack({**environ, **own}, steps) as (_, stack):
         airflow = AirflowApi(stack.airflow_url, stack.airflow_user, stack.airflow_password)
         await_dag(airflow)
         first = _run(stack, airflow, file, max(SIZES))
@@ -101,7 +101,7 @@ def _run(stack: Stack, airflow: AirflowApi, file: Path, size: int) -> TimedRun:
     of_run = {"dag_id": DAG_ID, "run_id": run_id}
     with psycopg.connect(database, autocommit=True) as connection:
         while True:
-            state, _, ended = connection.execute(RUN, of_run).fetchone() or ("", None, None)
+            state, ended = connection.execute(RUN, of_run).fetchone() or ("", 0.0)
             if state in ("success", "failed"):
                 break
             if time.time() - triggered > RUN_SECONDS:
@@ -109,17 +109,16 @@ def _run(stack: Stack, airflow: AirflowApi, file: Path, size: int) -> TimedRun:
             time.sleep(POLL_SECONDS)
         if state == "failed":
             raise StackError(f"run {run_id} failed; see {stack.airflow_url}/dags/{DAG_ID}/runs/{run_id}")
-        rows = connection.execute(TASKS, of_run).fetchall()
+        tasks = connection.execute(TASKS, of_run).fetchall()
     noted = _noted(file)
-    tasks = [(*row[:3], *map(float, row[3:])) for row in rows]
-    hops = [_hop(task, noted[task[2]]) for task in tasks if task[2] in noted]
-    return TimedRun(size, _committed(tasks, noted) - triggered, float(ended) - triggered, hops)
+    hops = [_hop(task, noted[task[1]]) for task in tasks if task[1] in noted]
+    return TimedRun(size, _committed(tasks, noted) - triggered, ended - triggered, hops)
 
 
 def _committed(tasks: Sequence[tuple[Any, ...]], noted: Mapping[int, Mapping[str, Any]]) -> float:
     """When the last stage had done its work: `publish`, or `claim` where nothing waited."""
     last = [t for t in tasks if t[0].endswith("publish")] or tasks
-    return max(float(noted[t[2]]["moments"]["_execute_task.end"]) for t in last)
+    return max(float(noted[t[1]]["moments"]["_execute_task.end"]) for t in last)
 
 
 def _noted(file: Path) -> dict[int, dict[str, Any]]:
@@ -128,7 +127,7 @@ def _noted(file: Path) -> dict[int, dict[str, Any]]:
 
 
 def _hop(task: tuple[Any, ...], noted: Mapping[str, Any]) -> Hop:
-    name, _, _, scheduled, _, _, ended = task
+    name, _, scheduled, ended = task
     at, spent = noted["moments"], noted["spent"]
     imports = {phase: spent.get(f"{phase}.imports", 0.0) for phase in ("startup", "work")}
     connections = sum(spent.get(f"{phase}.connections", 0.0) for phase in ("startup", "work"))
