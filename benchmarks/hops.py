@@ -1,8 +1,8 @@
 """What a run of the DAG costs beside its stages: each task's life from the trigger to its end, split into parts.
 
 Runs that find nothing, 1,000 and 10,000 messages, caches warm, triggered by hand through the real scheduler. The tasks
-carry clocks of their own (`benchmarks/probe`); the scheduler's moments are those in Airflow's metadata. The triggerer does
-not watch meanwhile: a run that it starts would take the messages.
+carry clocks of their own (`benchmarks/probe`); the scheduler's moments are those in Airflow's metadata. The triggerer
+does not watch meanwhile: a run that it starts would take the messages.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ READING = {
     "isolation.level": "read_committed",
     "allow.auto.create.topics": False,
     "enable.partition.eof": True,
-    # Raised fetch settings: at their defaults the reader waits for the broker most of the time. What is queued or fetched
-    # costs a multiple of its bytes in memory, so no more than keeps the reader busy.
+    # Raised fetch settings: at their defaults the reader waits for the broker most of the time. What is fetched costs a
+    # multiple of its bytes in memory, so no more than keeps the reader busy.
     "queued.min.messages": 100_000,
     "queued.max.messages.kbytes": 4_096,
     "fetch.queue.backoff.ms": 1,
