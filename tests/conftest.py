@@ -61,9 +61,14 @@ SERVICES = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a service: `-m 'not services'` leaves them out."""
+    """Mark the tests that need a service: `-m 'not services'` leaves them out.
+
+    `make test JOBS=2` shares them out by file, and all that wait for the one stack of `make run` in one piece.
+    """
     for item in items:
+        item.add_marker(pytest.mark.xdist_group("e2e" if item.path.parent.name == "e2e" else item.path.as_posix()))
         if isinstance(item, pytest.Function) and SERVICES.intersection(item.fixturenames):
             item.add_marker("services")
 

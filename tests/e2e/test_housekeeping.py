@@ -93,8 +93,7 @@ def test_cleanup_deletes_old_runs_and_their_logs_from_a_task(airflow: Airflow) -
     for file in (logs / f"run_id={old}").rglob("*.log"):
         os.utime(file, (0, 0))
     assert (logs / f"run_id={old}").exists()
-    address = airflow.stack.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
-    with psycopg.connect(address, autocommit=True) as metadata:
+    with psycopg.connect(airflow.metadata_database, autocommit=True) as metadata:
         for table in ("dag_run", "task_instance"):
             metadata.execute(
                 f"UPDATE {table} SET start_date = now() - interval '9 days' WHERE run_id = %s".encode(), [old]

@@ -84,8 +84,7 @@ def test_lock_of_a_killed_scheduler_goes(airflow: Airflow, stream: Stream) -> No
     """A session that says nothing keeps a run locked, as the connection of a killed scheduler does in its workers."""
     stream.produce([message(n) for n in range(MESSAGES)])
     run_id = airflow.trigger()
-    address = airflow.stack.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
-    with psycopg.connect(address) as silent:
+    with psycopg.connect(airflow.metadata_database) as silent:
         silent.execute("SELECT id FROM dag_run WHERE run_id = %s FOR UPDATE", [run_id])
         assert airflow.finish(run_id) == "success"
         with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
