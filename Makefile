@@ -57,7 +57,7 @@ clean: ## Stop everything and remove what was made, .venv included
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 test: setup ## Run the tests (ARGS='-k geo' for some, JOBS=2 side by side)
-	@$(BIN)/python -m pytest $(if $(JOBS),-n $(JOBS) --dist loadgroup --no-loadscope-reorder) $(ARGS)
+	@$(BIN)/python -m pytest $(if $(JOBS),-n $(JOBS) --no-loadscope-reorder) $(ARGS)
 
 test-quick: setup ## Run the tests that need no services or processes (ARGS='-k geo' for some)
 	@$(BIN)/python -m pytest -q -m 'not services and not processes' --hypothesis-profile=quick \

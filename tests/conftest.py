@@ -31,6 +31,7 @@ settings.load_profile("any-machine")
 settings.register_profile("quick", settings.get_profile("any-machine"), max_examples=10)
 
 pytest_plugins = [
+    "tests.fixtures.side_by_side",
     "tests.fixtures.clock",
     "tests.fixtures.kafka",
     "tests.fixtures.strangers",
@@ -61,14 +62,9 @@ SERVICES = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a service: `-m 'not services'` leaves them out.
-
-    `make test JOBS=2` shares them out by file, and all that wait for the one stack of `make run` in one piece.
-    """
+    """Mark the tests that need a service: `-m 'not services'` leaves them out."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("e2e" if item.path.parent.name == "e2e" else item.path.as_posix()))
         if isinstance(item, pytest.Function) and SERVICES.intersection(item.fixturenames):
             item.add_marker("services")
 
