@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cores import Used
+from benchmarks.database import database_table
 from benchmarks.freshness import Freshness, freshness_summary, freshness_table
 from benchmarks.goals import goals
 from benchmarks.growth import Grown, growth_summary, growth_table
@@ -167,7 +168,7 @@ def write(found: Mapping[str, Any]) -> Path:
 def show(found: Mapping[str, Any], console: Console) -> None:
     """Print the figures, and whether the goals are met."""
     hops = hop_tables(found["hops"]) if found["hops"] else []
-    fresh = [freshness_table(found)] if found["freshness_p50_s"] else []
+    fresh = [freshness_table(found), database_table(found["database"])] if found["freshness_p50_s"] else []
     grown = growth_table(found["growth"])
     tables = (_rates(found), _stages(found), _processor_time(found), _hits(found), *hops, *fresh, grown, _goals(found))
     for table in tables:
