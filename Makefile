@@ -56,7 +56,7 @@ clean: ## Stop everything and remove what was made, .venv included
 	@rm -rf $(VENV) benchmarks/results .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-test: setup ## Run the tests (ARGS='-k geo' for some, JOBS=3 side by side)
+test: setup ## Run the tests (ARGS='-k geo' for some, JOBS=2 side by side)
 	@$(BIN)/python -m pytest $(if $(JOBS),-n $(JOBS) --no-loadscope-reorder) $(ARGS)
 
 test-quick: setup ## Run the tests that need no services or processes (ARGS='-k geo' for some)

@@ -15,7 +15,7 @@ from tests.fixtures.containers import Container, Deployment, Places
 from tests.fixtures.folders import open_folder
 from tests.fixtures.object_store import S3Server
 from tests.fixtures.pipeline import message
-from tests.fixtures.scheduler import BOUND_SECONDS, DAG_ID, Airflow, Stream, eventually
+from tests.fixtures.scheduler import DAG_ID, Airflow, Stream, eventually
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -103,7 +103,7 @@ def test_killed_worker_is_replaced_by_the_other(
     runner, _ = airflow.processes(killed)
     worker_of(runner.pid, running).kill()
     killed_at = time.monotonic()
-    eventually(lambda: stream.lag() == 0, "the commit of what was under way when its worker was killed", BOUND_SECONDS)
+    eventually(lambda: stream.lag() == 0, "the commit of what was under way when its worker was killed")
     print(f"\nkill -9 of a Celery worker: {time.monotonic() - killed_at:.0f} s until all of the backlog was committed")
     assert airflow.finish(run_id) == "success"
     assert airflow.tasks(run_id)["batch.publish"]["try_number"] == 2

@@ -1,6 +1,7 @@
-"""`kill -9` of what runs the tasks, on the stack of `make run`: the stream goes on within two minutes, exactly once.
+"""`kill -9` of what runs the tasks, on the stack of `make run`: the stream goes on, exactly once.
 
-How long it took is printed (`make test ARGS='-s tests/e2e/test_what_is_killed.py'`).
+How long it took is printed (`make test ARGS='-s tests/e2e/test_what_is_killed.py'`): within two minutes on a machine
+that has nothing else to do, as `tests/local/test_recovery_options.py` works out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import psycopg
 import pytest
 
 from tests.fixtures.pipeline import message
-from tests.fixtures.scheduler import BOUND_SECONDS, Airflow, Stream, eventually
+from tests.fixtures.scheduler import Airflow, Stream, eventually
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -23,7 +24,7 @@ MESSAGES = 150_000  # enough that a task is still at it when it is found
 
 def recovered(stream: Stream, what: str, killed_at: float) -> None:
     """Wait for the commit of the last message, and say how long after the kill it was."""
-    eventually(lambda: stream.lag() == 0, f"the commit of what was under way when {what} was killed", BOUND_SECONDS)
+    eventually(lambda: stream.lag() == 0, f"the commit of what was under way when {what} was killed")
     print(f"\nkill -9 of {what}: {time.monotonic() - killed_at:.0f} s until all of the backlog was committed")
 
 

@@ -10,7 +10,6 @@ import pytest
 from include.local import airflow
 from include.local.credentials import Credentials
 from tests.fixtures import compose
-from tests.fixtures.scheduler import BOUND_SECONDS
 
 ROOT = Path(__file__).parents[2]
 HEARTBEAT, LOOK, ORPHANS = (
@@ -20,6 +19,7 @@ HEARTBEAT, LOOK, ORPHANS = (
 )
 QUEUED, LOOK_QUEUED = "task_queued_timeout", "task_queued_timeout_check_interval"
 SCHEDULER_DEAD_SECONDS = 30  # Airflow's default of scheduler_health_check_threshold
+BOUND_SECONDS = 120  # from a kill to the last commit of what was under way
 REDONE_SECONDS = 45  # for another try to start, and to do the work again
 
 
