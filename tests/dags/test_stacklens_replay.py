@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from datetime import UTC, datetime
@@ -121,33 +122,49 @@ def test_every_reason_of_a_lookup_belongs_to_a_source() -> None:
 
 
 @pytest.mark.parametrize(
-    ("is_next", "states", "done"),
-    [(True, {"window.batch.publish_0": "failed"}, True), (False, {"window.batch.publish_0": "running"}, False)],
-    ids=["its turn", "not yet"],
+    ("is_next", "before", "behind", "done"),
+    [(True, "failed", None, True), (False, "running", None, False), (False, "running", "failed", False)],
+    ids=["its turn", "not yet", "a failure behind it"],
 )
 def test_turn_waits_for_those_before_it(
-    monkeypatch: pytest.MonkeyPatch, is_next: bool, states: dict[str, str], done: bool
+    monkeypatch: pytest.MonkeyPatch, is_next: bool, before: str, behind: str | None, done: bool
 ) -> None:
-    """A batch starts when the group has come to it, whatever else has failed."""
-    assert poke(monkeypatch, is_next, states) is done
+    """A batch starts when the group has come to it, whatever else has failed; none waits for those behind it."""
+    assert look(monkeypatch, is_next, [before], [behind])[0] is done
 
 
 @pytest.mark.parametrize("state", ["failed", "upstream_failed"])
 def test_turn_never_comes_after_a_failure(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
     """Where a batch before it has failed, nobody waits: the run ends and says what to do."""
     with pytest.raises(ReplayRefused, match="then clear this run"):
-        poke(monkeypatch, is_next=False, states={"window.batch.publish_0": state, "window.batch.publish_1": "success"})
+        look(monkeypatch, False, [state, "success", None])
 
 
-def poke(monkeypatch: pytest.MonkeyPatch, is_next: bool, states: dict[str, str]) -> bool:
-    """One look of the sensor, the group and the other tasks being as given."""
+def test_turn_looks_the_less_often_the_more_are_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for hundreds of batches does not start a task every few seconds, nor sleep for hours."""
+    before = (["success"] * 10, ["success"] * 9 + ["running"], ["running"] * 10, ["running"] * 500)
+    assert [look(monkeypatch, False, states)[1] for states in before] == [4, 4, 40, 240]
+
+
+def test_turn_outlives_a_scheduler_that_is_late() -> None:
+    """Airflow fails a try whose end it hears of after it has queued the next look: that must not end a replay."""
+    turn: Any = DAG.get_task("window.turn")
+    assert (turn.retries, turn.retry_exponential_backoff) == (1000, 0)
+
+
+def look(
+    monkeypatch: pytest.MonkeyPatch, is_next: bool, before: Sequence[str | None], behind: Sequence[str | None] = ()
+) -> tuple[bool, float]:
+    """One look of a batch's sensor, and in how many seconds it looks again, the group and the states in which the
+    `publish` of the batches before and behind it is being as given."""
     monkeypatch.setattr(replay, "resources", lambda: nullcontext(SimpleNamespace(clients=None, ledger=None)))
     monkeypatch.setattr(replay, "batch_of", lambda manifest: BATCH)
     monkeypatch.setattr(turns, "is_next", lambda clients, ledger, batch: is_next)
-    turn: Any = DAG.get_task("window.turn")
-    asked = SimpleNamespace(get_task_states=lambda **which: {which["run_ids"][0]: states})
-    turn.batch = BATCH.to_manifest()
-    return bool(turn.poke({"ti": asked, "run_id": "run"}))
+    turn = replay.Turn(task_id="turn", batch=BATCH.to_manifest())
+    publishes = enumerate([*before, None, *behind])
+    states = {f"window.batch.publish_{index}": state for index, state in publishes}
+    ti = SimpleNamespace(map_index=len(before), get_task_states=lambda **which: {which["run_ids"][0]: states})
+    return turn.poke({"ti": ti, "run_id": "run"}), turn.poke_interval
 
 
 def context(**values: Any) -> dict[str, Any]:

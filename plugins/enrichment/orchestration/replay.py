@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 SETTINGS = load_room(ReplaySettings)
 WINDOW = "window"  # the task group around each batch
+PUBLISH = f"{WINDOW}.batch.publish"
+# A batch takes longer through its tasks.
+LOOK_AGAIN = timedelta(seconds=4)
+# A scheduler that hears of the end of one look only when it has already queued the next takes that for a task that was
+# killed: a loaded machine would use up the tries of a task that waits. What waiting cannot mend fails at once.
+TURN_ARGS: dict[str, Any] = {"retries": 1000, "retry_exponential_backoff": 0}
 REPLAY_ARGS: dict[str, Any] = {**DEFAULT_ARGS, "pool": SETTINGS.pool}
 # Counting and comparing read the log from the window to its end.
 READING_TIMEOUT = timedelta(hours=1)
@@ -142,17 +148,20 @@ def purpose_of(settings: Settings) -> Purpose:
 class Turn(BaseSensorOperator):
     """Wait until the batches before this one in its lane are published, so that messages keep their order.
 
-    It holds no slot while it waits, and fails when one of those batches has failed.
+    It holds no slot while it waits, and fails when a batch before it has failed.
     """
 
     template_fields = ("batch",)
 
     def __init__(self, *, batch: Manifest, **kwargs: Any) -> None:
-        super().__init__(mode="reschedule", poke_interval=2, timeout=12 * 3600, **kwargs)
+        super().__init__(mode="reschedule", timeout=12 * 3600, **kwargs)
         self.batch = batch
 
     def poke(self, context: Any) -> bool:
-        """Check whether the window's group has reached this batch and, if not, whether an earlier one still runs."""
+        """Check whether the window's group has reached this batch and, if not, whether an earlier one still runs.
+
+        Looks again the later the more batches are before it: each look costs the start of a task.
+        """
         from enrichment.errors import ReplayRefused
         from enrichment.replay import turns
 
@@ -160,19 +169,20 @@ class Turn(BaseSensorOperator):
         with resources() as r:
             if turns.is_next(r.clients, r.ledger, claimed):
                 return True
-        ended = context["ti"].get_task_states(
-            dag_id=self.dag_id, task_ids=[f"{WINDOW}.batch.publish"], run_ids=[context["run_id"]]
-        )
-        states = {state for run in ended.values() for state in run.values()}
-        if states & {"failed", "upstream_failed"}:
+        ti, run_id = context["ti"], context["run_id"]
+        states = ti.get_task_states(dag_id=self.dag_id, task_ids=[PUBLISH], run_ids=[run_id]).get(run_id, {})
+        before = [states.get(f"{PUBLISH}_{index}") for index in range(ti.map_index)]
+        if {"failed", "upstream_failed"} & set(before):
             raise ReplayRefused("a batch before this one failed: fix that, then clear this run")
+        waiting = sum(state != "success" for state in before)
+        self.poke_interval = LOOK_AGAIN.total_seconds() * min(max(waiting, 1), 60)
         return False
 
 
 @task_group(group_id=WINDOW)
 def replay_batch(batch: Manifest) -> None:
     """One batch, in its turn: the same tasks as in live draining."""
-    turn = Turn(task_id="turn", batch=batch, map_index_template=BATCH_LABEL, doc_md=Turn.__doc__)
+    turn = Turn(task_id="turn", batch=batch, map_index_template=BATCH_LABEL, doc_md=Turn.__doc__, **TURN_ARGS)
     turn >> enrich_batch(batch)
 
 
