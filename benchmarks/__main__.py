@@ -20,6 +20,7 @@ from benchmarks import report
 from benchmarks.alone import alone, measure_loop
 from benchmarks.backlog import Seen, fill, multiply
 from benchmarks.freshness import measure_freshness
+from benchmarks.growth import measure_growth
 from benchmarks.hits import hit_rates
 from benchmarks.hops import measure_hops
 from benchmarks.loop import PEERS
@@ -35,8 +36,8 @@ from enrichment.settings import Settings
 from include.local.errors import StackError
 from include.local.steps import Steps
 
-PARTS = ("passthrough", "pipeline", "peers", "dag", "catch-up", "hits", "hops", "freshness")
-WITHOUT_BACKLOG = ("hops", "freshness")  # these bring their own messages
+PARTS = ("passthrough", "pipeline", "peers", "dag", "catch-up", "hits", "hops", "freshness", "growth")
+WITHOUT_BACKLOG = ("hops", "freshness", "growth")  # these bring their own messages
 CATCH_UP_TIMES = 4  # as large as the backlog is what nobody triggers for
 
 
@@ -89,6 +90,8 @@ def _measure(chosen: argparse.Namespace, environ: Mapping[str, str], steps: Step
         results.hops = measure_hops(environ, chosen.repeat, steps, console)
     if "freshness" in chosen.only:
         results.freshness = measure_freshness(environ, chosen.minutes, steps, console)
+    if "growth" in chosen.only:
+        results.growth = measure_growth(environ, steps, console)
     return results
 
 

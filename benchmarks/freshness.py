@@ -20,8 +20,10 @@ from confluent_kafka import Consumer, TopicPartition
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.database import DatabaseState, database_state, database_summary
 from benchmarks.scheduler import await_dag
 from benchmarks.stand import whole_stack
+from enrichment import sql
 from enrichment.settings import load
 from include.local.airflow_api import AirflowApi
 from include.local.generate import Options, messages
@@ -61,6 +63,7 @@ class Freshness:
     load: dict[str, float] = field(default_factory=dict)
     minutes: float = 0.0
     metadata: Metadata = field(default_factory=Metadata)  # what the load has added
+    databases: tuple[DatabaseState, DatabaseState] = (DatabaseState(), DatabaseState())  # before the load and after it
 
     def percentile(self, percent: float) -> float:
         """Of the seconds."""
@@ -83,10 +86,13 @@ def measure_freshness(environ: Mapping[str, str], minutes: float, steps: Steps, 
             idle = _minus(processor_time(local), before)
             found.idle_minute = {name: seconds * 60 / IDLE_SECONDS for name, seconds in idle.items()}
         with steps.step(f"{RATE:,} messages/s for {minutes:g} min"), _watched(stack, found) as seen:
+            _know_requests(stack, count)
             before, held, started = processor_time(local), _metadata(stack), time.monotonic()
+            unloaded = database_state(stack.stacklens_dsn)
             _send(stack, count)
             _await(seen, count)
             found.metadata = Metadata(*(now - then for now, then in zip(_metadata(stack), held, strict=True)))
+            found.databases = unloaded, database_state(stack.stacklens_dsn)
             used, took = _minus(processor_time(local), before), (time.monotonic() - started) / 60
             found.load = {name: seconds - found.idle_minute[name] * took for name, seconds in used.items()}
     console.print(f"  {len(found.seconds):,} messages: p50 {found.percentile(50)} s, p99 {found.percentile(99)} s")
@@ -133,8 +139,21 @@ def _metadata(stack: Stack) -> Metadata:
     return Metadata(*map(int, found))
 
 
+def _requests(count: int) -> int:
+    """More requests than so many messages name: in real traffic none comes again."""
+    return max(Options().requests, count // 2)
+
+
+def _know_requests(stack: Stack, count: int) -> None:
+    """Add the business data of those requests."""
+    with psycopg.connect(stack.stacklens_dsn) as connection:
+        connection.execute("SELECT set_config('demo.requests', %s, false)", [str(_requests(count))])
+        connection.execute(sql.load("demo/business").encode())
+
+
 def _send(stack: Stack, count: int) -> None:
-    now = (record._replace(timestamp_ms=NOW) for record in messages(Options(count=count)))
+    options = Options(count=count, requests=_requests(count))
+    now = (record._replace(timestamp_ms=NOW) for record in messages(options))
     produce(now, stack.bootstrap_servers, load().kafka.input_topic, rate=RATE)
 
 
@@ -187,6 +206,7 @@ def freshness_summary(found: Freshness) -> dict[str, Any]:
         "metadata_rows_per_run": round(found.metadata.rows / max(1, runs), 1),
         "metadata_kb_per_run": round(found.metadata.size / 1024 / max(1, runs), 1),
         "idle_minute_processor_s": {name: round(s, 2) for name, s in found.idle_minute.items()},
+        "database": database_summary(*found.databases, found.minutes),
         "load_processor_us_per_message": {name: round(1e6 * s / count, 1) for name, s in found.load.items()},
     }
 

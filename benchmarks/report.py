@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,7 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cores import Used
-from benchmarks.freshness import RATE, Freshness, freshness_summary, freshness_table
+from benchmarks.database import database_table
+from benchmarks.freshness import Freshness, freshness_summary, freshness_table
+from benchmarks.goals import goals
+from benchmarks.growth import Grown, growth_summary, growth_table
 from benchmarks.hops import TimedRun, hop_summary, hop_tables
 from benchmarks.scheduler import Drained
 from benchmarks.stages import Pass
@@ -30,11 +33,6 @@ from include.local.config import ROOT
 
 LATEST = ROOT / "benchmarks" / "results" / "latest.json"
 LIBRARIES = ("apache-airflow", "confluent-kafka", "msgspec", "numba", "numpy", "orjson", "pandas", "pyarrow")
-PEAK_MB = 400
-FIRST_SECONDS = 5
-FRESHNESS_GOALS = {"p50": 2, "p99": 5}
-IDLE_SECONDS = 15  # of processor time
-HOP_GOALS = {"0": 0.6, "1000": 1.5, "10000": 2.0}  # seconds from the trigger to the commit
 
 
 @dataclass
@@ -56,6 +54,7 @@ class Results:
     hits: dict[str, Any] = field(default_factory=dict)
     hops: list[TimedRun] = field(default_factory=list)
     freshness: Freshness | None = None
+    growth: list[Grown] = field(default_factory=list)
 
     def rate(self, seconds: Sequence[float]) -> float | None:
         """Messages a second: the median; None when it was not measured."""
@@ -114,6 +113,7 @@ def summary(results: Results) -> dict[str, Any]:
         "freshness_p50_s": None,
         "freshness_p99_s": None,
         **(freshness_summary(results.freshness) if results.freshness else {}),
+        "growth": growth_summary(results.growth),
         "hit_rate_allowed": results.hits.get("allowed"),
         "hit_rate_data": results.hits.get("data"),
         "messages": results.messages,
@@ -168,8 +168,9 @@ def write(found: Mapping[str, Any]) -> Path:
 def show(found: Mapping[str, Any], console: Console) -> None:
     """Print the figures, and whether the goals are met."""
     hops = hop_tables(found["hops"]) if found["hops"] else []
-    fresh = [freshness_table(found)] if found["freshness_p50_s"] else []
-    tables = (_rates(found), _stages(found), _processor_time(found), _hits(found), *hops, *fresh, _goals(found))
+    fresh = [freshness_table(found), database_table(found["database"])] if found["freshness_p50_s"] else []
+    grown = growth_table(found["growth"])
+    tables = (_rates(found), _stages(found), _processor_time(found), _hits(found), *hops, *fresh, grown, _goals(found))
     for table in tables:
         if table.row_count:
             console.print(table)
@@ -238,63 +239,3 @@ def _goals(found: Mapping[str, Any]) -> Table:
     for goal, measured, met in goals(found):
         table.add_row(goal, measured, "[green]yes[/]" if met else "[red]no[/]")
     return table
-
-
-def goals(found: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
-    """The goals of which all figures were measured: what is to be, what is, and whether it is met."""
-    return [*_rate_goals(found), *_memory_goals(found), *_time_goals(found), *_hit_goals(found)]
-
-
-Goals = Iterator[tuple[str, str, bool]]
-
-
-def _rate_goals(found: Mapping[str, Any]) -> Goals:
-    ceiling, warm = found["passthrough_msgs_per_s"], found["pipeline_warm_msgs_per_s"]
-    for state, share in (("warm", 0.5), ("cold", 0.35)):
-        rate = found[f"pipeline_{state}_msgs_per_s"]
-        if rate and ceiling:
-            yield f"{state} at least {share} of pass-through", f"{rate / ceiling:.2f}", rate >= share * ceiling
-    if not warm:
-        return
-    for name, loop in found["peers"].items():
-        yield f"warm at least twice {name}", f"{warm / loop:.2f}", warm >= 2 * loop
-    by_defaults = (d["msgs_per_s"] for d in found["dag_drain_by_settings"] if not d["settings"])
-    through = {
-        "best of the scheduler": (0.7, found["dag_drain_msgs_per_s"]),
-        "scheduler with defaults": (0.6, next(by_defaults, None)),
-        "nobody triggers": (0.6, found["dag_catch_up_msgs_per_s"]),
-    }
-    for name, (share, rate) in through.items():
-        if rate:
-            yield f"{name} at least {share} of warm", f"{rate / warm:.2f}", rate >= share * warm
-
-
-def _memory_goals(found: Mapping[str, Any]) -> Goals:
-    largest = max(found["peak_rss_mb"].values(), default=0)
-    if largest:
-        yield f"no task above {PEAK_MB} MB", f"{largest} MB", largest <= PEAK_MB
-
-
-def _time_goals(found: Mapping[str, Any]) -> Goals:
-    hops = found["hops"]
-    for size, seconds in HOP_GOALS.items() if hops else ():
-        took = hops[size]["to_commit_s"]
-        yield f"{int(size):,} messages within {seconds} s of the trigger", f"{took} s", took <= seconds
-    if hops:
-        slowest = hops["first_run_slowest_task_s"]
-        yield f"no task of the first run above {FIRST_SECONDS} s", f"{slowest} s", slowest <= FIRST_SECONDS
-    if found["freshness_p50_s"] is not None:
-        for name, seconds in FRESHNESS_GOALS.items():
-            took = found[f"freshness_{name}_s"]
-            yield f"{name} within {seconds} s at {RATE:,} messages/s", f"{took} s", took <= seconds
-        idle = sum(found["idle_minute_processor_s"].values())
-        yield f"an idle minute costs at most {IDLE_SECONDS} s", f"{idle:.1f} s", idle <= IDLE_SECONDS
-
-
-def _hit_goals(found: Mapping[str, Any]) -> Goals:
-    if found["hit_rate_data"]:
-        cold, allowed, warm = (found[f"hit_rate_{name}"] for name in ("cold", "allowed", "warm"))
-        gap = max(abs(allowed[name] - cold[name]) for name in REGISTRY.by_name)
-        yield "cold hits within 1 point of the data's", f"{100 * gap:.2f} points", gap <= 0.01
-        lowest = min(warm[name] for name in REGISTRY.by_name)
-        yield "warm hits at least 95 %", f"{lowest:.1%}", lowest >= 0.95

@@ -8,6 +8,7 @@ without this.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import logging
@@ -43,6 +44,9 @@ MODULES = (
 # Where frames are staged on S3, and the packages of requirements-s3.txt are there: most of what its client needs.
 S3_MODULES = ("airflow.providers.amazon.aws.fs.s3", "aiobotocore.session", "s3fs")
 STAGED_ON_S3 = os.environ.get("ENRICHMENT_STAGING_URL", "").startswith("s3") and importlib.util.find_spec("s3fs")
+
+M_MMAP_THRESHOLD = -3  # glibc's <malloc.h>
+LARGE_BLOCK = 4 * 1024**2  # what a task holds of messages at once (KAFKA_CHUNK_BYTES)
 
 OURS = "enrichment"
 # Programs (`python -m`), and what needs packages that tasks do not.
@@ -86,6 +90,9 @@ if not {"scheduler", "worker"}.isdisjoint(sys.argv):
         importlib.import_module(_module)
     # Arrow's own allocator keeps memory that it has had once, which counts as the task's.
     sys.modules["pyarrow"].set_memory_pool(sys.modules["pyarrow"].system_memory_pool())
+    # The C library keeps blocks of up to 32 MB for later once it had one: with large messages hundreds of megabytes.
+    if hasattr(_libc := ctypes.CDLL(None), "mallopt"):
+        _libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
     # Numba gets itself ready with the first function that it compiles.
     sys.modules["numba"].njit("int64(int64)")(lambda number: number)
     _import_ours()

@@ -10,9 +10,10 @@ SELECT pg_advisory_xact_lock(hashtext('stacklens-schema'));
 
 
 -- Caches --------------------------------------------------------------------------------------------------------------
--- Keys compare as bytes (COLLATE "C"): nobody sorts them by language, and look-ups are faster.
+-- Not logged: a crash of the server empties them (docs/decisions/0016). Keys compare as bytes (COLLATE "C"): nobody sorts them by
+-- language, and look-ups are faster.
 
-CREATE TABLE IF NOT EXISTS geo_ip_cache (
+CREATE UNLOGGED TABLE IF NOT EXISTS geo_ip_cache (
     ip_address   text COLLATE "C" PRIMARY KEY,
     state        text NOT NULL,
     reason       text,
@@ -37,7 +38,7 @@ COMMENT ON COLUMN geo_ip_cache.version IS 'Build of the geo database; rows of an
 COMMENT ON COLUMN geo_ip_cache.expires_at IS 'Afterwards the row may be served only while the source is down, as stale.';
 COMMENT ON COLUMN geo_ip_cache.last_used_at IS 'When a batch last took it from here, to CACHE_TOUCH_AFTER_HOURS; renewing it is no use.';
 
-CREATE TABLE IF NOT EXISTS user_profile_cache (
+CREATE UNLOGGED TABLE IF NOT EXISTS user_profile_cache (
     user_id           text COLLATE "C" PRIMARY KEY,
     state             text NOT NULL,
     reason            text,
@@ -56,7 +57,7 @@ COMMENT ON TABLE user_profile_cache IS 'User id to profile, as the user service 
 COMMENT ON COLUMN user_profile_cache.expires_at IS 'Afterwards the row may be served only while the source is down, as stale.';
 COMMENT ON COLUMN user_profile_cache.last_used_at IS 'When a batch last took it from here, to CACHE_TOUCH_AFTER_HOURS; renewing it is no use.';
 
-CREATE TABLE IF NOT EXISTS business_context_cache (
+CREATE UNLOGGED TABLE IF NOT EXISTS business_context_cache (
     request_id       text COLLATE "C" PRIMARY KEY,
     state            text NOT NULL,
     reason           text,
@@ -105,7 +106,7 @@ VALUES
     ('business', 'business_context_cache', 'request_id', 2)
 ON CONFLICT (cache) DO NOTHING;
 
-CREATE TABLE IF NOT EXISTS business_risks (
+CREATE UNLOGGED TABLE IF NOT EXISTS business_risks (
     request_id       text COLLATE "C" PRIMARY KEY,
     risk_score       double precision,
     risk_level       text,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -49,15 +49,15 @@ class Resources:
         self._staging_root = staging_root
         self._clock = clock
         self._opened: dict[str, OpenEnricher] = {}
-        self._open = ExitStack()
         self._connections = Connections(postgres_parameters, settings.postgres)
-        self._open.callback(self._connections.close)
+        self._enriching = ExitStack()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._open.close()
+        with closing(self._connections):
+            self.close_enrichers()
 
     @cached_property
     def clients(self) -> Clients:
@@ -106,6 +106,12 @@ class Resources:
             self._opened[declaration.name] = self.enrichers.open(declaration)
         return self._opened[declaration.name]
 
+    def close_enrichers(self) -> None:
+        """Write what is still to be written to the caches, and close all that enrichments have opened: memory caches,
+        databases, connections. An enrichment that is asked for again is opened anew."""
+        self._opened.clear()
+        self._enriching.close()
+
     def query_connection(self, timeout_sec: float) -> Connection:
         """A new read-only connection with a time limit for each statement."""
         return self._connections.for_query(timeout_sec)
@@ -126,8 +132,8 @@ class Resources:
         return storage
 
     def at_end(self, close: Callable[[], None]) -> None:
-        """Have this called when the block ends, the last one first."""
-        self._open.callback(close)
+        """Have this called when the enrichments are closed, the last one first."""
+        self._enriching.callback(close)
 
     def _check_lanes(self, batch: Batch) -> None:
         """Only live draining has the number of lanes of the settings: a replay's was fixed by its plan."""

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
+import psycopg
 import pytest
 from airflow.sdk import Context
 from airflow.sdk.execution_time.context import OutletEventAccessors, set_current_context
@@ -133,6 +134,35 @@ def test_batches_share_their_connections(pipeline: Pipeline, monkeypatch: pytest
     claim(pipeline, monkeypatch)
     assert states(pipeline) == [JobState.PUBLISHED] * 4
     assert 0 < len(opened) <= 2 * len(ENRICHERS) + 1
+
+
+@pytest.mark.parametrize(("chunk_size", "is_closed"), [("4", True), ("16", False)])
+def test_large_batch_keeps_nothing_open(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, chunk_size: str, is_closed: bool
+) -> None:
+    """What an enrichment has opened is closed before the next stage, where the batch is more than a chunk."""
+    opened: list[psycopg.Connection[Any]] = []
+    connect, publish = Connections.for_cache, stages.publish_batch
+    found: list[bool] = []
+
+    def noted(connections: Connections) -> psycopg.Connection[Any]:
+        opened.append(connect(connections))
+        return opened[-1]
+
+    def looked_at(*args: Any, **kwargs: Any) -> Any:
+        found.extend(connection.closed for connection in opened)
+        return publish(*args, **kwargs)
+
+    monkeypatch.setattr(Connections, "for_cache", noted)
+    monkeypatch.setattr(stages, "publish_batch", looked_at)
+    monkeypatch.setenv("KAFKA_CHUNK_SIZE", chunk_size)
+    pipeline.produce([message(n) for n in range(16)])
+    claim(pipeline, monkeypatch)
+    assert states(pipeline) == [JobState.PUBLISHED]
+    assert found
+    assert set(found) == {is_closed}
+    assert all(connection.closed for connection in opened)
+    assert pipeline.check().ok
 
 
 def test_outage_is_held_by_the_tasks(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
--- The table of a declared cache. Keys compare as bytes (COLLATE "C"): nobody sorts them by language, and look-ups are faster.
-CREATE TABLE {table} (
+-- The table of a declared cache, not logged: a crash of the server empties it (docs/decisions/0016). Keys compare as bytes
+-- (COLLATE "C"): nobody sorts them by language, and look-ups are faster.
+CREATE UNLOGGED TABLE {table} (
     {key} text COLLATE "C" PRIMARY KEY,
     state text NOT NULL,
     reason text,

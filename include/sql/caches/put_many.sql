@@ -1,5 +1,5 @@
 -- Keep what a source said about these keys.
--- `rows` is a JSON array of objects. `used_at` is null where that is no use of them: the last one is kept then.
+-- Each column is given as a JSON array. `used_at` is null where that is no use of them: the last one is kept then.
 -- In key order, so that two tasks that write the same keys wait for each other instead of deadlocking.
 INSERT INTO {table} AS cached (
     {key},
@@ -18,16 +18,11 @@ SELECT
     given.version,
     {given_columns},
     to_timestamp(%(fetched_at)s),
-    to_timestamp(given.expires_at),
+    to_timestamp(given.expires_at::double precision),
     to_timestamp(coalesce(%(used_at)s, %(fetched_at)s))
-FROM json_to_recordset(%(rows)s::json) AS given (
-    key text,
-    state text,
-    reason text,
-    version text,
-    expires_at double precision,
-    {definitions}
-)
+FROM ROWS FROM (
+    {given}
+) AS given ({given_names})
 ORDER BY given.key COLLATE "C"
 ON CONFLICT ({key}) DO UPDATE SET
     state = EXCLUDED.state,

@@ -52,6 +52,10 @@ class Workplace(StageRecords, Protocol):
         """A declared enrichment, opened."""
         ...
 
+    def close_enrichers(self) -> None:
+        """Close all that enrichments have opened."""
+        ...
+
 
 class LookedUp(msgspec.Struct, frozen=True):
     """How an enrichment answered the messages of a batch: counts, seconds, the outage of its source, if any, and the

@@ -57,7 +57,6 @@ class PostgresLayer:
         self._reader, self._writer = KeptConnection(connect), KeptConnection(connect)
         self._reading, self._writing = Pause(pause_seconds), Pause(pause_seconds)
         self._table = table
-        self._row = _row_type(table.values)
         self._clock = clock
         self._version = version
         self._grace = stale_grace_seconds
@@ -107,10 +106,12 @@ class PostgresLayer:
         self._put(entries, used_at=None)
 
     def _put(self, entries: Mapping[str, Entry], used_at: float | None) -> None:
-        keys = storable_keys([key for key, e in entries.items() if e.state is not State.FAILED and not e.stale])
-        rows = [self._row_of(key, entries[key]) for key in keys]
-        if rows:
-            self._execute("put_many", {"rows": rows_as_json(rows), "fetched_at": self._clock(), "used_at": used_at})
+        kept = {key: e for key, e in entries.items() if e.state is not State.FAILED and not e.stale}
+        keys = storable_keys(list(kept))
+        if keys:
+            columns = columns_as_json(_columns_of(keys, [kept[key] for key in keys], self._table.values))
+            given = dict(zip(self._table.given, columns, strict=True))
+            self._execute("put_many", {**given, "fetched_at": self._clock(), "used_at": used_at})
 
     def _touch(self, keys: Sequence[str], now: float) -> None:
         """Update the last use of these keys. An error of the database costs only that: the answers are there."""
@@ -123,10 +124,6 @@ class PostgresLayer:
         """Close the connections, if there are any."""
         self._reader.close()
         self._writer.close()
-
-    def _row_of(self, key: str, entry: Entry) -> msgspec.Struct:
-        value = () if entry.value is None else msgspec.structs.astuple(entry.value)
-        return self._row(key, entry.state, entry.reason, entry.version, entry.expires_at, *value)
 
     def _execute(self, statement: str, parameters: Mapping[str, Any]) -> list[bytes | None]:
         """The values of the one row that a statement returns, in binary; empty without a row."""
@@ -148,11 +145,12 @@ class PostgresLayer:
             raise LayerUnavailable(f"{self._table.table}: {error}") from error
 
 
-def _row_type(struct: type[msgspec.Struct]) -> type[msgspec.Struct]:
-    """The JSON form of a row of `put_many`: names that the statement knows, null fields left out."""
-    values = [(field.name, Any, None) for field in msgspec.structs.fields(struct)]
-    head = [("key", str), ("state", str), ("reason", Any), ("version", str), ("expires_at", float)]
-    return msgspec.defstruct(f"{struct.__name__}Row", [*head, *values], omit_defaults=True, gc=False)
+def _columns_of(keys: Sequence[str], entries: Sequence[Entry], struct: type[msgspec.Struct]) -> list[Sequence[Any]]:
+    """What `put_many` is given, column by column, in the order of `CacheTable.given`."""
+    nothing = (None,) * len(struct.__struct_fields__)
+    values = [nothing if entry.value is None else msgspec.structs.astuple(entry.value) for entry in entries]
+    head = [(entry.state, entry.reason, entry.version, entry.expires_at) for entry in entries]
+    return [keys, *zip(*head, strict=True), *zip(*values, strict=True)]
 
 
 def storable_keys(keys: Sequence[str]) -> Sequence[str]:
@@ -168,15 +166,17 @@ def as_json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def rows_as_json(rows: Sequence[msgspec.Struct]) -> str:
-    """Rows as one parameter, without those whose text a table cannot hold: sources may answer anything."""
+def columns_as_json(columns: Sequence[Sequence[Any]]) -> list[str]:
+    """Columns as long as each other as a parameter each, without the rows whose text a table cannot hold: sources may
+    answer anything. PostgreSQL takes columns apart in half the time of an array of objects."""
     try:
-        text = as_json(rows)
+        texts = [as_json(column) for column in columns]
     except UnicodeEncodeError:
-        text = ESCAPED_NUL
-    if ESCAPED_NUL not in text:
-        return text
-    return as_json([row for row in rows if not any(map(_is_unstorable, msgspec.structs.astuple(row)))])
+        texts = [ESCAPED_NUL]
+    if not any(ESCAPED_NUL in text for text in texts):
+        return texts
+    rows = [row for row in zip(*columns, strict=True) if not any(map(_is_unstorable, row))]
+    return [as_json(column) for column in zip(*rows, strict=True)] if rows else ["[]"] * len(columns)
 
 
 def _is_unstorable(value: Any) -> bool:

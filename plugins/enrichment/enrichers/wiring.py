@@ -63,7 +63,7 @@ class Site(Protocol):
         ...
 
     def at_end(self, close: Callable[[], None]) -> None:
-        """Have this called when the task ends."""
+        """Have this called when the enrichment is closed, at the end of the task at the latest."""
         ...
 
 

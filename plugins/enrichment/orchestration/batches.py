@@ -129,15 +129,12 @@ def enrich_at_once(r: Resources, batch: Batch, outlet_events: Any) -> bool:
     Six tasks cost three seconds beside their stages. Where a stage fails, the batch is left to the tasks: they do
     again what was done, and have their retries and policies.
     """
-    from enrichment.batches import stages
+    from enrichment.batches.at_once import run_at_once
     from enrichment.orchestration.purposes import kind_of
 
     try:
-        run_stages(
-            batch,
-            lambda claimed: stages.drain_batch(r, kind_of(claimed), claimed),
-            lambda drained, declaration, _earlier: stages.look_up(r, declaration, drained.batch),
-            lambda drained, lookups: publish_and_tell(r, drained, lookups, outlet_events),
+        run_at_once(
+            r, kind_of(batch), batch, lambda drained, lookups: publish_and_tell(r, drained, lookups, outlet_events)
         )
         r.staging.remove(batch.batch_id)
     except Exception:

@@ -41,7 +41,7 @@ class KafkaSettings(BaseSettings):
         50_000, description="messages at most whose keys and answers a task holds"
     )
     chunk_bytes: Annotated[int, Field(gt=0, le=1024**3)] = Field(
-        16 * 1024**2, description="bytes of messages at most that a task holds"
+        4 * 1024**2, description="bytes of messages at most that a task holds at once"
     )
     max_message_bytes: Annotated[int, Field(ge=1_000, le=1_000_000_000)] = Field(
         2 * 1024**2, description="largest message that is published; the topics must allow it (max.message.bytes)"

@@ -342,6 +342,23 @@ def test_writers_do_not_deadlock_when_they_write_the_same_keys_in_opposite_order
     assert failures == []
 
 
+def test_record_risk_takes_any_names(postgres_connection: Connection) -> None:
+    """Indicators are written as PostgreSQL writes arrays: what means something there is a name like any other."""
+    names = [["a,b", 'a "quoted" one', "back\\slash", "NULL", "{}", "", " "], None, [], ["Größe", "'"]]
+    requests = [f"odd-{number}" for number in range(len(names))]
+    record_risk(postgres_connection, requests, [0.5] * 4, ["low"] * 4, names)
+    found = postgres_connection.execute("SELECT fraud_indicators FROM business_risks ORDER BY request_id").fetchall()
+    assert [row[0] for row in found] == names
+
+
+def test_record_risk_leaves_out_what_no_table_holds(postgres_connection: Connection) -> None:
+    """A request or a name that is no text to PostgreSQL costs its own row only."""
+    requests = ["with a \0", "\ud800", "named", "plain"]
+    record_risk(postgres_connection, requests, [0.5] * 4, ["low"] * 4, [[], [], ["\0"], ["new-account"]])
+    assert postgres_connection.execute("SELECT request_id FROM business_risks").fetchall() == [("plain",)]
+    assert record_risk(postgres_connection, ["\ud800"], [0.5], ["low"], [[]]) == 0
+
+
 def test_record_risk_writes_only_rows_that_differ(postgres_connection: Connection) -> None:
     """What is unchanged is not written again, nor is its row locked; a request that no table can hold is left out."""
     requests = ["req-0", "req-1", "req-2", "odd\0"]

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
-import msgspec
 import psycopg
+from psycopg.adapt import PyFormat, Transformer
 
 from enrichment import sql
 from enrichment.caches.behind import OneBehind
-from enrichment.caches.postgres import rows_as_json, storable_keys
-from enrichment.databases import KeptConnection, Pause
+from enrichment.caches.postgres import columns_as_json, storable_keys
+from enrichment.databases import KeptConnection, Pause, can_be_text
 
 log = logging.getLogger(__name__)
-
-
-class RiskRow(msgspec.Struct, frozen=True, gc=False):
-    """A row of `business_risks/put_many.sql`."""
-
-    request_id: str
-    risk_score: float | None
-    risk_level: str | None
-    fraud_indicators: Sequence[str] | None
 
 
 class RiskTable:
@@ -72,5 +64,18 @@ def record_risk(
 
 def _record(connection: psycopg.Connection[Any], risks: Sequence[Sequence[Any]]) -> int:
     known = set(storable_keys(risks[0]))
-    rows = [RiskRow(*risk) for risk in zip(*risks, strict=True) if risk[0] in known]
-    return connection.execute(sql.load("business_risks/put_many"), {"rows": rows_as_json(rows)}).rowcount
+    rows = [row for row in zip(*risks, strict=True) if row[0] in known and all(map(can_be_text, row[3] or ()))]
+    if not rows:
+        return 0
+    *columns, indicators = zip(*rows, strict=True)
+    texts = [names if names is None else _array_text(tuple(names)) for names in indicators]
+    given = columns_as_json([*columns, texts])
+    parameters = dict(zip(("request_ids", "scores", "levels", "indicators"), given, strict=True))
+    return connection.execute(sql.load("business_risks/put_many"), parameters).rowcount
+
+
+@lru_cache(maxsize=10_000)
+def _array_text(names: tuple[str, ...]) -> str:
+    """What PostgreSQL writes for an array of text."""
+    given = list(names)
+    return bytes(Transformer().get_dumper(given, PyFormat.TEXT).dump(given) or b"").decode()

@@ -108,12 +108,10 @@ def risks_of(events: pd.DataFrame, scored: Enrichment) -> RequestRisks:
     codes, first = np.unique(requests.codes.to_numpy(), return_index=True)
     combination = scored.codes[first]
     is_new = scored.fetched[combination] & _is_answered(scored.values)[combination]
-    rows = scored.values.take(combination[is_new])
+    rows = pa.array(combination[is_new])
+    scores, levels, indicators = (pa.array(scored.values[name].array).take(rows) for name in arrow_types(Risk))
     return RequestRisks(
-        requests.categories.take(codes[is_new]).tolist(),
-        rows["business_risk_score"].tolist(),
-        rows["business_risk_level"].tolist(),
-        [list(names) for names in rows["business_fraud_indicators"]],
+        requests.categories.take(codes[is_new]).tolist(), scores.to_pylist(), levels.to_pylist(), indicators.to_pylist()
     )
 
 

@@ -1,0 +1,11 @@
+"""What a worker of the scheduler has imported before it forks a task. `benchmarks.growth` forks its own from this."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+from include.local.config import ROOT
+
+sys.argv = ["airflow", "scheduler"]  # by which the file tells who imports it
+KEPT = runpy.run_path(str(ROOT / "config" / "airflow_local_settings.py"))
