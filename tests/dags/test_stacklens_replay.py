@@ -149,7 +149,7 @@ def test_turn_looks_the_less_often_the_more_are_before_it(monkeypatch: pytest.Mo
 def test_turn_outlives_a_scheduler_that_is_late() -> None:
     """Airflow fails a try whose end it hears of after it has queued the next look: that must not end a replay."""
     turn: Any = DAG.get_task("window.turn")
-    assert (turn.retries, turn.retry_exponential_backoff) == (1000, 0)
+    assert turn.retries >= 1000
 
 
 def look(

@@ -1,6 +1,6 @@
 -- What a cache knows about these keys, expired rows within the grace included: the look-up judges them.
--- One row; an array for each of key, state, reason, version, expiry in epoch seconds, whether this use is to be noted, then
--- for the fields of the struct in its order. All are null where nothing is known.
+-- One row; an array for each of key, state, reason, version, expiry and fetch in epoch seconds, whether this use is to be noted,
+-- then for the fields of the struct in its order. All are null where nothing is known.
 -- Asked once per chunk for all distinct keys. `keys` is a JSON array; an empty `version` means any.
 SELECT
     array_agg({key}) AS {key},
@@ -8,6 +8,7 @@ SELECT
     array_agg(reason) AS reason,
     array_agg(version) AS version,
     array_agg(date_part('epoch', expires_at)) AS expires_at,
+    array_agg(date_part('epoch', fetched_at)) AS fetched_at,
     array_agg(last_used_at < to_timestamp(%(touched_before)s) AND expires_at > to_timestamp(%(now)s)) AS is_due,
     {aggregates}
 FROM {table}

@@ -1,4 +1,4 @@
--- Keep what a source said about these keys.
+-- Keep what a source said about these keys, or when they were last used: such rows are given as they were read.
 -- Each column is given as a JSON array. `used_at` is null where that is no use of them: the last one is kept then.
 -- In key order, so that two tasks that write the same keys wait for each other instead of deadlocking.
 INSERT INTO {table} AS cached (
@@ -17,9 +17,9 @@ SELECT
     given.reason,
     given.version,
     {given_columns},
-    to_timestamp(%(fetched_at)s),
+    to_timestamp(given.fetched_at::double precision),
     to_timestamp(given.expires_at::double precision),
-    to_timestamp(coalesce(%(used_at)s, %(fetched_at)s))
+    to_timestamp(coalesce(%(used_at)s, given.fetched_at::double precision))
 FROM ROWS FROM (
     {given}
 ) AS given ({given_names})

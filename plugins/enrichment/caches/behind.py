@@ -65,7 +65,8 @@ class WriteBehindTable:
     def put_many(self, entries: Mapping[str, Entry]) -> None:
         """Begin to write these entries. Raises `LayerUnavailable` where those before could not be written."""
         self._coming = {}
-        self._behind.run(lambda: self._table.put_many(entries))
+        used = self._table.take_used()
+        self._behind.run(lambda: self._table.put_many(entries, used))
         self._coming = entries
 
     def close(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import psycopg
@@ -24,6 +25,20 @@ log = logging.getLogger(__name__)
 MAX_KEY_BYTES = 2_000
 ESCAPED_NUL = r"\u0000"
 
+# By key what is to be written: an entry, and when the source was asked for it, in seconds since the epoch.
+Rows: TypeAlias = dict[str, tuple[Entry, float]]
+
+
+class Used(NamedTuple):
+    """Entries that were read, and when each was fetched."""
+
+    entries: Mapping[str, Entry] = MappingProxyType({})
+    fetched_at: Sequence[float] = ()
+
+    def rows(self) -> Rows:
+        """To write them again as they are."""
+        return dict(zip(self.entries, zip(self.entries.values(), self.fetched_at, strict=True), strict=True))
+
 
 class PostgresLayer:
     """A `CacheLayer` over a cache table; one statement to read any number of keys, one to write them.
@@ -32,8 +47,9 @@ class PostgresLayer:
     returned too, for the caller to judge. `connect` gives a connection, one to read and one to
     write, which is kept until it breaks; then another is opened. `clock` gives seconds since the epoch.
 
-    A row's last use (`last_used_at`, which eviction goes by) is updated when the recorded one is older than
-    `touch_after_seconds`: one more statement for a call that serves such rows.
+    A row's last use (`last_used_at`, which eviction goes by) is noted when the recorded one is older than
+    `touch_after_seconds`: with the entries that are put next, so that it takes no statement of its own. Where there are
+    none, the next reading or `close` does it.
 
     Raises `LayerUnavailable` for any error of the database. Where it does not answer in time, the table is not read
     (not written) again for `pause_seconds`, then twice as long: a task waits for a locked table once, not for each
@@ -61,14 +77,17 @@ class PostgresLayer:
         self._version = version
         self._grace = stale_grace_seconds
         self._touch_after = touch_after_seconds
+        self._used = Used()
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry]:
         """The entries of those keys that the table has, expired ones within the grace included."""
         known = storable_keys(keys)
         if not known:
             return {}
+        self._note_use(self._reader)
         now = self._clock()
         columns = self._execute(
+            self._reader,
             "get_many",
             {
                 "keys": as_json(known),
@@ -82,50 +101,63 @@ class PostgresLayer:
         if not arrays:  # aggregates of no rows
             return {}
         try:
-            entries, is_due = self._entries_of(arrays)
+            entries, self._used = self._entries_of(arrays)
         except ValueError as odd:
             raise LayerUnavailable(f"{self._table.table}: {odd}") from odd
-        if due := entries.column(KEY).filter(is_due).to_pylist():
-            self._touch(due, now)
         return entries
 
-    def _entries_of(self, arrays: Sequence[bytes]) -> tuple[Entries, pa.Array]:
-        """What `get_many.sql` returned, and the keys whose last use is to be updated."""
-        key, state, reason, version, expires_at, is_due, *fields = map(column_of, arrays)
+    def _entries_of(self, arrays: Sequence[bytes]) -> tuple[Entries, Used]:
+        """What `get_many.sql` returned, and what of it is to be noted as used."""
+        key, state, reason, version, expires_at, fetched_at, is_due, *fields = map(column_of, arrays)
         types = arrow_types(self._table.values)
         values = {name: field.cast(types[name]) for name, field in zip(types, fields, strict=True)}
         head = {KEY: key, STATE: state, REASON: reason, EXPIRES_AT: expires_at, VERSION: version}
-        return Entries(pa.table(head | {IS_STALE: pa.repeat(False, len(key))} | values), self._table.values), is_due
+        entries = Entries(pa.table(head | {IS_STALE: pa.repeat(False, len(key))} | values), self._table.values)
+        return entries, Used(entries.filter(is_due), fetched_at.filter(is_due).to_pylist())
 
-    def put_many(self, entries: Mapping[str, Entry]) -> None:
-        """Upsert these entries, in key order; those that failed or were served stale are left out."""
-        self._put(entries, used_at=self._clock())
+    def put_many(self, entries: Mapping[str, Entry], used: Used | None = None) -> None:
+        """Upsert these entries, in key order; those that failed or were served stale are left out. With them the last
+        use of what was read before is noted, or of what is given (`take_used`)."""
+        self._put(entries, self._clock(), self.take_used() if used is None else used)
 
     def renew_many(self, entries: Mapping[str, Entry]) -> None:
         """Put entries that no message asked for: their last use stays as it is."""
-        self._put(entries, used_at=None)
+        self._put(entries, None, Used())
 
-    def _put(self, entries: Mapping[str, Entry], used_at: float | None) -> None:
+    def take_used(self) -> Used:
+        """What was read last and is not noted as used yet, for a `put_many` in another thread."""
+        used, self._used = self._used, Used()
+        return used
+
+    def _put(self, entries: Mapping[str, Entry], used_at: float | None, used: Used) -> None:
         kept = {key: e for key, e in entries.items() if e.state is not State.FAILED and not e.stale}
-        keys = storable_keys(list(kept))
-        if keys:
-            columns = columns_as_json(_columns_of(keys, [kept[key] for key in keys], self._table.values))
-            given = dict(zip(self._table.given, columns, strict=True))
-            self._execute("put_many", {**given, "fetched_at": self._clock(), "used_at": used_at})
+        now = self._clock()
+        rows = used.rows() | {key: (kept[key], now) for key in storable_keys(list(kept))}
+        if rows:
+            self._write(self._writer, rows, used_at)
 
-    def _touch(self, keys: Sequence[str], now: float) -> None:
-        """Update the last use of these keys. An error of the database costs only that: the answers are there."""
-        try:
-            self._execute("touch", {"keys": as_json(keys), "used_at": now})
-        except LayerUnavailable as error:
-            log.warning("cache.use_not_noted table=%s keys=%d error=%s", self._table.table, len(keys), error)
+    def _note_use(self, connection: KeptConnection) -> None:
+        """Note the last use of what was read last, if nothing was put since. A failure costs only that: the answers are
+        there."""
+        if rows := self.take_used().rows():
+            try:
+                self._write(connection, rows, self._clock())
+            except LayerUnavailable as error:
+                log.warning("cache.use_not_noted table=%s keys=%d error=%s", self._table.table, len(rows), error)
+
+    def _write(self, connection: KeptConnection, rows: Rows, used_at: float | None) -> None:
+        columns = columns_as_json(_columns_of(rows, self._table.values))
+        self._execute(
+            connection, "put_many", {**dict(zip(self._table.given, columns, strict=True)), "used_at": used_at}
+        )
 
     def close(self) -> None:
-        """Close the connections, if there are any."""
+        """Write the last use of what was read last, and close the connections, if there are any."""
+        self._note_use(self._writer)
         self._reader.close()
         self._writer.close()
 
-    def _execute(self, statement: str, parameters: Mapping[str, Any]) -> list[bytes | None]:
+    def _execute(self, connection: KeptConnection, statement: str, parameters: Mapping[str, Any]) -> list[bytes | None]:
         """The values of the one row that a statement returns, in binary; empty without a row."""
         pause = self._reading if statement == "get_many" else self._writing
         if pause.seconds_left:
@@ -133,24 +165,24 @@ class PostgresLayer:
             raise LayerUnavailable(f"{self._table.table}: {waits}")
         text = self._table.statement(statement)
 
-        def work(connection: psycopg.Connection[Any]) -> list[bytes | None]:
-            with connection.cursor(binary=True) as cursor:
+        def work(opened: psycopg.Connection[Any]) -> list[bytes | None]:
+            with opened.cursor(binary=True) as cursor:
                 result = cursor.execute(text, parameters).pgresult
                 return [result.get_value(0, column) for column in range(result.nfields)] if result else []
 
         try:
             with pause.watch():
-                return (self._writer if statement == "put_many" else self._reader).run(work)
+                return connection.run(work)
         except psycopg.Error as error:
             raise LayerUnavailable(f"{self._table.table}: {error}") from error
 
 
-def _columns_of(keys: Sequence[str], entries: Sequence[Entry], struct: type[msgspec.Struct]) -> list[Sequence[Any]]:
+def _columns_of(rows: Rows, struct: type[msgspec.Struct]) -> list[Sequence[Any]]:
     """What `put_many` is given, column by column, in the order of `CacheTable.given`."""
     nothing = (None,) * len(struct.__struct_fields__)
-    values = [nothing if entry.value is None else msgspec.structs.astuple(entry.value) for entry in entries]
-    head = [(entry.state, entry.reason, entry.version, entry.expires_at) for entry in entries]
-    return [keys, *zip(*head, strict=True), *zip(*values, strict=True)]
+    values = [nothing if e.value is None else msgspec.structs.astuple(e.value) for e, _ in rows.values()]
+    head = [(e.state, e.reason, e.version, e.expires_at, fetched_at) for e, fetched_at in rows.values()]
+    return [list(rows), *zip(*head, strict=True), *zip(*values, strict=True)]
 
 
 def storable_keys(keys: Sequence[str]) -> Sequence[str]:

@@ -27,7 +27,7 @@ PUBLISH = f"{WINDOW}.batch.publish"
 LOOK_AGAIN = timedelta(seconds=4)
 # A scheduler that hears of the end of one look only when it has already queued the next takes that for a task that was
 # killed: a loaded machine would use up the tries of a task that waits. What waiting cannot mend fails at once.
-TURN_ARGS: dict[str, Any] = {"retries": 1000, "retry_exponential_backoff": 0}
+TURN_RETRIES = 1000
 REPLAY_ARGS: dict[str, Any] = {**DEFAULT_ARGS, "pool": SETTINGS.pool}
 # Counting and comparing read the log from the window to its end.
 READING_TIMEOUT = timedelta(hours=1)
@@ -182,7 +182,7 @@ class Turn(BaseSensorOperator):
 @task_group(group_id=WINDOW)
 def replay_batch(batch: Manifest) -> None:
     """One batch, in its turn: the same tasks as in live draining."""
-    turn = Turn(task_id="turn", batch=batch, map_index_template=BATCH_LABEL, doc_md=Turn.__doc__, **TURN_ARGS)
+    turn = Turn(task_id="turn", batch=batch, map_index_template=BATCH_LABEL, doc_md=Turn.__doc__, retries=TURN_RETRIES)
     turn >> enrich_batch(batch)
 
 

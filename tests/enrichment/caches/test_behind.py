@@ -11,7 +11,7 @@ import pytest
 
 from enrichment.caches.base import Entry, State
 from enrichment.caches.behind import OneBehind, WriteBehindTable
-from enrichment.caches.postgres import PostgresLayer
+from enrichment.caches.postgres import PostgresLayer, Used
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.enrichers.tables import cache_table
 from enrichment.enrichers.testing import FixedClock
@@ -29,10 +29,10 @@ class Slow(PostgresLayer):
 
     allowed: threading.Event
 
-    def put_many(self, entries: Mapping[str, Entry]) -> None:
+    def put_many(self, entries: Mapping[str, Entry], used: Used | None = None) -> None:
         """See `PostgresLayer`."""
         assert self.allowed.wait(30)
-        super().put_many(entries)
+        super().put_many(entries, used)
 
 
 Make = Callable[..., tuple[WriteBehindTable, Slow]]

@@ -14,6 +14,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from enrichment.caches.base import Entry, State
+from enrichment.caches.behind import WriteBehindTable
 from enrichment.caches.postgres import PostgresLayer
 from enrichment.databases import Limits, connect
 from enrichment.enrichers.business import Context
@@ -58,14 +59,14 @@ def found(clock: FixedClock, value: Any = PREMIUM, version: str = "") -> Entry:
 
 @pytest.mark.parametrize("table", TABLES)
 def test_statement_returns_the_fields_in_order_when_asked(postgres_connection: Connection, table: str) -> None:
-    """The arrays after the first six of each get_many are the fields of the struct, in its order."""
+    """The arrays after the first seven of each get_many are the fields of the struct, in its order."""
     cursor = postgres_connection.execute(
         TABLES[table].statement("get_many"),
         {"keys": "[]", "now": 0.0, "served_from": 0.0, "touched_before": 0.0, "version": ""},
     )
     assert cursor.description is not None
     names = [column.name for column in cursor.description]
-    assert names[6:] == [field.name for field in msgspec.structs.fields(TABLES[table].values)]
+    assert names[7:] == [field.name for field in msgspec.structs.fields(TABLES[table].values)]
 
 
 def test_entry_is_there_for_the_next_process_when_put(make_layer: MakeLayer, clock: FixedClock) -> None:
@@ -118,6 +119,19 @@ def test_put_many_keeps_the_others_when_a_value_cannot_be_stored(
     assert layer.get_many(["good", "bad"]) == {"good": found(clock)}
 
 
+def count_statements(layer: PostgresLayer) -> list[str]:
+    """The names of the statements that the layer executes from now on."""
+    names: list[str] = []
+    execute = layer._execute
+
+    def counted(connection: Any, statement: str, parameters: Any) -> Any:
+        names.append(statement)
+        return execute(connection, statement, parameters)
+
+    layer._execute = counted  # type: ignore[method-assign]
+    return names
+
+
 def last_uses(connection: Connection) -> dict[str, float]:
     """When each cached user was last used, in epoch seconds."""
     return dict(
@@ -133,10 +147,47 @@ def test_use_is_noted_when_the_last_note_is_old_enough(
     layer.put_many({"asked": found(clock), "idle": found(clock)})
     clock.advance(900)
     layer.get_many(["asked"])
+    layer.get_many([])
     assert last_uses(postgres_connection) == {"asked": start, "idle": start}
     clock.advance(1)
     layer.get_many(["asked"])
+    layer.get_many(["idle"])
     assert last_uses(postgres_connection) == {"asked": start + 901, "idle": start}
+    layer.close()
+    assert last_uses(postgres_connection) == {"asked": start + 901, "idle": start + 901}
+
+
+def test_use_is_noted_with_what_is_put_next(
+    make_layer: MakeLayer, postgres_connection: Connection, clock: FixedClock
+) -> None:
+    """Reading and writing a chunk are two statements, however many rows were used; these stay as they were fetched."""
+    layer, start = make_layer(), clock()
+    layer.put_many({"old": found(clock, Profile("free")), "both": found(clock)})
+    clock.advance(1_000)
+    expected = layer.get_many(["old", "both"])["old"]
+    statements = count_statements(layer)
+    layer.put_many({"new": found(clock), "both": found(clock, Profile("pro"))})
+    layer.close()
+    assert statements == ["put_many"]
+    assert last_uses(postgres_connection) == dict.fromkeys(["old", "both", "new"], start + 1_000)
+    assert make_layer().get_many(["old", "both"]) == {"old": expected, "both": found(clock, Profile("pro"))}
+    fetched = "SELECT user_id, date_part('epoch', fetched_at) FROM user_profile_cache"
+    assert dict(postgres_connection.execute(fetched).fetchall()) == {
+        "old": start, "both": start + 1_000, "new": start + 1_000,
+    }  # fmt: skip
+
+
+def test_use_is_noted_once_when_written_behind(make_layer: MakeLayer, clock: FixedClock) -> None:
+    """Whoever writes in another thread takes along what was read before it began, and nobody writes that again."""
+    make_layer().put_many({"old": found(clock)})
+    clock.advance(1_000)
+    layer = make_layer()
+    table, statements = WriteBehindTable(layer), count_statements(layer)
+    for key in ("first", "second"):
+        table.get_many(["old"])
+        table.put_many({key: found(clock)})
+    table.close()
+    assert sorted(statements) == ["get_many"] * 2 + ["put_many"] * 2
 
 
 def test_use_is_not_noted_when_the_row_has_expired(
@@ -150,10 +201,11 @@ def test_use_is_not_noted_when_the_row_has_expired(
     assert last_uses(postgres_connection) == {"asked": start}
 
 
-def test_noting_use_never_waits_when_others_hold_the_row(
-    make_layer: MakeLayer, postgres_connection: Connection, postgres_uri: str, clock: FixedClock
-) -> None:
-    """A reader is not held up by whoever writes the row: that one is left out, the others are noted."""
+def test_reading_never_waits_when_others_hold_the_row(
+    make_layer: MakeLayer, postgres_connection: Connection, postgres_uri: str, clock: FixedClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """A reader is not held up by whoever writes the row; noting the use is given up after the time that writing has."""
     layer = PostgresLayer(lambda: psycopg.connect(postgres_uri, options="-c lock_timeout=1"), USERS, clock=clock)
     start = clock()
     layer.put_many({"busy": found(clock), "free": found(clock)})
@@ -161,8 +213,10 @@ def test_noting_use_never_waits_when_others_hold_the_row(
     with psycopg.connect(postgres_uri) as writer:
         writer.execute("UPDATE user_profile_cache SET company = 'Other' WHERE user_id = 'busy'")
         assert set(layer.get_many(["busy", "free"])) == {"busy", "free"}
-    layer.close()
-    assert last_uses(postgres_connection) == {"busy": start, "free": start + 1_000}
+        assert "cache.use_not_noted" not in caplog.text
+        layer.close()
+    assert "cache.use_not_noted" in caplog.text
+    assert last_uses(postgres_connection) == {"busy": start, "free": start}
 
 
 def test_entries_are_served_when_their_use_cannot_be_noted(

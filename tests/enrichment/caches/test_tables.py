@@ -361,4 +361,6 @@ def test_statements_are_composed_once() -> None:
     """Asked for with each chunk, they cost a look into a dictionary."""
     table = BY_NAME["geo"]
     assert table.statement("get_many") is table.statement("get_many")
-    assert CacheTable("geo", "geo_ip_cache", "ip_address", table.values).statement("touch") is table.statement("touch")
+    assert CacheTable("geo", "geo_ip_cache", "ip_address", table.values).statement("put_many") is table.statement(
+        "put_many"
+    )
