@@ -125,7 +125,6 @@ def test_geo_database_answers_every_text(database: GeoDatabase, texts: list[str]
 @each
 @given(texts=all_texts)
 @example(texts=KNOWN)
-@example(texts=["\ud800", "a\udfff"])
 def test_business_query_answers_every_text(demo: SqlSource, texts: list[str]) -> None:
     """A context or none, from the shipped query in a real database; one odd request costs no other."""
     entries = demo.fetch_many(texts)

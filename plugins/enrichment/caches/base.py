@@ -67,7 +67,7 @@ class LookupSource(Protocol):
 
     version: str
 
-    def fetch_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+    def fetch_many(self, keys: Sequence[str]) -> Mapping[str, Entry]:
         """Ask the source once for all keys."""
         ...
 

@@ -73,16 +73,61 @@ class Entries(_Rows, Mapping[str, Entry]):
         }
         return cls(pa.table(columns | ({} if struct is None else columns_of(values, struct))), struct)
 
+    @classmethod
+    def found(cls, keys: Sequence[str], values: Mapping[str, pa.Array], struct: StructType, version: str) -> Entries:
+        """Found entries; a column for each field of `struct`, under the output's names."""
+        columns = {
+            KEY: pa.array(keys, pa.string()),
+            STATE: pa.repeat(pa.scalar(State.FOUND, pa.string()), len(keys)),
+            REASON: pa.nulls(len(keys), pa.string()),
+            EXPIRES_AT: pa.repeat(0.0, len(keys)),
+            VERSION: pa.repeat(version, len(keys)),
+            IS_STALE: pa.repeat(False, len(keys)),
+        }
+        return cls(pa.table({**columns, **values}), struct)
+
+    @classmethod
+    def concat(cls, parts: Sequence[Entries]) -> Entries:
+        """The entries of all parts, which share no key."""
+        return cls(*_concat(parts)) if parts else cls.of({})
+
+    @classmethod
+    def latest(cls, keys: Sequence[str], parts: Sequence[Entries]) -> Entries:
+        """For each of the keys that is in one of the parts its entry in the last of those."""
+        every = cls.concat(parts[::-1])
+        places = pc.index_in(pa.array(keys, pa.string()), every.column(KEY)).drop_null()
+        return cls(every.rows.take(places), every.struct)
+
+    def dated(self, expiries: Mapping[State, float], version: str) -> Entries:
+        """The same with this version, each with the expiry of its state."""
+        states = self.column(STATE).dictionary_encode()
+        by_state = pa.array([expiries[State(state)] for state in states.dictionary.to_pylist()], pa.float64())
+        rows = self.rows
+        for name, column in {
+            EXPIRES_AT: by_state.take(states.indices),
+            VERSION: pa.repeat(version, len(self)),
+        }.items():
+            rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+        return Entries(rows, self.struct)
+
     def filter(self, wanted: pa.Array) -> Entries:
         """Those for which `wanted` is true."""
         return self if wanted.true_count == len(self) else Entries(self.rows.filter(wanted), self.struct)
 
+    def have(self, name: str, value: str) -> pa.Array:
+        """Which of them have this value in a column."""
+        return pc.equal(self.column(name), value)
+
     def others(self, keys: Sequence[str]) -> Sequence[str]:
         """Those of the keys that have no entry here; the entries must be of some of them."""
-        if len(self) == len(keys):
-            return []
-        known = set(self.rows[KEY].to_pylist())
-        return [key for key in keys if key not in known]
+        return [] if len(self) == len(keys) else [key for key in keys if key not in self]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys
+
+    @cached_property
+    def _keys(self) -> frozenset[str]:
+        return frozenset(self.rows[KEY].to_pylist())
 
     def from_tier(self, tier: Tier) -> Answers:
         """These entries as the answers of a tier."""
@@ -118,11 +163,11 @@ class Answers(_Rows, Sequence[Answer]):
         parts = [part for part in parts if len(part)]
         if not parts:
             return cls.of([], [])
-        rows = pa.concat_tables([part.rows for part in parts], promote_options="default").combine_chunks()
+        rows, struct = _concat(parts)
         places = pc.index_in(pa.array(keys, pa.string()), rows[KEY].combine_chunks())
         if places.null_count:
             raise KeyError(keys[places.is_null().index(True).as_py()])
-        return cls(rows.take(places), next((part.struct for part in parts if part.struct), None))
+        return cls(rows.take(places), struct)
 
     def are(self, name: str, value: str) -> Flags:
         """Which rows have this value in a column."""
@@ -149,6 +194,18 @@ class Answers(_Rows, Sequence[Answer]):
     @cached_property
     def _answers(self) -> list[Answer]:
         return list(map(Answer, self._entries(), map(Tier, self.rows[TIER].to_pylist())))
+
+
+def lasting(entries: Mapping[str, Entry]) -> Entries:
+    """The entries worth keeping beyond the process: answers that the source gave."""
+    columns = Entries.of(entries)
+    is_answer = pc.and_(pc.invert(columns.have(STATE, State.FAILED)), pc.invert(columns.column(IS_STALE)))
+    return columns.filter(is_answer)
+
+
+def _concat(parts: Sequence[_Rows]) -> tuple[pa.Table, StructType | None]:
+    rows = pa.concat_tables([part.rows for part in parts], promote_options="default").combine_chunks()
+    return rows, next((part.struct for part in parts if part.struct), None)
 
 
 def last(entries: Mapping[str, Entry], count: int) -> Mapping[str, Entry]:

@@ -9,7 +9,7 @@ import msgspec
 import pyarrow.compute as pc
 
 from enrichment.caches.base import CacheLayer, Entry, GradualSource, LookupSource, State, Tier
-from enrichment.caches.entries import EXPIRES_AT, VERSION, Answers, Entries
+from enrichment.caches.entries import EXPIRES_AT, STATE, VERSION, Answers, Entries, lasting
 from enrichment.errors import EnrichmentError, LayerUnavailable, SourceUnavailable
 from enrichment.messages import Reason
 
@@ -80,7 +80,7 @@ class LayeredLookup:
             missing = fresh.others(missing)
         if missing:
             fetched = self._fetch(missing, expired, [layer for layer in reached if layer.tier is not Tier.MEMORY])
-            answers.append(Entries.of(fetched).from_tier(Tier.SOURCE))
+            answers.append(fetched.from_tier(Tier.SOURCE))
             self._tell([layer for layer in reached if layer.tier is Tier.MEMORY], fetched)
         return Answers.in_order(keys, answers)
 
@@ -95,7 +95,7 @@ class LayeredLookup:
         """Write entries into these layers; returns those that took them."""
         reached = []
         for layer in layers:
-            kept = entries if layer.tier is Tier.MEMORY else _lasting(entries)
+            kept = entries if layer.tier is Tier.MEMORY else lasting(entries)
             try:
                 if kept:
                     layer.put_many(kept)
@@ -113,38 +113,36 @@ class LayeredLookup:
         expired.update(entries.filter(pc.invert(is_fresh)))
         return entries.filter(is_fresh)
 
-    def _fetch(
-        self, keys: Sequence[str], expired: Mapping[str, Entry], lasting: Iterable[CacheLayer]
-    ) -> dict[str, Entry]:
-        """The source's answers for these keys, written into the lasting layers as they come."""
-        failure = Entry(State.FAILED, reason=Reason.PROCESSING_FAILED)
-        fetched: dict[str, Entry] = {}
+    def _fetch(self, keys: Sequence[str], expired: Mapping[str, Entry], layers: Iterable[CacheLayer]) -> Entries:
+        """The source's answers for these keys, written into these layers as they come."""
+        reason: str = Reason.PROCESSING_FAILED
+        parts: list[Entries] = []
         try:
             for part in self._parts(keys):
-                answered = self._dated(part)
-                fetched |= answered
-                lasting = self._tell(lasting, answered)
+                parts.append(self._dated(part))
+                layers = self._tell(layers, parts[-1])
         except SourceUnavailable as error:
             self._report(Tier.SOURCE, error)
-            failure = Entry(State.FAILED, reason=error.reason)
+            reason = error.reason
+        fetched = Entries.latest(keys, parts)
+        has_failed = fetched.have(STATE, State.FAILED)
+        failures, answered = fetched.filter(has_failed), fetched.filter(pc.invert(has_failed))
+        if not (missing := answered.others(keys)):
+            return answered
+        failure = Entry(State.FAILED, reason=reason)
         # The clock is read again: a source that is down may have taken longer than a failure is remembered.
-        failed = self._dated(
-            {key: fetched.get(key, failure) for key in keys if fetched.get(key, failure).state is State.FAILED}
-        )
-        return {key: _or_stale(failed[key], expired.get(key)) if key in failed else fetched[key] for key in keys}
+        failed = self._dated({key: failures.get(key, failure) for key in missing})
+        served = {key: _or_stale(entry, expired.get(key)) for key, entry in failed.items()}
+        return Entries.concat([answered, Entries.of(served)])
 
     def _parts(self, keys: Sequence[str]) -> Iterator[Mapping[str, Entry]]:
         if isinstance(self._source, GradualSource):
             return self._source.fetch_parts(keys)
         return iter([self._source.fetch_many(keys)])
 
-    def _dated(self, entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    def _dated(self, entries: Mapping[str, Entry]) -> Entries:
         """The entries with the source's version and the expiry that they have if they are of now."""
-        expiries, version = self._ttl.expiries(self._clock()), self._source.version
-        return {
-            key: Entry(entry.state, entry.value, entry.reason, expiries[entry.state], version)
-            for key, entry in entries.items()
-        }
+        return Entries.of(entries).dated(self._ttl.expiries(self._clock()), self._source.version)
 
     def _report(self, tier: Tier, error: EnrichmentError) -> None:
         if tier not in self._failed:
@@ -157,8 +155,3 @@ def _or_stale(failed: Entry, old: Entry | None) -> Entry:
     if old is None:
         return failed
     return Entry(old.state, old.value, old.reason, failed.expires_at, old.version, stale=True)
-
-
-def _lasting(entries: Mapping[str, Entry]) -> dict[str, Entry]:
-    """The entries worth keeping beyond the process: answers that the source gave."""
-    return {key: entry for key, entry in entries.items() if entry.state is not State.FAILED and not entry.stale}

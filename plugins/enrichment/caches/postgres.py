@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import msgspec
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from enrichment.caches.base import Entry, State, Tier
-from enrichment.caches.entries import EXPIRES_AT, IS_STALE, KEY, REASON, STATE, VERSION, Entries
+from enrichment.caches.base import Entry, Tier
+from enrichment.caches.entries import EXPIRES_AT, IS_STALE, KEY, REASON, STATE, VERSION, Entries, lasting
 from enrichment.caches.tables import CacheTable
 from enrichment.codec.postgres_arrays import column_of
 from enrichment.codec.struct_columns import arrow_types
@@ -24,20 +24,8 @@ log = logging.getLogger(__name__)
 # A B-tree takes keys up to a third of a page; a key is any text that a message holds.
 MAX_KEY_BYTES = 2_000
 ESCAPED_NUL = r"\u0000"
-
-# By key what is to be written: an entry, and when the source was asked for it, in seconds since the epoch.
-Rows: TypeAlias = dict[str, tuple[Entry, float]]
-
-
-class Used(NamedTuple):
-    """Entries that were read, and when each was fetched."""
-
-    entries: Mapping[str, Entry] = MappingProxyType({})
-    fetched_at: Sequence[float] = ()
-
-    def rows(self) -> Rows:
-        """To write them again as they are."""
-        return dict(zip(self.entries, zip(self.entries.values(), self.fetched_at, strict=True), strict=True))
+# A column of rows that were read, beside those of `Entries`: in seconds since the epoch.
+FETCHED_AT = "fetched_at"
 
 
 class PostgresLayer:
@@ -77,7 +65,7 @@ class PostgresLayer:
         self._version = version
         self._grace = stale_grace_seconds
         self._touch_after = touch_after_seconds
-        self._used = Used()
+        self._used = Entries.of({})  # with FETCHED_AT
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry]:
         """The entries of those keys that the table has, expired ones within the grace included."""
@@ -106,47 +94,53 @@ class PostgresLayer:
             raise LayerUnavailable(f"{self._table.table}: {odd}") from odd
         return entries
 
-    def _entries_of(self, arrays: Sequence[bytes]) -> tuple[Entries, Used]:
-        """What `get_many.sql` returned, and what of it is to be noted as used."""
+    def _entries_of(self, arrays: Sequence[bytes]) -> tuple[Entries, Entries]:
+        """What `get_many.sql` returned, and what of it is to be noted as used, with the time of its fetch."""
         key, state, reason, version, expires_at, fetched_at, is_due, *fields = map(column_of, arrays)
         types = arrow_types(self._table.values)
         values = {name: field.cast(types[name]) for name, field in zip(types, fields, strict=True)}
         head = {KEY: key, STATE: state, REASON: reason, EXPIRES_AT: expires_at, VERSION: version}
         entries = Entries(pa.table(head | {IS_STALE: pa.repeat(False, len(key))} | values), self._table.values)
-        return entries, Used(entries.filter(is_due), fetched_at.filter(is_due).to_pylist())
+        used = Entries(entries.rows.append_column(FETCHED_AT, fetched_at), entries.struct)
+        return entries, used.filter(is_due)
 
-    def put_many(self, entries: Mapping[str, Entry], used: Used | None = None) -> None:
+    def put_many(self, entries: Mapping[str, Entry], used: Entries | None = None) -> None:
         """Upsert these entries, in key order; those that failed or were served stale are left out. With them the last
         use of what was read before is noted, or of what is given (`take_used`)."""
         self._put(entries, self._clock(), self.take_used() if used is None else used)
 
     def renew_many(self, entries: Mapping[str, Entry]) -> None:
         """Put entries that no message asked for: their last use stays as it is."""
-        self._put(entries, None, Used())
+        self._put(entries, None, Entries.of({}))
 
-    def take_used(self) -> Used:
+    def take_used(self) -> Entries:
         """What was read last and is not noted as used yet, for a `put_many` in another thread."""
-        used, self._used = self._used, Used()
+        used, self._used = self._used, Entries.of({})
         return used
 
-    def _put(self, entries: Mapping[str, Entry], used_at: float | None, used: Used) -> None:
-        kept = {key: e for key, e in entries.items() if e.state is not State.FAILED and not e.stale}
-        now = self._clock()
-        rows = used.rows() | {key: (kept[key], now) for key in storable_keys(list(kept))}
-        if rows:
-            self._write(self._writer, rows, used_at)
+    def _put(self, entries: Mapping[str, Entry], used_at: float | None, used: Entries) -> None:
+        kept = lasting(entries)
+        keys = kept.column(KEY).to_pylist()
+        storable = storable_keys(keys)
+        if storable is not keys:
+            kept = kept.filter(pc.is_in(kept.column(KEY), pa.array(storable, pa.string())))
+        if used:
+            used = used.filter(pc.invert(pc.is_in(used.column(KEY), kept.column(KEY))))
+        if used or kept:
+            self._write(self._writer, Entries.concat([used, kept]), used_at)
 
     def _note_use(self, connection: KeptConnection) -> None:
         """Note the last use of what was read last, if nothing was put since. A failure costs only that: the answers are
         there."""
-        if rows := self.take_used().rows():
+        if used := self.take_used():
             try:
-                self._write(connection, rows, self._clock())
+                self._write(connection, used, self._clock())
             except LayerUnavailable as error:
-                log.warning("cache.use_not_noted table=%s keys=%d error=%s", self._table.table, len(rows), error)
+                log.warning("cache.use_not_noted table=%s keys=%d error=%s", self._table.table, len(used), error)
 
-    def _write(self, connection: KeptConnection, rows: Rows, used_at: float | None) -> None:
-        columns = columns_as_json(_columns_of(rows, self._table.values))
+    def _write(self, connection: KeptConnection, entries: Entries, used_at: float | None) -> None:
+        """Write entries as they are, those without `FETCHED_AT` as fetched now."""
+        columns = columns_as_json(_columns_of(entries, self._clock(), self._table.values))
         self._execute(
             connection, "put_many", {**dict(zip(self._table.given, columns, strict=True)), "used_at": used_at}
         )
@@ -177,12 +171,15 @@ class PostgresLayer:
             raise LayerUnavailable(f"{self._table.table}: {error}") from error
 
 
-def _columns_of(rows: Rows, struct: type[msgspec.Struct]) -> list[Sequence[Any]]:
+def _columns_of(entries: Entries, now: float, struct: type[msgspec.Struct]) -> list[Sequence[Any]]:
     """What `put_many` is given, column by column, in the order of `CacheTable.given`."""
-    nothing = (None,) * len(struct.__struct_fields__)
-    values = [nothing if e.value is None else msgspec.structs.astuple(e.value) for e, _ in rows.values()]
-    head = [(e.state, e.reason, e.version, e.expires_at, fetched_at) for e, fetched_at in rows.values()]
-    return [list(rows), *zip(*head, strict=True), *zip(*values, strict=True)]
+    rows, nothing = entries.rows, pa.nulls(len(entries))
+    fetched_at = (
+        pc.fill_null(rows[FETCHED_AT], now) if FETCHED_AT in rows.column_names else pa.repeat(now, len(entries))
+    )
+    head = [rows[name] for name in (KEY, STATE, REASON, VERSION, EXPIRES_AT)]
+    values = [nothing if entries.struct is None else rows[name] for name in arrow_types(struct)]
+    return [column.to_pylist() for column in (*head, fetched_at, *values)]
 
 
 def storable_keys(keys: Sequence[str]) -> Sequence[str]:
@@ -201,10 +198,7 @@ def as_json(value: Any) -> str:
 def columns_as_json(columns: Sequence[Sequence[Any]]) -> list[str]:
     """Columns as long as each other as a parameter each, without the rows whose text a table cannot hold: sources may
     answer anything. PostgreSQL takes columns apart in half the time of an array of objects."""
-    try:
-        texts = [as_json(column) for column in columns]
-    except UnicodeEncodeError:
-        texts = [ESCAPED_NUL]
+    texts = [as_json(column) for column in columns]
     if not any(ESCAPED_NUL in text for text in texts):
         return texts
     rows = [row for row in zip(*columns, strict=True) if not any(map(_is_unstorable, row))]

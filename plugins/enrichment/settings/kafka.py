@@ -89,7 +89,7 @@ class WakeUpSettings(BaseSettings):
     )
     messages: PositiveInt = Field(50_000, description="messages that wait for which a run is started at once")
     after_sec: Annotated[float, Field(ge=0, le=300)] = Field(
-        1, description="time that the oldest message waits at most until a run is started"
+        0.5, description="time that the oldest message waits at most until a run is started"
     )
 
 

@@ -7,7 +7,7 @@ a number of bad keys and a time for each task, and ends sooner where no key is g
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from enrichment.errors import SourceUnavailable
 MOST_BAD_KEYS = 1_000
 SUSPICIOUS_KEYS = 100
 
-Ask = Callable[[Sequence[str]], dict[str, Any]]
+Ask = Callable[[Sequence[str]], Mapping[str, Any]]
 
 
 class KeyFault(Exception):

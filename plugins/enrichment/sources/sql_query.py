@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 import psycopg
+import pyarrow as pa
 from psycopg.rows import tuple_row
 from psycopg.types.string import TextLoader
 
 from enrichment.caches.base import Entry, State
-from enrichment.codec.struct_columns import not_null_type
+from enrichment.caches.entries import Entries
+from enrichment.codec.struct_columns import arrow_types, not_null_type
 from enrichment.databases import KeptConnection, Pause, can_be_text, is_outage
 from enrichment.errors import SettingsError, SourceUnavailable
 from enrichment.sources.bad_keys import BadKeySearch, KeyFault
@@ -89,11 +91,12 @@ class SqlSource:
         self._unknown = unknown
         self._unavailable = unavailable
         self._readers = [_READERS[not_null_type(field)] for field in msgspec.structs.fields(query.columns)]
+        self._types = arrow_types(query.columns)
         self._kept = KeptConnection(connect)
         self._pause = Pause(timeout_seconds, clock)
         self._search = BadKeySearch(timeout_seconds, clock)
 
-    def fetch_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+    def fetch_many(self, keys: Sequence[str]) -> Entries:
         """Answers by key; a key without a row, or for which alone the query fails, is absent.
 
         Raises `SourceUnavailable` when the database fails, `SettingsError` when the query is wrong.
@@ -101,19 +104,21 @@ class SqlSource:
         if not self._query.has_parameter:
             parameter = f"%({self._query.parameter})s"
             raise SettingsError(f"{self._query.file} does not use {parameter}: it would read all rows for every chunk")
-        absent = Entry(State.ABSENT, reason=self._unknown, version=self.version)
-        entries = dict.fromkeys(keys, absent)
         asked = list(keys) if can_be_text("".join(keys)) else [key for key in keys if can_be_text(key)]
         try:
-            return entries | self._ask(asked)
+            answers = self._ask(asked)
         except KeyFault as fault:
-            return entries | self._ask_for_parts(asked, fault)
+            answers = self._ask_for_parts(asked, fault)
+        if not (unknown := answers.others(keys)):
+            return answers
+        absent = Entry(State.ABSENT, reason=self._unknown, version=self.version)
+        return Entries.concat([answers, Entries.of(dict.fromkeys(unknown, absent))])
 
     def close(self) -> None:
         """Close the connection, if there is one."""
         self._kept.close()
 
-    def _ask(self, keys: Sequence[str]) -> dict[str, Entry]:
+    def _ask(self, keys: Sequence[str]) -> Entries:
         """The answers for those keys that have one. Raises as `fetch_many`, and `KeyFault`."""
         if self._pause.seconds_left:
             detail = f"not asked for {self._pause.seconds_left:.0f} s more, since {self._pause.why}"
@@ -124,7 +129,7 @@ class SqlSource:
         except psycopg.Error as failed:
             raise self._judged(failed) from failed
 
-    def _ask_for_parts(self, keys: Sequence[str], fault: KeyFault) -> dict[str, Entry]:
+    def _ask_for_parts(self, keys: Sequence[str], fault: KeyFault) -> Entries:
         """The answers for keys for which the query fails when they are asked for together."""
         try:
             self._ask([])
@@ -140,22 +145,30 @@ class SqlSource:
             raise SourceUnavailable(self._unavailable, f"{self._query.file} fails for every key: {searched.why}")
         if searched.left:
             log.warning("sql_query.keys_left keys=%d of=%d error=%s", len(searched.left), len(keys), searched.why)
-        return searched.answers | dict.fromkeys(searched.left, Entry(State.FAILED, reason=self._unavailable))
+        failed = Entry(State.FAILED, reason=self._unavailable, version=self.version)
+        return Entries.of(searched.answers | dict.fromkeys(searched.left, failed))
 
-    def _read(self, connection: psycopg.Connection[Any], keys: Sequence[str]) -> dict[str, Entry]:
-        wanted, found = set(keys), dict[str, Entry]()
+    def _read(self, connection: psycopg.Connection[Any], keys: Sequence[str]) -> Entries:
+        """The first row of each key that has one, column by column: a fraction of the time that it takes row by row."""
+        wanted, parts = set(keys), list[Entries]()
         with _open_cursor(connection) as cursor:
             cursor.execute(self._query.text.encode(), {self._query.parameter: list(keys)})
             places = self._places([column.name for column in cursor.description or ()])
             for portion in self._portions(cursor, len(keys)):
                 columns = list(zip(*portion, strict=True))
-                names, *values = (columns[place] for place in places)
-                # Column by column: a quarter of the time that it takes row by row.
-                read = (map(reader, column) for reader, column in zip(self._readers, values, strict=True))
-                for key, value in zip(names, map(self._query.columns, *read), strict=True):
-                    if key in wanted and key not in found:
-                        found[key] = Entry(State.FOUND, value=value, version=self.version)
-        return found
+                names, *texts = (columns[place] for place in places)
+                rows = []
+                for row, name in enumerate(names):
+                    if name in wanted:
+                        wanted.discard(name)
+                        rows.append(row)
+                picked = names if len(rows) == len(names) else [names[row] for row in rows]
+                values = {
+                    name: pa.array(map(reader, column), kind).take(pa.array(rows, pa.int32()))
+                    for (name, kind), reader, column in zip(self._types.items(), self._readers, texts, strict=True)
+                }
+                parts.append(Entries.found(picked, values, self._query.columns, self.version))
+        return Entries.concat(parts)
 
     def _judged(self, failed: psycopg.Error) -> Exception:
         """The exception for an error of the database, of a key, or of the query."""

@@ -11,7 +11,8 @@ import pytest
 
 from enrichment.caches.base import Entry, State
 from enrichment.caches.behind import OneBehind, WriteBehindTable
-from enrichment.caches.postgres import PostgresLayer, Used
+from enrichment.caches.entries import Entries
+from enrichment.caches.postgres import PostgresLayer
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.enrichers.tables import cache_table
 from enrichment.enrichers.testing import FixedClock
@@ -29,7 +30,7 @@ class Slow(PostgresLayer):
 
     allowed: threading.Event
 
-    def put_many(self, entries: Mapping[str, Entry], used: Used | None = None) -> None:
+    def put_many(self, entries: Mapping[str, Entry], used: Entries | None = None) -> None:
         """See `PostgresLayer`."""
         assert self.allowed.wait(30)
         super().put_many(entries, used)

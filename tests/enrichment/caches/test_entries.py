@@ -8,9 +8,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from enrichment.caches.base import Answer, Entry, State, Tier
-from enrichment.caches.entries import Answers, Entries, last
+from enrichment.caches.entries import Answers, Entries, last, lasting
+from enrichment.codec.struct_columns import columns_of
 from enrichment.enrichers.user import Profile
 from enrichment.messages import Reason
 
@@ -40,6 +42,46 @@ def test_filtered_entries_and_the_other_keys_are_all(entries: dict[str, Entry], 
     kept = Entries.of(entries).filter(pa.array(wanted, pa.bool_()))
     assert dict(kept) == {key: entries[key] for key, want in zip(entries, wanted, strict=True) if want}
     assert list(kept.others(list(entries))) == [key for key, want in zip(entries, wanted, strict=True) if not want]
+
+
+@given(st.lists(some_entries, max_size=3), st.randoms(), st.sets(texts))
+def test_latest_entry_of_each_key_is_that_of_the_last_part(
+    parts: list[dict[str, Entry]], random: Any, unknown: set[str]
+) -> None:
+    """As dictionaries that are merged one after the other; keys that nobody asked for are left out."""
+    merged = {key: entry for part in parts for key, entry in part.items()}
+    keys = [*dict.fromkeys([*merged, *unknown])]
+    random.shuffle(keys)
+    keys = keys[: len(keys) // 2 + 1]
+    latest = Entries.latest(keys, [Entries.of(part) for part in parts])
+    assert dict(latest) == {key: merged[key] for key in keys if key in merged}
+    assert list(latest.others(keys)) == [key for key in keys if key not in merged]
+
+
+@given(some_entries, texts)
+def test_dated_entries_have_the_expiry_of_their_state(entries: dict[str, Entry], version: str) -> None:
+    """And the version; nothing else changes."""
+    expiries = {State.FOUND: 3.0, State.ABSENT: 2.0, State.FAILED: 1.0}
+    assert dict(Entries.of(entries).dated(expiries, version)) == {
+        key: replace(entry, expires_at=expiries[entry.state], version=version) for key, entry in entries.items()
+    }
+
+
+@given(some_entries)
+def test_lasting_entries_are_those_that_the_source_gave(entries: dict[str, Entry]) -> None:
+    """Neither failures nor what was served stale."""
+    assert dict(lasting(entries)) == {
+        key: entry for key, entry in entries.items() if entry.state is not State.FAILED and not entry.stale
+    }
+
+
+@given(st.dictionaries(texts, profiles), texts)
+def test_found_entries_are_made_of_columns(profiles: dict[str, Profile], version: str) -> None:
+    """As if they were made of objects."""
+    columns = columns_of(list(profiles.values()), Profile)
+    assert dict(Entries.found(list(profiles), columns, Profile, version)) == {
+        key: Entry(State.FOUND, profile, version=version) for key, profile in profiles.items()
+    }
 
 
 @given(some_entries, st.integers(0, 5))

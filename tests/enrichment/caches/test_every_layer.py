@@ -93,7 +93,7 @@ def test_get_many_leaves_an_entry_out_when_it_expired_without_grace(
 
 
 @pytest.mark.parametrize(
-    "key", ["nul\0", "half \ud83d", "x" * 1_000_000, 'quote " \\ {},', "日本語", ""], ids=lambda key: ascii(key[:16])
+    "key", ["nul\0", "x" * 1_000_000, 'quote " \\ {},', "日本語", ""], ids=lambda key: ascii(key[:16])
 )
 def test_other_keys_are_served_when_one_is_odd(
     layer: CacheLayer, value: msgspec.Struct, clock: FixedClock, key: str

@@ -109,13 +109,10 @@ def test_put_many_leaves_out_entries_when_failed_or_stale(make_layer: MakeLayer,
     assert layer.get_many(["failed", "stale"]) == {}
 
 
-@pytest.mark.parametrize("company", ["nul\0", "half \ud83d"], ids=ascii)
-def test_put_many_keeps_the_others_when_a_value_cannot_be_stored(
-    make_layer: MakeLayer, clock: FixedClock, company: str
-) -> None:
+def test_put_many_keeps_the_others_when_a_value_cannot_be_stored(make_layer: MakeLayer, clock: FixedClock) -> None:
     """A source may answer text that PostgreSQL cannot hold: that entry alone is not kept."""
     layer = make_layer()
-    layer.put_many({"good": found(clock), "bad": found(clock, Profile("free", 1, company))})
+    layer.put_many({"good": found(clock), "bad": found(clock, Profile("free", 1, "nul\0"))})
     assert layer.get_many(["good", "bad"]) == {"good": found(clock)}
 
 

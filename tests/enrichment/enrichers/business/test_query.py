@@ -6,7 +6,7 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from psycopg.pq import TransactionStatus
 
 from enrichment import sql
 from enrichment.caches.base import Entry, State
+from enrichment.caches.entries import Entries
 from enrichment.databases import Limits, can_be_text, connect
 from enrichment.enrichers.base import JSON, OpenEnricher
 from enrichment.enrichers.business import BUSINESS, Context
@@ -53,7 +54,7 @@ def load_demo(connection: Connection, requests: int) -> None:
     connection.execute(sql.load("demo/business").encode())
 
 
-def fetch(connection: Connection, *request_ids: str, query: str = FETCH) -> dict[str, Entry]:
+def fetch(connection: Connection, *request_ids: str, query: str = FETCH) -> Mapping[str, Entry]:
     """Ask a query once."""
     return business_query(lambda: connection, query).fetch_many(request_ids)
 
@@ -82,7 +83,9 @@ def test_documented_message_has_risk_0_15_with_the_demonstration_data(demo: Conn
 def test_requests_are_found_or_absent_by_one_statement(demo: Connection) -> None:
     """Every key is answered, in one round for all; what the table lacks is absent."""
     entries = fetch(demo, "req-000000", "nobody", "req-000499", "req-000500")
-    assert [entry.state for entry in entries.values()] == [State.FOUND, State.ABSENT, State.FOUND, State.ABSENT]
+    assert {key: entry.state for key, entry in entries.items()} == {
+        "req-000000": State.FOUND, "nobody": State.ABSENT, "req-000499": State.FOUND, "req-000500": State.ABSENT,
+    }  # fmt: skip
     assert (entries["nobody"].value, entries["nobody"].reason) == (None, "business-context-not-found")
 
 
@@ -150,9 +153,9 @@ def test_rows_that_nobody_asked_for_are_left_out(postgres_connection: Connection
     assert list(fetch(postgres_connection, "2", query=query)) == ["2"]
 
 
-@pytest.mark.parametrize("key", ["a\0b", "\ud800"], ids=["nul", "lone-surrogate"])
-def test_key_that_postgresql_cannot_hold_is_absent_and_costs_no_other(demo: Connection, key: str) -> None:
+def test_key_that_postgresql_cannot_hold_is_absent_and_costs_no_other(demo: Connection) -> None:
     """One odd request id must not fail the query for the whole chunk."""
+    key = "a\0b"
     assert not can_be_text(key)
     entries = fetch(demo, key, "req-789")
     assert (entries[key].state, entries["req-789"].state) == (State.ABSENT, State.FOUND)
@@ -221,7 +224,7 @@ def numbered(postgres_connection: Connection) -> Iterator[Connection]:
     postgres_connection.execute("DROP TABLE numbered")
 
 
-def states(entries: dict[str, Entry]) -> dict[State, int]:
+def states(entries: Mapping[str, Entry]) -> dict[State, int]:
     """How many keys were answered how."""
     return dict(Counter(entry.state for entry in entries.values()))
 
@@ -264,7 +267,7 @@ def test_query_that_fails_for_every_key_is_an_outage_soon(numbered: Connection) 
     source = business_query(connect, NUMBERED.replace("unit,", "(n / (n - n))::text AS unit,") + BY_CAST)
     read = source._read
 
-    def counted(connection: Connection, keys: Sequence[str]) -> dict[str, Entry]:
+    def counted(connection: Connection, keys: Sequence[str]) -> Entries:
         nonlocal asked
         asked += 1
         return read(connection, keys)
