@@ -202,7 +202,7 @@ def _settings(credentials: Credentials) -> dict[str, str]:
         "AIRFLOW__API__SECRET_KEY": credentials.jwt_secret,
         "AIRFLOW__API_AUTH__JWT_SECRET": credentials.jwt_secret,
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",  # seconds that a worker may stay taken by a task that ended
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.25",  # the pause between two tasks of a run
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",  # the pause between two tasks of a run
         # DAG files that were not changed are read this often (seconds); changed ones at once.
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",
         # How soon a killed task, worker or scheduler is noticed: airflow.cfg.example says what each is.
