@@ -49,8 +49,8 @@ M_MMAP_THRESHOLD = -3  # glibc's <malloc.h>
 LARGE_BLOCK = 4 * 1024**2  # what a task holds of messages at once (KAFKA_CHUNK_BYTES)
 
 OURS = "enrichment"
-# Programs (`python -m`), and what needs packages that tasks do not.
-NOT_PRELOADED = ("__main__", "testing", "plugin")
+# Programs (`python -m`), and what needs packages that tasks do not, such as those of the API server.
+NOT_PRELOADED = ("__main__", "testing", "plugin", "page")
 _times: dict[str, int] = {}  # when the files of our modules were changed last, by path
 
 

@@ -32,6 +32,7 @@ settings.register_profile("quick", settings.get_profile("any-machine"), max_exam
 
 pytest_plugins = [
     "tests.fixtures.side_by_side",
+    "tests.fixtures.browser",
     "tests.fixtures.clock",
     "tests.fixtures.kafka",
     "tests.fixtures.strangers",

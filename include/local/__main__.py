@@ -127,6 +127,7 @@ def _greet(stack: Stack, console: Console) -> None:
         f"Airflow is at {stack.airflow_url}, user {stack.airflow_user}, password {stack.airflow_password}",
         highlight=False,
     )
+    console.print(f"Whether enrichment is healthy: {stack.airflow_url}/plugin/stacklens", highlight=False)
 
 
 def _status(local: LocalStack, config: configuration.Config, console: Console) -> int:

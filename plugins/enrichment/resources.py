@@ -44,7 +44,7 @@ class Resources:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
-        self._kafka_config = kafka_config
+        self.kafka_config = kafka_config
         self.http_endpoint = http_endpoint
         self._staging_root = staging_root
         self._clock = clock
@@ -62,7 +62,7 @@ class Resources:
     @cached_property
     def clients(self) -> Clients:
         """Makers of Kafka clients."""
-        return Clients(self._kafka_config(), self.settings.kafka, self._check_lanes)
+        return Clients(self.kafka_config(), self.settings.kafka, self._check_lanes)
 
     @cached_property
     def staging(self) -> Staging:

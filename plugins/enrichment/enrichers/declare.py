@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -124,7 +125,7 @@ class LookupEnricher:
         """The structs of its output columns, in order."""
         return (self.columns,) if self.computed is None else (self.columns, self.computed)
 
-    @property
+    @cached_property
     def output_columns(self) -> tuple[str, ...]:
         """Its columns by the names that they have in a published message, in order."""
         return tuple(f.encode_name for struct in self.structs for f in msgspec.structs.fields(struct))
@@ -139,7 +140,7 @@ class LookupEnricher:
         """The key column of the cache table."""
         return self.cache_key or self.key
 
-    @property
+    @cached_property
     def reasons(self) -> dict[str, str]:
         """All its reasons, with what they mean: `invalid`, then `outages`, then `unknown`."""
         return {**self.invalid, **self.outages, **self.unknown}

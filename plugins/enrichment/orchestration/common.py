@@ -133,25 +133,27 @@ def stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@contextmanager
-def resources() -> Iterator[Resources]:
-    """A task's resources, from the settings and Airflow's connections; closed at the end, stoppable meanwhile."""
+def open_resources() -> Resources:
+    """Resources from the settings and Airflow's connections, to be used in a `with` block."""
     from enrichment.orchestration.staging import staging_root
     from enrichment.resources import Resources
     from enrichment.settings import load
     from enrichment.sources.airflow_connections import database_parameters, http_service, kafka_config
 
     settings = load()
-    with (
-        stoppable(),
-        Resources(
-            settings,
-            kafka_config=lambda: kafka_config(settings.kafka.conn_id),
-            postgres_parameters=lambda: database_parameters(settings.pipeline.postgres_conn_id),
-            http_endpoint=http_service,
-            staging_root=lambda: staging_root(settings.pipeline.staging_url),
-        ) as opened,
-    ):
+    return Resources(
+        settings,
+        kafka_config=lambda: kafka_config(settings.kafka.conn_id),
+        postgres_parameters=lambda: database_parameters(settings.pipeline.postgres_conn_id),
+        http_endpoint=http_service,
+        staging_root=lambda: staging_root(settings.pipeline.staging_url),
+    )
+
+
+@contextmanager
+def resources() -> Iterator[Resources]:
+    """A task's resources; closed at the end, stoppable meanwhile."""
+    with stoppable(), open_resources() as opened:
         yield opened
 
 

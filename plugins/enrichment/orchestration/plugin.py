@@ -9,8 +9,36 @@ from airflow.plugins_manager import AirflowPlugin
 from enrichment.orchestration.timetable import ReplayTimetable
 
 
+class Page:
+    """The StackLens page as Airflow mounts it. Its application is made with the first request: every process of Airflow
+    loads plugins, and only the API server has what it imports."""
+
+    def __init__(self) -> None:
+        self._app: Any = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """See ASGI."""
+        if self._app is None:
+            from enrichment.orchestration.page import Pipeline, make_app
+
+            self._app = make_app(Pipeline())
+        await self._app(scope, receive, send)
+
+
 class EnrichmentPlugin(AirflowPlugin):
     """Registered by `plugins/enrichment_plugin.py`."""
 
+    # Attributes as in the base class.
     name = "stacklens_enrichment"
-    timetables: list[Any] = [ReplayTimetable]  # noqa: RUF012  # as in the base class
+    timetables: list[Any] = [ReplayTimetable]  # noqa: RUF012
+    fastapi_apps: list[Any] = [{"name": "stacklens", "app": Page(), "url_prefix": "/stacklens"}]  # noqa: RUF012
+    external_views: list[Any] = [  # noqa: RUF012
+        # Without a leading slash: Airflow may be behind a path.
+        {
+            "name": "StackLens",
+            "href": "stacklens/",
+            "destination": "nav",
+            "url_route": "stacklens",
+            "nav_top_level": True,
+        }
+    ]

@@ -11,15 +11,13 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
-from contextlib import ExitStack, aclosing
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
 if TYPE_CHECKING:
-    from confluent_kafka import KafkaError
-
     from enrichment.group.doorbell import Ring
 
 log = logging.getLogger(__name__)
@@ -88,54 +86,32 @@ async def _rings(watch: _Watch) -> AsyncGenerator[Ring | None]:
 
 
 class _Watch:
-    """The backlog, by clients that are no members of the group. What was rung for is kept when they are made anew.
-    Every method may block."""
+    """The backlog and its doorbell, which is kept when the clients are made anew. Every method may block."""
 
     def __init__(self) -> None:
         from enrichment.group.doorbell import Doorbell
+        from enrichment.group.watch import BacklogWatch
         from enrichment.settings import load
 
         settings = load()
-        self._kafka = settings.kafka
+        self._conn_id = settings.kafka.conn_id
         self._bell = Doorbell(settings.wake_up)
-        self._errors: list[KafkaError] = []
-        self._open = ExitStack()
+        self._watch = BacklogWatch(settings.kafka)
 
     def connection(self) -> dict[str, Any]:
         """The client's configuration, from Airflow's connection. Raises `SettingsError`."""
         from enrichment.sources.airflow_connections import kafka_config
 
-        return kafka_config(self._kafka.conn_id)
+        return kafka_config(self._conn_id)
 
     def open(self, config: dict[str, Any]) -> None:
-        """Make the clients. Raises `SettingsError` for an option that they do not take."""
-        from enrichment.kafka.clients import Clients
-
-        self._errors.clear()
-        clients = Clients(config, self._kafka).quiet(self._errors.append)
-        self._consumer = self._open.enter_context(clients.offsets_reader())
-        self._admin = self._open.enter_context(clients.admin())
+        """See `BacklogWatch`."""
+        self._watch.open(config)
 
     def look(self) -> Ring | None:
-        """What to ring for. Raises `KafkaException` with the reason why no broker answers, `TransactionOpen`."""
-        from confluent_kafka import KafkaException
-
-        from enrichment.errors import EnrichmentError
-        from enrichment.group.doorbell import REQUEST_SECONDS
-        from enrichment.kafka.offsets import read_backlog
-
-        try:
-            backlog = read_backlog(self._consumer, self._admin, self._kafka.input_topic, REQUEST_SECONDS)
-        except (KafkaException, EnrichmentError) as failed:
-            self._consumer.poll(0)  # has `_errors` told
-            # That all brokers are down says less than what is the matter with one of them.
-            told = [e for e in self._errors if e.name() != "_ALL_BROKERS_DOWN"]
-            if told:
-                raise KafkaException(told[-1]) from failed
-            raise
-        self._errors.clear()
-        return self._bell.look(backlog, time.monotonic())
+        """What to ring for. Raises as `BacklogWatch.backlog`."""
+        return self._bell.look(self._watch.backlog(), time.monotonic())
 
     def close(self) -> None:
         """Close the clients."""
-        self._open.close()
+        self._watch.close()

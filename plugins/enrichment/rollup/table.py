@@ -38,7 +38,7 @@ class Rollups:
         day = hour.replace(hour=0)
         with self._connection.transaction():
             self._connection.execute(sql.load("enrichment_rollups/lock"))
-            self._put("hour", hour, self._read(hour))
+            self._put("hour", hour, self.between(hour, hour + HOUR))
             hours = self._sums("enrichment_rollups/find_hours", {"starts_at": day, "ends_at": day + DAY})
             self._put("day", day, sum_up(hours))
         return self.get("hour", hour) or Rollup()
@@ -46,6 +46,14 @@ class Rollups:
     def get(self, period: str, starts_at: datetime) -> Rollup | None:
         """The rollup of an hour or a day, or None."""
         return next(iter(self._sums("enrichment_rollups/get", {"period": period, "starts_at": starts_at})), None)
+
+    def between(self, starts_at: datetime, ends_at: datetime) -> Rollup:
+        """The sums of the batches that were published in `[starts_at, ends_at)`, from their rows: of an hour at most,
+        which it counts as."""
+        within = {"starts_at": starts_at, "ends_at": ends_at}
+        batches = self._statements.rows("enrichment_rollups/find_batches", BatchRow, within)
+        failed = self._statements.rows("enrichment_rollups/count_failed", dict[str, int], within)[0]["count"]
+        return Rollup.of_hour(batches, failed)
 
     def missing_hours(self, until: datetime) -> list[datetime]:
         """Hours of the seven days before `until` without a rollup, since the first one with a rollup."""
@@ -73,12 +81,6 @@ class Rollups:
     def trend(self) -> list[dict[str, Any]]:
         """What each stage did on each of the last seven days: what `v_enrichment_performance_trend` says."""
         return self._statements.rows("enrichment_metrics/find_trend", dict[str, Any], {})
-
-    def _read(self, hour: datetime) -> Rollup:
-        within = {"starts_at": hour, "ends_at": hour + HOUR}
-        batches = self._statements.rows("enrichment_rollups/find_batches", BatchRow, within)
-        failed = self._statements.rows("enrichment_rollups/count_failed", dict[str, int], within)[0]["count"]
-        return Rollup.of_hour(batches, failed)
 
     def _put(self, period: str, starts_at: datetime, rollup: Rollup) -> None:
         self._connection.execute(

@@ -1,0 +1,148 @@
+"""The page's application, without Airflow around it: routes, one look for all, and what does not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+from airflow import plugins_manager
+from fastapi import HTTPException
+from fastapi.testclient import TestClient
+
+from enrichment.errors import SettingsError
+from enrichment.health.now import Now, recent_of
+from enrichment.orchestration import page
+from enrichment.orchestration.plugin import EnrichmentPlugin
+from enrichment.rollup.rollup import Rollup
+from enrichment.settings import load
+
+AT = datetime(2026, 1, 15, 10, tzinfo=UTC)
+ROUTES = ["/", "/page.js", "/page.css", "/api/now"]
+
+
+class Opened:
+    """Resources that count how often they are opened and closed."""
+
+    def __init__(self) -> None:
+        self.opened = self.closed = 0
+        self.settings = load()
+        self.postgres = None
+        self.kafka_config: dict[str, Any] = {}
+
+    def open(self) -> Opened:
+        self.opened += 1
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def opened() -> Opened:
+    """What the page opens."""
+    return Opened()
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the next looks see, or raise; the last one stays."""
+    seen: list[Any] = [Now(AT, recent_of(Rollup(), load()))]
+
+    def look(*_: Any) -> Now:
+        found = seen.pop(0) if len(seen) > 1 else seen[0]
+        if isinstance(found, Exception):
+            raise found
+        return found  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(page, "look", look)
+    return seen
+
+
+@pytest.fixture
+def client(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """A browser of somebody who may read everything."""
+    monkeypatch.setattr(page, "requires_access_dag", lambda **_: lambda: None)
+    monkeypatch.setattr(page, "FRESH_SECONDS", 0.0)
+    with TestClient(page.make_app(page.Pipeline(opened.open))) as client:  # type: ignore[arg-type]
+        yield client
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_every_route_asks_for_a_person_who_may_read_the_dag(
+    route: str, monkeypatch: pytest.MonkeyPatch, looks: list[Any]
+) -> None:
+    """Nobody else sees even the empty page."""
+    asked = []
+
+    def requires_access_dag(**how: Any) -> Any:
+        def refuse() -> None:
+            asked.append(how)
+            raise HTTPException(403)
+
+        return refuse
+
+    monkeypatch.setattr(page, "requires_access_dag", requires_access_dag)
+    app = page.make_app(page.Pipeline())
+    assert TestClient(app).get(route).status_code == 403
+    assert asked == [{"method": "GET", "param_dag_id": "stacklens_enrichment"}]
+    assert set(ROUTES) == {route.path for route in app.routes}  # type: ignore[attr-defined]
+
+
+def test_files_are_served(client: TestClient) -> None:
+    """With what they load themselves, and nothing from elsewhere."""
+    text = client.get("/").text
+    assert 'src="page.js"' in text
+    assert 'href="page.css"' in text
+    assert "http" not in text
+    answer = client.get("/page.js")
+    assert "javascript" in answer.headers["content-type"]
+    assert answer.headers["content-security-policy"].startswith("default-src 'self'")
+
+
+def test_moment_is_shown_with_its_verdict(client: TestClient, looks: list[Any]) -> None:
+    """As JSON that no cache keeps."""
+    answer = client.get("/api/now")
+    shown = answer.json()
+    assert (shown["verdict"]["health"], shown["now"]["at"]) == ("healthy", "2026-01-15T10:00:00Z")
+    assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("failed", [psycopg.OperationalError("no route to host"), SettingsError("no connection `x`")])
+def test_database_that_does_not_answer_is_the_verdict(
+    client: TestClient, looks: list[Any], opened: Opened, failed: Exception
+) -> None:
+    """And the next look opens a new connection."""
+    looks.insert(0, failed)
+    shown = client.get("/api/now").json()
+    assert (shown["verdict"]["health"], shown["now"]) == ("down", None)
+    assert str(failed) in shown["verdict"]["summary"]
+    assert opened.closed == 1
+    assert client.get("/api/now").json()["verdict"]["health"] == "healthy"
+    assert opened.opened == 2
+
+
+def test_all_viewers_share_a_look(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many watch, the database is asked every two seconds; connections stay open."""
+    ticks = iter([0.0, 1.0, 2.5, 2.5])
+    monkeypatch.setattr(page, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    seen = iter([Now(AT, recent_of(Rollup(), load())) for _ in range(2)])
+    monkeypatch.setattr(page, "look", lambda *_: next(seen))
+    pipeline = page.Pipeline(opened.open)  # type: ignore[arg-type]
+    first, second, third = (pipeline.show() for _ in range(3))
+    assert first is second
+    assert first is not third
+    assert (list(seen), opened.opened, opened.closed) == ([], 1, 0)
+
+
+def test_airflow_takes_the_plugin() -> None:
+    """The page is in its navigation and below a path that is not reserved."""
+    [view] = EnrichmentPlugin.external_views
+    [app] = EnrichmentPlugin.fastapi_apps
+    assert view["href"].rstrip("/") == app["url_prefix"].lstrip("/")
+    assert (view["destination"], view["url_route"]) == ("nav", "stacklens")
+    views, _ = plugins_manager._get_ui_plugins()
+    assert view in views

@@ -1,0 +1,139 @@
+"""One look at live enrichment, on the real Kafka and PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from enrichment.group.watch import BacklogWatch
+from enrichment.health import now as health
+from enrichment.health.now import Now, PendingSource, UnfinishedBatch, WaitingPartition
+from enrichment.health.verdict import Health, judge
+from enrichment.settings import load
+from tests.fixtures.kafka import free_ports
+from tests.fixtures.pipeline import Pipeline, message
+
+FIRST = datetime.fromtimestamp(1_700_000_000, UTC)  # of the pipeline's messages
+
+
+@pytest.fixture
+def watch(pipeline: Pipeline) -> Iterator[BacklogWatch]:
+    """Closed at the end."""
+    opened = BacklogWatch(load().kafka)
+    yield opened
+    opened.close()
+
+
+def look(pipeline: Pipeline, watch: BacklogWatch, servers: str | None = None) -> Now:
+    """A look with resources of its own."""
+    with pipeline.resources() as r:
+        config = {"bootstrap.servers": servers or pipeline.bootstrap_servers}
+        return health.look(r.postgres, watch, lambda: config, r.settings)
+
+
+def test_new_installation_is_well(pipeline: Pipeline, watch: BacklogWatch) -> None:
+    """Nothing has come in: no number is made up."""
+    seen = look(pipeline, watch)
+    assert seen.backlog == [WaitingPartition(partition, 0) for partition in range(4)]
+    assert (seen.last, seen.unfinished, seen.breakers, seen.pending, seen.kafka_error) == (None, [], [], [], "")
+    assert (seen.recent.messages, seen.recent.fully_enriched, seen.recent.hit_rate) == (0, None, None)
+    assert judge(seen, load().service_levels).health is Health.HEALTHY
+
+
+def test_waiting_messages_are_counted_with_the_time_of_the_first(pipeline: Pipeline, watch: BacklogWatch) -> None:
+    """By partition; and again, by the clients that are open."""
+    pipeline.produce([message(n) for n in range(7)])
+    expected = [WaitingPartition(p, 2 - (p == 3), FIRST + timedelta(milliseconds=p)) for p in range(4)]
+    assert look(pipeline, watch).backlog == expected
+    pipeline.produce([message(n) for n in range(2)], partition=3)
+    assert look(pipeline, watch).backlog[3] == WaitingPartition(3, 3, FIRST + timedelta(milliseconds=3))
+    assert watch.is_open
+
+
+def test_published_batch_is_told_of(pipeline: Pipeline, watch: BacklogWatch) -> None:
+    """Its run, its counts, and what the minutes' rates are made of; while it is under way, that it is."""
+    pipeline.produce([message(0), b"no json", *(message(n) for n in range(2, 10))])
+    [batch] = pipeline.claim("run-7")
+    [unfinished] = look(pipeline, watch).unfinished
+    assert (unfinished.batch_id, unfinished.run_id, unfinished.state, unfinished.error) == (
+        batch.batch_id, "run-7", "claimed", None,
+    )  # fmt: skip
+    pipeline.finish(pipeline.stage(batch))
+    seen = look(pipeline, watch)
+    assert seen.last is not None
+    assert (seen.last.batch_id, seen.last.run_id, seen.last.messages_read) == (batch.batch_id, "run-7", 10)
+    assert (seen.waiting, seen.unfinished) == (0, [])
+    recent = seen.recent
+    assert (recent.messages, recent.batches, recent.dead_letter_rate) == (10, 1, 0.1)
+    assert recent.messages_per_second == 10 / 300
+    assert recent.errors_by_reason["invalid-json"] == 1
+
+
+def test_rates_are_those_of_the_last_minutes(pipeline: Pipeline, watch: BacklogWatch) -> None:
+    """What was published before them is history."""
+    pipeline.produce([message(n) for n in range(4)])
+    [batch] = pipeline.claim()
+    pipeline.finish(pipeline.stage(batch))
+    with pipeline.resources() as r:
+        later = datetime.now(UTC) + timedelta(minutes=6)
+        config = {"bootstrap.servers": pipeline.bootstrap_servers}
+        seen = health.look(r.postgres, watch, lambda: config, r.settings, later)
+    assert seen.recent.messages == 0
+    assert seen.last is not None
+
+
+def test_failures_are_told_of(pipeline: Pipeline, watch: BacklogWatch) -> None:
+    """A batch that failed, an open breaker, messages that wait for their repair: each with its DAG."""
+    pipeline.produce([message(n) for n in range(4)])
+    [batch] = pipeline.claim("run-8")
+    with psycopg.connect(pipeline.dsn) as connection:
+        connection.execute(
+            "UPDATE enrichment_jobs SET state = 'failed', error = 'BatchRefused: too large' WHERE batch_id = %s",
+            [batch.batch_id],
+        )
+        connection.execute(
+            "INSERT INTO circuit_breakers (name, state, opened_at) VALUES ('user-profile', 'open', now())"
+        )
+        connection.execute("INSERT INTO circuit_breakers (name) VALUES ('other')")
+        connection.execute(
+            "INSERT INTO enrichment_pending (batch_id, source, topic, messages, corrected, state)"
+            " VALUES (%(batch)s, 'user-profile', 'out', 9, 2, 'open'), (%(batch)s, 'geo-ip', 'out', 4, 4, 'repaired')",
+            {"batch": batch.batch_id},
+        )
+    seen = look(pipeline, watch)
+    [unfinished], [breaker], [pending] = seen.unfinished, seen.breakers, seen.pending
+    assert isinstance(unfinished, UnfinishedBatch)
+    assert isinstance(pending, PendingSource)
+    assert (unfinished.state, unfinished.error, unfinished.run_id) == ("failed", "BatchRefused: too large", "run-8")
+    assert (breaker.name, breaker.state) == ("user-profile", "open")
+    assert (pending.source, pending.batches, pending.messages) == ("user-profile", 1, 7)
+    verdict = judge(seen, load().service_levels)
+    assert verdict.health is Health.DOWN
+    assert {"stacklens_repair", "dag"} <= {finding.dag_id for finding in verdict.findings}  # `dag` claims here
+
+
+def test_brokers_that_do_not_answer_are_a_finding(
+    pipeline: Pipeline, watch: BacklogWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the database knows is there all the same; once they answer, the next look has all."""
+    monkeypatch.setattr("enrichment.group.watch.REQUEST_SECONDS", 1.0)
+    [port] = free_ports(1)
+    seen = look(pipeline, watch, f"127.0.0.1:{port}")
+    assert (seen.backlog, seen.recent.messages) == ([], 0)
+    assert seen.kafka_error
+    assert not watch.is_open
+    verdict = judge(seen, load().service_levels)
+    assert verdict.health is Health.DOWN
+    assert "the brokers do not say what waits" in verdict.summary
+    assert len(look(pipeline, watch).backlog) == 4
+
+
+def test_topic_that_is_missing_is_said_by_name(
+    pipeline: Pipeline, watch: BacklogWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the command that makes it."""
+    monkeypatch.setattr(watch, "topic", "there-is-none")
+    assert "python -m enrichment.kafka" in look(pipeline, watch).kafka_error
