@@ -35,6 +35,7 @@ READING = {
     # Fetched data is compressed: in memory it takes several times as much, for each partition.
     "max.partition.fetch.bytes": 256 * 1024,
 }
+NOTICES = 5  # and what is worse: the level of syslog
 # Even a first connection is made only after the backoff that is for further ones.
 CONNECTING = {"reconnect.backoff.ms": 5}
 PUBLISHING = {
@@ -129,7 +130,9 @@ class Clients:
 
     def admin(self) -> AdminClient:
         """A client that describes topics: one for all requests, which saves a connection each."""
-        self._admin = self._admin or self._made(AdminClient, self._without_consumer_options())
+        if self._admin is None:
+            # It says on standard error when it is closed with the answer to a request on which it gave up: a notice.
+            self._admin = self._made(AdminClient, {"log_level": NOTICES, **self._without_consumer_options()})
         return self._admin
 
     def quiet(self, on_error: Callable[[KafkaError], None]) -> Clients:
