@@ -16,6 +16,7 @@ from typing import Any
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+from filelock import FileLock
 
 from enrichment.errors import TopicRefused
 from enrichment.kafka import topics
@@ -159,11 +160,13 @@ def _resolve(cache: Path) -> list[Path]:
     from jgo.env import EnvironmentBuilder, LinkStrategy
     from jgo.maven import MavenContext
 
+    cache.mkdir(parents=True, exist_ok=True)
     # The resolver's own cache is beside ours, so that a machine's Maven files are neither read nor written.
     context = MavenContext(repo_cache=cache / "maven")
     builder = EnvironmentBuilder(context, cache_dir=cache / "jars", link_strategy=LinkStrategy.AUTO)
     try:
-        return [Path(jar) for jar in builder.from_endpoint("+".join(COORDINATES)).all_jars]
+        with FileLock(cache / "maven.lock"):  # the resolver refuses a jar that another process brings meanwhile
+            return [Path(jar) for jar in builder.from_endpoint("+".join(COORDINATES)).all_jars]
     except (OSError, RuntimeError, ValueError) as failed:
         raise StackError(
             f"Kafka's jars could not be fetched ({root_cause(failed)}): this needs access to Maven's registry once; "
