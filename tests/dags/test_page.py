@@ -25,19 +25,22 @@ ROUTES = ["/", "/page.js", "/page.css", "/api/now"]
 
 
 class Opened:
-    """Resources that count how often they are opened and closed."""
+    """Resources that count how often a connection of theirs is opened and closed."""
 
     def __init__(self) -> None:
         self.opened = self.closed = 0
         self.settings = load()
-        self.postgres = None
         self.kafka_config: dict[str, Any] = {}
 
     def open(self) -> Opened:
-        self.opened += 1
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def query_connection(self, timeout_sec: float) -> SimpleNamespace:
+        assert timeout_sec <= 2
+        self.opened += 1
+        return SimpleNamespace(closed=False, info=SimpleNamespace(transaction_status=None), close=self.close)
+
+    def close(self) -> None:
         self.closed += 1
 
 
@@ -111,15 +114,22 @@ def test_moment_is_shown_with_its_verdict(client: TestClient, looks: list[Any]) 
     assert answer.headers["cache-control"] == "no-store"
 
 
-@pytest.mark.parametrize("failed", [psycopg.OperationalError("no route to host"), SettingsError("no connection `x`")])
-def test_database_that_does_not_answer_is_the_verdict(
-    client: TestClient, looks: list[Any], opened: Opened, failed: Exception
+@pytest.mark.parametrize(
+    ("failed", "said"),
+    [
+        (psycopg.OperationalError("no route to host"), "PostgreSQL does not answer: no route to host"),
+        (SettingsError("no connection `x`"), "a setting is wrong: no connection `x`"),
+    ],
+    ids=["no database", "a wrong setting"],
+)
+def test_what_keeps_figures_from_being_read_is_the_verdict(
+    client: TestClient, looks: list[Any], opened: Opened, failed: Exception, said: str
 ) -> None:
     """And the next look opens a new connection."""
     looks.insert(0, failed)
     shown = client.get("/api/now").json()
     assert (shown["verdict"]["health"], shown["now"]) == ("down", None)
-    assert str(failed) in shown["verdict"]["summary"]
+    assert shown["verdict"]["summary"] == said
     assert opened.closed == 1
     assert client.get("/api/now").json()["verdict"]["health"] == "healthy"
     assert opened.opened == 2

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+from confluent_kafka import Producer
 
 from enrichment.group.watch import BacklogWatch
 from enrichment.health import now as health
@@ -22,7 +23,7 @@ FIRST = datetime.fromtimestamp(1_700_000_000, UTC)  # of the pipeline's messages
 @pytest.fixture
 def watch(pipeline: Pipeline) -> Iterator[BacklogWatch]:
     """Closed at the end."""
-    opened = BacklogWatch(load().kafka)
+    opened = BacklogWatch(load().kafka, 20.0)
     yield opened
     opened.close()
 
@@ -51,6 +52,20 @@ def test_waiting_messages_are_counted_with_the_time_of_the_first(pipeline: Pipel
     pipeline.produce([message(n) for n in range(2)], partition=3)
     assert look(pipeline, watch).backlog[3] == WaitingPartition(3, 3, FIRST + timedelta(milliseconds=3))
     assert watch.is_open
+
+
+def test_first_message_is_found_behind_offsets_without_any(pipeline: Pipeline, watch: BacklogWatch) -> None:
+    """What an aborted transaction has left at the head of a partition is no message."""
+    config = {"bootstrap.servers": pipeline.bootstrap_servers, "transactional.id": pipeline.input_topic}
+    producer = Producer(config)
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(pipeline.input_topic, b"aborted", partition=0)
+    producer.flush(30)
+    producer.abort_transaction(30)
+    producer.close()
+    pipeline.produce([message(0)], partition=0)
+    assert look(pipeline, watch).backlog[0] == WaitingPartition(0, 3, FIRST)
 
 
 def test_published_batch_is_told_of(pipeline: Pipeline, watch: BacklogWatch) -> None:
@@ -115,11 +130,9 @@ def test_failures_are_told_of(pipeline: Pipeline, watch: BacklogWatch) -> None:
     assert {"stacklens_repair", "dag"} <= {finding.dag_id for finding in verdict.findings}  # `dag` claims here
 
 
-def test_brokers_that_do_not_answer_are_a_finding(
-    pipeline: Pipeline, watch: BacklogWatch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_brokers_that_do_not_answer_are_a_finding(pipeline: Pipeline) -> None:
     """What the database knows is there all the same; once they answer, the next look has all."""
-    monkeypatch.setattr("enrichment.group.watch.REQUEST_SECONDS", 1.0)
+    watch = BacklogWatch(load().kafka, 1.0)
     [port] = free_ports(1)
     seen = look(pipeline, watch, f"127.0.0.1:{port}")
     assert (seen.backlog, seen.recent.messages) == ([], 0)
@@ -129,6 +142,7 @@ def test_brokers_that_do_not_answer_are_a_finding(
     assert verdict.health is Health.DOWN
     assert "the brokers do not say what waits" in verdict.summary
     assert len(look(pipeline, watch).backlog) == 4
+    watch.close()
 
 
 def test_topic_that_is_missing_is_said_by_name(

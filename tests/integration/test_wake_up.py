@@ -166,7 +166,7 @@ def test_looks_again_when_the_topic_has_come(
 def test_outlives_its_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """While no broker answers, one line says what is wrong; later it rings again, but not twice for the same place: a
     broker that was killed in between has moved nothing."""
-    monkeypatch.setattr("enrichment.group.watch.REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr(doorbell, "REQUEST_SECONDS", 1.0)
     broker = Broker(tmp_path)
     connect(monkeypatch, broker.bootstrap_servers)
     kafka = load().kafka
@@ -250,7 +250,7 @@ def test_says_once_what_is_wrong_with_its_connection(
     kafka: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, extra: dict[str, str], complaint: str
 ) -> None:
     """In one line each, with the reason."""
-    monkeypatch.setattr("enrichment.group.watch.REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(doorbell, "REQUEST_SECONDS", 0.5)
     connect(monkeypatch, kafka, **extra)
 
     async def watch() -> None:

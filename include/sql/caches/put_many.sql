@@ -1,4 +1,5 @@
--- Keep what a source said about these keys, or when they were last used: such rows are given as they were read.
+-- Keep what a source said about these keys now (`fetched_at`), or when they were last used: such rows are given as they were read,
+-- and leave alone what somebody else has fetched since. One that was evicted meanwhile is there again: it is in use.
 -- Each column is given as a JSON array. `used_at` is null where that is no use of them: the last one is kept then.
 -- In key order, so that two tasks that write the same keys wait for each other instead of deadlocking.
 INSERT INTO {table} AS cached (
@@ -17,9 +18,9 @@ SELECT
     given.reason,
     given.version,
     {given_columns},
-    to_timestamp(given.fetched_at::double precision),
+    to_timestamp(given.fetched::double precision),
     to_timestamp(given.expires_at::double precision),
-    to_timestamp(coalesce(%(used_at)s, given.fetched_at::double precision))
+    to_timestamp(coalesce(%(used_at)s, given.fetched::double precision))
 FROM ROWS FROM (
     {given}
 ) AS given ({given_names})
@@ -32,3 +33,5 @@ ON CONFLICT ({key}) DO UPDATE SET
     fetched_at = EXCLUDED.fetched_at,
     expires_at = EXCLUDED.expires_at,
     last_used_at = coalesce(to_timestamp(%(used_at)s), cached.last_used_at)
+WHERE EXCLUDED.fetched_at = to_timestamp(%(fetched_at)s)
+   OR EXCLUDED.fetched_at >= cached.fetched_at

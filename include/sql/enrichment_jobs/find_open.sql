@@ -2,7 +2,14 @@
 SELECT
     batch_id,
     topic,
-    ranges
+    ranges,
+    dag_id,
+    run_id,
+    lane,
+    state,
+    attempts,
+    claimed_at,
+    error
 FROM enrichment_jobs
 WHERE state IN ('claimed', 'drained', 'failed')
   AND group_id = %(group_id)s

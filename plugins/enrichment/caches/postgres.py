@@ -140,10 +140,10 @@ class PostgresLayer:
 
     def _write(self, connection: KeptConnection, entries: Entries, used_at: float | None) -> None:
         """Write entries as they are, those without `FETCHED_AT` as fetched now."""
-        columns = columns_as_json(_columns_of(entries, self._clock(), self._table.values))
-        self._execute(
-            connection, "put_many", {**dict(zip(self._table.given, columns, strict=True)), "used_at": used_at}
-        )
+        now = self._clock()
+        columns = columns_as_json(_columns_of(entries, now, self._table.values))
+        given = dict(zip(self._table.given, columns, strict=True))
+        self._execute(connection, "put_many", {**given, "fetched_at": now, "used_at": used_at})
 
     def close(self) -> None:
         """Write the last use of what was read last, and close the connections, if there are any."""

@@ -32,7 +32,7 @@ FIXED_COLUMNS = {
     "last_used_at": "timestamp with time zone",
 }
 # What `put_many` is given of each entry, before its values.
-GIVEN = ("key", "state", "reason", "version", "expires_at", "fetched_at")
+GIVEN = ("key", "state", "reason", "version", "expires_at", "fetched")
 INDEXES_AND_CHECKS = ("state", "absent_has_reason", "expires_after_fetch", "expires_at_idx", "last_used_at_idx")
 # PostgreSQL silently cuts longer names off; names of indexes and checks begin with that of the table.
 MAX_NAME_BYTES = 63

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from confluent_kafka import KafkaException, TopicPartition
 
 from enrichment.batch import Batch
-from enrichment.group.watch import REQUEST_SECONDS
 from enrichment.kafka.asking import LATEST, log_offsets
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import Backlog
@@ -20,6 +19,7 @@ from enrichment.store.jobs import Ledger
 
 log = logging.getLogger(__name__)
 
+REQUEST_SECONDS = 10.0  # for a broker's answer; a run does not wait longer for a guess at the next one
 # Looks that are remembered for each partition. A backlog that is older than they are is as old as the first of them.
 LOOKS = 1_000
 

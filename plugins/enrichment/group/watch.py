@@ -13,16 +13,16 @@ from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import Backlog, read_backlog
 from enrichment.settings import KafkaSettings
 
-REQUEST_SECONDS = 10.0  # for a broker's answer; nobody waits longer for a look
-
 
 class BacklogWatch:
-    """Clients that write no log of their own, and keep no offsets. Every method may block."""
+    """Clients that write no log of their own, and keep no offsets. Every method may block; a broker has `seconds` for
+    an answer."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, seconds: float) -> None:
         self.topic = settings.input_topic
         self.is_open = False
         self._settings = settings
+        self._seconds = seconds
         self._errors: list[KafkaError] = []
         self._open = ExitStack()
 
@@ -38,7 +38,7 @@ class BacklogWatch:
         """What waits in each partition. Raises `KafkaException` with the reason why no broker answers,
         `TransactionOpen`, `SettingsError` where there is no such topic."""
         try:
-            backlog = read_backlog(self._consumer, self._admin, self.topic, REQUEST_SECONDS)
+            backlog = read_backlog(self._consumer, self._admin, self.topic, self._seconds)
         except (KafkaException, EnrichmentError) as failed:
             self._consumer.poll(0)  # has `_errors` told
             # That all brokers are down says less than what is the matter with one of them.

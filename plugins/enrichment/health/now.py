@@ -21,12 +21,14 @@ from enrichment.settings import Settings
 from enrichment.statements import Statements
 
 RECENT = timedelta(minutes=5)  # what "now" means for rates
-MOST_BATCHES = 20
+# Offsets at the head of a partition that are looked at for its first message: some hold none (transaction markers,
+# aborted messages, compaction).
+HEAD = 10
 
 
 class WaitingPartition(msgspec.Struct, frozen=True):
-    """What waits in a partition: offsets, and the Kafka timestamp of the first message (None: nothing waits, or its
-    offset holds no message)."""
+    """What waits in a partition: offsets, and the Kafka timestamp of the first message (None: nothing waits, or
+    its first offsets hold no message)."""
 
     partition: int
     waiting: int
@@ -51,6 +53,7 @@ class UnfinishedBatch(msgspec.Struct, frozen=True):
     batch_id: str
     dag_id: str
     run_id: str
+    topic: str
     lane: int
     state: str
     attempts: int
@@ -127,7 +130,8 @@ def look(
     of in the result."""
     at = at or datetime.now(UTC)
     statements, kafka = Statements(connection), settings.kafka
-    group = {"topic": kafka.input_topic, "group_id": kafka.consumer_group, "row_limit": MOST_BATCHES}
+    group = {"group_id": kafka.consumer_group}
+    unfinished = statements.rows("enrichment_jobs/find_open", UnfinishedBatch, group)  # each lane has a few at most
     rollup = Rollups(connection).between(at - RECENT, at)
     backlog, kafka_error = [], ""
     try:
@@ -140,7 +144,7 @@ def look(
         backlog=backlog,
         kafka_error=kafka_error,
         last=statements.row("enrichment_jobs/last_published", LastBatch, {}),
-        unfinished=statements.rows("enrichment_jobs/find_unfinished", UnfinishedBatch, group),
+        unfinished=[batch for batch in unfinished if batch.topic == kafka.input_topic],
         breakers=statements.rows("circuit_breakers/find_open", OpenBreaker, {}),
         pending=statements.rows("enrichment_pending/summarise", PendingSource, {}),
     )
@@ -153,11 +157,14 @@ def see_backlog(watch: BacklogWatch, kafka_config: Callable[[], Mapping[str, Any
         if not watch.is_open:
             watch.open(kafka_config())
         backlog = watch.backlog()
-        heads = read_at(watch.clients, watch.topic, {b.partition: {b.start} for b in backlog if b.span})
+        offsets = {b.partition: range(b.start, min(b.start + HEAD, b.high)) for b in backlog if b.span}
+        heads = read_at(watch.clients, watch.topic, offsets)
     except (KafkaException, EnrichmentError):
         watch.close()
         raise
-    times = {partition: tail.timestamp for (partition, _), tail in heads.items()}
+    times = {
+        partition: tail.timestamp for (partition, _), tail in sorted(heads.items(), reverse=True)
+    }  # the first stays
     return [_waiting(b, times.get(b.partition)) for b in backlog]
 
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 import msgspec
 
+from enrichment.errors import SettingsError
 from enrichment.health.now import RECENT, Now
 from enrichment.settings import ServiceLevelSettings
 
@@ -109,7 +110,8 @@ def _duration(time: timedelta) -> str:
     return f"{seconds:.0f} s"
 
 
-def unreachable(error: str) -> HealthVerdict:
-    """The verdict where the database that would tell does not answer."""
-    finding = Finding(Health.DOWN, f"PostgreSQL does not answer: {error}")
+def unknown(failed: Exception) -> HealthVerdict:
+    """The verdict where neither ledger nor figures can be read: a setting is wrong, or the database does not answer."""
+    what = "a setting is wrong" if isinstance(failed, SettingsError) else "PostgreSQL does not answer"
+    finding = Finding(Health.DOWN, f"{what}: {str(failed).strip()}")
     return HealthVerdict(Health.DOWN, finding.text, [finding])

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
@@ -18,10 +17,11 @@ from airflow.api_fastapi.core_api.security import requires_access_dag
 from fastapi import Depends, FastAPI, Response
 from fastapi.responses import FileResponse
 
+from enrichment.databases import KeptConnection
 from enrichment.errors import SettingsError
 from enrichment.group.watch import BacklogWatch
 from enrichment.health.now import Now, look
-from enrichment.health.verdict import LIVE_DAG, HealthVerdict, judge, unreachable
+from enrichment.health.verdict import LIVE_DAG, HealthVerdict, judge, unknown
 from enrichment.orchestration.common import open_resources
 from enrichment.resources import Resources
 
@@ -31,6 +31,8 @@ FILES = Path(__file__).parents[3] / "include" / "page"
 # What a browser may load: the page's own files, and Airflow's API, which it asks whether the DAG is paused.
 HEADERS = {"Content-Security-Policy": "default-src 'self'; frame-ancestors 'self'", "X-Content-Type-Options": "nosniff"}
 FRESH_SECONDS = 2.0
+# Whoever looks wants to know within five seconds, and above all when something does not answer.
+PATIENCE_SECONDS = 2.0
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -47,7 +49,7 @@ class Pipeline:
     def __init__(self, open_resources: Callable[[], Resources] = open_resources) -> None:
         self._make = open_resources
         self._lock = Lock()
-        self._resources: Resources | None = None
+        self._opened: tuple[Resources, KeptConnection, BacklogWatch] | None = None
         self._shown: tuple[float, Shown] | None = None
 
     def show(self) -> Shown:
@@ -60,24 +62,26 @@ class Pipeline:
 
     def _look(self) -> Shown:
         try:
-            if self._resources is None:
-                self._resources = self._make()
-                self._watch = BacklogWatch(self._resources.settings.kafka)
-            r = self._resources
-            now = look(r.postgres, self._watch, r.kafka_config, r.settings)
+            r, kept, watch = self._opened = self._opened or self._open()
+            now = look(kept.live(), watch, r.kafka_config, r.settings)
         except (psycopg.Error, SettingsError) as failed:
-            log.warning("page.no_database error=%s", failed)
+            log.warning("page.no_figures error=%s", failed)
             self.close()
-            return Shown(unreachable(str(failed).strip()))
+            return Shown(unknown(failed))
         return Shown(judge(now, r.settings.service_levels), now)
+
+    def _open(self) -> tuple[Resources, KeptConnection, BacklogWatch]:
+        r = self._make()
+        kept = KeptConnection(lambda: r.query_connection(PATIENCE_SECONDS))  # which may only read
+        return r, kept, BacklogWatch(r.settings.kafka, PATIENCE_SECONDS)
 
     def close(self) -> None:
         """Close all connections; the next look opens others."""
-        resources, self._resources = self._resources, None
-        if resources is not None:
-            with suppress(psycopg.Error):
-                resources.__exit__()
-            self._watch.close()
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            _, kept, watch = opened
+            kept.close()
+            watch.close()
 
 
 def make_app(pipeline: Pipeline) -> FastAPI:

@@ -89,14 +89,14 @@ class _Watch:
     """The backlog and its doorbell, which is kept when the clients are made anew. Every method may block."""
 
     def __init__(self) -> None:
-        from enrichment.group.doorbell import Doorbell
+        from enrichment.group.doorbell import REQUEST_SECONDS, Doorbell
         from enrichment.group.watch import BacklogWatch
         from enrichment.settings import load
 
         settings = load()
         self._conn_id = settings.kafka.conn_id
         self._bell = Doorbell(settings.wake_up)
-        self._watch = BacklogWatch(settings.kafka)
+        self._watch = BacklogWatch(settings.kafka, REQUEST_SECONDS)
 
     def connection(self) -> dict[str, Any]:
         """The client's configuration, from Airflow's connection. Raises `SettingsError`."""

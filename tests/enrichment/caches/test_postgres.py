@@ -174,6 +174,17 @@ def test_use_is_noted_with_what_is_put_next(
     }  # fmt: skip
 
 
+def test_noting_use_leaves_alone_what_was_fetched_since(make_layer: MakeLayer, clock: FixedClock) -> None:
+    """Somebody has renewed a row that was read: its old answer does not come back with the note of its use."""
+    make_layer().put_many({"old": found(clock, Profile("free"))})
+    clock.advance(1_000)
+    reader, renewed = make_layer(), found(clock, Profile("pro"))
+    assert reader.get_many(["old"])["old"].value == Profile("free")
+    make_layer().renew_many({"old": renewed})
+    reader.put_many({"new": found(clock)})
+    assert make_layer().get_many(["old"]) == {"old": renewed}
+
+
 def test_use_is_noted_once_when_written_behind(make_layer: MakeLayer, clock: FixedClock) -> None:
     """Whoever writes in another thread takes along what was read before it began, and nobody writes that again."""
     make_layer().put_many({"old": found(clock)})

@@ -38,7 +38,9 @@ def recent(**fields: Any) -> Recent:
 
 def batch(**fields: Any) -> UnfinishedBatch:
     """A batch that is under way."""
-    return replace(UnfinishedBatch("b-1", "stacklens_enrichment", "run-1", 2, "claimed", 0, ago(seconds=5)), **fields)
+    return replace(
+        UnfinishedBatch("b-1", "stacklens_enrichment", "run-1", "in", 2, "claimed", 0, ago(seconds=5)), **fields
+    )
 
 
 LAST = LastBatch("b-0", "stacklens_enrichment", "run-0", ago(seconds=4), 10)
