@@ -11,17 +11,19 @@ import psycopg
 import pytest
 from airflow import plugins_manager
 from fastapi import HTTPException
+from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
 from enrichment.errors import SettingsError
 from enrichment.health.now import Now, recent_of
-from enrichment.orchestration import page
 from enrichment.orchestration.plugin import EnrichmentPlugin
+from enrichment.page import now, reading
+from enrichment.page.app import FILES, make_app
 from enrichment.rollup.rollup import Rollup
 from enrichment.settings import load
 
 AT = datetime(2026, 1, 15, 10, tzinfo=UTC)
-ROUTES = ["/", "/page.js", "/page.css", "/api/now"]
+ROUTES = ["/", "/main.js", "/page.css", "/api/now"]
 
 
 class Opened:
@@ -61,22 +63,21 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             raise found
         return found  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(page, "look", look)
+    monkeypatch.setattr(now, "look", look)
     return seen
 
 
 @pytest.fixture
 def client(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     """A browser of somebody who may read everything."""
-    monkeypatch.setattr(page, "requires_access_dag", lambda **_: lambda: None)
-    monkeypatch.setattr(page, "FRESH_SECONDS", 0.0)
-    with TestClient(page.make_app(page.Pipeline(opened.open))) as client:  # type: ignore[arg-type]
+    monkeypatch.setattr(reading, "requires_access_dag", lambda **_: lambda: None)
+    monkeypatch.setattr(now, "FRESH_SECONDS", 0.0)
+    with TestClient(make_app(opened.open)) as client:  # type: ignore[arg-type]
         yield client
 
 
-@pytest.mark.parametrize("route", ROUTES)
 def test_every_route_asks_for_a_person_who_may_read_the_dag(
-    route: str, monkeypatch: pytest.MonkeyPatch, looks: list[Any]
+    monkeypatch: pytest.MonkeyPatch, looks: list[Any]
 ) -> None:
     """Nobody else sees even the empty page."""
     asked = []
@@ -88,20 +89,27 @@ def test_every_route_asks_for_a_person_who_may_read_the_dag(
 
         return refuse
 
-    monkeypatch.setattr(page, "requires_access_dag", requires_access_dag)
-    app = page.make_app(page.Pipeline())
-    assert TestClient(app).get(route).status_code == 403
-    assert asked == [{"method": "GET", "param_dag_id": "stacklens_enrichment"}]
-    assert set(ROUTES) == {route.path for route in app.routes}  # type: ignore[attr-defined]
+    monkeypatch.setattr(reading, "requires_access_dag", requires_access_dag)
+    app = make_app(lambda: None)  # type: ignore[arg-type, return-value]
+    routes = [route.path for route in app.routes if isinstance(route, APIRoute)]
+    for route in routes:
+        asked.clear()
+        assert TestClient(app).get(route).status_code == 403, route
+        assert asked[0] == {"method": "GET", "param_dag_id": "stacklens_enrichment"}
+    assert len(routes) == len(app.routes)
+    assert {*ROUTES} <= {*routes}
 
 
 def test_files_are_served(client: TestClient) -> None:
     """With what they load themselves, and nothing from elsewhere."""
     text = client.get("/").text
-    assert 'src="page.js"' in text
+    assert 'src="main.js"' in text
     assert 'href="page.css"' in text
-    assert "http" not in text
-    answer = client.get("/page.js")
+    for path in FILES.iterdir():
+        shown = client.get("/" if path.name == "index.html" else f"/{path.name}")
+        assert shown.content == path.read_bytes()
+        assert b"http" not in path.read_bytes() or path.suffix == ".json"
+    answer = client.get("/main.js")
     assert "javascript" in answer.headers["content-type"]
     assert answer.headers["content-security-policy"].startswith("default-src 'self'")
 
@@ -138,10 +146,10 @@ def test_what_keeps_figures_from_being_read_is_the_verdict(
 def test_all_viewers_share_a_look(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many watch, the database is asked every two seconds; connections stay open."""
     ticks = iter([0.0, 1.0, 2.5, 2.5])
-    monkeypatch.setattr(page, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(now, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
     seen = iter([Now(AT, recent_of(Rollup(), load())) for _ in range(2)])
-    monkeypatch.setattr(page, "look", lambda *_: next(seen))
-    pipeline = page.Pipeline(opened.open)  # type: ignore[arg-type]
+    monkeypatch.setattr(now, "look", lambda *_: next(seen))
+    pipeline = now.Lookout(opened.open)  # type: ignore[arg-type]
     first, second, third = (pipeline.show() for _ in range(3))
     assert first is second
     assert first is not third

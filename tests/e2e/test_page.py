@@ -73,7 +73,7 @@ def test_page_says_how_enrichment_is(airflow: Airflow, stream: Stream, make_page
     # The page looks every few seconds, and batches of other tests come to be older than five minutes meanwhile.
     eventually(lambda: figure(frame, "Batches") == recorded()[0], "the ledger's count")
     _, run_id = recorded()
-    expect(frame.locator("#lag-empty")).to_have_text("Nothing waits in 4 partitions.")
+    expect(frame.locator("#lag p")).to_have_text("Nothing waits in 4 partitions.")
     expect(frame.locator("#errors")).to_contain_text("invalid-json")
     expect(frame.locator("#caches tbody tr")).to_have_count(3)
     frame.locator("#figures a").click()
@@ -104,7 +104,7 @@ def test_paused_dag_is_down(airflow: Airflow, make_page: Any) -> None:
         airflow.call("PATCH", path, {"is_paused": False})
 
 
-@pytest.mark.parametrize("route", ["", "page.js", "page.css", "api/now"])
+@pytest.mark.parametrize("route", ["", "main.js", "page.css", "api/now"])
 def test_nobody_sees_it_without_a_login(airflow: Airflow, route: str) -> None:
     """Neither figures nor the empty page."""
     answer = requests.get(f"{airflow.stack.airflow_url}/stacklens/{route}", timeout=30)

@@ -19,9 +19,10 @@ class Page:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """See ASGI."""
         if self._app is None:
-            from enrichment.orchestration.page import Pipeline, make_app
+            from enrichment.orchestration.common import open_resources
+            from enrichment.page.app import make_app
 
-            self._app = make_app(Pipeline())
+            self._app = make_app(open_resources)
         await self._app(scope, receive, send)
 
 

@@ -1,38 +1,27 @@
-"""The StackLens page of Airflow's UI: a small web application that only people who may read the live DAG see.
-
-Files of `include/page` in, with what they show as JSON. It reads, with limits of time and rows; it changes nothing.
-"""
+"""The tab *Now*: how live enrichment is at this moment."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 from threading import Lock
 
 import msgspec
 import psycopg
-from airflow.api_fastapi.core_api.security import requires_access_dag
-from fastapi import Depends, FastAPI, Response
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Response
 
 from enrichment.databases import KeptConnection
 from enrichment.errors import SettingsError
 from enrichment.group.watch import BacklogWatch
 from enrichment.health.now import Now, look
-from enrichment.health.verdict import LIVE_DAG, HealthVerdict, judge, unknown
-from enrichment.orchestration.common import open_resources
+from enrichment.health.verdict import HealthVerdict, judge, unknown
+from enrichment.page.reading import PATIENCE_SECONDS, as_json
 from enrichment.resources import Resources
 
 log = logging.getLogger(__name__)
 
-FILES = Path(__file__).parents[3] / "include" / "page"
-# What a browser may load: the page's own files, and Airflow's API, which it asks whether the DAG is paused.
-HEADERS = {"Content-Security-Policy": "default-src 'self'; frame-ancestors 'self'", "X-Content-Type-Options": "nosniff"}
 FRESH_SECONDS = 2.0
-# Whoever looks wants to know within five seconds, and above all when something does not answer.
-PATIENCE_SECONDS = 2.0
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -42,11 +31,11 @@ class Shown(msgspec.Struct, frozen=True):
     now: Now | None = None
 
 
-class Pipeline:
+class Lookout:
     """Looks at live enrichment for all who watch: one look at a time, and each serves for two seconds. Connections are
     kept from look to look."""
 
-    def __init__(self, open_resources: Callable[[], Resources] = open_resources) -> None:
+    def __init__(self, open_resources: Callable[[], Resources]) -> None:
         self._make = open_resources
         self._lock = Lock()
         self._opened: tuple[Resources, KeptConnection, BacklogWatch] | None = None
@@ -84,20 +73,12 @@ class Pipeline:
             watch.close()
 
 
-def make_app(pipeline: Pipeline) -> FastAPI:
-    """The application. Every route asks for a person who is logged in and may read `stacklens_enrichment`."""
-    may_read = Depends(requires_access_dag(method="GET", param_dag_id=LIVE_DAG))
-    app = FastAPI(title="StackLens", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[may_read])
+def routes(lookout: Lookout) -> APIRouter:
+    """The routes of this tab."""
+    router = APIRouter()
 
-    def serve(name: str) -> Callable[[], FileResponse]:
-        return lambda: FileResponse(FILES / name, headers={**HEADERS, "Cache-Control": "no-cache"})
-
-    for path, name in {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}.items():
-        app.add_api_route(path, serve(name), methods=["GET"], response_class=FileResponse)
-
-    @app.get("/api/now")
+    @router.get("/now")
     def now() -> Response:
-        content = msgspec.json.encode(pipeline.show())
-        return Response(content, media_type="application/json", headers={**HEADERS, "Cache-Control": "no-store"})
+        return as_json(lookout.show())
 
-    return app
+    return router

@@ -1,0 +1,109 @@
+// How enrichment is at this moment. It asks every few seconds and changes only the texts that have changed.
+import { airflowLink, ask, day, h, moment, number, replace, runPath, seconds, share, table, write } from "./dom.js";
+
+const EVERY_MS = 5_000;
+const DAG = "stacklens_enrichment";
+
+function finding({ text, dag_id: dagId, run_id: runId }) {
+  const where = dagId ? [" (", airflowLink(runPath(dagId, runId), runId ? "its run" : dagId), ")"] : [];
+  return h("li", {}, text, ...where);
+}
+
+function figure([name, value, path]) {
+  return h("div", {}, h("dt", {}, name), h("dd", {}, path ? airflowLink(path, value) : value));
+}
+
+function figuresOf({ recent, last }) {
+  const shown = [
+    ["Messages/s", number(recent.messages_per_second)],
+    ["Fully enriched", share(recent.fully_enriched)],
+    ["With an error or dead", share(recent.error_rate)],
+    ["Dead letters", share(recent.dead_letter_rate)],
+    ["Answered by caches", share(recent.hit_rate)],
+    ["Published within, half of them", seconds(recent.freshness.p50)],
+    ["Published within, 95 % of them", seconds(recent.freshness.p95)],
+    ["Batches", number(recent.batches)],
+  ];
+  if (last === null) return [...shown, ["Last published", "nothing yet"]];
+  const builds = Object.entries(last.source_builds).map(([name, build]) => [`Build of ${name}`, dated(build)]);
+  return [...shown, ["Last published", moment(last.published_at), runPath(last.dag_id, last.run_id)], ...builds];
+}
+
+// The build of a MaxMind database ends with the time at which it was made, in seconds since the epoch.
+function dated(build) {
+  const found = /^(.*)-(\d{9,10})$/.exec(build);
+  return found ? `${found[1]}, ${day(new Date(1000 * Number(found[2])))}` : build;
+}
+
+function cacheRows(hitRates) {
+  return Object.entries(hitRates).map(([name, tiers]) => [
+    name, share(tiers.memory), share(tiers.postgres), share(Math.max(0, 1 - tiers.all)),
+  ]);
+}
+
+function make(root) {
+  const made = {
+    at: h("p", { class: "quiet", id: "at" }, "Loading"),
+    health: h("strong", { id: "health" }),
+    summary: h("span", { id: "summary" }),
+    findings: h("ul", { id: "findings" }),
+    minutes: h("span", {}, "5"),
+    figures: h("dl", { class: "figures", id: "figures" }),
+    lag: table("What waits", ["Partition", { title: "Messages", number: true }, "The oldest is of"], "Nothing waits."),
+    caches: table("Who answered", ["Enrichment", ...["Memory", "Table", "Source"].map((title) => ({ title, number: true }))], "No look-ups in these minutes."),
+    errors: table("Errors by reason", ["Reason", { title: "Messages", number: true }], "None in these minutes."),
+  };
+  made.verdict = h("section", { class: "verdict", id: "verdict", "aria-live": "polite", "aria-atomic": "true" }, made.health, " ", made.summary);
+  made.matter = h("section", { hidden: true }, h("h2", {}, "What is the matter"), made.findings);
+  root.append(
+    made.at, made.verdict, made.matter,
+    h("section", {}, h("h2", {}, "The last ", made.minutes, " minutes"), made.figures),
+    h("section", { id: "lag" }, h("h2", {}, "What waits"), made.lag.element),
+    h("section", { id: "caches" }, h("h2", {}, "Who answered"), made.caches.element),
+    h("section", { id: "errors" }, h("h2", {}, "Errors by reason"), made.errors.element),
+  );
+  return made;
+}
+
+function show(made, verdict, now, paused) {
+  const health = paused ? "down" : verdict.health;
+  const findings = paused
+    ? [{ text: `${DAG} is paused: nothing is enriched until somebody unpauses it`, dag_id: DAG, run_id: "" }, ...verdict.findings]
+    : verdict.findings;
+  made.verdict.className = `verdict ${health}`;
+  write(made.health, health);
+  write(made.summary, paused ? `${DAG} is paused` : verdict.summary);
+  made.matter.hidden = findings.length === 0;
+  replace(made.findings, findings, finding);
+  if (now === null) return;
+  write(made.at, `As of ${moment(now.at)}`);
+  write(made.minutes, number(now.recent.minutes));
+  replace(made.figures, figuresOf(now), figure);
+  made.lag.fill(
+    now.backlog.filter((one) => one.waiting > 0).map((one) => [String(one.partition), number(one.waiting), moment(one.oldest_at)]),
+    now.kafka_error ? "The brokers do not say." : `Nothing waits in ${now.backlog.length} partitions.`,
+  );
+  made.caches.fill(cacheRows(now.recent.hit_rates));
+  const errors = Object.entries(now.recent.errors_by_reason).sort((one, other) => other[1] - one[1]);
+  made.errors.fill(errors.map(([reason, count]) => [reason, number(count)]));
+}
+
+export async function open(root, parameters, signal) {
+  const made = make(root);
+  const refresh = async () => {
+    try {
+      const [shown, dag] = await Promise.all([ask("api/now", { signal }), ask(`../api/v2/dags/${DAG}`, { signal })]);
+      show(made, shown.verdict, shown.now, dag.is_paused);
+    } catch (failed) {
+      if (signal.aborted) return;
+      made.verdict.className = "verdict";
+      write(made.health, "unknown");
+      write(made.summary, `the figures cannot be read: ${failed.message}`);
+    }
+  };
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); }, { signal });
+  while (!signal.aborted) {
+    if (!document.hidden) await refresh();
+    await new Promise((wake) => setTimeout(wake, EVERY_MS));
+  }
+}
