@@ -76,9 +76,7 @@ def client(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClie
         yield client
 
 
-def test_every_route_asks_for_a_person_who_may_read_the_dag(
-    monkeypatch: pytest.MonkeyPatch, looks: list[Any]
-) -> None:
+def test_every_route_asks_for_a_person_who_may_read_the_dag(monkeypatch: pytest.MonkeyPatch, looks: list[Any]) -> None:
     """Nobody else sees even the empty page."""
     asked = []
 
