@@ -1,4 +1,4 @@
--- One hour's or day's rollup, as sums.
+-- One minute's, hour's or day's rollup, as sums.
 SELECT sums
 FROM enrichment_rollups
 WHERE period = %(period)s

@@ -1,4 +1,4 @@
--- Keep an hour's or day's rollup, over the one that an earlier run made. Never over one that was made from more: then
+-- Keep the rollup of a minute, an hour or a day, over the one that an earlier run made. Never over one that was made from more: then
 -- retention has taken batches, metrics or hours meanwhile, and the first one knew better. Returns whether it was kept.
 INSERT INTO enrichment_rollups (
     period,

@@ -14,7 +14,7 @@ from enrichment.housekeeping.retention import KEPT, Forgotten, forget
 
 Connection = psycopg.Connection[Any]
 
-KEEP = {what: timedelta(days=days) for what, days in zip(KEPT, (30, 90, 365, 180, 1095, 1095, 90, 90), strict=True)}
+KEEP = {what: timedelta(days=days) for what, days in zip(KEPT, (30, 90, 365, 2, 180, 1095, 1095, 90, 90), strict=True)}
 OLD, YOUNG = 91, 89
 
 
