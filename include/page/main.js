@@ -4,6 +4,7 @@ import { h, tabHref } from "./dom.js";
 
 const TABS = {
   now: { title: "Now", load: () => import("./now.js") },
+  history: { title: "History", load: () => import("./history.js") },
 };
 const FIRST = "now";
 
