@@ -1,4 +1,4 @@
-"""The files of BokehJS, which plots are drawn with: they come in the wheel of the package bokeh, and are served from there."""
+"""The files of BokehJS, which plots are drawn with: they come in the wheel of the package bokeh."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ from fastapi import APIRouter, Response
 from enrichment.page.reading import PATIENCE_SECONDS, Reader, as_json
 from enrichment.rollup.history import History, read_history
 from enrichment.rollup.service_levels import Level, thresholds
-from enrichment.settings import ServiceLevelSettings
 
 RangeName = Literal["1h", "6h", "24h", "7d", "30d"]  # those of `enrichment.rollup.history.RANGES`
 

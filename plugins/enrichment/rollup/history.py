@@ -1,13 +1,13 @@
 """A range of time in, what the live stream did in each step of it out: columns of points for plots, from rollups.
 
-Ranges of a day and less are made of minutes, longer ones of hours; only what came after the last rollup is read from the
-batches themselves, an hour at most. A step that nothing is known of is None everywhere.
+Ranges of a day and less are made of minutes, longer ones of hours; only what came after the last rollup is read from
+the batches themselves, an hour at most. A step that nothing is known of is None everywhere.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import msgspec
 import psycopg
 
 from enrichment.enrichers.registry import REGISTRY
-from enrichment.rollup.rollup import QUANTILES, BatchRow, Rollup, sum_up
+from enrichment.rollup.rollup import QUANTILES, BatchRow, Rollup, StageSums, sum_up
 from enrichment.rollup.service_levels import Breach
 from enrichment.rollup.table import DAY, HOUR, MINUTE, hour_of
 from enrichment.statements import Statements
@@ -57,7 +57,7 @@ class PastBreach(msgspec.Struct, frozen=True):
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
-    """What a range holds, in columns: a value for each of `at`, the starts of its steps in milliseconds since the epoch.
+    """What a range holds, in columns: a value for each of `at`, the starts of its steps in milliseconds.
 
     `error_rates` are shares of the messages by reason, the rarer ones together as `OTHERS`; `lag` is the most that a
     claim left behind. `batches` and `messages` are those of the whole range.
@@ -94,6 +94,13 @@ class _Timed(msgspec.Struct, frozen=True):
 _decode = msgspec.json.Decoder(Rollup).decode
 
 
+class _BreachRow(msgspec.Struct, frozen=True):
+    starts_at: datetime
+    level: str
+    observed: float
+    threshold: float
+
+
 class _Step(NamedTuple):
     """A step of the range and how many seconds of it are known."""
 
@@ -121,7 +128,7 @@ def read_history(connection: psycopg.Connection[Any], name: str, now: datetime) 
         freshness={name: _column(steps, _quantile("freshness", q)) for name, q in QUANTILES.items()},
         latency={name: _column(steps, _quantile("message_latency", q)) for name, q in QUANTILES.items()},
         hit_rates={
-            cache: _column(steps, lambda r, cache=cache: r.hit_rates.get(cache, {}).get("all"))  # type: ignore[misc]
+            cache: _column(steps, _hit_rate_of(cache))
             for cache in _in_order(cache for rollup in whole for cache in rollup.caches)
         },
         error_rates=_error_rates(steps, whole),
@@ -129,7 +136,7 @@ def read_history(connection: psycopg.Connection[Any], name: str, now: datetime) 
         mean_batch=_column(steps, lambda r: r.messages / r.batches if r.batches else None),
         largest_batch=_column(steps, lambda r: r.largest_batch),
         peak_rss_bytes={
-            stage: _column(steps, lambda r, stage=stage: r.stages[stage].peak_rss_bytes if stage in r.stages else None)  # type: ignore[misc]
+            stage: _column(steps, _peak_of(stage))
             for stage in _in_order(stage for rollup in whole for stage in rollup.stages)
         },
         breaches=breaches[:MOST_BREACHES],
@@ -137,9 +144,7 @@ def read_history(connection: psycopg.Connection[Any], name: str, now: datetime) 
     )  # fmt: skip
 
 
-def _read(
-    statements: Statements, chosen: HistoryRange, starts_at: datetime, now: datetime
-) -> dict[datetime, _Step]:
+def _read(statements: Statements, chosen: HistoryRange, starts_at: datetime, now: datetime) -> dict[datetime, _Step]:
     """The steps of which anything is known."""
     parts: dict[datetime, list[Rollup]] = defaultdict(list)
     known: Counter[datetime] = Counter()
@@ -173,14 +178,8 @@ def _read(
 
 
 def _breaches(statements: Statements, starts_at: datetime) -> list[PastBreach]:
-    class Found(msgspec.Struct):
-        starts_at: datetime
-        level: str
-        observed: float
-        threshold: float
-
     since = {"starts_at": hour_of(starts_at), "row_limit": MOST_BREACHES + 1}
-    found = statements.rows("service_level_breaches/find_since", Found, since)
+    found = statements.rows("service_level_breaches/find_since", _BreachRow, since)
     return [PastBreach(b.starts_at, b.level, str(Breach(b.level, b.observed, b.threshold))) for b in found]
 
 
@@ -195,7 +194,15 @@ def _column(steps: Sequence[_Step | None], value: Callable[[Rollup], float | Non
 
 
 def _quantile(histogram: str, q: float) -> Callable[[Rollup], float | None]:
-    return lambda rollup: getattr(rollup, histogram).quantile(q)  # type: ignore[no-any-return]
+    return lambda rollup: getattr(rollup, histogram).quantile(q)
+
+
+def _hit_rate_of(cache: str) -> Callable[[Rollup], float | None]:
+    return lambda rollup: rollup.hit_rates.get(cache, {}).get("all")
+
+
+def _peak_of(stage: str) -> Callable[[Rollup], float | None]:
+    return lambda rollup: rollup.stages.get(stage, StageSums()).peak_rss_bytes
 
 
 def _error_rates(steps: Sequence[_Step | None], whole: Sequence[Rollup]) -> Columns:
@@ -216,7 +223,7 @@ def _rate_of(reasons: frozenset[str]) -> Callable[[Rollup], float | None]:
     return rate
 
 
-def _in_order(names: Iterator[str]) -> list[str]:
+def _in_order(names: Iterable[str]) -> list[str]:
     """Stages and caches in the order of the pipeline; those that are declared no more at the end."""
     found = set(names)
     order = ["drain", *REGISTRY.by_name, "publish"]

@@ -64,8 +64,8 @@ class Rollup(msgspec.Struct, frozen=True, kw_only=True):
 
     Latency is the time from claim to publication: `batch_latency` counts each batch once, `message_latency` each
     message. `lag` has for each partition the most messages that a claim left waiting after its batch's end, `lag_max`
-    the most of all partitions together; empty and None when nothing was claimed. `largest_batch` has the messages of the
-    largest one (None: not known), `metric_rows` is the number of rows of `enrichment_metrics` that it was made from.
+    the most of all partitions together; empty and None when nothing was claimed. `largest_batch` has the messages of
+    the largest one (None: not known), `metric_rows` is the number of rows of `enrichment_metrics` in it.
     """
 
     hours: int = 0
@@ -103,9 +103,7 @@ class Rollup(msgspec.Struct, frozen=True, kw_only=True):
             errors_by_reason=row.errors_by_reason,
             caches=row.cache_counts,
             stages={
-                name: StageSums(
-                    1, stage.messages, stage.seconds, Histogram.of([stage.seconds]), stage.peak_rss_bytes
-                )
+                name: StageSums(1, stage.messages, stage.seconds, Histogram.of([stage.seconds]), stage.peak_rss_bytes)
                 for name, stage in row.stages.items()
             },
             batch_latency=Histogram.of([latency]),

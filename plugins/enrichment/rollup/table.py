@@ -62,9 +62,7 @@ class Rollups:
 
     def due_minutes(self) -> list[datetime]:
         """The last full minutes that have no rollup yet and whose batches are all recorded: a few at most."""
-        found = self._statements.rows(
-            "enrichment_rollups/find_due", dict[str, datetime], {"minutes": MINUTES_AT_ONCE}
-        )
+        found = self._statements.rows("enrichment_rollups/find_due", dict[str, datetime], {"minutes": MINUTES_AT_ONCE})
         return [row["starts_at"] for row in found]
 
     def get(self, period: str, starts_at: datetime) -> Rollup | None:

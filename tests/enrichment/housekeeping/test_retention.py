@@ -187,6 +187,24 @@ def test_hours_go_as_whole_days_and_days_much_later(postgres_connection: Connect
     ]  # fmt: skip
 
 
+def test_minutes_go_after_two_days(postgres_connection: Connection, connection: Connection) -> None:
+    """By themselves: hours are not made of them."""
+    for hours in (49, 47):
+        postgres_connection.execute(
+            """INSERT INTO enrichment_rollups (period, starts_at, hours, batches, batches_failed, metric_rows, messages,
+                   messages_enriched, messages_partial, messages_dead, value_bytes, messages_per_second, hit_rates,
+                   error_rates, lag, stages, sums)
+            SELECT 'minute', date_trunc('hour', now()) - %s * interval '1 hour' + n * interval '1 minute',
+                   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, '{}', '{}', '{}', '{}', '{}'
+            FROM generate_series(0, 2) AS n""",
+            [hours],
+        )
+    assert run(connection, dry_run=True).minute_rollups == 3
+    assert run(connection).minute_rollups == 3
+    [(left,)] = postgres_connection.execute("SELECT count(*) FROM enrichment_rollups").fetchall()
+    assert left == 3
+
+
 def test_hours_whose_day_still_needs_them_stay(postgres_connection: Connection, connection: Connection) -> None:
     """A day that was never added up, or has hours to come by a backfill, would lose what it is added up from; once days
     go, too, nobody will add to it any more."""
