@@ -9,9 +9,11 @@ import numpy as np
 import psycopg
 
 from enrichment.caches.base import LookupCounts
+from enrichment.enrichers.declare import CountedColumns
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.rollup.table import DAY, HOUR, MINUTE, Rollups, hour_of
 from enrichment.statements import jsonb
+from enrichment.store.contents import DEAD_LETTERS, shown
 from enrichment.store.histogram import Histogram
 
 SECONDS = 2  # between batches
@@ -33,12 +35,12 @@ SELECT
     at - interval '1.5 seconds', at - interval '1 second', at
 FROM (
     SELECT n, %(ends_at)s::timestamptz - n * %(seconds)s * interval '1 second' AS at
-    FROM generate_series(1, %(batches)s) AS n
+    FROM generate_series(1, %(batches)s::bigint) AS n
 ) AS times
 """
 METRICS = """
 INSERT INTO enrichment_metrics (batch_id, stage, messages, seconds, peak_rss_bytes, counts, recorded_at)
-SELECT batch_id, stage, 2000, 0.05, 400000000, CASE WHEN stage = 'publish' THEN %(counts)s ELSE '{}' END, published_at
+SELECT batch_id, stage, 2000, 0.05, 400000000, coalesce(%(counts)s::jsonb -> stage, '{}'), published_at
 FROM enrichment_jobs
 CROSS JOIN unnest(%(stages)s::text[]) AS stage
 WHERE dag_id = 'stacklens_enrichment'
@@ -59,18 +61,37 @@ FROM generate_series(%(starts_at)s::timestamptz, %(ends_at)s, '7 hours') AS star
 """
 
 
+def stage_counts() -> dict[str, dict[str, Any]]:
+    """What the stages of each batch count: a hundred values of what is declared, a dozen dead letters."""
+    rng = np.random.default_rng(7)
+    found: dict[str, dict[str, Any]] = {
+        enricher.name: {"contents": {c.name: contents_of(c, rng) for c in enricher.counted}}
+        for enricher in REGISTRY.enrichers
+    }
+    letters = {shown(("invalid-json", f"kind {n}: unexpected <quoted> at row <n>, column <n>")): 1 for n in range(12)}
+    freshness = Histogram.of(rng.lognormal(0.4, 0.5, MESSAGES))
+    return found | {"publish": {"freshness": freshness, "contents": {DEAD_LETTERS: letters}}}
+
+
+def contents_of(counted: CountedColumns, rng: np.random.Generator) -> dict[str, int]:
+    """Codes of two letters, and combinations of few values."""
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    if len(counted.columns) == 1:
+        return {a + b: int(rng.integers(1, 40)) for a in letters[::2] for b in letters[::3]}
+    return {shown((f"unit-{n}", level)): 50 for n in range(10) for level in ("low", "medium", "high")}
+
+
 def make_history(connection: psycopg.Connection[Any], batches: timedelta, rollups: timedelta) -> datetime:
     """Fill a database without any past: batches and metrics of so long, rollups of so long; returns when it ends, which
     is now. The role must be a superuser's: the audit of jobs is not made."""
     now = datetime.now(UTC)
     hour, minute = hour_of(now) - HOUR, now.replace(second=0, microsecond=0) - MINUTE
     counts = LookupCounts(messages=1_990, memory=1_700, postgres=200, misses=90)
-    rng = np.random.default_rng(7)
     values = {
         "caches": jsonb(dict.fromkeys(REGISTRY.by_name, counts)),
         "errors": jsonb(dict.fromkeys(list(REGISTRY.reasons)[:6], 8) | {"invalid-json": 10}),
         "durations": jsonb(dict.fromkeys(STAGES, 0.05)),
-        "counts": jsonb({"freshness": Histogram.of(rng.lognormal(0.4, 0.5, MESSAGES))}),
+        "counts": jsonb(stage_counts()),
         "ends_at": now, "seconds": SECONDS, "stages": list(STAGES),
         "batches": batches // timedelta(seconds=SECONDS),
     }  # fmt: skip

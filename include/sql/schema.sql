@@ -376,6 +376,7 @@ CREATE TABLE IF NOT EXISTS enrichment_rollups (
     lag                   jsonb NOT NULL,
     stages                jsonb NOT NULL,
     sums                  jsonb NOT NULL,
+    contents              jsonb NOT NULL DEFAULT '{}',
     rolled_up_at          timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (period, starts_at),
     CONSTRAINT enrichment_rollups_period CHECK (
@@ -394,6 +395,7 @@ COMMENT ON COLUMN enrichment_rollups.message_p50_seconds IS 'From claim to publi
 COMMENT ON COLUMN enrichment_rollups.freshness_p50_seconds IS 'From message timestamp to publication, by message.';
 COMMENT ON COLUMN enrichment_rollups.lag_max IS 'Most messages that a claim left behind, all partitions together.';
 COMMENT ON COLUMN enrichment_rollups.sums IS 'What merging needs (enrichment.rollup.Rollup), histograms included.';
+COMMENT ON COLUMN enrichment_rollups.contents IS 'What is counted, such as an output column, to messages by value; … are the rarer values together.';
 
 CREATE TABLE IF NOT EXISTS service_level_breaches (
     starts_at   timestamptz NOT NULL,

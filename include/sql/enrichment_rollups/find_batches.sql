@@ -19,7 +19,8 @@ SELECT
                     'messages', messages,
                     'seconds', seconds,
                     'freshness', counts -> 'freshness',
-                    'peak_rss_bytes', peak_rss_bytes
+                    'peak_rss_bytes', peak_rss_bytes,
+                    'contents', CASE WHEN %(contents)s THEN counts -> 'contents' END
                 )
             ),
             '{}'

@@ -12,7 +12,7 @@ from enrichment.page.reading import PATIENCE_SECONDS, Reader, as_json
 from enrichment.rollup.history import History, read_history
 from enrichment.rollup.service_levels import Level, thresholds
 
-RangeName = Literal["1h", "6h", "24h", "7d", "30d"]  # those of `enrichment.rollup.history.RANGES`
+RangeName = Literal["1h", "6h", "24h", "7d", "30d"]  # of `RANGES` in enrichment.rollup.history and .held
 
 
 class ShownHistory(msgspec.Struct, frozen=True):

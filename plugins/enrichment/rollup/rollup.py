@@ -7,7 +7,7 @@ on demand. So a day is the sum of its hours, and its percentiles are those of al
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import reduce
 from operator import add
@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from enrichment.caches.base import LookupCounts
+from enrichment.store.contents import Contents, total_contents
 from enrichment.store.histogram import Histogram
 
 HOUR_SECONDS = 3600
@@ -30,6 +31,7 @@ class StageRow(msgspec.Struct, frozen=True):
     seconds: float
     freshness: Histogram | None = None
     peak_rss_bytes: int | None = None
+    contents: Contents | None = None
 
 
 class BatchRow(msgspec.Struct, frozen=True):
@@ -66,6 +68,7 @@ class Rollup(msgspec.Struct, frozen=True, kw_only=True):
     message. `lag` has for each partition the most messages that a claim left waiting after its batch's end, `lag_max`
     the most of all partitions together; empty and None when nothing was claimed. `largest_batch` has the messages of
     the largest one (None: not known), `metric_rows` is the number of rows of `enrichment_metrics` in it.
+    `contents` has its messages by what they hold; a table keeps them beside the other sums.
     """
 
     hours: int = 0
@@ -87,6 +90,7 @@ class Rollup(msgspec.Struct, frozen=True, kw_only=True):
     lag: dict[int, int] = {}
     lag_max: int | None = None
     largest_batch: int | None = None
+    contents: Contents = {}
 
     @classmethod
     def of_batch(cls, row: BatchRow) -> Rollup:
@@ -112,6 +116,7 @@ class Rollup(msgspec.Struct, frozen=True, kw_only=True):
             lag=row.lag,
             lag_max=sum(row.lag.values()) if row.lag else None,
             largest_batch=row.messages_read,
+            contents=total_contents(stage.contents for stage in row.stages.values() if stage.contents),
         )
 
     @classmethod
@@ -208,10 +213,6 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-# Fields that are no sums: of several values the largest counts, dicts by their keys; None is no value.
-_MAXIMA = frozenset({"lag", "lag_max", "largest_batch", "peak_rss_bytes"})
-
-
 def _total(values: Sequence[Any]) -> Any:
     """The sum of values of one type, all at once: numbers, histograms, structs by their fields, dicts by their keys."""
     first = values[0]
@@ -223,14 +224,22 @@ def _total(values: Sequence[Any]) -> Any:
         return {key: _total(found) for key, found in _by_key(values).items()}
     if isinstance(first, msgspec.Struct):
         columns = {name: [getattr(value, name) for value in values] for name in first.__struct_fields__}
-        return type(first)(**{n: (_largest if n in _MAXIMA else _total)(found) for n, found in columns.items()})
+        return type(first)(**{name: _SPECIAL.get(name, _total)(found) for name, found in columns.items()})
     return sum(values)
 
 
 def _largest(values: Sequence[Any]) -> Any:
+    """The largest value, of dicts by their keys; None is no value."""
     if isinstance(values[0], Mapping):
         return {key: max(found) for key, found in sorted(_by_key(values).items())}
     return max((value for value in values if value is not None), default=None)
+
+
+# Fields that are added up otherwise.
+_SPECIAL: dict[str, Callable[[Sequence[Any]], Any]] = {
+    **dict.fromkeys(("lag", "lag_max", "largest_batch", "peak_rss_bytes"), _largest),
+    "contents": total_contents,
+}
 
 
 def _by_key(mappings: Iterable[Mapping[Any, Any]]) -> dict[Any, list[Any]]:
