@@ -36,7 +36,7 @@ class AsnSettings(HourlyCacheSettings):
 
 ASN = replace(
     GEO, name="asn", source="asn-list", columns=Asn, settings=AsnSettings, invalid={},
-    outages={"asn-down": "it is"}, unknown={"asn-unknown": "it is"}, cache_table="asn_cache",
+    outages={"asn-down": "it is"}, unknown={"asn-unknown": "it is"}, cache_table="asn_cache", counted=(),
 )  # fmt: skip
 
 
