@@ -160,7 +160,7 @@ class Plot {
     this.#figure = bokeh.Plotting.figure({
       name: plot.name, height: HEIGHT, sizing_mode: "stretch_width", x_axis_type: "datetime", x_range: range,
       y_range: new bokeh.DataRange1d({ start: 0, min_interval: plot.least ?? 1, only_visible: true }),
-      x_axis_label: `Time, ${zoneName}`, y_axis_label: `${plot.title}, ${plot.unit}`, tools: [], toolbar_location: "above",
+      x_axis_label: `Time, ${zoneName}`, y_axis_label: plot.axis ?? `${plot.title}, ${plot.unit}`, tools: [], toolbar_location: "above",
       output_backend: "canvas",
     });
     this.#figure.toolbar.logo = null;

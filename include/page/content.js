@@ -27,8 +27,13 @@ function project(longitude, latitude) {
   return `${(100 * x).toFixed(1)},${(-100 * y).toFixed(1)}`;
 }
 
+// Elements of SVG have a name space of their own, which an empty one tells.
+const blank = h("template");
+blank.innerHTML = "<svg></svg>";
+const NAMESPACE = blank.content.firstChild.namespaceURI;
+
 function svg(tag, attributes, ...children) {
-  const made = document.createElementNS("http" + "://www.w3.org/2000/svg", tag);
+  const made = document.createElementNS(NAMESPACE, tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   made.append(...children);
   return made;
@@ -94,6 +99,7 @@ function listing(counted) {
       const rest = total - first.reduce((sum, { messages }) => sum + messages, 0);
       const rows = first.map(({ values, messages }) => row(cells(values), messages));
       made.fill(rest ? [...rows, row(isLetter ? ["all others", ""] : ["all others"], rest)] : rows);
+      return counts.length;
     },
   };
 }
@@ -125,6 +131,7 @@ function crossing(counted) {
         row, ...columns.map((column) => share((cells.get(JSON.stringify([row, column])) ?? 0) / totals.rows.get(row))), number(totals.rows.get(row)),
       ]);
       made.fill(others ? [...shown, ["rarer combinations", ...columns.map(() => ""), number(others)]] : shown);
+      return rows.length;
     },
   };
 }
@@ -140,14 +147,14 @@ class Section {
     this.choice = h("label", { hidden: true }, this.all, " all of them");
     this.plots = h("div", { class: "plots" });
     const more = counted.name === DEAD_LETTERS ? h("p", { class: "quiet" }, tabLink("dead-letters", {}, "The dead letters themselves")) : null;
-    this.element = h("section", { class: "counted", "data-name": counted.name }, h("h2", {}, counted.title), map?.element, this.list.element, this.choice, more, this.plots);
+    this.element = h("section", { class: "counted", "data-name": counted.name }, h("h2", {}, counted.title), map?.element,
+      h("div", { class: counted.name === DEAD_LETTERS ? null : "beside" }, h("div", {}, this.list.element, this.choice, more), this.plots));
   }
 
   show(counted) {
     this.#shown = counted;
-    this.choice.hidden = counted.counts.length <= ROWS;
     this.map?.fill(counted.counts);
-    this.list.fill(counted, this.all.checked);
+    this.choice.hidden = this.list.fill(counted, this.all.checked) <= ROWS;
   }
 }
 
@@ -181,7 +188,7 @@ function draw(section, bokeh, counted, held, signal) {
   section.time ??= new TimePlots(bokeh, section.plots, signal);
   section.time.cover(Date.parse(held.starts_at), Date.parse(held.ends_at));
   section.time.draw(
-    { name: `content-${counted.columns.join("-")}`, title: `${counted.title} over time`, unit: "messages", least: 1 },
+    { name: `content-${counted.columns.join("-")}`, title: `${counted.title}, over time`, axis: "messages/s", unit: "messages/s", decimals: 2, least: 0.1 },
     { at: held.at, lines: counted.lines, breaches: [] },
   );
 }

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 import psycopg
 
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.rollup.rollup import Rollup, sum_up
-from enrichment.rollup.steps import Column, HistoryRange, column, milliseconds, read_steps
+from enrichment.rollup.steps import Column, HistoryRange, milliseconds, read_steps
 from enrichment.rollup.table import DAY, HOUR, MINUTE
 from enrichment.store.contents import DEAD_LETTERS, OTHERS, SEPARATOR
 
@@ -27,6 +28,11 @@ RANGES = {
 }
 
 
+class _Step(NamedTuple):
+    rollup: Rollup
+    seconds: float
+
+
 class ValueCount(msgspec.Struct, frozen=True):
     """How many messages have a value, or a combination of values."""
 
@@ -35,8 +41,8 @@ class ValueCount(msgspec.Struct, frozen=True):
 
 
 class CountedContents(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of one kind: the most frequent values first, and in `lines` those of each step, for the first few.
-    `others` are the messages whose values are too rare to be kept apart."""
+    """Counts of one kind: the most frequent values first, and in `lines` messages a second of each step, for the first
+    few. `others` are the messages whose values are too rare to be kept apart."""
 
     name: str
     columns: list[str]
@@ -66,8 +72,8 @@ def read_held(connection: psycopg.Connection, name: str, now: datetime) -> Held:
     chosen = RANGES[name]
     starts = chosen.starts(now)
     known = read_steps(connection, chosen, now, contents=True)
-    steps = [sum_up(known[start].rollups) if start in known else None for start in starts]
-    whole = sum_up(step for step in steps if step is not None)
+    steps = [_Step(sum_up(known[start].rollups), known[start].seconds) if start in known else None for start in starts]
+    whole = sum_up(step.rollup for step in steps if step is not None)
     declared = [counted for enricher in REGISTRY.enrichers for counted in enricher.counted]
     return Held(
         starts_at=starts[0],
@@ -92,7 +98,7 @@ def read_held(connection: psycopg.Connection, name: str, now: datetime) -> Held:
 
 def _counted(
     name: str, columns: Sequence[str], title: str, contents: Mapping[str, Mapping[str, int]],
-    steps: list[Rollup | None], counts_of: Callable[[Rollup], Mapping[str, int]], *, is_country: bool = False,
+    steps: Sequence[_Step | None], counts_of: Callable[[Rollup], Mapping[str, int]], *, is_country: bool = False,
 ) -> CountedContents:  # fmt: skip
     totals = Counter(contents.get(name, {}))
     others = totals.pop(OTHERS, 0)
@@ -105,13 +111,12 @@ def _counted(
         counts=[ValueCount(value.split(SEPARATOR), count) for value, count in ordered],
         others=others,
         lines={
-            value.replace(SEPARATOR, ", "): column(steps, _count_of(counts_of, value)) for value, _ in ordered[:LINES]
+            value.replace(SEPARATOR, ", "): [
+                None if step is None else counts_of(step.rollup).get(value, 0) / step.seconds for step in steps
+            ]
+            for value, _ in ordered[:LINES]
         },
     )
-
-
-def _count_of(counts_of: Callable[[Rollup], Mapping[str, int]], value: str) -> Callable[[Rollup], float | None]:
-    return lambda step: counts_of(step).get(value, 0)
 
 
 def _content(name: str) -> Callable[[Rollup], Mapping[str, int]]:
