@@ -56,7 +56,11 @@ def test_counter_adds_up_chunks_and_passes_them_on() -> None:
     """Whatever is declared, and nothing of what no message has."""
     seen: list[Any] = []
     counter = ContentCounter(BUSINESS, lambda events, chunk: seen.append((events, chunk)))
-    columns = {"business_unit": ["pay"], "business_risk_level": ["low"], "business_fraud_indicators": [None]}
+    columns: dict[str, list[Any]] = {
+        "business_unit": ["pay"],
+        "business_risk_level": ["low"],
+        "business_fraud_indicators": [None],
+    }
     chunk = added([1, 1, 0], **columns)
     for _ in range(2):
         counter(NOTHING, chunk)
