@@ -88,7 +88,7 @@ const bar = (part) => ({ key: part, make: () => h("span", { class: "bar", style:
 function listing(counted) {
   const isLetter = counted.name === DEAD_LETTERS;
   const heads = isLetter ? ["Reason", "Detail, without what differs"] : [counted.is_country ? "Country" : "Value"];
-  const made = table(counted.title, [...heads, ...["Messages", "Share"].map((title) => ({ title, number: true })), ""], "None in this range.");
+  const made = table(counted.title, [...heads, ...["Messages", "Share"].map((title) => ({ title, number: true })), "As a bar"], "None in this range.");
   return {
     element: made.element,
     fill({ counts, others }, all) {
@@ -123,7 +123,7 @@ function crossing(counted) {
       const columns = ordered(totals.columns);
       if (JSON.stringify(columns) !== levels) {
         levels = JSON.stringify(columns);
-        made = table(counted.title, ["", ...[...columns, "Messages"].map((title) => ({ title, number: true }))], "None in this range.");
+        made = table(counted.title, [counted.columns[0].replaceAll("_", " "), ...[...columns, "Messages"].map((title) => ({ title, number: true }))], "None in this range.");
         place.replaceChildren(made.element);
       }
       const rows = ordered(totals.rows);
