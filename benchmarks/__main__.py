@@ -24,6 +24,7 @@ from benchmarks.growth import measure_growth
 from benchmarks.hits import hit_rates
 from benchmarks.hops import measure_hops
 from benchmarks.loop import PEERS
+from benchmarks.page import measure_page
 from benchmarks.passthrough import pass_through, pass_through_in_bulk
 from benchmarks.report import Results
 from benchmarks.same_work import check_same_work
@@ -36,8 +37,8 @@ from enrichment.settings import Settings
 from include.local.errors import StackError
 from include.local.steps import Steps
 
-PARTS = ("passthrough", "pipeline", "peers", "dag", "catch-up", "hits", "hops", "freshness", "growth")
-WITHOUT_BACKLOG = ("hops", "freshness", "growth")  # these bring their own messages
+PARTS = ("passthrough", "pipeline", "peers", "dag", "catch-up", "hits", "hops", "freshness", "growth", "page")
+WITHOUT_BACKLOG = ("hops", "freshness", "growth", "page")  # these bring their own messages
 CATCH_UP_TIMES = 4  # as large as the backlog is what nobody triggers for
 
 
@@ -92,6 +93,8 @@ def _measure(chosen: argparse.Namespace, environ: Mapping[str, str], steps: Step
         results.freshness = measure_freshness(environ, chosen.minutes, steps, console)
     if "growth" in chosen.only:
         results.growth = measure_growth(environ, steps, console)
+    if "page" in chosen.only:
+        results.page = measure_page(environ, chosen.repeat, steps, console)
     return results
 
 

@@ -24,6 +24,7 @@ from benchmarks.freshness import Freshness, freshness_summary, freshness_table
 from benchmarks.goals import goals
 from benchmarks.growth import Grown, growth_summary, growth_table
 from benchmarks.hops import TimedRun, hop_summary, hop_tables
+from benchmarks.page import Request, page_summary, page_table
 from benchmarks.scheduler import Drained
 from benchmarks.stages import Pass
 from benchmarks.stand import changed_settings
@@ -55,6 +56,7 @@ class Results:
     hops: list[TimedRun] = field(default_factory=list)
     freshness: Freshness | None = None
     growth: list[Grown] = field(default_factory=list)
+    page: list[Request] = field(default_factory=list)
 
     def rate(self, seconds: Sequence[float]) -> float | None:
         """Messages a second: the median; None when it was not measured."""
@@ -114,6 +116,7 @@ def summary(results: Results) -> dict[str, Any]:
         "freshness_p99_s": None,
         **(freshness_summary(results.freshness) if results.freshness else {}),
         "growth": growth_summary(results.growth),
+        "page": page_summary(results.page),
         "hit_rate_allowed": results.hits.get("allowed"),
         "hit_rate_data": results.hits.get("data"),
         "messages": results.messages,
@@ -169,8 +172,8 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     """Print the figures, and whether the goals are met."""
     hops = hop_tables(found["hops"]) if found["hops"] else []
     fresh = [freshness_table(found), database_table(found["database"])] if found["freshness_p50_s"] else []
-    grown = growth_table(found["growth"])
-    tables = (_rates(found), _stages(found), _processor_time(found), _hits(found), *hops, *fresh, grown, _goals(found))
+    others = growth_table(found["growth"]), page_table(found["page"]), _goals(found)
+    tables = (_rates(found), _stages(found), _processor_time(found), _hits(found), *hops, *fresh, *others)
     for table in tables:
         if table.row_count:
             console.print(table)

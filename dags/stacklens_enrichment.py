@@ -4,7 +4,8 @@
 the user-profile API, the business tables. **Writes** topics `stacklens-analytics` and `analytics-dlq`, the cache
 tables, a row of `enrichment_jobs` per batch and one of `enrichment_metrics` per stage of it, `enrichment_positions`,
 `enrichment_lanes`, `circuit_breakers`, `enrichment_group_moves` where it goes on past lost offsets, and, where a source
-failed, `enrichment_pending` and `enrichment_publications` for `stacklens_repair`; warnings also in the run's note.
+failed, `enrichment_pending` and `enrichment_publications` for `stacklens_repair`; the minutes that have gone by, in
+`enrichment_rollups`; warnings also in the run's note.
 
 A run starts when messages wait, after one that left some, and every minute. `claim` fixes offset ranges, one batch per
 lane, and enriches and publishes them itself where they are not too large (`KAFKA_AT_ONCE_MESSAGES`). Otherwise they run

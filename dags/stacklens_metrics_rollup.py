@@ -2,7 +2,8 @@
 
 **Reads** the tables `enrichment_jobs`, `enrichment_metrics` and `enrichment_audit_log`, the day's other hours, and the
 views `v_enrichment_job_stats` and `v_enrichment_performance_trend`. **Writes** `enrichment_rollups` (the hour of the
-data interval, and the sum of its day) and `service_level_breaches`. Dry runs, replays and redrives are not counted.
+data interval, its minutes while these are kept, and the sum of its day) and `service_level_breaches`. Dry runs, replays
+and redrives are not counted.
 
 `roll_up` makes the rollup; `service_levels` compares it with the settings `SERVICE_LEVEL_*`; `report` says what ledger
 and metrics hold, and which hours have no rollup.

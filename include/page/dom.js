@@ -16,6 +16,16 @@ const percents = new Intl.NumberFormat(undefined, { style: "percent", maximumFra
 const days = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeZone: zone() });
 const times = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium", timeZone: zone() });
 
+// The zone by name; and a time, in milliseconds, as if that zone were UTC: what draws times without knowing zones is given it.
+export const zoneName = new Intl.DateTimeFormat(undefined, { timeZone: zone() }).resolvedOptions().timeZone;
+const clock = new Intl.DateTimeFormat("en-US", {
+  timeZone: zoneName, hourCycle: "h23", year: "numeric", month: "numeric", day: "numeric", hour: "numeric", minute: "numeric", second: "numeric",
+});
+export function local(ms) {
+  const { year, month, day: date, hour, minute, second } = Object.fromEntries(clock.formatToParts(ms).map(({ type, value }) => [type, Number(value)]));
+  return Date.UTC(year, month - 1, date, hour, minute, second) + (ms % 1000);
+}
+
 const isMissing = (value) => value === null || value === undefined;
 export const number = (value) => (isMissing(value) ? "" : integers.format(value));
 export const share = (value) => (isMissing(value) ? "no messages" : percents.format(value));

@@ -4,6 +4,8 @@ import { h, tabHref } from "./dom.js";
 
 const TABS = {
   now: { title: "Now", load: () => import("./now.js") },
+  history: { title: "History", load: () => import("./history.js") },
+  content: { title: "Content", load: () => import("./content.js") },
 };
 const FIRST = "now";
 

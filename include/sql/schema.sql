@@ -376,16 +376,17 @@ CREATE TABLE IF NOT EXISTS enrichment_rollups (
     lag                   jsonb NOT NULL,
     stages                jsonb NOT NULL,
     sums                  jsonb NOT NULL,
+    contents              jsonb NOT NULL DEFAULT '{}',
     rolled_up_at          timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (period, starts_at),
     CONSTRAINT enrichment_rollups_period CHECK (
-        period IN ('hour', 'day') AND starts_at = date_trunc(period, starts_at, 'UTC')
+        period IN ('minute', 'hour', 'day') AND starts_at = date_trunc(period, starts_at, 'UTC')
     ),
     CONSTRAINT enrichment_rollups_balanced CHECK (messages = messages_enriched + messages_partial + messages_dead)
 );
 COMMENT ON TABLE enrichment_rollups IS
-    'What the live stream''s batches came to, by hour and by day (UTC) of their publication. Null: nothing is known.';
-COMMENT ON COLUMN enrichment_rollups.hours IS 'How many hours are in it: a day has up to 24.';
+    'What the live stream''s batches came to, by minute, hour and day (UTC) of their publication. Null: nothing is known.';
+COMMENT ON COLUMN enrichment_rollups.hours IS 'How many hours are in it: a day has up to 24, a minute none.';
 COMMENT ON COLUMN enrichment_rollups.hit_rates IS 'Cache to the share of its messages that each tier answered.';
 COMMENT ON COLUMN enrichment_rollups.error_rate IS 'Share of the messages published with an error or dead.';
 COMMENT ON COLUMN enrichment_rollups.error_rates IS 'Reason to the share of the messages that have it.';
@@ -394,6 +395,7 @@ COMMENT ON COLUMN enrichment_rollups.message_p50_seconds IS 'From claim to publi
 COMMENT ON COLUMN enrichment_rollups.freshness_p50_seconds IS 'From message timestamp to publication, by message.';
 COMMENT ON COLUMN enrichment_rollups.lag_max IS 'Most messages that a claim left behind, all partitions together.';
 COMMENT ON COLUMN enrichment_rollups.sums IS 'What merging needs (enrichment.rollup.Rollup), histograms included.';
+COMMENT ON COLUMN enrichment_rollups.contents IS 'What is counted, such as an output column, to messages by value; … are the rarer values together.';
 
 CREATE TABLE IF NOT EXISTS service_level_breaches (
     starts_at   timestamptz NOT NULL,

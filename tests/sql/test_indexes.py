@@ -37,7 +37,7 @@ QUERIES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
     "enrichment_jobs_run_idx": (sql.load("enrichment_jobs/find_run"), {"dag_id": "dag", "run_id": "run-7"}),
     "enrichment_jobs_published_at_idx": (
         sql.load("enrichment_rollups/find_batches"),
-        {"starts_at": "2024-01-15T10:00Z", "ends_at": "2024-01-15T11:00Z"},
+        {"starts_at": "2024-01-15T10:00Z", "ends_at": "2024-01-15T11:00Z", "contents": True},
     ),
     "enrichment_jobs_state_idx": ("SELECT batches FROM v_enrichment_job_stats WHERE state = 'failed'", {}),
     "enrichment_metrics_recorded_at_idx": ("SELECT stage, seconds FROM v_enrichment_performance_trend", {}),

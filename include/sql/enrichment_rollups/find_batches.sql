@@ -1,5 +1,5 @@
--- The batches of the live stream that were published in [starts_at, ends_at), each with what its stages did: what an
--- hour's rollup is made of. Dry runs, replays and redrives are not the live stream.
+-- The batches of the live stream that were published in [starts_at, ends_at), each with what its stages did: what the
+-- rollup of an hour or a minute is made of. Dry runs, replays and redrives are not the live stream.
 SELECT
     claimed_at,
     published_at,
@@ -15,7 +15,13 @@ SELECT
         SELECT coalesce(
             jsonb_object_agg(
                 stage,
-                jsonb_build_object('messages', messages, 'seconds', seconds, 'freshness', counts -> 'freshness')
+                jsonb_build_object(
+                    'messages', messages,
+                    'seconds', seconds,
+                    'freshness', counts -> 'freshness',
+                    'peak_rss_bytes', peak_rss_bytes,
+                    'contents', CASE WHEN %(contents)s THEN counts -> 'contents' END
+                )
             ),
             '{}'
         )

@@ -1,5 +1,7 @@
 -- The hours of [starts_at, ends_at) that are rolled up, as sums: what a day is added up from.
-SELECT sums
+SELECT
+    sums,
+    contents
 FROM enrichment_rollups
 WHERE period = 'hour'
   AND starts_at >= %(starts_at)s

@@ -1,4 +1,4 @@
--- Keep an hour's or day's rollup, over the one that an earlier run made. Never over one that was made from more: then
+-- Keep the rollup of a minute, an hour or a day, over the one that an earlier run made. Never over one that was made from more: then
 -- retention has taken batches, metrics or hours meanwhile, and the first one knew better. Returns whether it was kept.
 INSERT INTO enrichment_rollups (
     period,
@@ -30,7 +30,8 @@ INSERT INTO enrichment_rollups (
     lag_max,
     lag,
     stages,
-    sums
+    sums,
+    contents
 )
 VALUES (
     %(period)s,
@@ -62,7 +63,8 @@ VALUES (
     %(lag_max)s,
     %(lag)s,
     %(stages)s,
-    %(sums)s
+    %(sums)s,
+    %(contents)s
 )
 ON CONFLICT (period, starts_at) DO UPDATE SET
     hours = EXCLUDED.hours,
@@ -93,6 +95,7 @@ ON CONFLICT (period, starts_at) DO UPDATE SET
     lag = EXCLUDED.lag,
     stages = EXCLUDED.stages,
     sums = EXCLUDED.sums,
+    contents = EXCLUDED.contents,
     rolled_up_at = EXCLUDED.rolled_up_at
 WHERE EXCLUDED.hours >= enrichment_rollups.hours
   AND EXCLUDED.batches >= enrichment_rollups.batches

@@ -27,6 +27,7 @@ from enrichment.kafka.refusals import Refusals, publish_around
 from enrichment.kafka.retention import OldMessages, now_in_milliseconds
 from enrichment.kafka.sink import GroupPosition, LanePublisher, Transaction
 from enrichment.settings import PipelineSettings, Settings
+from enrichment.store.contents import DEAD_LETTERS, kept
 from enrichment.store.histogram import Histogram
 from enrichment.store.jobs import Ledger, Outcome
 from enrichment.store.staging import Staging
@@ -64,13 +65,16 @@ def publish(
                 old = OldMessages(publisher.kept, now_in_milliseconds(), clients.settings.retention_bytes)
                 start_recording()
                 with publisher.transaction() if produce else nullcontext() as transaction:
-                    counts, times, dead = _send(clients, staging, drained, publisher, transaction, required, now, old)
+                    counts, times, dead, fingerprints = _send(
+                        clients, staging, drained, publisher, transaction, required, now, old
+                    )
                     check_balance(drained, counts)
                     check_dead_letters(drained, counts, settings.pipeline, dead)
             freshness = Histogram() if batch.dry_run else ages(times, now())
             # A replay or a redrive reads more than it takes: their claims have checked that.
             least = drained.value_bytes // max(1, len(batch.ranges)) if batch.purpose.kind == LIVE.kind else 0
-            return Published(counts, produce, freshness, old.warnings(least))
+            contents = {DEAD_LETTERS: kept(fingerprints)} if fingerprints else {}
+            return Published(counts, produce, freshness, old.warnings(least), contents)
 
         return publish_around(attempt, clients.settings.transaction_timeout_sec)
 
@@ -78,12 +82,13 @@ def publish(
 def _send(
     clients: Clients, staging: Staging, drained: Drained, publisher: LanePublisher, transaction: Transaction | None,
     required: frozenset[str], now: Callable[[], datetime], old: OldMessages,
-) -> tuple[Counts, list[Milliseconds], Counter[int]]:  # fmt: skip
+) -> tuple[Counts, list[Milliseconds], Counter[int], Counter[str]]:  # fmt: skip
     """Route the batch and send it, if there is a transaction. Returns the counts of its messages, the times of the
-    enriched ones, and the dead ones by partition. `old` sees the times of all."""
+    enriched ones, and the dead ones by partition and by fingerprint. `old` sees the times of all."""
     kafka, counts = clients.settings, Counts()
     times: list[Milliseconds] = []
     dead: Counter[int] = Counter()
+    fingerprints: Counter[str] = Counter()
     for routed in route(staging, drained.batch, publisher, required, now):
         counts = counts + routed.counts
         # A copy: a view of the column would keep all of the slice in memory.
@@ -91,10 +96,11 @@ def _send(
         old.see(kafka.output_topic, times[-1])
         old.see(kafka.dlq_topic, routed.dead_letters.columns["timestamp"].to_numpy())
         dead.update(routed.dead_letters.partitions)
+        fingerprints.update(routed.fingerprints)
         if transaction is not None:
             transaction.send(kafka.output_topic, routed.analytics)
             transaction.send(kafka.dlq_topic, routed.dead_letters)
-    return counts, times, dead
+    return counts, times, dead, fingerprints
 
 
 def ages(times: Sequence[Milliseconds], moment: datetime) -> Histogram:

@@ -7,7 +7,8 @@ path.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,8 +22,9 @@ from enrichment.codec.buffers import Flags
 from enrichment.codec.outgoing import in_order, origin_headers
 from enrichment.codec.records import MESSAGE_SCHEMA, Chunk
 from enrichment.codec.splicing import Splicer
-from enrichment.dead_letters.writer import DeadLetters, milliseconds
+from enrichment.dead_letters.writer import DeadLetters, milliseconds, normalised
 from enrichment.kafka.topic_limits import TopicLimits
+from enrichment.store.contents import shown
 
 Death = tuple[Any, str]  # reason and detail
 NOTHING = Chunk.of([], [], [], [], [], [])
@@ -36,6 +38,7 @@ class Routed(NamedTuple):
     analytics: Chunk
     dead_letters: Chunk
     counts: Counts
+    fingerprints: Mapping[str, int]  # of the dead letters: reason, and detail without what differs
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +76,12 @@ class Router:
                 dead_letters.append(letters.write(part, messages.columns["headers"], "enrich", dying))
                 dead |= {first + row: death for row, death in dying.items()}
                 messages = messages.take(sorted(set(range(part.num_rows)) - dying.keys()))
-            yield Routed(messages, NOTHING, Counts())
+            yield Routed(messages, NOTHING, Counts(), {})
             first += part.num_rows
         reasons = _tally([*dead.values(), *refusals.values()])
         lost = Counts(dead=len(dead) + len(refusals), by_reason=reasons, dead_by_reason=reasons)
-        yield Routed(NOTHING, in_order(dead_letters), statuses.counts(dead) + lost)
+        fingerprints = Counter(shown((reason, normalised(d))) for reason, d in [*dead.values(), *refusals.values()])
+        yield Routed(NOTHING, in_order(dead_letters), statuses.counts(dead) + lost, fingerprints)
 
     @staticmethod
     def _slow_path_values(

@@ -14,7 +14,6 @@ from enrichment.errors import BatchRefused, BatchUnbalanced, PublishRefused
 from enrichment.log_lines import log_pairs
 from enrichment.store import metrics
 from enrichment.store.connections import Connection
-from enrichment.store.histogram import Histogram
 from enrichment.store.jobs import Ledger
 
 log = logging.getLogger(__name__)
@@ -27,12 +26,12 @@ BATCH_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, Me
 class Stage:
     """What a stage did to a batch; `seconds` and `peak_rss_bytes` are known when its block has ended.
 
-    `histograms` are kept beside the counts and are not in the log line.
+    `details` are kept beside the counts and are not in the log line.
     """
 
     messages: int = 0
     counts: dict[str, Any] = field(default_factory=dict)
-    histograms: dict[str, Histogram] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     peak_rss_bytes: int = 0
 
@@ -74,7 +73,7 @@ def timed_stage(records: StageRecords, batch_id: str, name: str) -> Iterator[Sta
     stage.peak_rss_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     metrics.record(
         records.postgres, batch_id, name, messages=stage.messages, seconds=stage.seconds,
-        peak_rss_bytes=stage.peak_rss_bytes, counts={**stage.counts, **stage.histograms},
+        peak_rss_bytes=stage.peak_rss_bytes, counts={**stage.counts, **stage.details},
     )  # fmt: skip
     done = {"stage": name, "messages": stage.messages, "seconds": round(stage.seconds, 3)}
     memory = {"peak_rss_mb": stage.peak_rss_bytes // 1024**2, "batch_id": batch_id}

@@ -12,6 +12,7 @@ from enrichment.batches.provenance import Counts
 from enrichment.codec.records import MESSAGE_FIELDS
 from enrichment.enrichers.declare import LookupEnricher
 from enrichment.enrichers.registry import REGISTRY
+from enrichment.store.contents import Contents
 from enrichment.store.histogram import Histogram
 
 EVENTS, KEYS, REFUSED = "events", "keys", "refused"
@@ -39,13 +40,14 @@ class Published(msgspec.Struct, frozen=True):
 
     `freshness` is the time from each enriched message's timestamp to its publication, or, if it had been published
     before, to the discovery of that; empty in a dry run or without timestamps. `warnings` are for the ledger: what
-    somebody should look at, although the batch is published.
+    somebody should look at, although the batch is published. `contents` counts its dead letters by fingerprint.
     """
 
     counts: Counts
     produced: bool
     freshness: Histogram = Histogram()
     warnings: tuple[str, ...] = ()
+    contents: Contents = {}
 
 
 def key_schema() -> pa.Schema:

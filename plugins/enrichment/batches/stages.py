@@ -15,6 +15,7 @@ import msgspec
 from enrichment.batch import Batch
 from enrichment.batches.alerts import alerts_of, strange_fields
 from enrichment.batches.claim import settle
+from enrichment.batches.contents import ContentCounter
 from enrichment.batches.drain import drain
 from enrichment.batches.enrich import enrich
 from enrichment.batches.kinds import Kind
@@ -91,8 +92,10 @@ def look_up(work: Workplace, declaration: LookupEnricher, batch: Batch) -> Looke
     enricher = work.enricher(declaration)
     detector = OutageDetector(enricher.on_chunk)
     with timed_stage(work, batch.batch_id, name) as stage:
-        counts = enrich(work.staging, batch, enricher, detector)
+        counter = ContentCounter(declaration, detector)
+        counts = enrich(work.staging, batch, enricher, counter)
         stage.messages, stage.counts = counts.messages, msgspec.to_builtins(counts)
+        stage.details = {"contents": counter.contents}
     outage = Outage.of(declaration.source, detector.asked, work.settings.pipeline.outage_share)
     if outage is not None and outage.down:
         hold(work.ledger, work.settings.pipeline, batch, outage)
@@ -122,7 +125,7 @@ def publish_batch(
         published = msgspec.structs.replace(published, warnings=(*published.warnings, *alerts))
         stage.messages = published.counts.total
         stage.counts = {"counts": msgspec.to_builtins(published.counts), "produced": published.produced}
-        stage.histograms = {"freshness": published.freshness}
+        stage.details = {"freshness": published.freshness, "contents": published.contents}
     record(
         work.ledger, drained, published,
         cache_counts=msgspec.to_builtins(counts),

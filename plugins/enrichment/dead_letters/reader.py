@@ -6,11 +6,9 @@ Pure: depends only on the dead letter and the filter.
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Collection, Iterator
 from datetime import datetime
 from enum import StrEnum
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,6 +18,7 @@ from enrichment.codec.headers import marked_own
 from enrichment.codec.json_text import NotJson, TooDeep, lone_surrogate, parse, without_lone_surrogates
 from enrichment.codec.records import NO_TIMESTAMP, Chunk, Header, message_size, pack_headers, unpack_headers
 from enrichment.dead_letters.reasons import rule_of
+from enrichment.dead_letters.writer import normalised
 from enrichment.messages import ORIGIN_HEADERS, REDRIVE_HEADERS, DeadLetter
 
 Position = tuple[int, int]  # partition and offset of a dead letter
@@ -225,17 +224,3 @@ def redrive_headers(attempts: int, topic: str, partition: int, offset: int) -> l
     """The number of attempts, and the position of the dead letter."""
     said = (b"%d" % attempts, topic.encode(), b"%d" % partition, b"%d" % offset)
     return list(zip(REDRIVE_HEADERS, said, strict=True))
-
-
-_QUOTED = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`""")
-_HEX = re.compile(
-    r"\b(?:0x[0-9a-f]+|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|(?=\d*[a-f])(?=[a-f]*\d)[0-9a-f]{8,})\b",
-    re.IGNORECASE,
-)
-_NUMBER = re.compile(r"(UTF-\d+)|\d+(?:[.,]\d+)*")  # the name of an encoding is no number
-
-
-@lru_cache(maxsize=10_000)
-def normalised(detail: str) -> str:
-    """A detail without what differs from message to message: `row 17 has 'x'` becomes `row <n> has <quoted>`."""
-    return _NUMBER.sub(lambda found: found[1] or "<n>", _HEX.sub("<hex>", _QUOTED.sub("<quoted>", detail)))

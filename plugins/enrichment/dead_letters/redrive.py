@@ -16,7 +16,8 @@ from enrichment.batch import REDRIVE, Batch, OffsetRange, Purpose, RedriveFilter
 from enrichment.codec.hot_loops import quiet_gc
 from enrichment.codec.records import Chunk
 from enrichment.dead_letters.markers import Redriven, read_markers
-from enrichment.dead_letters.reader import Judged, Position, Verdict, judge, normalised
+from enrichment.dead_letters.reader import Judged, Position, Verdict, judge
+from enrichment.dead_letters.writer import normalised
 from enrichment.errors import RedriveRefused
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.limits import topic_limits

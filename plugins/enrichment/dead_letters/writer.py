@@ -7,9 +7,11 @@ and the position of its message instead; `source_timestamp` and `source_key` kee
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -183,3 +185,17 @@ def as_text(data: bytes | None) -> tuple[str | None, str]:
         return data.decode(), "utf-8"
     except UnicodeDecodeError:
         return base64.b64encode(data).decode(), "base64"
+
+
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`""")
+_HEX = re.compile(
+    r"\b(?:0x[0-9a-f]+|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|(?=\d*[a-f])(?=[a-f]*\d)[0-9a-f]{8,})\b",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(r"(UTF-\d+)|\d+(?:[.,]\d+)*")  # the name of an encoding is no number
+
+
+@lru_cache(maxsize=10_000)
+def normalised(detail: str) -> str:
+    """A detail without what differs from message to message: `row 17 has 'x'` becomes `row <n> has <quoted>`."""
+    return _NUMBER.sub(lambda found: found[1] or "<n>", _HEX.sub("<hex>", _QUOTED.sub("<quoted>", detail)))

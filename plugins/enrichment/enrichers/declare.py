@@ -84,6 +84,22 @@ def prefixed(prefix: str) -> Callable[[str], str]:
     return lambda name: f"{prefix}{name}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class CountedColumns:
+    """Output columns of an enrichment whose values are counted by message, for the page: one, or a pair whose
+    combinations are counted. They hold texts; a single one may hold lists of texts. `is_country`: they are ISO codes,
+    and a map can show them."""
+
+    columns: tuple[str, ...]
+    title: str  # on the page: "Fraud indicators"
+    is_country: bool = False
+
+    @property
+    def name(self) -> str:
+        """What its counts are kept under."""
+        return " ".join(self.columns)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LookupEnricher:
     """An enrichment that looks something up by a field of the message.
@@ -97,6 +113,9 @@ class LookupEnricher:
     it often. With one of `outages` the source could not be asked: such messages are counted, held or published partial,
     and repaired. One of `unknown` is an answer: the source does not have the key, but may have it later. One of
     `invalid` is a permanent answer.
+
+    `counted` names output columns whose values are counted in each batch and shown on the page: few of them, and such
+    as have few values.
 
     `open` names the function that opens the source, as `module:function`; it takes `enrichment.enrichers.wiring.Site`
     and these settings, and returns an `OpenedSource`. `dependents` are tables with the cache's key column whose rows
@@ -119,6 +138,7 @@ class LookupEnricher:
     cache_table: str = ""  # empty: the name and `_cache`
     cache_key: str = ""  # empty: the field of the message
     dependents: tuple[str, ...] = ()
+    counted: tuple[CountedColumns, ...] = ()
 
     @property
     def structs(self) -> tuple[type[msgspec.Struct], ...]:

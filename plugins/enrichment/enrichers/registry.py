@@ -136,6 +136,19 @@ def _check(enricher: LookupEnricher, before: set[str]) -> None:
             if field.default is not None or field.type not in [kind | None for kind in kinds]:
                 types = ", ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
                 raise ValueError(f"{struct.__name__}.{field.name} must be one of {types}, each with `| None = None`")
+    _check_counted(enricher)
+
+
+def _check_counted(enricher: LookupEnricher) -> None:
+    types = {f.encode_name: f.type for struct in enricher.structs for f in msgspec.structs.fields(struct)}
+    for counted in enricher.counted:
+        texts = (str | None,) if len(counted.columns) > 1 else (str | None, tuple[str, ...] | None)
+        wrong = [name for name in counted.columns if types.get(name) not in texts]
+        if wrong or not 1 <= len(counted.columns) <= 2:
+            raise ValueError(
+                f"{enricher.name} cannot count {counted.name}: it takes one or two of its own output columns of texts, "
+                "of which a single one may hold lists"
+            )
 
 
 REGISTRY = Registry(ENRICHERS)

@@ -132,7 +132,7 @@ def look(
     statements, kafka = Statements(connection), settings.kafka
     group = {"group_id": kafka.consumer_group}
     unfinished = statements.rows("enrichment_jobs/find_open", UnfinishedBatch, group)  # each lane has a few at most
-    rollup = Rollups(connection).between(at - RECENT, at)
+    rollup = Rollups(connection).between(at - RECENT, at, contents=False)
     backlog, kafka_error = [], ""
     try:
         backlog = see_backlog(watch, kafka_config)

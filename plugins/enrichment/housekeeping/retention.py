@@ -25,6 +25,7 @@ KEPT = {
     "enrichment_metrics": OldRows("enrichment_metrics/delete_old", "enrichment_metrics/count_old"),
     "enrichment_jobs": OldRows("enrichment_jobs/delete_old", "enrichment_jobs/count_old"),
     "enrichment_audit_log": OldRows("enrichment_audit_log/delete_old", "enrichment_audit_log/count_old"),
+    "minute_rollups": OldRows("enrichment_rollups/delete_old_minutes", "enrichment_rollups/count_old_minutes"),
     "hourly_rollups": OldRows("enrichment_rollups/delete_old_hours", "enrichment_rollups/count_old_hours"),
     "daily_rollups": OldRows("enrichment_rollups/delete_old_days", "enrichment_rollups/count_old_days"),
     "service_level_breaches": OldRows("service_level_breaches/delete_old", "service_level_breaches/count_old"),
@@ -40,6 +41,7 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
     enrichment_metrics: int = 0
     enrichment_jobs: int = 0
     enrichment_audit_log: int = 0
+    minute_rollups: int = 0
     hourly_rollups: int = 0
     daily_rollups: int = 0
     service_level_breaches: int = 0

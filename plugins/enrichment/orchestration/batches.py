@@ -143,12 +143,30 @@ def enrich_at_once(r: Resources, batch: Batch, outlet_events: Any) -> bool:
     return True
 
 
+def roll_up_minutes(r: Resources) -> None:
+    """Roll up the minutes that have gone by since a run last did. Their plots are not worth a failed run: a failure is
+    logged, and `stacklens_metrics_rollup` makes up for it."""
+    import psycopg
+    from msgspec import ValidationError
+
+    from enrichment.rollup.table import Rollups
+
+    try:
+        if minutes := Rollups(r.postgres).due_minutes():
+            with r.cache_connection() as connection:  # it does not wait for long
+                Rollups(connection).roll_up_minutes(minutes)
+    except (psycopg.Error, ValidationError) as failed:
+        log.warning("minutes.not_rolled_up error=%s", str(failed).strip())
+
+
 @task(map_index_template=BATCH_LABEL)
 def clean(batch: Manifest) -> None:
     """Remove what the batch staged, however its tasks ended."""
     claimed = batch_of(batch)
     with resources() as r:
         r.staging.remove(claimed.batch_id)
+        if claimed.purpose.kind == LIVE.kind:
+            roll_up_minutes(r)
 
 
 def look_up_task(drained: Manifest, declaration: LookupEnricher, earlier: Sequence[Manifest]) -> Manifest:

@@ -77,6 +77,7 @@ def forget() -> dict[str, Any]:
             "enrichment_jobs": retention.jobs_days,
             "enrichment_metrics": retention.metrics_days,
             "enrichment_audit_log": retention.audit_days,
+            "minute_rollups": retention.minute_rollups_days,
             "hourly_rollups": retention.hourly_rollups_days,
             "daily_rollups": retention.daily_rollups_days,
             "service_level_breaches": retention.daily_rollups_days,

@@ -15,7 +15,7 @@ from airflow.sdk import (
 )
 
 from enrichment.errors import SettingsError
-from enrichment.orchestration.batches import enrich_at_once
+from enrichment.orchestration.batches import enrich_at_once, roll_up_minutes
 from enrichment.orchestration.common import BACKLOG, ENRICHED, PUBLISHED, WAITING, resources, run_params
 from enrichment.orchestration.notes import note_warnings
 from enrichment.orchestration.wake_up import BacklogTrigger
@@ -86,4 +86,6 @@ def claim(*, outlet_events: Any = None) -> list[dict[str, Any]]:
         note_warnings(r, [batch.batch_id for batch in batches])
         at_once = sum(batch.span for batch in batches) <= r.settings.kafka.at_once_messages
         left = [b for b in batches if b.dry_run or not at_once or not enrich_at_once(r, b, outlet_events)]
+        if not left:  # otherwise messages wait, and the last task of each batch does it
+            roll_up_minutes(r)
     return [batch.to_manifest() for batch in left]

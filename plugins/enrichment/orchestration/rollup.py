@@ -53,12 +53,18 @@ def wanted_hour(context: Mapping[str, Any]) -> datetime:
 
 @task
 def roll_up() -> str:
-    """Make the hour's rollup and sum up its day again; returns the start of the hour."""
-    from enrichment.rollup.table import Rollups
+    """Make the rollups of the hour and, while they are kept, of its minutes, and sum up its day again; returns the
+    start of the hour."""
+    from enrichment.rollup.table import Rollups, full_minutes
 
     hour = wanted_hour(get_current_context())
     with resources() as r:
-        rollup = Rollups(r.maintenance).roll_up(hour)
+        rollups = Rollups(r.maintenance)
+        rollup = rollups.roll_up(hour)
+        # Runs roll up their minutes themselves: here are those that none has, and batches that were recorded late.
+        now = datetime.now(UTC)
+        if hour > now - timedelta(days=r.settings.retention.minute_rollups_days):
+            rollups.roll_up_minutes(full_minutes(hour, now))
     log.info(
         "rollup.done hour=%s batches=%d messages=%d hit_rate=%s error_rate=%s freshness_p95=%s lag_max=%s",
         hour.isoformat(), rollup.batches, rollup.messages, rollup.hit_rate, rollup.error_rate,

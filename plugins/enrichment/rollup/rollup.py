@@ -1,4 +1,4 @@
-"""Batches from ledger and metrics in, their totals for an hour or a day out, which can be added up again.
+"""Batches from ledger and metrics in, their totals for a minute, an hour or a day out, which can be added up again.
 
 A `Rollup` holds only what may be added (counts, histograms) and maxima; rates and percentiles are computed from these
 on demand. So a day is the sum of its hours, and its percentiles are those of all its messages.
@@ -6,19 +6,21 @@ on demand. So a day is the sum of its hours, and its percentiles are those of al
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import reduce
 from operator import add
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from enrichment.caches.base import LookupCounts
+from enrichment.store.contents import Contents, total_contents
 from enrichment.store.histogram import Histogram
 
-T = TypeVar("T")
 HOUR_SECONDS = 3600
+MINUTE_SECONDS = 60
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
@@ -28,6 +30,8 @@ class StageRow(msgspec.Struct, frozen=True):
     messages: int
     seconds: float
     freshness: Histogram | None = None
+    peak_rss_bytes: int | None = None
+    contents: Contents | None = None
 
 
 class BatchRow(msgspec.Struct, frozen=True):
@@ -47,32 +51,28 @@ class BatchRow(msgspec.Struct, frozen=True):
 
 
 class StageSums(msgspec.Struct, frozen=True):
-    """What a stage did to batches; `latency` has one duration a batch."""
+    """What a stage did to batches; `latency` has one duration a batch. `peak_rss_bytes` is the most memory that its
+    process has had at its end; None: not known."""
 
     batches: int = 0
     messages: int = 0
     seconds: float = 0.0
     latency: Histogram = Histogram()
-
-    def __add__(self, other: StageSums) -> StageSums:
-        return StageSums(
-            self.batches + other.batches,
-            self.messages + other.messages,
-            self.seconds + other.seconds,
-            self.latency + other.latency,
-        )
+    peak_rss_bytes: int | None = None
 
 
 class Rollup(msgspec.Struct, frozen=True, kw_only=True):
-    """The totals of the batches of some hours.
+    """The totals of the batches of some hours and minutes.
 
     Latency is the time from claim to publication: `batch_latency` counts each batch once, `message_latency` each
     message. `lag` has for each partition the most messages that a claim left waiting after its batch's end, `lag_max`
-    the most of all partitions together; empty and None when nothing was claimed. `metric_rows` is the number of rows of
-    `enrichment_metrics` that it was made from.
+    the most of all partitions together; empty and None when nothing was claimed. `largest_batch` has the messages of
+    the largest one (None: not known), `metric_rows` is the number of rows of `enrichment_metrics` in it.
+    `contents` has its messages by what they hold; a table keeps them beside the other sums.
     """
 
     hours: int = 0
+    minutes: int = 0
     batches: int = 0
     batches_failed: int = 0
     metric_rows: int = 0
@@ -89,10 +89,12 @@ class Rollup(msgspec.Struct, frozen=True, kw_only=True):
     freshness: Histogram = Histogram()
     lag: dict[int, int] = {}
     lag_max: int | None = None
+    largest_batch: int | None = None
+    contents: Contents = {}
 
     @classmethod
     def of_batch(cls, row: BatchRow) -> Rollup:
-        """One batch; the hour is not counted."""
+        """One batch; its time is not counted."""
         latency = (row.published_at - row.claimed_at).total_seconds()
         return cls(
             batches=1,
@@ -105,7 +107,7 @@ class Rollup(msgspec.Struct, frozen=True, kw_only=True):
             errors_by_reason=row.errors_by_reason,
             caches=row.cache_counts,
             stages={
-                name: StageSums(1, stage.messages, stage.seconds, Histogram.of([stage.seconds]))
+                name: StageSums(1, stage.messages, stage.seconds, Histogram.of([stage.seconds]), stage.peak_rss_bytes)
                 for name, stage in row.stages.items()
             },
             batch_latency=Histogram.of([latency]),
@@ -113,6 +115,8 @@ class Rollup(msgspec.Struct, frozen=True, kw_only=True):
             freshness=reduce(add, (s.freshness for s in row.stages.values() if s.freshness), Histogram()),
             lag=row.lag,
             lag_max=sum(row.lag.values()) if row.lag else None,
+            largest_batch=row.messages_read,
+            contents=total_contents(stage.contents for stage in row.stages.values() if stage.contents),
         )
 
     @classmethod
@@ -120,19 +124,23 @@ class Rollup(msgspec.Struct, frozen=True, kw_only=True):
         """The batches that were published in an hour, and how many failed in it. Without any: zeros and None."""
         return sum_up(map(cls.of_batch, rows), cls(hours=1, batches_failed=failed))
 
+    @classmethod
+    def of_minutes(cls, minutes: int, rows: Iterable[BatchRow], failed: int = 0) -> Rollup:
+        """The same of some minutes."""
+        return sum_up(map(cls.of_batch, rows), cls(minutes=minutes, batches_failed=failed))
+
     def __add__(self, other: Rollup) -> Rollup:
-        lags = [lag for lag in (self.lag_max, other.lag_max) if lag is not None]
-        largest: dict[str, Any] = {
-            "lag": {p: max(self.lag.get(p, 0), other.lag.get(p, 0)) for p in sorted({*self.lag, *other.lag})},
-            "lag_max": max(lags, default=None),
-        }
-        names = [name for name in self.__struct_fields__ if name not in largest]
-        return Rollup(**{name: _plus(getattr(self, name), getattr(other, name)) for name in names}, **largest)
+        return sum_up([self, other])
 
     @property
     def messages_per_second(self) -> float:
         """Throughput over the whole time, pauses included."""
-        return self.messages / (HOUR_SECONDS * self.hours) if self.hours else 0.0
+        return self.messages / self.seconds if self.seconds else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """The whole time."""
+        return float(HOUR_SECONDS * self.hours + MINUTE_SECONDS * self.minutes)
 
     @property
     def hit_rate(self) -> float | None:
@@ -182,6 +190,7 @@ class Rollup(msgspec.Struct, frozen=True, kw_only=True):
                 "messages": stage.messages,
                 "seconds": stage.seconds,
                 "messages_per_second": stage.messages / stage.seconds if stage.seconds else None,
+                "peak_rss_bytes": stage.peak_rss_bytes,
                 **percentiles(stage.latency),
             }
             for name, stage in self.stages.items()
@@ -190,7 +199,9 @@ class Rollup(msgspec.Struct, frozen=True, kw_only=True):
 
 def sum_up(rollups: Iterable[Rollup], start: Rollup | None = None) -> Rollup:
     """The sum of rollups, in any order; what none of them has is zero or None."""
-    return reduce(add, rollups, start or Rollup())
+    found = [*([] if start is None else [start]), *rollups]
+    total: Rollup = _total(found) if found else Rollup()
+    return total
 
 
 def percentiles(histogram: Histogram, prefix: str = "", suffix: str = "") -> dict[str, float | None]:
@@ -202,10 +213,38 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _plus(left: T, right: T) -> T:
-    """Add up, dicts by their keys."""
-    if isinstance(left, Mapping) and isinstance(right, Mapping):
-        merged: Any = {**left, **right}
-        return merged | {key: left[key] + right[key] for key in left.keys() & right.keys()}  # type: ignore[no-any-return]
-    total: Any = left
-    return total + right  # type: ignore[no-any-return]
+def _total(values: Sequence[Any]) -> Any:
+    """The sum of values of one type, all at once: numbers, histograms, structs by their fields, dicts by their keys."""
+    first = values[0]
+    if len(values) == 1:
+        return first
+    if isinstance(first, Histogram):
+        return Histogram.total(values)
+    if isinstance(first, Mapping):
+        return {key: _total(found) for key, found in _by_key(values).items()}
+    if isinstance(first, msgspec.Struct):
+        columns = {name: [getattr(value, name) for value in values] for name in first.__struct_fields__}
+        return type(first)(**{name: _SPECIAL.get(name, _total)(found) for name, found in columns.items()})
+    return sum(values)
+
+
+def _largest(values: Sequence[Any]) -> Any:
+    """The largest value, of dicts by their keys; None is no value."""
+    if isinstance(values[0], Mapping):
+        return {key: max(found) for key, found in sorted(_by_key(values).items())}
+    return max((value for value in values if value is not None), default=None)
+
+
+# Fields that are added up otherwise.
+_SPECIAL: dict[str, Callable[[Sequence[Any]], Any]] = {
+    **dict.fromkeys(("lag", "lag_max", "largest_batch", "peak_rss_bytes"), _largest),
+    "contents": total_contents,
+}
+
+
+def _by_key(mappings: Iterable[Mapping[Any, Any]]) -> dict[Any, list[Any]]:
+    found: dict[Any, list[Any]] = defaultdict(list)
+    for mapping in mappings:
+        for key, value in mapping.items():
+            found[key].append(value)
+    return found

@@ -76,6 +76,11 @@ _LEVELS: dict[Level, _Level] = {
 }
 
 
+def thresholds(settings: ServiceLevelSettings) -> dict[Level, float]:
+    """What is wanted of each level: a maximum, of the hit rate a minimum."""
+    return {level: how.threshold(settings) for level, how in _LEVELS.items()}
+
+
 def find_breaches(rollup: Rollup, settings: ServiceLevelSettings, max_keyless: Mapping[str, float]) -> list[Breach]:
     """The levels that were missed, in the order of `Level`, then the enrichments with more messages without a key than
     `max_keyless` allows."""

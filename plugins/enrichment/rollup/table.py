@@ -1,25 +1,36 @@
-"""The tables `enrichment_rollups`, the totals of each hour and day, and `service_level_breaches`, the missed levels."""
+"""The tables `enrichment_rollups`, the totals of each minute, hour and day, and `service_level_breaches`, the missed
+levels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import psycopg
 
 from enrichment import sql
 from enrichment.rollup.rollup import BatchRow, Rollup, percentiles, sum_up
 from enrichment.rollup.service_levels import Breach
 from enrichment.statements import Statements, jsonb
+from enrichment.store.contents import Contents
 
+MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
+# Minutes that a run rolls up at most: those of a longer pause are left to the hour.
+MINUTES_AT_ONCE = 5
 
 
 def hour_of(moment: datetime) -> datetime:
     """The start of the hour of a moment, in UTC."""
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def full_minutes(hour: datetime, until: datetime) -> list[datetime]:
+    """The minutes of an hour that have ended by a moment."""
+    return [minute for n in range(60) if (minute := hour + n * MINUTE) + MINUTE <= until]
 
 
 class Rollups:
@@ -43,17 +54,36 @@ class Rollups:
             self._put("day", day, sum_up(hours))
         return self.get("hour", hour) or Rollup()
 
+    def roll_up_minutes(self, minutes: Iterable[datetime]) -> None:
+        """Make the rollups of these minutes from what ledger, metrics and audit log have now. As with hours, one that
+        was made from more rows stays."""
+        for minute in minutes:
+            rollup = self.between(minute, minute + MINUTE)
+            with self._connection.transaction():
+                self._put("minute", minute, rollup)
+
+    def due_minutes(self) -> list[datetime]:
+        """The last full minutes that have no rollup yet and whose batches are all recorded: a few at most."""
+        found = self._statements.rows("enrichment_rollups/find_due", dict[str, datetime], {"minutes": MINUTES_AT_ONCE})
+        return [row["starts_at"] for row in found]
+
     def get(self, period: str, starts_at: datetime) -> Rollup | None:
-        """The rollup of an hour or a day, or None."""
+        """The rollup of a minute, an hour or a day, or None."""
         return next(iter(self._sums("enrichment_rollups/get", {"period": period, "starts_at": starts_at})), None)
 
-    def between(self, starts_at: datetime, ends_at: datetime) -> Rollup:
-        """The sums of the batches that were published in `[starts_at, ends_at)`, from their rows: of an hour at most,
-        which it counts as."""
+    def between(self, starts_at: datetime, ends_at: datetime, *, contents: bool = True) -> Rollup:
+        """The sums of the batches that were published in `[starts_at, ends_at)`, from their rows: of an hour, or of
+        full minutes of one. Without `contents` it takes less time."""
         within = {"starts_at": starts_at, "ends_at": ends_at}
-        batches = self._statements.rows("enrichment_rollups/find_batches", BatchRow, within)
+        batches = self.batches(starts_at, ends_at, contents=contents)
         failed = self._statements.rows("enrichment_rollups/count_failed", dict[str, int], within)[0]["count"]
-        return Rollup.of_hour(batches, failed)
+        minutes = (ends_at - starts_at) // MINUTE
+        return Rollup.of_hour(batches, failed) if minutes == 60 else Rollup.of_minutes(minutes, batches, failed)
+
+    def batches(self, starts_at: datetime, ends_at: datetime, *, contents: bool) -> list[BatchRow]:
+        """The batches that were published in `[starts_at, ends_at)`, with or without what their messages hold."""
+        wanted = {"starts_at": starts_at, "ends_at": ends_at, "contents": contents}
+        return self._statements.rows("enrichment_rollups/find_batches", BatchRow, wanted)
 
     def missing_hours(self, until: datetime) -> list[datetime]:
         """Hours of the seven days before `until` without a rollup, since the first one with a rollup."""
@@ -88,7 +118,18 @@ class Rollups:
         )
 
     def _sums(self, statement: str, parameters: Mapping[str, Any]) -> list[Rollup]:
-        return [row["sums"] for row in self._statements.rows(statement, dict[str, Rollup], parameters)]
+        return [row.rollup for row in self._statements.rows(statement, _KeptRollup, parameters)]
+
+
+class _KeptRollup(msgspec.Struct, frozen=True):
+    """As the table has it: contents are apart, since few readers need them."""
+
+    sums: Rollup
+    contents: Contents
+
+    @property
+    def rollup(self) -> Rollup:
+        return msgspec.structs.replace(self.sums, contents=self.contents)
 
 
 def _columns(rollup: Rollup) -> dict[str, Any]:
@@ -104,7 +145,8 @@ def _columns(rollup: Rollup) -> dict[str, Any]:
         "error_rates": rollup.error_rates,
         "lag": rollup.lag,
         "stages": rollup.stage_figures,
-        "sums": rollup,
+        "sums": msgspec.structs.replace(rollup, contents={}),
+        "contents": rollup.contents,
     }
     return columns | {name: jsonb(document) for name, document in documents.items()}
 

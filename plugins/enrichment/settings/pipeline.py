@@ -137,6 +137,9 @@ class RetentionSettings(BaseSettings):
     )
     metrics_days: Days = Field(30, description="metrics of the stages; never longer than their batch")
     audit_days: Days = Field(365, description="who changed what of a batch")
+    minute_rollups_days: Annotated[float, Field(ge=1, le=100_000)] = Field(
+        2, description="rollups of minutes, which the page plots the last day from"
+    )
     hourly_rollups_days: Days = Field(
         180, description="rollups of hours; those of a day go together, and not before the day has all of them in it"
     )

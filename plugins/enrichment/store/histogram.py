@@ -9,6 +9,7 @@ takes values one by one and stores protobuf, which SQL cannot read.)
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import msgspec
 import numpy as np
@@ -38,10 +39,16 @@ class Histogram(msgspec.Struct, frozen=True):
         return sum(self.buckets.values())
 
     def __add__(self, other: Histogram) -> Histogram:
-        merged = dict(self.buckets)
-        for number, count in other.buckets.items():
-            merged[number] = merged.get(number, 0) + count
-        return Histogram(merged)
+        return Histogram.total([self, other])
+
+    @classmethod
+    def total(cls, histograms: Iterable[Histogram]) -> Histogram:
+        """The sum of histograms."""
+        merged: dict[int, int] = {}
+        for histogram in histograms:
+            for number, count in histogram.buckets.items():
+                merged[number] = merged.get(number, 0) + count
+        return cls(merged)
 
     def quantile(self, q: float) -> float | None:
         """The duration that a share `q` of all do not exceed (nearest rank), or None without any.

@@ -97,7 +97,7 @@ def route(values: Sequence[bytes | None], status: Mapping[str, str] | None = Non
     slices = (events.slice(start, 2) for start in range(0, events.num_rows, 2))
     routed = list(router.route(slices, additions(events.num_rows, **(status or {})), refused))
     analytics = Chunk(pa.concat_batches([part.analytics.columns for part in routed]))
-    return Routed(analytics, routed[-1].dead_letters, routed[-1].counts)
+    return Routed(analytics, routed[-1].dead_letters, routed[-1].counts, routed[-1].fingerprints)
 
 
 def outputs(routed: Routed) -> list[bytes]:

@@ -22,9 +22,9 @@ from enrichment.codec.decode import decode
 from enrichment.codec.json_text import is_strict
 from enrichment.codec.outgoing import origin_headers
 from enrichment.codec.records import Chunk, Header, pack_headers, unpack_headers
-from enrichment.dead_letters.reader import Verdict, judge, normalised, unwrap
+from enrichment.dead_letters.reader import Verdict, judge, unwrap
 from enrichment.dead_letters.reasons import UNKNOWN, all_reasons, default_reasons, rule_of
-from enrichment.dead_letters.writer import DeadLetters
+from enrichment.dead_letters.writer import DeadLetters, normalised
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.kafka.topic_limits import TopicLimits
 from enrichment.messages import (

@@ -12,7 +12,7 @@ import pytest
 
 from enrichment.enrichers import ENRICHERS
 from enrichment.enrichers.business import BUSINESS
-from enrichment.enrichers.declare import HourlyCacheSettings, LookupEnricher, prefixed
+from enrichment.enrichers.declare import CountedColumns, HourlyCacheSettings, LookupEnricher, prefixed
 from enrichment.enrichers.geo import GEO
 from enrichment.enrichers.registry import REGISTRY, TAKEN, Registry
 from enrichment.enrichers.testing import declared
@@ -36,7 +36,7 @@ class AsnSettings(HourlyCacheSettings):
 
 ASN = replace(
     GEO, name="asn", source="asn-list", columns=Asn, settings=AsnSettings, invalid={},
-    outages={"asn-down": "it is"}, unknown={"asn-unknown": "it is"}, cache_table="asn_cache",
+    outages={"asn-down": "it is"}, unknown={"asn-unknown": "it is"}, cache_table="asn_cache", counted=(),
 )  # fmt: skip
 
 
@@ -90,6 +90,9 @@ def test_two_may_have_the_same_key() -> None:
         ([replace(ASN, outages={})], "asn has no reason for a source that cannot be asked"),
         ([replace(ASN, columns=msgspec.defstruct("C", [("asn_n", int)]))], "C.asn_n must be one of"),
         ([replace(ASN, columns=msgspec.defstruct("C", [("asn_n", list[int] | None, None)]))], "C.asn_n must be one of"),
+        ([replace(ASN, counted=(CountedColumns(columns=("asn_number",), title=""),))], "asn cannot count asn_number"),
+        ([replace(ASN, counted=(CountedColumns(columns=("geo_city",), title=""),))], "asn cannot count geo_city"),
+        ([replace(ASN, counted=(CountedColumns(columns=(), title=""),))], "asn cannot count"),
     ],
 )
 def test_contradictions_are_refused(enrichers: list[LookupEnricher], why: str) -> None:

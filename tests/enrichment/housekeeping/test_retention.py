@@ -14,7 +14,7 @@ from enrichment.housekeeping.retention import KEPT, Forgotten, forget
 
 Connection = psycopg.Connection[Any]
 
-KEEP = {what: timedelta(days=days) for what, days in zip(KEPT, (30, 90, 365, 180, 1095, 1095, 90, 90), strict=True)}
+KEEP = {what: timedelta(days=days) for what, days in zip(KEPT, (30, 90, 365, 2, 180, 1095, 1095, 90, 90), strict=True)}
 OLD, YOUNG = 91, 89
 
 
@@ -185,6 +185,24 @@ def test_hours_go_as_whole_days_and_days_much_later(postgres_connection: Connect
     assert rollups(postgres_connection) == [
         ("day", old, 1), ("hour", edge, 24), ("day", edge, 1), ("hour", young, 24), ("day", young, 1),
     ]  # fmt: skip
+
+
+def test_minutes_go_after_two_days(postgres_connection: Connection, connection: Connection) -> None:
+    """By themselves: hours are not made of them."""
+    for hours in (49, 47):
+        postgres_connection.execute(
+            """INSERT INTO enrichment_rollups (period, starts_at, hours, batches, batches_failed, metric_rows, messages,
+                   messages_enriched, messages_partial, messages_dead, value_bytes, messages_per_second, hit_rates,
+                   error_rates, lag, stages, sums)
+            SELECT 'minute', date_trunc('hour', now()) - %s * interval '1 hour' + n * interval '1 minute',
+                   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, '{}', '{}', '{}', '{}', '{}'
+            FROM generate_series(0, 2) AS n""",
+            [hours],
+        )
+    assert run(connection, dry_run=True).minute_rollups == 3
+    assert run(connection).minute_rollups == 3
+    [(left,)] = postgres_connection.execute("SELECT count(*) FROM enrichment_rollups").fetchall()
+    assert left == 3
 
 
 def test_hours_whose_day_still_needs_them_stay(postgres_connection: Connection, connection: Connection) -> None:

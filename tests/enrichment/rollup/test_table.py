@@ -15,7 +15,7 @@ from enrichment.batch import Batch, OffsetRange, Purpose
 from enrichment.caches.base import LookupCounts
 from enrichment.rollup.rollup import Rollup
 from enrichment.rollup.service_levels import Breach, Level
-from enrichment.rollup.table import HOUR, Rollups, hour_of
+from enrichment.rollup.table import HOUR, MINUTE, MINUTES_AT_ONCE, Rollups, full_minutes, hour_of
 from enrichment.store import metrics
 from enrichment.store.histogram import Histogram
 from enrichment.store.jobs import Ledger, Outcome
@@ -265,3 +265,61 @@ def test_report_reads_the_views(postgres_connection: Connection) -> None:
     assert [(r["stage"], r["messages"], r["messages_per_second"]) for r in rollups.trend()] == [
         ("drain", 100, 200.0), ("publish", 100, 400.0),
     ]  # fmt: skip
+
+
+def now_of(connection: Connection) -> datetime:
+    """The database's time, by whose minutes batches are published."""
+    [(now,)] = connection.execute("SELECT now()").fetchall()
+    return now  # type: ignore[no-any-return]
+
+
+def test_minutes_have_the_batches_of_their_time(postgres_connection: Connection) -> None:
+    """Each its own, with the rate of a minute, the largest batch and the memory of the stages; an hour has all of
+    them."""
+    publish(postgres_connection, "a", TEN, enriched=50)
+    publish(postgres_connection, "b", TEN + 2 * MINUTE - timedelta(microseconds=1), enriched=60)
+    metrics.record(postgres_connection, "b", "drain", 60, 0.5, peak_rss_bytes=7_000_000)
+    rollups = Rollups(postgres_connection)
+    rollups.roll_up_minutes([TEN, TEN + MINUTE, TEN + 2 * MINUTE])
+    first, second, third = (row(postgres_connection, "minute", TEN + n * MINUTE) for n in range(3))
+    assert (first["messages"], first["hours"], first["messages_per_second"]) == (50, 0, pytest.approx(50 / 60))
+    assert (second["messages"], third["messages"], third["messages_per_second"]) == (60, 0, 0.0)
+    kept = rollups.get("minute", TEN + MINUTE)
+    assert kept is not None
+    assert (kept.minutes, kept.largest_batch, kept.stages["drain"].peak_rss_bytes) == (1, 60, 7_000_000)
+    hour = rollups.roll_up(TEN)
+    assert (hour.largest_batch, hour.stages["drain"].peak_rss_bytes, hour.seconds) == (60, 7_000_000, 3600)
+
+
+def test_minutes_are_due_once_they_are_over(postgres_connection: Connection) -> None:
+    """The last few, none twice, and not the one that has just ended: batches of it may not be visible yet."""
+    rollups = Rollups(postgres_connection)
+    due = rollups.due_minutes()
+    settled = now_of(postgres_connection) - timedelta(seconds=5)
+    assert len(due) == MINUTES_AT_ONCE
+    assert due[-1] + MINUTE <= settled < due[-1] + 3 * MINUTE
+    rollups.roll_up_minutes(due[:-1])
+    assert rollups.due_minutes()[:1] == due[-1:]
+    rollups.roll_up_minutes(due)
+    assert set(rollups.due_minutes()).isdisjoint(due)
+
+
+def test_full_minutes_of_an_hour_have_ended() -> None:
+    """An hour that is still going on has only those before the present one."""
+    assert full_minutes(TEN, TEN + timedelta(minutes=2, seconds=30)) == [TEN, TEN + MINUTE]
+    assert len(full_minutes(TEN, TEN + 5 * HOUR)) == 60
+    assert full_minutes(TEN, TEN - HOUR) == []
+
+
+def test_sums_of_earlier_versions_are_read(postgres_connection: Connection) -> None:
+    """Rollups from before minutes, sizes and memory were known say nothing of these; adding to them does."""
+    rollups = Rollups(postgres_connection)
+    publish(postgres_connection, "a", enriched=70)
+    rollups.roll_up(TEN)
+    postgres_connection.execute(
+        "UPDATE enrichment_rollups SET sums = sums - 'minutes' - 'largest_batch' #- '{stages,drain,peak_rss_bytes}'"
+    )
+    old = rollups.get("hour", TEN)
+    assert old is not None
+    assert (old.largest_batch, old.stages["drain"].peak_rss_bytes, old.messages) == (None, None, 70)
+    assert (old + Rollup(largest_batch=3)).largest_batch == 3

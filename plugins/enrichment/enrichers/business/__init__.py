@@ -9,7 +9,7 @@ import msgspec
 from pydantic import Field
 
 from enrichment import sql
-from enrichment.enrichers.declare import EVERY_EARLIER, EnricherSettings, LookupEnricher, prefixed
+from enrichment.enrichers.declare import EVERY_EARLIER, CountedColumns, EnricherSettings, LookupEnricher, prefixed
 from enrichment.errors import SettingsError
 from enrichment.messages import REQUEST_ID
 from enrichment.variables import HomePath, PositiveFloat, room_config
@@ -86,4 +86,8 @@ BUSINESS = LookupEnricher(
     unknown={NOT_FOUND: "your tables have no such requests"},
     cache_table="business_context_cache",
     dependents=("business_risks",),
+    counted=(
+        CountedColumns(columns=("business_unit", "business_risk_level"), title="Risk levels by business unit"),
+        CountedColumns(columns=("business_fraud_indicators",), title="Fraud indicators"),
+    ),
 )

@@ -7,7 +7,7 @@ from typing import ClassVar
 import msgspec
 from pydantic import Field
 
-from enrichment.enrichers.declare import EnricherSettings, HourlyCacheSettings, LookupEnricher, prefixed
+from enrichment.enrichers.declare import CountedColumns, EnricherSettings, HourlyCacheSettings, LookupEnricher, prefixed
 from enrichment.messages import SOURCE_IP
 from enrichment.variables import HomePath, PositiveFloat, PositiveInt, room_config
 
@@ -87,4 +87,5 @@ GEO = LookupEnricher(
     unknown={NOT_FOUND: "the geo database has no place for their addresses"},
     cache_table="geo_ip_cache",
     cache_key="ip_address",
+    counted=(CountedColumns(columns=("geo_country_code",), title="Where messages come from", is_country=True),),
 )
