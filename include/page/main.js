@@ -4,6 +4,9 @@ import { h, tabHref } from "./dom.js";
 
 const TABS = {
   now: { title: "Now", load: () => import("./now.js") },
+  messages: { title: "Messages", load: () => import("./messages.js") },
+  search: { title: "Search", load: () => import("./search.js") },
+  preview: { title: "Preview", load: () => import("./preview.js") },
 };
 const FIRST = "now";
 

@@ -13,8 +13,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse
 
 from enrichment.errors import EnrichmentError
-from enrichment.page import now
+from enrichment.page import messages, now, preview, search
 from enrichment.page.reading import HEADERS, Reader, may_read
+from enrichment.page.scans import Slots
 from enrichment.resources import Resources
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,13 @@ def make_app(open_resources: Callable[[], Resources]) -> FastAPI:
         route = "/" if path.name == "index.html" else f"/{path.name}"
         app.add_api_route(route, _server(path), methods=["GET"], response_class=FileResponse)
     reader = Reader(open_resources)
-    tabs = [now.routes(now.Lookout(reader.open_resources))]
+    slots = Slots()
+    tabs = [
+        now.routes(now.Lookout(reader.open_resources)),
+        messages.routes(reader, slots),
+        search.routes(reader, slots),
+        preview.routes(reader, slots),
+    ]
     for routes in tabs:
         app.include_router(routes, prefix="/api")
     app.add_exception_handler(psycopg.Error, _not_answered)
