@@ -93,7 +93,7 @@ function actions(detail) {
     tabLink("search", { by: "position", value: positionOf(detail.row) }, "What happened to it"), said);
 }
 
-// Without a safe connection (http beyond this machine) browsers have only the older way.
+// Without a safe connection browsers have only the older way.
 async function copied(text) {
   try {
     await navigator.clipboard.writeText(text);

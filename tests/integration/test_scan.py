@@ -11,7 +11,7 @@ from confluent_kafka import Producer
 from enrichment.conservation.origins import Origin
 from enrichment.errors import RunRefused
 from enrichment.inspection import scan as scanning
-from enrichment.inspection.conditions import CameFrom, Condition, Everything, HasField, HasText
+from enrichment.inspection.conditions import CameFrom, Everything, HasField, HasText, MessageCondition
 from enrichment.inspection.scan import Scan, ScanLimits, Scanned
 from enrichment.inspection.topics import patient_clients
 from enrichment.kafka.settled import await_stable
@@ -21,7 +21,7 @@ FIRST = 1_700_000_000_000  # of the pipeline's messages, a millisecond apart
 
 
 def run(
-    pipeline: Pipeline, condition: Condition | None = None, *, topic: str = "", limits: ScanLimits | None = None,
+    pipeline: Pipeline, condition: MessageCondition | None = None, *, topic: str = "", limits: ScanLimits | None = None,
     is_newer: bool = False, stopped: bool = False, **where: Any,
 ) -> Scanned:  # fmt: skip
     """A scan of the input topic unless told otherwise, of five messages."""
@@ -141,7 +141,7 @@ def test_conditions_look_into_what_they_say(pipeline: Pipeline) -> None:
     ]  # fmt: skip
     pipeline.produce(values, headers=[("stamp", b"sealed")])
 
-    def found(condition: Condition) -> list[int]:
+    def found(condition: MessageCondition) -> list[int]:
         return numbers(run(pipeline, condition, limits=ScanLimits(100)))
 
     assert found(HasText("été")) == [2]

@@ -22,7 +22,7 @@ ORIGINAL = "original_message"  # the field of a dead letter that holds its messa
 _FIELD = re.compile(r"([A-Za-z_][\w.-]*)=(.*)", re.DOTALL)
 
 
-class Condition(Protocol):
+class MessageCondition(Protocol):
     """Tells which messages fit."""
 
     def rows(self, messages: pa.RecordBatch) -> list[int]:
@@ -34,7 +34,7 @@ class Everything:
     """Fits every message."""
 
     def rows(self, messages: pa.RecordBatch) -> list[int]:
-        """See `Condition`."""
+        """See `MessageCondition`."""
         return list(range(messages.num_rows))
 
 
@@ -45,7 +45,7 @@ class HasText:
         self._text = text
 
     def rows(self, messages: pa.RecordBatch) -> list[int]:
-        """See `Condition`."""
+        """See `MessageCondition`."""
         return _where(_have(messages[name], self._text) for name in ("value", "key", "headers"))
 
 
@@ -63,7 +63,7 @@ class HasField:
         self._or_text = or_text
 
     def rows(self, messages: pa.RecordBatch) -> list[int]:
-        """See `Condition`."""
+        """See `MessageCondition`."""
         values = messages["value"]
         # Only these can: JSON may also write any character as an escape.
         likely = _where([_have(values, self._value), _have(values, "\\")])
@@ -103,13 +103,13 @@ class CameFrom:
         self._last = pack_headers([(HEADER_OFFSET, b"%d" % origin.offset)])
 
     def rows(self, messages: pa.RecordBatch) -> list[int]:
-        """See `Condition`."""
+        """See `MessageCondition`."""
         headers = messages["headers"]
         likely = _where([pc.fill_null(pc.ends_with(headers, self._last), False)])
         return [row for row in likely if origin_in(unpack_headers(headers[row].as_py())) == self._origin]
 
 
-def read_filter(text: str) -> Condition:
+def read_filter(text: str) -> MessageCondition:
     """What somebody has typed: nothing, `name=value`, or any other text."""
     if not text:
         return Everything()

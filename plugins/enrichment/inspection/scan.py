@@ -17,7 +17,7 @@ from confluent_kafka import Consumer
 from enrichment.batch import OffsetRange
 from enrichment.codec.records import Chunk
 from enrichment.errors import RunRefused
-from enrichment.inspection.conditions import Condition
+from enrichment.inspection.conditions import MessageCondition
 from enrichment.kafka.asking import partitions_of
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import watermarks
@@ -88,7 +88,7 @@ class Scan:
     """
 
     def __init__(
-        self, clients: Clients, topic: str, condition: Condition, limits: ScanLimits,
+        self, clients: Clients, topic: str, condition: MessageCondition, limits: ScanLimits,
         *, is_newer: bool = False, stopped: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
         self._clients = clients

@@ -163,7 +163,7 @@ def shown(value: bytes | None, most: int = MOST_BYTES, *, lay_out: bool = True) 
     if text is not None:
         return ShownBytes(text, "text", is_cut)
     few = value[: min(most, 4_000)]
-    return ShownBytes(few.hex(" ", 2), "hex", len(few) < len(value))
+    return ShownBytes(few.hex(" ", -2), "hex", len(few) < len(value))
 
 
 def is_json(value: bytes) -> bool:
@@ -279,7 +279,7 @@ def _as_text(part: bytes, *, is_cut: bool) -> str | None:
     try:
         text = part.decode()
     except UnicodeDecodeError as odd:
-        if not is_cut or odd.start < len(part) - 3:
+        if not (is_cut and odd.reason == "unexpected end of data"):
             return None
         text = part[: odd.start].decode()
     return None if any(ord(character) < ord(" ") and character not in "\t\r\n" for character in text) else text

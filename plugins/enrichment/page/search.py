@@ -14,7 +14,7 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 
 from enrichment.conservation.origins import Origin
 from enrichment.inspection.batches import MOST_BATCHES, BatchFate, fates_of
-from enrichment.inspection.conditions import CameFrom, Condition, HasField
+from enrichment.inspection.conditions import CameFrom, HasField, MessageCondition
 from enrichment.inspection.scan import Scan, ScanLimits
 from enrichment.inspection.topics import patient_clients
 from enrichment.page.messages import (
@@ -40,7 +40,7 @@ class Fates(msgspec.Struct, frozen=True):
     batches: list[BatchFate]
 
 
-def read_condition(by: str, value: str) -> tuple[Condition, int | None]:
+def read_condition(by: str, value: str) -> tuple[MessageCondition, int | None]:
     """What is looked for, and the input partition that it came from, if known. Raises `HTTPException`."""
     if by != "origin":
         return HasField(by, value, or_text=True), None
