@@ -52,7 +52,7 @@ def found(value: bytes | None, *headers: Header, **changed: Any) -> FoundMessage
     [
         (None, ShownBytes("", "null")),
         (b"", ShownBytes("", "text")),
-        (b'{"a":1.50,"b":1e400}', ShownBytes('{\n  "a": 1.50,\n  "b": 1e400\n}', "json")),
+        (b'{"a":1.50,"b":1E2}', ShownBytes('{\n  "a": 1.50,\n  "b": 1E2\n}', "json")),
         (b'{"a": 1', ShownBytes('{"a": 1', "text")),
         ("Grüße\n".encode(), ShownBytes("Grüße\n", "text")),
         (b"\x00\x00\x00\x00\x07rest", ShownBytes("0000 0000 0772 6573 74", "hex")),
