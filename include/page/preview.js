@@ -1,6 +1,6 @@
 // What today's settings would make of a message. Nothing is published or kept.
 import { ask, h, number, table, write } from "./dom.js";
-import { bytes, facts, kindOf, positionOf } from "./message.js";
+import { bytes, facts, positionOf } from "./message.js";
 
 const MOST_BYTES = 1_000_000;
 
@@ -25,6 +25,13 @@ function rulesTable(why) {
   return shown.element;
 }
 
+function madeOf({ sources = [], errors = [], stale = [] }) {
+  const parts = [sources.length ? `with ${sources.join(", ")}` : "without any source"];
+  if (errors.length) parts.push(`errors: ${errors.join(", ")}`);
+  if (stale.length) parts.push(`past their expiry: ${stale.join(", ")}`);
+  return parts.join("; ");
+}
+
 function shown({ given, outcome, answers, notes }) {
   const { told } = outcome.row;
   const isDead = told.reason !== undefined && told.reason !== "";
@@ -38,7 +45,7 @@ function shown({ given, outcome, answers, notes }) {
   return [
     h("h2", {}, "What it would become"),
     h("p", { class: `verdict ${isDead ? "down" : told.errors?.length ? "degraded" : "healthy"}`, id: "outcome" },
-      h("strong", {}, isDead ? "a dead letter" : "an enriched message"), " ", isDead ? `${told.reason}: ${told.detail}` : kindOf(outcome.row)),
+      h("strong", {}, isDead ? "dead letter" : told.errors?.length ? "partial" : "enriched"), " ", isDead ? `${told.reason}: ${told.detail}` : madeOf(told)),
     ...notes.map((note) => h("p", {}, `Here a batch may differ: ${note}.`)),
     given.row.key === null && given.row.timestamp === null ? null : facts([["Taken from", positionOf(given.row)], ["Key", given.row.key]]),
     ...bytes(isDead ? "The dead letter" : "The enriched message", outcome.value),

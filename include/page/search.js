@@ -154,7 +154,7 @@ class Trail {
   }
 
   get cells() {
-    return [this.topic.name, number(this.messages), (this.bytes / 1e6).toFixed(1), this.oldest === null ? "" : moment(this.oldest), this.positions.replaceAll(",", ", "), this.state];
+    return [this.topic.name, number(this.messages), (this.bytes / 1e6).toFixed(1), this.oldest === null ? "" : timeOf(this.oldest), this.positions.replaceAll(",", ", "), this.state];
   }
 }
 

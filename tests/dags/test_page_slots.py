@@ -9,12 +9,43 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from fastapi import HTTPException, Request
+from fastapi.testclient import TestClient
 
+from enrichment.page import reading
+from enrichment.page.app import make_app
 from enrichment.page.messages import positions_text, read_positions, read_time
 from enrichment.page.preview import MOST_BYTES, body_of, check_origin
 from enrichment.page.scans import Slots
 from enrichment.page.search import read_condition
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "topics"),
+        ("GET", "messages"),
+        ("GET", "message"),
+        ("GET", "search"),
+        ("GET", "fates"),
+        ("POST", "preview"),
+    ],
+)
+def test_what_messages_hold_needs_the_right_to_logs(method: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To see the page is not enough."""
+
+    def requires_access_dag(access_entity: DagAccessEntity | None = None, **_: Any) -> Any:
+        def refuse() -> None:
+            if access_entity is DagAccessEntity.TASK_LOGS:
+                raise HTTPException(403)
+
+        return refuse
+
+    monkeypatch.setattr(reading, "requires_access_dag", requires_access_dag)
+    client = TestClient(make_app(lambda: None))  # type: ignore[arg-type, return-value]
+    assert client.request(method, f"/api/{path}").status_code == 403
+    assert client.get("/").status_code == 200
 
 
 class Browser:

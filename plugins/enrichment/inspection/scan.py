@@ -31,9 +31,11 @@ MOST_STEP_BYTES = 8 * STEP_BYTES
 
 
 class ScanLimits(msgspec.Struct, frozen=True):
-    """What one scan may take: messages that it returns, offsets and bytes that it reads, seconds."""
+    """What one scan may take: messages that it returns, messages and bytes that it reads, seconds. It begins with
+    `step` offsets of each partition."""
 
     count: int
+    step: int = FIRST_STEP
     messages: int = 200_000
     bytes: int = 128 * 1024**2
     seconds: float = 2.0
@@ -75,7 +77,7 @@ class _Side:
     low: int
     high: int
     position: int
-    step: int = FIRST_STEP
+    step: int
     pending: list[FoundMessage] = field(default_factory=list)
 
 
@@ -144,7 +146,7 @@ class Scan:
         for partition in wanted:
             low, high = watermarks(consumer, self._topic, partition, timeout)
             asked = (positions or since).get(partition, high)
-            sides.append(_Side(partition, low, high, min(max(low, asked), high)))
+            sides.append(_Side(partition, low, high, min(max(low, asked), high), self._limits.step))
         return sides
 
     def _is_over(self, deadline: float) -> bool:

@@ -17,6 +17,7 @@ from enrichment.inspection.conditions import Everything, read_filter
 from enrichment.inspection.scan import FoundMessage, Scan, ScanLimits, Scanned
 from enrichment.inspection.shown import MessageDetail, MessageRow, detail_of, row_of
 from enrichment.inspection.topics import ShownTopic, patient_clients, shown_topics
+from enrichment.kafka.times import to_text
 from enrichment.page.reading import Reader, as_json, may_read_messages
 from enrichment.page.scans import Slots
 from enrichment.resources import Resources
@@ -24,7 +25,7 @@ from enrichment.resources import Resources
 Result = TypeVar("Result")
 
 PAGE = 50  # messages of a list
-ONE = ScanLimits(count=1)
+ONE = ScanLimits(count=1, step=1)
 Topic = Annotated[str, Query(max_length=249)]
 Partition = Annotated[int, Query(ge=0, lt=2**31)]
 Offset = Annotated[int, Query(ge=0, lt=2**62)]
@@ -38,14 +39,14 @@ class TopicList(msgspec.Struct, frozen=True):
 
 
 class MessageList(msgspec.Struct, frozen=True):
-    """A page of a topic; the rest is as in `Scanned`, positions as a text that goes on."""
+    """A page of a topic; the rest is as in `Scanned`, with positions and time as texts."""
 
     rows: list[MessageRow]
     older: str
     newer: str
     messages: int
     bytes: int
-    oldest_at: int | None
+    oldest_at: str | None
     is_done: bool
 
 
@@ -87,7 +88,7 @@ def list_of(scanned: Scanned, topic: ShownTopic) -> MessageList:
         newer=positions_text(scanned.newer),
         messages=scanned.messages,
         bytes=scanned.bytes,
-        oldest_at=scanned.oldest_at,
+        oldest_at=None if scanned.oldest_at is None else to_text(scanned.oldest_at),
         is_done=scanned.is_done,
     )
 
@@ -167,13 +168,10 @@ def routes(reader: Reader, slots: Slots) -> APIRouter:
         return as_json(await slots.run(request, work))
 
     @router.get("/message")
-    async def message(request: Request, topic: Topic, partition: Partition, offset: Offset) -> Response:
-        def work(_stopped: Callable[[], bool]) -> WholeMessage:
-            with reader.resources() as r:
-                shown = topic_of(r, topic)
-                found = read_one(r, shown, partition, offset)
-            return WholeMessage(detail_of(found, shown), answers_in(found.value) if shown.has_outputs else [])
-
-        return as_json(await slots.run(request, work))
+    def message(topic: Topic, partition: Partition, offset: Offset) -> Response:
+        with reader.resources() as r:
+            shown = topic_of(r, topic)
+            found = read_one(r, shown, partition, offset)
+        return as_json(WholeMessage(detail_of(found, shown), answers_in(found.value) if shown.has_outputs else []))
 
     return router

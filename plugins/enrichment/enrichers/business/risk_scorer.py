@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -125,7 +126,8 @@ class RiskScorer:
 def _checked(condition: Condition, column: pd.Series[Any], rows: Codes, code: int) -> CheckedCondition:
     place = int(rows[code])
     value = column.iloc[place]
-    told = " ".join(map(str, filter(lambda part: part is not None, (condition.column, condition.op, condition.value))))
+    compared = "" if condition.value is None else f" {msgspec.json.encode(condition.value).decode()}"
+    told = f"{condition.column} {condition.op}{compared}"
     return CheckedCondition(told, None if pd.isna(value) else value, bool(condition.holds(column)[place]))
 
 
