@@ -62,8 +62,8 @@ export function bytes(title, shown) {
 export function showMessage(detail, answers = []) {
   const { row } = detail;
   const { told } = row;
-  const headers = table("Headers", ["Header", "Value"], "It has no headers.");
-  headers.fill(detail.headers.map(([name, value]) => [name, value.form === "null" ? "(null)" : value.form === "hex" ? `bytes ${value.text}` : value.text]));
+  const headers = table("Headers", ["Header", "Value"], detail.headers ? "It has no headers." : "It has more headers than the Kafka client reads.");
+  headers.fill((detail.headers ?? []).map(([name, value]) => [name, value.form === "null" ? "(null)" : value.form === "hex" ? `bytes ${value.text}` : value.text]));
   return [
     facts([
       ["Where", positionOf(row)], ["What", kindOf(row)], ["Kafka's time", row.timestamp ? timeOf(row.timestamp) : "none"],

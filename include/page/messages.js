@@ -31,7 +31,7 @@ function looked({ rows, messages, bytes, oldest_at: oldest, is_done: isDone }, h
 }
 
 export async function open(root, parameters, signal) {
-  const { topics } = await ask("api/topics", { signal });
+  const { topics, note } = await ask("api/topics", { signal });
   const said = h("p", { class: "quiet", role: "status", id: "looked" }, "Reading");
   const list = h("div", { id: "messages" });
   const turn = (text, go) => h("button", { type: "button", onclick: go }, text);
@@ -46,7 +46,7 @@ export async function open(root, parameters, signal) {
       if (window.location.hash === next) show({});
       else window.location.hash = next;
     }),
-    said, list, h("p", { class: "buttons" }, newest, newer, older),
+    note ? h("p", { class: "quiet" }, note) : "", said, list, h("p", { class: "buttons" }, newest, newer, older),
   );
   const text = parameters.get("text") ?? "";
 

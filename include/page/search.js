@@ -51,7 +51,7 @@ class Story {
       const rows = [...this.rows.values()].sort(order).slice(0, 20);
       const details = [];
       for (const row of rows) details.push(await readMessage(row, this.signal));
-      if (!rows.some((row) => row.role === "input")) {
+      if (!this.rows.has(positionOf(this.origin))) {
         try {
           details.unshift(await readMessage(this.origin, this.signal));
         } catch (failed) {
@@ -159,7 +159,7 @@ class Trail {
 }
 
 export async function open(root, parameters, signal) {
-  const { topics, fields } = await ask("api/topics", { signal });
+  const { topics, fields, note } = await ask("api/topics", { signal });
   const by = h("select", { name: "by" }, [...fields, POSITION].map((name) => h("option", { value: name, selected: name === parameters.get("by") }, name === POSITION ? "position: topic/partition/offset" : name)));
   const value = h("input", { name: "value", type: "search", required: true, maxlength: "500", value: parameters.get("value") ?? "" });
   const said = h("p", { role: "status", id: "searched" });
@@ -181,7 +181,7 @@ export async function open(root, parameters, signal) {
       else window.location.hash = next;
     } }, h("label", {}, "Search by", by), h("label", { class: "wide" }, "Value", value), h("button", { type: "submit" }, "Search")),
     h("div", { class: "buttons" }, stop, further), said,
-    results, h("h2", {}, "How far it was searched"), far.element,
+    note ? h("p", { class: "quiet" }, note) : "", results, h("h2", {}, "How far it was searched"), far.element,
   );
   far.fill([]);
   signal.addEventListener("abort", () => stopping.abort());

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from fastapi.testclient import TestClient
 
@@ -59,6 +60,26 @@ def test_topics_and_fields_are_those_of_the_settings(client: TestClient, pipelin
     ]  # fmt: skip
     assert found["topics"][0]["name"] == pipeline.input_topic
     assert found["fields"] == ["trace_id", "span_id", "source_ip", "user_id", "request_id"]
+
+
+def test_topics_that_replays_named_are_listed(client: TestClient, pipeline: Pipeline) -> None:
+    """And may be looked into; without the database the others are there, and it is said what is missing."""
+    name = pipeline.environment["KAFKA_OUTPUT_TOPIC"] + "-own"
+    with psycopg.connect(pipeline.dsn) as connection:
+        connection.execute(
+            "INSERT INTO enrichment_replays (replay_id, topic, window_start, window_end, state, purpose, group_id,"
+            " messages, selected, dag_id, run_id) VALUES ('r', 'in', now(), now() + interval '1 hour', 'counted',"
+            " jsonb_build_object('kind', 'replay', 'output_topic', %s::text), 'g', 0, 0, 'dag', 'run')",
+            [name],
+        )
+    found = get(client, "topics")
+    assert ({"name": name, "role": "replayed"} in found["topics"], found["note"]) == (True, "")
+    assert "python -m enrichment.kafka" in get(client, "messages", 404, topic=name)["detail"]
+    [port] = free_ports(1)
+    pipeline.dsn = f"postgresql://postgres@127.0.0.1:{port}/none"
+    found = get(client, "topics")
+    assert len(found["topics"]) == 5
+    assert "PostgreSQL does not answer" in found["note"]
 
 
 def test_messages_are_browsed(client: TestClient, published: dict[str, str]) -> None:
@@ -128,7 +149,7 @@ def test_one_message_is_shown_whole(client: TestClient, published: dict[str, str
 
 def test_message_is_searched_for(client: TestClient, published: dict[str, str]) -> None:
     """By a field in each topic; by where it came from in those of outputs; and its batch."""
-    by_trace = {"by": "trace_id", "value": "trace-9"}
+    by_trace: dict[str, Any] = {"by": "trace_id", "value": "trace-9"}
     [came_in] = get(client, "search", topic=published["INPUT"], **by_trace)["rows"]
     [went_out] = get(client, "search", topic=published["OUTPUT"], **by_trace)["rows"]
     assert (came_in["partition"], came_in["offset"]) == (1, 2)
@@ -155,7 +176,7 @@ def test_redriven_message_has_both_outcomes(
     pipeline.run()
     user_service.end_fault()
     Redriven(pipeline).run()
-    where = {"by": "origin", "value": f"{pipeline.input_topic}/2/0"}
+    where: dict[str, Any] = {"by": "origin", "value": f"{pipeline.input_topic}/2/0"}
     with pipeline.resources() as r:
         topics = r.settings.kafka
         await_stable(r.clients, topics.output_topic, topics.dlq_topic)

@@ -91,13 +91,13 @@ class MessageDetail(msgspec.Struct, frozen=True):
     """One message whole, as far as it can be shown.
 
     `line` is its value (of a dead letter the message that it holds) as a line of a file that is played; where there can
-    be none, `no_line` says why. `fields` are those of an object that is not too large to be compared, each as it was
-    written.
+    be none, `no_line` says why. `headers` are the first of them, None where they are so many that the Kafka client
+    reads none. `fields` are those of an object that is not too large to be compared, each as it was written.
     """
 
     row: MessageRow
     key: ShownBytes
-    headers: list[tuple[str, ShownBytes]]
+    headers: list[tuple[str, ShownBytes]] | None
     more_headers: int
     value: ShownBytes
     original: ShownBytes | None
@@ -130,7 +130,7 @@ def detail_of(message: FoundMessage, topic: ShownTopic) -> MessageDetail:
     return MessageDetail(
         row=row_of(message, topic),
         key=shown(message.key),
-        headers=[(_name(name), shown(value, HEADER_BYTES, lay_out=False)) for name, value in headers[:HEADERS]],
+        headers=None if message.headers is None else _headers(headers[:HEADERS]),
         more_headers=max(0, len(headers) - HEADERS),
         value=shown(message.value),
         original=None if original is None else shown(original[0]),
@@ -235,6 +235,10 @@ def origin_of_letter(value: bytes | None) -> Origin | None:
     """The input message of a dead letter, by its fields."""
     letter = letter_in(value)
     return None if letter is None else Origin(letter.source_topic, letter.source_partition, letter.source_offset)
+
+
+def _headers(headers: Sequence[Header]) -> list[tuple[str, ShownBytes]]:
+    return [(_name(name), shown(value, HEADER_BYTES, lay_out=False)) for name, value in headers]
 
 
 def _holds_letters(topic: ShownTopic) -> bool:

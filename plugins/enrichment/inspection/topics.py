@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import closing
 from enum import StrEnum
 
 import msgspec
@@ -9,7 +11,9 @@ import msgspec
 from enrichment.kafka.clients import Clients
 from enrichment.resources import Resources
 from enrichment.settings import Settings
+from enrichment.statements import Statements
 
+DATABASE_SECONDS = 2.0
 BROKER_SECONDS = 5.0  # that a broker has for an answer: somebody is looking on
 
 
@@ -35,10 +39,11 @@ class ShownTopic(msgspec.Struct, frozen=True):
         return self.role is not TopicRole.INPUT
 
 
-def shown_topics(settings: Settings) -> dict[str, ShownTopic]:
-    """The topics by name. Replays may go to where the messages went at first: such a topic is there once."""
+def shown_topics(settings: Settings, replayed: Iterable[str] = ()) -> dict[str, ShownTopic]:
+    """The topics by name: those of the settings, and others that replays were sent to. Replays may go to where the
+    messages went at first: such a topic is there once."""
     kafka, replay = settings.kafka, settings.replay
-    roles = {
+    roles = dict.fromkeys(replayed, TopicRole.REPLAYED) | {
         replay.output_topic: TopicRole.REPLAYED,
         replay.dlq_topic: TopicRole.REPLAYED_DEAD,
         kafka.input_topic: TopicRole.INPUT,
@@ -47,6 +52,13 @@ def shown_topics(settings: Settings) -> dict[str, ShownTopic]:
     }
     found = [ShownTopic(name, role) for name, role in roles.items()]
     return {topic.name: topic for topic in sorted(found, key=lambda topic: list(TopicRole).index(topic.role))}
+
+
+def replayed_topics(r: Resources) -> list[str]:
+    """The topics that replays were sent to. Raises `psycopg.Error` when the database does not answer."""
+    with closing(r.query_connection(DATABASE_SECONDS)) as connection:
+        rows = Statements(connection).rows("enrichment_replays/find_topics", dict[str, str], {})
+    return [row["topic"] for row in rows]
 
 
 def patient_clients(r: Resources) -> Clients:

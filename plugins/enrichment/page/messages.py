@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
 import msgspec
+import psycopg
 from confluent_kafka import KafkaError, KafkaException
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 
@@ -16,7 +17,7 @@ from enrichment.inspection.answers import SourceAnswer, answers_in
 from enrichment.inspection.conditions import Everything, read_filter
 from enrichment.inspection.scan import FoundMessage, Scan, ScanLimits, Scanned
 from enrichment.inspection.shown import MessageDetail, MessageRow, detail_of, row_of
-from enrichment.inspection.topics import ShownTopic, patient_clients, shown_topics
+from enrichment.inspection.topics import ShownTopic, patient_clients, replayed_topics, shown_topics
 from enrichment.kafka.times import to_text
 from enrichment.page.reading import Reader, as_json, may_read_messages
 from enrichment.page.scans import Slots
@@ -32,10 +33,12 @@ Offset = Annotated[int, Query(ge=0, lt=2**62)]
 
 
 class TopicList(msgspec.Struct, frozen=True):
-    """The topics that may be looked into, and the fields by which a message is searched for."""
+    """The topics that may be looked into, and the fields by which a message is searched for. `note` says what may be
+    missing."""
 
     topics: list[ShownTopic]
     fields: tuple[str, ...]
+    note: str = ""
 
 
 class MessageList(msgspec.Struct, frozen=True):
@@ -60,6 +63,8 @@ class WholeMessage(msgspec.Struct, frozen=True):
 def topic_of(r: Resources, name: str) -> ShownTopic:
     """The topic of that name. Raises `HTTPException` for one that is none of the pipeline's."""
     topics = shown_topics(r.settings)
+    if name not in topics:
+        topics = shown_topics(r.settings, replayed_topics(r))
     if name not in topics:
         raise HTTPException(404, f"{name!r} is none of the pipeline's topics, which are {', '.join(topics)}")
     return topics[name]
@@ -139,8 +144,13 @@ def routes(reader: Reader, slots: Slots) -> APIRouter:
 
     @router.get("/topics")
     def topics() -> Response:
+        fields, note, replayed = ("trace_id", "span_id", *REGISTRY.keys), "", list[str]()
         with reader.resources() as r:
-            return as_json(TopicList(list(shown_topics(r.settings).values()), ("trace_id", "span_id", *REGISTRY.keys)))
+            try:
+                replayed = replayed_topics(r)
+            except psycopg.Error as failed:  # what is in Kafka can be looked at without it
+                note = f"Topics that replays named themselves are not listed, PostgreSQL does not answer: {failed}"
+            return as_json(TopicList(list(shown_topics(r.settings, replayed).values()), fields, note))
 
     @router.get("/messages")
     async def messages(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from enrichment.codec.records import NO_TIMESTAMP, Header, pack_headers
@@ -162,10 +163,18 @@ def test_headers_are_shown_up_to_a_number() -> None:
     """Names that are not UTF-8, values that are no text, and null."""
     many: list[Header] = [("\udcff", b"\xff"), ("none", None), *[("h", b"v")] * 150]
     detail = detail_of(found(b"x", *many), INPUT)
+    assert detail.headers is not None
     assert detail.headers[:3] == [
         ("\\xff", ShownBytes("ff", "hex")), ("none", ShownBytes("", "null")), ("h", ShownBytes("v", "text")),
     ]  # fmt: skip
     assert (len(detail.headers), detail.more_headers) == (100, 52)
+
+
+def test_headers_that_were_not_read_are_not_said_to_be_none() -> None:
+    """The client reads none where there are too many."""
+    unread = msgspec.structs.replace(found(b"x"), headers=None)
+    assert detail_of(unread, INPUT).headers is None
+    assert detail_of(found(b"x"), INPUT).headers == []
 
 
 def test_fields_are_as_they_were_written() -> None:
