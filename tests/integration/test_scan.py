@@ -75,6 +75,15 @@ def test_pages_go_on_over_messages_that_fit(pipeline: Pipeline) -> None:
     assert seen == [n for n in range(59, -1, -1) if n % 3 == 1]
 
 
+def test_partition_that_is_not_read_far_enough_is_waited_for(pipeline: Pipeline) -> None:
+    """Its next message that fits may be newer than that of another partition, which was found before."""
+    pipeline.produce([message(0, service="rare")], partition=1)
+    pipeline.produce([message(1, service="rare"), *(message(n) for n in range(100))], partition=0)
+    found = run(pipeline, HasField("service", "rare"), limits=ScanLimits(1))
+    assert numbers(found) == [1]
+    assert numbers(run(pipeline, HasField("service", "rare"), positions=found.older)) == [0]
+
+
 def test_holes_are_passed(pipeline: Pipeline) -> None:
     """What aborted transactions leave is no message, however many offsets it has; nor is it the end."""
     pipeline.produce([message(0)], partition=2)
