@@ -33,6 +33,13 @@ export const seconds = (value) => (isMissing(value) ? "no messages" : `${value.t
 export const day = (date) => days.format(date);
 export const moment = (text) => (isMissing(text) ? "unknown" : times.format(new Date(text)));
 
+// The time of a clock on the wall of that zone, as a field of type `datetime-local` has it.
+export function instant(wall) {
+  const asUtc = new Date(`${wall}Z`);
+  const shown = new Date(`${asUtc.toLocaleString("sv-SE", { timeZone: zone() }).replace(" ", "T")}Z`);
+  return new Date(2 * asUtc.getTime() - shown.getTime());
+}
+
 // An element: `h("a", { href: "#now", class: "quiet", onclick: (event) => … }, "text", otherElement)`.
 export function h(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -109,13 +116,15 @@ export const tabHref = (tab, parameters = {}) => {
 };
 export const tabLink = (tab, parameters, text) => h("a", { href: tabHref(tab, parameters) }, text);
 
-// JSON of this page (`api/now`) or of Airflow (`../api/v2/…`). Throws an `Error` that says in words what is wrong.
+// JSON of this page (`api/now`) or of Airflow (`../api/v2/…`). Throws an `Error` that says in words what is wrong, with
+// the answer's `status`.
 export async function ask(path, { signal, ...how } = {}) {
   const answer = await fetch(path, { credentials: "same-origin", signal, ...how });
   if (answer.ok) return answer.json();
-  if (answer.status === 401) throw new Error("you are no longer logged in");
-  if (answer.status === 403) throw new Error("you may not see this");
+  const refused = (text) => Object.assign(new Error(text), { status: answer.status });
+  if (answer.status === 401) throw refused("you are no longer logged in");
+  if (answer.status === 403) throw refused("you may not see this");
   const { detail } = await answer.json().catch(() => ({}));
   const said = Array.isArray(detail) ? detail.map((one) => one.msg).join("; ") : detail;
-  throw new Error(typeof said === "string" ? said : `Airflow answers ${answer.status}`);
+  throw refused(typeof said === "string" ? said : `Airflow answers ${answer.status}`);
 }

@@ -6,6 +6,9 @@ const TABS = {
   now: { title: "Now", load: () => import("./now.js") },
   history: { title: "History", load: () => import("./history.js") },
   content: { title: "Content", load: () => import("./content.js") },
+  messages: { title: "Messages", load: () => import("./messages.js") },
+  search: { title: "Search", load: () => import("./search.js") },
+  preview: { title: "Preview", load: () => import("./preview.js") },
 };
 const FIRST = "now";
 

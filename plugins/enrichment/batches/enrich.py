@@ -53,8 +53,13 @@ def enrich(staging: Staging, batch: Batch, enricher: OpenEnricher, on_chunk: OnC
 def _look_up(enricher: OpenEnricher, chunks: Iterator[pa.RecordBatch]) -> Iterator[tuple[pd.DataFrame, Answers]]:
     """Each chunk's keys, and the answers for them."""
     for keys in chunks:
-        events = pd.DataFrame({name: keys[name].dictionary_encode().to_pandas() for name in keys.schema.names})
+        events = events_of(keys)
         yield events, enricher.look_up(events)
+
+
+def events_of(keys: pa.RecordBatch) -> pd.DataFrame:
+    """Keys as enrichers take them: as categoricals."""
+    return pd.DataFrame({name: keys[name].dictionary_encode().to_pandas() for name in keys.schema.names})
 
 
 def _staged(staging: Staging, batch: Batch, declaration: LookupEnricher, drain_id: str) -> Iterator[Enrichment]:

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from enrichment.enrichers.base import reason_of
+from enrichment.enrichers.base import JSON, STATUS, Enrichment, reason_of
 from enrichment.enrichers.registry import NO_KEY, OK, REGISTRY, STALE
 from enrichment.messages import Provenance
 
@@ -55,6 +55,12 @@ class StagedEnrichment(NamedTuple):
     codes: np.ndarray[Any, np.dtype[np.int32]]
     status: pa.Array
     json: pa.Array
+
+    @classmethod
+    def of(cls, source: str, added: Enrichment) -> StagedEnrichment:
+        """The same of what was not staged."""
+        status = pa.array(added.values[STATUS].tolist(), pa.string())
+        return cls(source, added.codes, status, pa.array(added.values[JSON].array))
 
 
 @dataclass(frozen=True, slots=True)

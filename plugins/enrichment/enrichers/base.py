@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -57,6 +58,39 @@ class Derivation(Protocol):
         ...
 
 
+class CheckedCondition(msgspec.Struct, frozen=True):
+    """A condition of a rule, the value that it was checked with, and whether it holds."""
+
+    text: str
+    value: Any
+    holds: bool
+
+
+class CheckedRule(msgspec.Struct, frozen=True):
+    """A rule by which columns are computed, and whether it fired."""
+
+    name: str
+    weight: float
+    has_fired: bool
+    conditions: list[CheckedCondition]
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Why the computed columns of a message are what they are; `note` says what the rules do not."""
+
+    rules: list[CheckedRule]
+    note: str = ""
+
+
+@runtime_checkable
+class ExplainedDerivation(Derivation, Protocol):
+    """A derivation that can say why."""
+
+    def explain(self, answered: Enrichment, earlier: Mapping[str, Enrichment], row: int) -> Explanation:
+        """Why `derive` computes what it does for a row of the chunk."""
+        ...
+
+
 class OpenEnricher:
     """A declared enrichment with its lookup. Keeps every row and the order, leaves its input untouched.
 
@@ -86,8 +120,12 @@ class OpenEnricher:
     def enrich(self, events: pd.DataFrame, answers: Answers, earlier: Mapping[str, Enrichment]) -> Enrichment:
         """The enrichment of a chunk, from the answers; `earlier` has those of the enrichments that it reads, by their
         names."""
-        answered = join(events[self.declaration.key], answers, self.declaration.columns)
+        answered = self.join(events, answers)
         return answered if self._derivation is None else self._derivation.derive(answered, earlier)
+
+    def join(self, events: pd.DataFrame, answers: Answers) -> Enrichment:
+        """The same without the computed columns."""
+        return join(events[self.declaration.key], answers, self.declaration.columns)
 
 
 def value_types(declaration: LookupEnricher) -> dict[str, pa.DataType]:

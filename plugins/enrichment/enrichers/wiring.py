@@ -16,6 +16,7 @@ from enrichment.caches.layered import LayeredLookup, TimeToLive
 from enrichment.caches.memory import MemoryLayer
 from enrichment.caches.postgres import PostgresLayer
 from enrichment.caches.renewal import RenewedTable
+from enrichment.caches.unkept import UnkeptTable
 from enrichment.enrichers.base import Derivation, OnChunk, OpenEnricher
 from enrichment.enrichers.declare import CacheSettings, EnricherSettings, LookupEnricher
 from enrichment.enrichers.tables import cache_table
@@ -102,6 +103,20 @@ class Enrichers:
         if opened.front is not None:
             lookup = opened.front(lookup)
         return OpenEnricher(declaration, lookup, opened.derivation, opened.on_chunk, opened.build)
+
+    def open_unkept(
+        self, declaration: LookupEnricher, guard: Callable[[LookupSource], LookupSource]
+    ) -> tuple[OpenEnricher, Derivation | None]:
+        """The enricher as `open` makes it, for a look that leaves no trace: without memory, and the table is only read.
+        The source is asked through `guard`. With it comes what computes its columns."""
+        opened = self.source(declaration)
+        table = UnkeptTable(self._table(declaration, opened))
+        self._site.at_end(table.close)
+        ttl = self._ttl(self._settings[declaration.name])
+        lookup: KeyLookup = LayeredLookup([table], guard(opened.source), ttl, self._clock)
+        if opened.front is not None:
+            lookup = opened.front(lookup)
+        return OpenEnricher(declaration, lookup, opened.derivation, build=opened.build), opened.derivation
 
     def renewal(self, declaration: LookupEnricher) -> tuple[KeyLookup, str]:
         """A lookup that asks the source for every key and puts the answers into the table, and the source's version."""

@@ -13,8 +13,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse
 
 from enrichment.errors import EnrichmentError
-from enrichment.page import charts, content, history, now
+from enrichment.page import charts, content, history, messages, now, preview, search
 from enrichment.page.reading import HEADERS, Reader, may_read
+from enrichment.page.scans import Slots
 from enrichment.resources import Resources
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,15 @@ def make_app(open_resources: Callable[[], Resources]) -> FastAPI:
         app.add_api_route(route, _server(path), methods=["GET"], response_class=FileResponse)
     reader = Reader(open_resources)
     app.include_router(charts.routes())
-    tabs = [now.routes(now.Lookout(reader.open_resources)), history.routes(reader), content.routes(reader)]
+    slots = Slots()
+    tabs = [
+        now.routes(now.Lookout(reader.open_resources)),
+        history.routes(reader),
+        content.routes(reader),
+        messages.routes(reader, slots),
+        search.routes(reader, slots),
+        preview.routes(reader, slots),
+    ]
     for routes in tabs:
         app.include_router(routes, prefix="/api")
     app.add_exception_handler(psycopg.Error, _not_answered)

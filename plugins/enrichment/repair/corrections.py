@@ -18,7 +18,6 @@ from typing import Self
 
 import msgspec
 import pandas as pd
-import pyarrow as pa
 
 from enrichment.batches.provenance import StagedEnrichment, Statuses
 from enrichment.batches.route import slow_path
@@ -28,7 +27,7 @@ from enrichment.codec.decode import key_text
 from enrichment.codec.headers import marked_own
 from enrichment.codec.records import Chunk, Header, pack_headers, unpack_headers
 from enrichment.dead_letters.writer import milliseconds
-from enrichment.enrichers.base import JSON, STATUS, Enrichment, OpenEnricher
+from enrichment.enrichers.base import STATUS, Enrichment, OpenEnricher
 from enrichment.enrichers.declare import LookupEnricher
 from enrichment.enrichers.registry import REGISTRY, STALE
 from enrichment.kafka.topic_limits import TopicLimits
@@ -243,15 +242,7 @@ def _written(
     chunk: Chunk, rows: Sequence[int], messages: Sequence[PublishedMessage], added: Mapping[str, Enrichment], now: str
 ) -> Chunk:
     """Those rows of the chunk as they are published again."""
-    staged = [
-        StagedEnrichment(
-            REGISTRY.by_name[name].source,
-            a.codes,
-            pa.array(a.values[STATUS].tolist(), pa.string()),
-            pa.array(a.values[JSON].array),
-        )
-        for name, a in added.items()
-    ]
+    staged = [StagedEnrichment.of(REGISTRY.by_name[name].source, a) for name, a in added.items()]
     statuses = Statuses.of(staged, frozenset(), now)
     values: list[bytes | None] = []
     for row in rows:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -17,7 +18,16 @@ import pyarrow.compute as pc
 
 from enrichment import sql
 from enrichment.codec.struct_columns import arrow_types, columns_of, fragments
-from enrichment.enrichers.base import JSON, STATUS, Enrichment, frame_of, reasons_of
+from enrichment.enrichers.base import (
+    JSON,
+    STATUS,
+    CheckedCondition,
+    CheckedRule,
+    Enrichment,
+    Explanation,
+    frame_of,
+    reasons_of,
+)
 from enrichment.enrichers.business import BUSINESS, QUERY, BusinessSettings, Context, Risk
 from enrichment.enrichers.business.query import business_query
 from enrichment.enrichers.business.recorded_risk import RiskTable
@@ -56,18 +66,7 @@ class RiskScorer:
 
     def derive(self, answered: Enrichment, earlier: Mapping[str, Enrichment]) -> Enrichment:
         """See `Derivation`."""
-        read = {
-            enricher: earlier[enricher.name]
-            for enricher in REGISTRY.earlier(BUSINESS)
-            if not {enricher.status_column, *enricher.output_columns}.isdisjoint(self._rules.columns)
-        }
-        codes, (of_context, *of_read) = combinations(answered, list(read.values()))
-        # Where a condition finds its column, and which of that column's rows belong to each combination.
-        tables = {name: (answered.values[name], of_context) for name in self._rules.columns if name in answered.values}
-        for (enricher, added), rows in zip(read.items(), of_read, strict=True):
-            tables |= {name: (added.values[name], rows) for name in self._rules.columns if name in added.values}
-            # A rule reads the reason, stale or not, as the message has it.
-            tables[enricher.status_column] = reasons_of(added.values[STATUS]), rows
+        codes, of_context, tables = self._combined(answered, earlier)
 
         def holds(condition: Condition) -> Bools:
             column, rows = tables[condition.column]
@@ -80,6 +79,37 @@ class RiskScorer:
             codes, self._values(answered.values, of_context, masks), answered.fetched[of_context], answered.counts
         )
 
+    def explain(self, answered: Enrichment, earlier: Mapping[str, Enrichment], row: int) -> Explanation:
+        """See `ExplainedDerivation`."""
+        codes, of_context, tables = self._combined(answered, earlier)
+        code = int(codes[row])
+        has_context = bool(_is_answered(answered.values)[of_context[code]])
+        rules = []
+        for rule in self._rules.rules:
+            checked = [_checked(condition, *tables[condition.column], code) for condition in rule.when]
+            has_fired = has_context and all(condition.holds for condition in checked)
+            rules.append(CheckedRule(rule.name, rule.weight, has_fired, checked))
+        base = f"the score begins at {self._rules.base_score:g}"
+        return Explanation(rules, base if has_context else "a request without context has no risk: no rule fires")
+
+    def _combined(
+        self, answered: Enrichment, earlier: Mapping[str, Enrichment]
+    ) -> tuple[np.ndarray[Any, np.dtype[np.int32]], Codes, dict[str, tuple[pd.Series[Any], Codes]]]:
+        """For each row its combination, for each combination its row of the context's values, and where a condition
+        finds its column, with the row of it that belongs to each combination."""
+        read = {
+            enricher: earlier[enricher.name]
+            for enricher in REGISTRY.earlier(BUSINESS)
+            if not {enricher.status_column, *enricher.output_columns}.isdisjoint(self._rules.columns)
+        }
+        codes, (of_context, *of_read) = combinations(answered, list(read.values()))
+        tables = {name: (answered.values[name], of_context) for name in self._rules.columns if name in answered.values}
+        for (enricher, added), rows in zip(read.items(), of_read, strict=True):
+            tables |= {name: (added.values[name], rows) for name in self._rules.columns if name in added.values}
+            # A rule reads the reason, stale or not, as the message has it.
+            tables[enricher.status_column] = reasons_of(added.values[STATUS]), rows
+        return codes, of_context, tables
+
     def _values(self, contexts: pd.DataFrame, of_context: Codes, masks: Masks) -> pd.DataFrame:
         distinct, of_risk = np.unique(masks, return_inverse=True)
         risks = [Risk() if mask < 0 else self._rules.risk_of(mask) for mask in distinct.tolist()]
@@ -91,6 +121,14 @@ class RiskScorer:
         columns |= {name: column.take(of_risks) for name, column in scored.items()}
         columns[JSON] = pc.binary_join_element_wise(columns[JSON], fragments(scored).take(of_risks), pa.scalar(b","))
         return frame_of({name: columns[name] for name in (*BUSINESS.output_columns, STATUS, JSON)})
+
+
+def _checked(condition: Condition, column: pd.Series[Any], rows: Codes, code: int) -> CheckedCondition:
+    place = int(rows[code])
+    value = column.iloc[place]
+    compared = "" if condition.value is None else f" {msgspec.json.encode(condition.value).decode()}"
+    told = f"{condition.column} {condition.op}{compared}"
+    return CheckedCondition(told, None if pd.isna(value) else value, bool(condition.holds(column)[place]))
 
 
 class RequestRisks(NamedTuple):
