@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse
 
 from enrichment.errors import EnrichmentError
-from enrichment.page import now
+from enrichment.page import batches, now, partials
 from enrichment.page.reading import HEADERS, Reader, may_read
 from enrichment.resources import Resources
 
@@ -30,7 +30,11 @@ def make_app(open_resources: Callable[[], Resources]) -> FastAPI:
         route = "/" if path.name == "index.html" else f"/{path.name}"
         app.add_api_route(route, _server(path), methods=["GET"], response_class=FileResponse)
     reader = Reader(open_resources)
-    tabs = [now.routes(now.Lookout(reader.open_resources))]
+    tabs = [
+        now.routes(now.Lookout(reader.open_resources)),
+        batches.routes(reader),
+        partials.routes(reader),
+    ]
     for routes in tabs:
         app.include_router(routes, prefix="/api")
     app.add_exception_handler(psycopg.Error, _not_answered)
