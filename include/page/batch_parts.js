@@ -1,51 +1,59 @@
 // What the tabs of batches share: their states, offsets and links into Airflow's UI.
-import { airflowLink, ask, h, number, openInAirflow, runPath, tabLink } from "./dom.js";
+import { airflowLink, ask, h, openInAirflow, runPath, tabLink } from "./dom.js";
 
-export const LIVE_DAG = "stacklens_enrichment";
-const LOOKED_AT = 200;
+const TASKS = 200;
 
-export const stateText = (batch) => h("span", { class: `state ${batch.state}` }, batch.state);
+export const stateText = (state) => ({ key: state, make: () => h("span", { class: `state ${state}` }, state) });
 
 // `p0 120-1119`: the last offset is included, as in the names of Airflow's squares.
 export const offsetsOf = (ranges) => ranges.filter((one) => one.end > one.start).map((one) => `p${one.partition} ${one.start}-${one.end - 1}`);
 
-export const spanOf = (ranges) => ranges.reduce((sum, one) => sum + one.end - one.start, 0);
+export const batchLink = (id, text = id) => ({ key: [id, text], make: () => tabLink("batch", { id }, text) });
 
-export const batchLink = (id, text = id) => tabLink("batch", { id }, text);
+export const runLink = (batch) => ({ key: batch.run_id, make: () => airflowLink(runPath(batch.dag_id, batch.run_id), batch.run_id) });
 
-export const runLink = (batch, text = batch.run_id) => airflowLink(runPath(batch.dag_id, batch.run_id), text);
+const runApi = (dagId, runId) => `../api/v2/dags/${encodeURIComponent(dagId)}/dagRuns/${encodeURIComponent(runId)}`;
 
-// Which task of its run has a batch's log: of its own squares the one that failed or came last; without any, the claim did
-// it all. A square is known by its name up to the first range's start: a drain may have ended the range sooner.
-export function taskOf(label, tasks) {
-  const name = (text) => text.split("-")[0];
-  const own = tasks.filter((task) => task.rendered_map_index && name(task.rendered_map_index) === name(label) && task.state !== "skipped");
+// A square bears the name of its batch up to the first range's end: a drain may have ended the range sooner since.
+export const isNamed = (square, label) => square.split("-")[0] === label.split("-")[0];
+
+// The task of a run that has a batch's log: of its own squares the one that failed, or else the last to start; where it has
+// none, the claim did it all.
+function taskOf(label, tasks) {
+  const own = tasks.filter((task) => task.start_date && task.rendered_map_index && isNamed(task.rendered_map_index, label));
   const failed = own.find((task) => ["failed", "up_for_retry"].includes(task.state));
-  const started = own.filter((task) => task.start_date && !task.task_id.endsWith("clean")).sort((one, other) => one.start_date.localeCompare(other.start_date));
-  return failed ?? started.at(-1) ?? tasks.find((task) => ["claim", "plan"].includes(task.task_id));
+  const inOrder = own.filter((task) => !task.task_id.endsWith("clean")).sort((one, other) => one.start_date.localeCompare(other.start_date));
+  return failed ?? inOrder.at(-1) ?? tasks.find((task) => ["claim", "plan"].includes(task.task_id));
 }
 
-export const taskPath = (dagId, runId, task) => {
-  const mapped = task.map_index >= 0 ? `/mapped/${task.map_index}` : "";
-  return `${runPath(dagId, runId)}/tasks/${encodeURIComponent(task.task_id)}${mapped}`;
-};
-
-// A link to the log of a batch's task. Which that is, Airflow is asked when it is followed; if it does not say, the run is shown.
-export function logLink(batch, label) {
-  const run = runPath(batch.dag_id, batch.run_id);
-  const link = airflowLink(run, "log");
-  link.addEventListener("click", async (event) => {
-    event.preventDefault();
-    event.stopImmediatePropagation();
-    try {
-      const path = `../api/v2/dags/${encodeURIComponent(batch.dag_id)}/dagRuns/${encodeURIComponent(batch.run_id)}/taskInstances?limit=${LOOKED_AT}`;
-      const task = taskOf(label, (await ask(path)).task_instances);
-      openInAirflow(task ? taskPath(batch.dag_id, batch.run_id, task) : run);
-    } catch {
-      openInAirflow(run);
-    }
-  }, { capture: true });
-  return link;
+// Where Airflow shows the log of a batch; the run itself where it does not say which task that is.
+async function logPath({ dag_id: dagId, run_id: runId }, label) {
+  const run = runPath(dagId, runId);
+  const { task_instances: tasks } = await ask(`${runApi(dagId, runId)}/taskInstances?limit=${TASKS}`);
+  const task = taskOf(label, tasks);
+  if (!task) return run;
+  return `${run}/tasks/${encodeURIComponent(task.task_id)}${task.map_index >= 0 ? `/mapped/${task.map_index}` : ""}`;
 }
 
-export const counts = (batch) => (batch.messages_read === null ? "" : number(batch.messages_read));
+// A link to the log of a batch. Which task has it, Airflow is asked when the link is followed.
+export const logLink = (batch, label) => ({
+  key: [batch.run_id, label],
+  make: () => h("a", {
+    href: `../${runPath(batch.dag_id, batch.run_id)}`,
+    onclick: async (event) => {
+      const link = event.currentTarget;
+      event.preventDefault();
+      try {
+        openInAirflow(await logPath(batch, label));
+      } catch (failed) {
+        link.replaceWith(`no log: ${failed.message}`);
+      }
+    },
+  }, "log"),
+});
+
+// The name of a mapped task's square.
+export async function squareName(dagId, runId, taskId, mapIndex, signal) {
+  const task = await ask(`${runApi(dagId, runId)}/taskInstances/${encodeURIComponent(taskId)}/${mapIndex}`, { signal });
+  return task.rendered_map_index ?? "";
+}

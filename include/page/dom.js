@@ -110,13 +110,15 @@ export const tabHref = (tab, parameters = {}) => {
 };
 export const tabLink = (tab, parameters, text) => h("a", { href: tabHref(tab, parameters) }, text);
 
-// JSON of this page (`api/now`) or of Airflow (`../api/v2/…`). Throws an `Error` that says in words what is wrong.
+// JSON of this page (`api/now`) or of Airflow (`../api/v2/…`). Throws an `Error` that
+// says in words what is wrong, with the `status` of the answer.
 export async function ask(path, { signal, ...how } = {}) {
   const answer = await fetch(path, { credentials: "same-origin", signal, ...how });
   if (answer.ok) return answer.json();
-  if (answer.status === 401) throw new Error("you are no longer logged in");
-  if (answer.status === 403) throw new Error("you may not see this");
+  const { status } = answer;
+  if (status === 401) throw Object.assign(new Error("you are no longer logged in"), { status });
+  if (status === 403) throw Object.assign(new Error("you may not see this"), { status });
   const { detail } = await answer.json().catch(() => ({}));
   const said = Array.isArray(detail) ? detail.map((one) => one.msg).join("; ") : detail;
-  throw new Error(typeof said === "string" ? said : `Airflow answers ${answer.status}`);
+  throw Object.assign(new Error(typeof said === "string" ? said : `Airflow answers ${status}`), { status });
 }

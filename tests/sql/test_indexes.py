@@ -67,7 +67,7 @@ QUERIES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
         sql.load("enrichment_pending/find_page"),
         dict.fromkeys(("state", "source", "before_at", "before_id", "before_source")) | {"rows": 101},
     ),
-    "enrichment_pending_pkey": (sql.load("enrichment_pending/open"), {"batch_id": "batch-7"}),
+    "enrichment_pending_pkey": (sql.load("enrichment_pending/of_batch"), {"batch_id": "batch-7"}),
     "enrichment_publications_pkey": (sql.load("enrichment_publications/list"), {"batch_id": "batch-7"}),
     "enrichment_positions_pkey": (sql.load("enrichment_positions/get"), {"topic": "in", "group_id": "group-7"}),
     "enrichment_group_moves_pkey": (sql.load("enrichment_group_moves/list"), {"topic": "in", "group_id": "group-7"}),

@@ -12,6 +12,7 @@ from airflow.sdk import CronDataIntervalTimetable, Param, get_current_context, t
 
 from enrichment.log_lines import log_pairs
 from enrichment.orchestration.common import Manifest, resources, run_params
+from enrichment.orchestration.notes import add_note
 
 if TYPE_CHECKING:
     from enrichment.rollup.service_levels import Breach
@@ -69,12 +70,17 @@ def roll_up() -> str:
 
 @task
 def service_levels(hour: Manifest) -> None:
-    """Check the hour; keep its breaches, tell the notifier of new ones, and fail when there are any."""
+    """Check the hour; keep its breaches, tell the notifier of new ones, put them into the run's note, and fail when
+    there are any."""
     from enrichment.errors import ServiceLevelMissed
     from enrichment.rollup.table import Rollups
 
+    context = get_current_context()
     with resources() as r:
-        breaches = check(Rollups(r.maintenance), r.settings, get_current_context(), hour)
+        breaches = check(Rollups(r.maintenance), r.settings, context, hour)
+        if breaches:
+            texts = [f"{hour}: {breach}" for breach in breaches]
+            add_note(r.settings.pipeline.airflow_api_conn_id, context["dag"].dag_id, context["run_id"], texts)
     if breaches:
         raise ServiceLevelMissed(f"{hour}: " + "; ".join(map(str, breaches)))
 

@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse
 
 from enrichment.errors import EnrichmentError
-from enrichment.page import batches, now, partials
+from enrichment.page import batches, dead_letters, now, partials
 from enrichment.page.reading import HEADERS, Reader, may_read
 from enrichment.resources import Resources
 
@@ -33,6 +33,7 @@ def make_app(open_resources: Callable[[], Resources]) -> FastAPI:
     tabs = [
         now.routes(now.Lookout(reader.open_resources)),
         batches.routes(reader),
+        dead_letters.routes(reader),
         partials.routes(reader),
     ]
     for routes in tabs:
