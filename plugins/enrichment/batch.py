@@ -88,7 +88,7 @@ REPLAY = "replay"  # the kind of a purpose with a window
 REDRIVE = "redrive"  # the kind of a purpose with letters
 
 
-LABEL_RANGES = 4  # that a label has room for: Airflow cuts it at 250 characters, and its grid long before
+LABEL_RANGES = 3  # that a label has room for: Airflow cuts it at 250 characters, and its grid long before
 
 
 def label_of(kind: str, lane: int, ranges: Sequence[OffsetRange]) -> str:
@@ -97,8 +97,7 @@ def label_of(kind: str, lane: int, ranges: Sequence[OffsetRange]) -> str:
     held = [r for r in ranges if r.span]
     named = ", ".join(f"p{r.partition} {r.start}-{r.end - 1}" for r in held[:LABEL_RANGES])
     if len(held) > LABEL_RANGES:
-        rest = sum(r.span for r in held[LABEL_RANGES:])
-        named += f" and {len(held) - LABEL_RANGES} more partitions with {rest:,} offsets"
+        named += f" and {sum(r.span for r in held[LABEL_RANGES:]):,} offsets of {len(held) - LABEL_RANGES} more"
     return f"{'' if kind == LIVE.kind else f'{kind} '}lane {lane}: {named or 'no offsets'}"
 
 
