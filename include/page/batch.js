@@ -1,6 +1,6 @@
 // One batch: what the ledger knows of it, and its conservation check at the press of a button.
 import { logLink, offsetsOf, runLink, stateText } from "./batch_parts.js";
-import { ask, h, moment, number, replace, table, write } from "./dom.js";
+import { ask, h, moment, number, replace, table, tabLink, write } from "./dom.js";
 import { mendButton } from "./trigger.js";
 
 const EVERY_MS = 5_000;
@@ -39,7 +39,7 @@ function make(root, id) {
   };
   made.warned = section("Warnings", made.warnings);
   root.append(
-    made.label, h("p", { class: "quiet" }, id), made.said, made.error, made.mending, made.warned, made.figures,
+    made.label, h("p", { class: "quiet" }, id), tabLink("batches", {}, "All batches"), made.said, made.error, made.mending, made.warned, made.figures,
     section("Is each of its messages published once?", made.check, made.checked),
     section("Stages", made.stages.element), section("Who answered", made.caches.element), section("Errors by reason", made.errors.element),
     section("Offsets", made.ranges.element), section("Partial messages", made.pending.element, h("h3", {}, "Its place and its corrections"), made.passes.element),
@@ -53,7 +53,7 @@ function figuresOf({ job, kind, label }) {
   return [
     ["State", stateText(job.state)], ["Kind", job.dry_run ? `${kind}, dry run` : kind], ["Messages", number(job.messages_read)],
     ["Fully enriched", number(job.messages_enriched)], ["Partial", number(job.messages_partial)], ["Dead letters", number(job.messages_dead)],
-    ["Claimed", moment(job.claimed_at)], ["Published", job.published_at ? moment(job.published_at) : "not yet"], ["Drained", `${number(job.attempts)} times`],
+    ["Claimed", moment(job.claimed_at)], ["Published", job.published_at ? moment(job.published_at) : "not yet"], ["Tries", number(job.attempts)],
     ["Bytes", number(job.value_bytes)], ["Left waiting by its run", number(Object.values(job.lag).reduce((sum, one) => sum + one, 0))], ...replay,
     ["Run", runLink(job)], ["Task", logLink(job, label)],
   ];

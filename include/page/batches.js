@@ -3,7 +3,7 @@ import { batchLink, isNamed, logLink, offsetsOf, runLink, squareName, stateText 
 import { ask, h, moment, number, table, tabHref, tabLink, write } from "./dom.js";
 
 const EVERY_MS = 10_000;
-const OFFSETS = 3; // of a batch, in the list
+const OFFSETS = 4; // of a batch, in the list
 const FILTERS = [
   { name: "state", title: "State", choices: ["claimed", "drained", "published", "failed", "dry-run"] },
   { name: "kind", title: "Kind", choices: ["live", "replay", "redrive"] },
@@ -53,8 +53,8 @@ function form(parameters) {
 function offsets(batch) {
   const all = offsetsOf(batch.ranges);
   if (all.length === 0) return "none";
-  const more = all.length > OFFSETS ? ` and ${all.length - OFFSETS} more partitions` : "";
-  return `${batch.topic}: ${all.slice(0, OFFSETS).join(", ")}${more}`;
+  const more = all.length > OFFSETS ? ` and ${all.length - OFFSETS} more` : "";
+  return `${batch.topic} ${all.slice(0, OFFSETS).join(", ")}${more}`;
 }
 
 function row({ label, batch }) {

@@ -6,7 +6,7 @@ const REDRIVE = "stacklens_dlq_redrive";
 const LIMITS = { records: "records", bytes: "bytes", time: "seconds" };
 
 // A redrive takes times to the minute: the whole minutes from the first to the last.
-const minute = (text, later = 0) => new Date(Math.floor(new Date(text).getTime() / 60_000 + later) * 60_000).toISOString();
+const minute = (text, later = 0) => new Date(Math.floor(new Date(text).getTime() / 60_000 + later) * 60_000).toISOString().replace(".000", "");
 
 function redrive(group) {
   const given = { reasons: [group.reason], since: minute(group.first), until: minute(group.last, 1), dry_run: true };
@@ -45,7 +45,7 @@ function group(one) {
     h("h3", {}, title), h("p", {}, one.detail), h("p", { class: "quiet" }, `${counts}${times}${one.stage ? `, at ${one.stage}` : ""}.`),
     one.why.map((why) => h("p", { class: "quiet" }, `Not sent in again by default: ${why}.`)),
     left && one.reason ? redrive(one) : null,
-    one.samples.length ? h("details", {}, h("summary", {}, one.samples.length > 1 ? "The newest ones" : "The newest one"), one.samples.map(sample)) : null);
+    one.samples.length ? h("details", {}, h("summary", {}, one.samples.length > 1 ? "Some of them" : "One of them"), one.samples.map(sample)) : null);
 }
 
 export async function open(root, parameters, signal) {

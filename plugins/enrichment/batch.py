@@ -88,7 +88,8 @@ REPLAY = "replay"  # the kind of a purpose with a window
 REDRIVE = "redrive"  # the kind of a purpose with letters
 
 
-LABEL_RANGES = 3  # that a label has room for: Airflow cuts it at 250 characters, and its grid long before
+# What a label has room for: in Airflow's grid, and in its column, which refuses more.
+LABEL_RANGES, LABEL_CHARACTERS = 4, 250
 
 
 def label_of(kind: str, lane: int, ranges: Sequence[OffsetRange]) -> str:
@@ -98,7 +99,8 @@ def label_of(kind: str, lane: int, ranges: Sequence[OffsetRange]) -> str:
     named = ", ".join(f"p{r.partition} {r.start}-{r.end - 1}" for r in held[:LABEL_RANGES])
     if len(held) > LABEL_RANGES:
         named += f" and {sum(r.span for r in held[LABEL_RANGES:]):,} offsets of {len(held) - LABEL_RANGES} more"
-    return f"{'' if kind == LIVE.kind else f'{kind} '}lane {lane}: {named or 'no offsets'}"
+    label = f"{'' if kind == LIVE.kind else f'{kind} '}lane {lane}: {named or 'no offsets'}"
+    return label[:LABEL_CHARACTERS]
 
 
 class Batch(msgspec.Struct, frozen=True):

@@ -26,7 +26,7 @@ def test_manifest_keeps_the_name_of_the_ledgers_column() -> None:
         (
             "live",
             [(p, 0, 1000) for p in range(12)],
-            "lane 1: p0 0-999, p1 0-999, p2 0-999 and 9,000 offsets of 9 more",
+            "lane 1: p0 0-999, p1 0-999, p2 0-999, p3 0-999 and 8,000 offsets of 8 more",
         ),
     ],
     ids=["two", "empty-range", "none", "many"],

@@ -158,7 +158,7 @@ def test_batch_is_shown_with_all_that_is_known_of_it(pipeline: Pipeline) -> None
     assert none is None
     assert view is not None
     assert (view.job.state, view.job.messages_dead, view.unchecked) == (JobState.PUBLISHED, 1, "")
-    assert view.label == "lane 0: p0 0-2, p1 0-2, p2 0-1 and 2 offsets of 1 more"
+    assert view.label == "lane 0: p0 0-2, p1 0-2, p2 0-1, p3 0-1"
     assert [(stage.stage, stage.messages, stage.peak_rss_bytes) for stage in view.stages] == [("drain", 10, 1000)]
     assert (view.changes[0].new_state, view.changes[-1].action) == (JobState.PUBLISHED, "INSERT")
 

@@ -80,6 +80,17 @@ def test_look_ends_at_its_limits_with_the_newest(letters: Redriven) -> None:
     assert look(letters.pipeline, value_bytes=1).limit == "bytes"
 
 
+def test_look_goes_back_slice_by_slice(letters: Redriven, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many that takes, each is counted once, and its marker found."""
+    letters.run("some", max_letters=5)
+    monkeypatch.setattr(recent, "LETTER_SLICES", (1, 2))
+    monkeypatch.setattr(recent, "MARKER_SLICES", (1, 1))
+    found = look(letters.pipeline)
+    assert by_reason(found)["business-context-not-found"].letters == UNKNOWN
+    assert by_reason(found)["business-context-not-found"].redriven == 5
+    assert (found.is_whole, found.looked_at) == (True, found.held)
+
+
 def test_what_is_no_dead_letter_is_told_of(letters: Redriven) -> None:
     """Somebody else writes to the topic: counted by what is wrong with it, and nothing breaks."""
     producer = Producer({"bootstrap.servers": letters.pipeline.bootstrap_servers})

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException
 
 from enrichment.batch import OffsetRange, RedriveFilter
 from enrichment.codec.records import Chunk, unpack_headers
@@ -37,9 +37,10 @@ from enrichment.kafka.topics import read_topic_id
 GROUPS = 100
 SAMPLES = 2
 SAMPLE_CHARACTERS = 2_000
-# Offsets of each partition that are read at once, going back: few at first, since within a slice the oldest come first,
-# and those may be large.
-FIRST_SLICE, LAST_SLICE = 25, 1_000
+# Offsets of each partition that are read at once, going back, at first and at most: within a slice the oldest come
+# first, and dead letters may be large.
+LETTER_SLICES = 25, 1_000
+MARKER_SLICES = 10_000, 50_000
 HEADERS = 20  # of a sample
 
 
@@ -111,9 +112,12 @@ class RecentLetters(msgspec.Struct, frozen=True, kw_only=True):
 class NewestFirst:
     """Goes back from the end of a topic, slice by slice of all its partitions, until a limit is reached."""
 
-    def __init__(self, clients: Clients, topic: str, records: int, value_bytes: int, until: float) -> None:
+    def __init__(
+        self, clients: Clients, topic: str, slices: tuple[int, int], records: int, value_bytes: int, until: float
+    ) -> None:
         self._clients = clients
         self._topic = topic
+        self._first, self._last = slices
         self._left, self._left_bytes, self._until = records, value_bytes, until
         self.held = self.looked_at = 0
         self.limit = ""
@@ -122,23 +126,16 @@ class NewestFirst:
         """The messages; `limit` says afterwards what ended the search before the beginning of the log."""
         logs = list(held_ranges(self._clients, self._topic))
         self.held = sum(r.span for r in logs)
-        size = FIRST_SLICE
-        with self._clients.drain_reader() as consumer:
-            while logs := [r for r in logs if r.span]:
-                if self._is_over():
-                    return
-                even = max(1, min(size, self._left // len(logs)))
-                slices = [OffsetRange(r.partition, max(r.start, r.end - even), r.end) for r in logs]
-                yield from self._read(consumer, slices)
-                if self.limit:
-                    return
-                logs = [OffsetRange(r.partition, r.start, s.start) for r, s in zip(logs, slices, strict=True)]
-                size = min(2 * size, LAST_SLICE)
+        size = self._first
+        while (logs := [r for r in logs if r.span]) and not self._is_over():
+            even = max(1, min(size, self._left // len(logs)))
+            slices = [OffsetRange(r.partition, max(r.start, r.end - even), r.end) for r in logs]
+            yield from self._read(slices)
+            logs = [OffsetRange(r.partition, r.start, s.start) for r, s in zip(logs, slices, strict=True)]
+            size = min(2 * size, self._last)
 
-    def _read(self, consumer: Consumer, slices: Sequence[OffsetRange]) -> Iterator[Chunk]:
-        with RangeReader(
-            self._clients, self._topic, slices, max_bytes=self._left_bytes, consumer=consumer
-        ) as reader:  # fmt: skip
+    def _read(self, slices: Sequence[OffsetRange]) -> Iterator[Chunk]:
+        with RangeReader(self._clients, self._topic, slices, max_bytes=self._left_bytes) as reader:
             yield from reader.chunks()
         seen = sum(r.span for r in reader.ranges)
         self.looked_at += seen
@@ -151,8 +148,7 @@ class NewestFirst:
         for is_over, limit in (
             (self._left <= 0, "records"), (self._left_bytes <= 0, "bytes"), (time.monotonic() > self._until, "time"),
         ):  # fmt: skip
-            if is_over:
-                self.limit = limit
+            self.limit = self.limit or (limit if is_over else "")
         return bool(self.limit)
 
 
@@ -161,7 +157,7 @@ def look_at_recent(clients: Clients, reach: Reach) -> RecentLetters:
     kafka, until = clients.settings, time.monotonic() + reach.seconds
     redriven, knows_redriven = _redriven(clients, reach, until)
     wanted = RedriveFilter(kafka.input_topic, default_reasons(), MAX_ATTEMPTS, max_letter_bytes(clients))
-    newest = NewestFirst(clients, kafka.dlq_topic, reach.records, reach.value_bytes, until)
+    newest = NewestFirst(clients, kafka.dlq_topic, LETTER_SLICES, reach.records, reach.value_bytes, until)
     groups = Fingerprints()
     for chunk in newest.chunks():
         groups.take(chunk, judge(chunk, wanted, ()), redriven.__contains__)
@@ -182,7 +178,9 @@ def _redriven(clients: Clients, reach: Reach, until: float) -> tuple[set[Positio
     """The dead letters that the newest markers name, and whether these are all markers there are; none where nothing
     was ever sent in again."""
     topic_id = read_topic_id(clients, clients.settings.dlq_topic)
-    newest = NewestFirst(clients, clients.settings.redriven_topic, reach.markers, reach.value_bytes, until)
+    newest = NewestFirst(
+        clients, clients.settings.redriven_topic, MARKER_SLICES, reach.markers, reach.value_bytes, until
+    )
     found: set[Position] = set()
     try:
         for chunk in newest.chunks():
