@@ -10,12 +10,29 @@ const section = (title, ...parts) => h("section", {}, h("h2", {}, title), ...par
 const mebibytes = (bytes) => (bytes === null ? "" : number(bytes / 1024 / 1024));
 const inOrder = (counts) => Object.entries(counts).sort((one, other) => other[1] - one[1]);
 
+const UNDER_WAY = "It is under way, or its run has ended: ";
+// What becomes of a batch that is not published, and what somebody has to do about it (docs/operate.md).
 const MENDING = {
-  claimed: "It is under way, or its run has ended: the next run goes on with these messages.",
-  drained: "It is under way, or its run has ended: the next run goes on with these messages.",
-  failed: "Nothing of it was published, and its messages wait in the topic. Its task log says what is wrong. Once that is mended the next run takes the "
-    + "messages again, fewer at a time, until the one at fault is alone and becomes a dead letter; the other partitions go on meanwhile. Nothing needs to be cleared.",
+  live: {
+    open: `${UNDER_WAY}the next run goes on with these messages.`,
+    failed: "Nothing of it was published, and its messages wait in the topic. Its task log says what is wrong. The next runs take the messages again, fewer at a "
+      + "time, until the one at fault is alone and becomes a dead letter; the other partitions go on meanwhile. Nothing needs to be cleared.",
+  },
+  replay: {
+    open: `${UNDER_WAY}clear it, and the window goes on from there.`,
+    failed: "Nothing of it was published. Its task log says what is wrong: mend that, then clear its run, and the window goes on from there.",
+  },
+  redrive: {
+    open: `${UNDER_WAY}clear it, or start another redrive.`,
+    failed: "Nothing of it was published, and its dead letters are where they were. Its task log says what is wrong. Clear its run once that is mended, or start a "
+      + "redrive of fewer, without the one at fault.",
+  },
 };
+
+function mendingOf({ job, kind }) {
+  if (IS_OVER.includes(job.state) || job.dry_run) return "";
+  return (MENDING[kind] ?? {})[job.state === "failed" ? "failed" : "open"] ?? "";
+}
 
 function make(root, id) {
   const made = {
@@ -84,8 +101,8 @@ function show(made, view) {
   write(made.said, "");
   made.error.hidden = !job.error;
   write(made.error, job.error ?? "");
-  made.mending.hidden = !(job.state in MENDING);
-  write(made.mending, MENDING[job.state] ?? "");
+  made.mending.hidden = mendingOf(view) === "";
+  write(made.mending, mendingOf(view));
   made.warned.hidden = job.warnings.length === 0;
   replace(made.warnings, job.warnings, (text) => h("li", {}, text));
   replace(made.figures, figuresOf(view), figure);

@@ -15,6 +15,7 @@ from enrichment.orchestration.common import Manifest, resources, run_params
 from enrichment.orchestration.notes import add_note
 
 if TYPE_CHECKING:
+    from enrichment.resources import Resources
     from enrichment.rollup.service_levels import Breach
     from enrichment.rollup.table import Rollups
     from enrichment.settings import ServiceLevelSettings, Settings
@@ -79,10 +80,23 @@ def service_levels(hour: Manifest) -> None:
     with resources() as r:
         breaches = check(Rollups(r.maintenance), r.settings, context, hour)
         if breaches:
-            texts = [f"{hour}: {breach}" for breach in breaches]
-            add_note(r.settings.pipeline.airflow_api_conn_id, context["dag"].dag_id, context["run_id"], texts)
+            note_breaches(r, context, hour, breaches)
     if breaches:
         raise ServiceLevelMissed(f"{hour}: " + "; ".join(map(str, breaches)))
+
+
+def note_breaches(r: Resources, context: Any, hour: str, breaches: Sequence[Breach]) -> None:
+    """Put an hour's breaches into the note of this run and, unless a backfill found them, into those of the live runs
+    that added most to them: a few runs, however many the hour had."""
+    from enrichment.rollup.worst import find_worst
+
+    conn_id = r.settings.pipeline.airflow_api_conn_id
+    texts = [f"{hour}: {breach}" for breach in breaches]
+    if context["dag_run"].run_type != "backfill":
+        for batch, sentence in find_worst(r.maintenance, datetime.fromisoformat(hour), breaches):
+            add_note(conn_id, batch.dag_id, batch.run_id, [sentence])
+            texts.append(f"Most of it: {batch.dag_id} {batch.run_id}")
+    add_note(conn_id, context["dag"].dag_id, context["run_id"], texts)
 
 
 def check(rollups: Rollups, settings: Settings, context: Any, hour: str) -> list[Breach]:

@@ -10,7 +10,7 @@ from enrichment.repair.pending import PendingState
 from enrichment.statements import Statements
 
 ROWS = 100
-COUNTED = 20_000
+COUNTED = 10_000
 
 
 class UnrepairedSource(msgspec.Struct, frozen=True):
