@@ -11,7 +11,7 @@ A run starts when messages wait, after one that left some, and every minute. `cl
 lane, and enriches and publishes them itself where they are not too large (`KAFKA_AT_ONCE_MESSAGES`). Otherwise they run
 side by side: `drain` reads and decodes, `geo` and `user` look up, `business` adds context and risk, `publish` writes
 messages, dead letters and the group's offsets in one Kafka transaction; `clean` removes the staged files. Where `claim`
-leaves no batch, these are skipped.
+leaves no batch, these are skipped. The tab *StackLens* of a run or task opens its batches: counts, errors, and a check.
 
 **When it fails** before `publish` has committed, the group's offsets have not moved, and the next run reads the same
 messages again; after that, another try only completes the ledger. Any task may be cleared: a published batch is never

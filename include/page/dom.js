@@ -90,19 +90,30 @@ export function table(title, columns, empty) {
   };
 }
 
-// Airflow shows this page in a sandboxed frame, which may not leave it: its own document follows the link.
-function toAirflow(event) {
-  if (window.parent === window) return;
-  event.preventDefault();
+// Airflow shows this page in a sandboxed frame, which may not leave it: its own document follows the link. The path is
+// relative to Airflow's base.
+export function openInAirflow(path) {
+  const { href } = new URL(`../${path}`, document.baseURI);
+  if (window.parent === window) {
+    window.location.assign(href);
+    return;
+  }
   const link = window.parent.document.createElement("a");
-  link.href = event.currentTarget.href;
+  link.href = href;
   window.parent.document.body.append(link);
   link.click();
   link.remove();
 }
 
 // A link into Airflow's UI; `path` is relative to its base, such as `dags/stacklens_repair`.
-export const airflowLink = (path, text) => h("a", { href: `../${path}`, onclick: toAirflow }, text);
+export const airflowLink = (path, text) => h("a", {
+  href: `../${path}`,
+  onclick: (event) => {
+    if (window.parent === window) return;
+    event.preventDefault();
+    openInAirflow(path);
+  },
+}, text);
 
 export function runPath(dagId, runId) {
   const dag = `dags/${encodeURIComponent(dagId)}`;

@@ -6,6 +6,10 @@ const TABS = {
   now: { title: "Now", load: () => import("./now.js") },
   history: { title: "History", load: () => import("./history.js") },
   content: { title: "Content", load: () => import("./content.js") },
+  batches: { title: "Batches", load: () => import("./batches.js") },
+  batch: { load: () => import("./batch.js") },
+  "dead-letters": { title: "Dead letters", load: () => import("./dead_letters.js") },
+  partials: { title: "Partials", load: () => import("./partials.js") },
   messages: { title: "Messages", load: () => import("./messages.js") },
   search: { title: "Search", load: () => import("./search.js") },
   preview: { title: "Preview", load: () => import("./preview.js") },
@@ -14,8 +18,11 @@ const FIRST = "now";
 
 let leaving = new AbortController();
 
-// Airflow's tabs of a run and of a task open the page with their names in its query.
+// Airflow's tabs of a run and of a task open the page with their names in its query: it shows their batches.
 function place() {
+  if (!window.location.hash && window.location.search) {
+    return { name: "batches", parameters: new URLSearchParams(`${window.location.search}&from=airflow`) };
+  }
   const [name, query] = window.location.hash.slice(1).split("?");
   return { name: name in TABS ? name : FIRST, parameters: new URLSearchParams(query ?? "") };
 }

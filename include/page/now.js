@@ -1,12 +1,15 @@
 // How enrichment is at this moment. It asks every few seconds and changes only the texts that have changed.
 import { airflowLink, ask, day, h, moment, number, replace, runPath, seconds, share, table, write } from "./dom.js";
+import { mendButton } from "./trigger.js";
 
 const EVERY_MS = 5_000;
 const DAG = "stacklens_enrichment";
 
-function finding({ text, dag_id: dagId, run_id: runId }) {
+function finding({ text, dag_id: dagId, run_id: runId, conf = {}, tab = "" }) {
   const where = dagId ? [" (", airflowLink(runPath(dagId, runId), runId ? "its run" : dagId), ")"] : [];
-  return h("li", {}, text, ...where);
+  const more = tab ? [" ", h("a", { href: `#${tab}` }, "more")] : [];
+  const mending = Object.keys(conf).length ? [" ", mendButton(dagId, conf, "Mend").make()] : [];
+  return h("li", {}, text, ...where, ...more, ...mending);
 }
 
 function figure([name, value, path]) {

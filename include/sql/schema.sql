@@ -191,9 +191,11 @@ COMMENT ON COLUMN enrichment_jobs.suspects IS 'Where it failed by what it holds:
 CREATE INDEX IF NOT EXISTS enrichment_jobs_run_idx ON enrichment_jobs (dag_id, run_id);
 CREATE INDEX IF NOT EXISTS enrichment_jobs_published_at_idx ON enrichment_jobs (published_at) WHERE state = 'published';
 CREATE INDEX IF NOT EXISTS enrichment_jobs_state_idx ON enrichment_jobs (state, claimed_at);
+CREATE INDEX IF NOT EXISTS enrichment_jobs_claimed_at_idx ON enrichment_jobs (claimed_at, batch_id);
 COMMENT ON INDEX enrichment_jobs_run_idx IS 'find_run: what a retried claim has already claimed';
 COMMENT ON INDEX enrichment_jobs_published_at_idx IS 'get_cache_statistics; find_batches of a rollup';
 COMMENT ON INDEX enrichment_jobs_state_idx IS 'v_enrichment_job_stats asked for one state; find_suspicions';
+COMMENT ON INDEX enrichment_jobs_claimed_at_idx IS 'find_page: the ledger newest first';
 
 CREATE TABLE IF NOT EXISTS enrichment_positions (
     topic       text NOT NULL,
@@ -451,7 +453,10 @@ COMMENT ON COLUMN enrichment_pending.attempts IS 'Tries at which the source stil
 
 CREATE INDEX IF NOT EXISTS enrichment_pending_due_idx ON enrichment_pending (next_attempt_at)
 WHERE state IN ('expected', 'open');
+CREATE INDEX IF NOT EXISTS enrichment_pending_unrepaired_idx ON enrichment_pending (since, batch_id, source)
+WHERE state <> 'repaired';
 COMMENT ON INDEX enrichment_pending_due_idx IS 'enrichment_pending/due: what stacklens_repair looks for every few minutes';
+COMMENT ON INDEX enrichment_pending_unrepaired_idx IS 'find_page and count_unrepaired: what waits for its repair, or will not get it';
 
 CREATE TABLE IF NOT EXISTS enrichment_publications (
     batch_id   text NOT NULL REFERENCES enrichment_jobs ON DELETE CASCADE,

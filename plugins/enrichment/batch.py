@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -87,6 +88,21 @@ REPLAY = "replay"  # the kind of a purpose with a window
 REDRIVE = "redrive"  # the kind of a purpose with letters
 
 
+# What a label has room for: in Airflow's grid, and in its column, which refuses more.
+LABEL_RANGES, LABEL_CHARACTERS = 4, 250
+
+
+def label_of(kind: str, lane: int, ranges: Sequence[OffsetRange]) -> str:
+    """What the UI calls a batch: its lane, partitions and offsets, as in `lane 0: p0 120-1119, p2 80-90`. The last
+    offset of each is included; batches that are not live begin with their kind."""
+    held = [r for r in ranges if r.span]
+    named = ", ".join(f"p{r.partition} {r.start}-{r.end - 1}" for r in held[:LABEL_RANGES])
+    if len(held) > LABEL_RANGES:
+        named += f" and {sum(r.span for r in held[LABEL_RANGES:]):,} offsets of {len(held) - LABEL_RANGES} more"
+    label = f"{'' if kind == LIVE.kind else f'{kind} '}lane {lane}: {named or 'no offsets'}"
+    return label[:LABEL_CHARACTERS]
+
+
 class Batch(msgspec.Struct, frozen=True):
     """A set of offset ranges of one lane. Every task after the claim is a function of it.
 
@@ -113,6 +129,11 @@ class Batch(msgspec.Struct, frozen=True):
     def span(self) -> int:
         """Offsets in all ranges: an upper bound of the batch's messages."""
         return sum(r.span for r in self.ranges)
+
+    @property
+    def label(self) -> str:
+        """What the UI calls it."""
+        return label_of(self.purpose.kind, self.lane, self.ranges)
 
     @property
     def source_topic(self) -> str:

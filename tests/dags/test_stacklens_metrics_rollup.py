@@ -13,6 +13,7 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import BaseNotifier, CronDataIntervalTimetable, RetryAction
 from airflow.sdk.definitions.param import ParamsDict
+from msgspec import to_builtins
 
 from enrichment.batch import Batch, OffsetRange
 from enrichment.errors import ServiceLevelMissed, SettingsError
@@ -20,8 +21,11 @@ from enrichment.orchestration import rollup
 from enrichment.orchestration.common import RETRY_POLICY
 from enrichment.rollup.service_levels import Breach, Level
 from enrichment.rollup.table import Rollups
+from enrichment.rollup.worst import find_worst
 from enrichment.settings import ServiceLevelSettings, load
+from enrichment.store.histogram import Histogram
 from enrichment.store.jobs import Ledger, Outcome
+from enrichment.store.metrics import record
 from tests.conftest import REPOSITORY
 from tests.fixtures.notifier import told
 
@@ -162,6 +166,51 @@ def test_breach_is_told_again_when_the_notifier_failed(
     mended = settings(FILE_NOTIFIER, path=str(file)).model_copy(update={"max_lag": 1000})
     checked(postgres_connection, "scheduled", mended)
     assert len(told(file)) == 1
+
+
+@pytest.mark.parametrize("run_type", ["scheduled", "backfill"])
+def test_breach_is_in_the_notes_of_its_run_and_of_the_worst_one(
+    postgres_connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch, run_type: str
+) -> None:
+    """Of many live runs only that which added most; none for a past hour, whose runs may be gone."""
+    with_lag(postgres_connection)
+    notes: dict[str, list[str]] = {}
+    monkeypatch.setattr(rollup, "add_note", lambda _conn_id, _dag_id, run_id, texts: notes.setdefault(run_id, texts))
+    r = SimpleNamespace(settings=load(), maintenance=postgres_connection)
+    context = {"dag": DAG, "run_id": "rollup-run", "dag_run": SimpleNamespace(run_type=run_type)}
+    rollup.note_breaches(r, context, TEN.isoformat(), BREACHES)  # type: ignore[arg-type]
+    assert notes["rollup-run"][0].endswith("2,000 messages left behind a claim, 1,000 at most wanted")
+    if run_type == "backfill":
+        assert notes.keys() == {"rollup-run"}
+    else:
+        assert "left the most messages waiting, 2,000" in notes["run"][0]
+        assert notes["rollup-run"][1] == "Most of it: dag run"
+
+
+def enriched(**how: Any) -> Outcome:
+    """Ten messages, all of them enriched."""
+    return Outcome(read=10, enriched=10, partial=0, dead=0, **how)
+
+
+def test_worst_batch_is_found_for_each_level(postgres_connection: psycopg.Connection[Any]) -> None:
+    """By what the level is about; the keys that messages lack are no single batch's."""
+    ledger = Ledger(postgres_connection)
+    outcomes = {
+        "errors": Outcome(read=10, enriched=0, partial=5, dead=5),
+        "misses": enriched(cache_counts={"a": {"misses": 4}, "b": {"misses": 5}}),
+        "late": enriched(cache_counts={"a": {"misses": 8}}),
+        "lag": Outcome(read=10, enriched=9, partial=1, dead=0),
+    }
+    for name, outcome in outcomes.items():
+        lag = {0: 5, 1: 6} if name == "lag" else {0: 10}
+        ledger.claim(Batch(name, "in", "group", 0, (OffsetRange(0, 0, 10),)), "dag", f"run-{name}", "0", lag)
+        ledger.published(name, outcome)
+        freshness = {"freshness": to_builtins(Histogram.of([9.0 if name == "late" else 1.0]), str_keys=True)}
+        record(postgres_connection, name, "publish", messages=10, seconds=1.0, counts=freshness)
+    postgres_connection.execute("UPDATE enrichment_jobs SET claimed_at = %(at)s, published_at = %(at)s", {"at": TEN})
+    levels = [Level.ERROR_RATE, Level.HIT_RATE, Level.FRESHNESS, Level.LAG, "keyless-a"]
+    found = find_worst(postgres_connection, TEN, [Breach(level, 1.0, 0.5) for level in levels])
+    assert [one.batch.run_id for one in found] == ["run-errors", "run-misses", "run-late", "run-lag"]
 
 
 def with_lag(connection: psycopg.Connection[Any]) -> None:

@@ -19,6 +19,8 @@ BY_NAME = {table.cache: table for table in cache_tables()}
 KEYS = json.dumps([f"key-{n}" for n in range(0, 3_000, 100)])
 ASKED = {"keys": KEYS, "now": 0.0, "served_from": 0.0, "touched_before": 0.0, "version": ""}
 STATISTICS = "SELECT cache, entries, expired, hit_rate FROM get_cache_statistics()"
+FILTERS = ("kind", "lane", "topic", "partition", "offset", "state", "dag_id", "run_id", "since", "until")
+NO_FILTER = dict.fromkeys((*FILTERS, "before_at", "before_id")) | {"scanned": 20_000}
 QUERIES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
     **{f"{name}_pkey": (table.statement("get_many"), ASKED) for name, table in TABLES.items()},
     **{
@@ -40,6 +42,8 @@ QUERIES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
         {"starts_at": "2024-01-15T10:00Z", "ends_at": "2024-01-15T11:00Z", "contents": True},
     ),
     "enrichment_jobs_state_idx": ("SELECT batches FROM v_enrichment_job_stats WHERE state = 'failed'", {}),
+    "enrichment_jobs_claimed_at_idx": (sql.load("enrichment_jobs/find_page"), {**NO_FILTER, "rows": 51}),
+    "enrichment_metrics_pkey": (sql.load("enrichment_metrics/of_batch"), {"batch_id": "batch-7"}),
     "enrichment_metrics_recorded_at_idx": ("SELECT stage, seconds FROM v_enrichment_performance_trend", {}),
     "enrichment_audit_log_failed_idx": (
         sql.load("enrichment_rollups/count_failed"),
@@ -59,7 +63,11 @@ QUERIES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
     ),
     "circuit_breakers_pkey": (sql.load("circuit_breakers/get"), {"name": "dependency-7"}),
     "enrichment_pending_due_idx": (sql.load("enrichment_pending/due"), {"batch_id": None, "source": None, "rows": 9}),
-    "enrichment_pending_pkey": (sql.load("enrichment_pending/open"), {"batch_id": "batch-7"}),
+    "enrichment_pending_unrepaired_idx": (
+        sql.load("enrichment_pending/find_page"),
+        dict.fromkeys(("state", "source", "before_at", "before_id", "before_source")) | {"rows": 101},
+    ),
+    "enrichment_pending_pkey": (sql.load("enrichment_pending/of_batch"), {"batch_id": "batch-7"}),
     "enrichment_publications_pkey": (sql.load("enrichment_publications/list"), {"batch_id": "batch-7"}),
     "enrichment_positions_pkey": (sql.load("enrichment_positions/get"), {"topic": "in", "group_id": "group-7"}),
     "enrichment_group_moves_pkey": (sql.load("enrichment_group_moves/list"), {"topic": "in", "group_id": "group-7"}),
@@ -159,6 +167,6 @@ def test_no_index_is_without_its_query(filled: str) -> None:
     with psycopg.connect(filled) as connection:
         names = {name for (name,) in connection.execute("SELECT indexname FROM pg_indexes WHERE schemaname = 'public'")}
     assert names - set(QUERIES) == {
-        "enrichment_metrics_pkey", "enrichment_audit_log_pkey", "enrichment_caches_pkey", "schema_versions_pkc",
+        "enrichment_audit_log_pkey", "enrichment_caches_pkey", "schema_versions_pkc",
     }  # fmt: skip
     assert len(QUERIES) >= 10

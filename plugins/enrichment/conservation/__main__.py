@@ -8,12 +8,9 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
-from confluent_kafka import Message
-
 from enrichment.batch import OffsetRange
 from enrichment.conservation.check import check
 from enrichment.conservation.committed import committed_ranges, log_ranges
-from enrichment.conservation.fingerprint import labels_of
 from enrichment.conservation.report import Expected
 from enrichment.errors import OffsetsLost, TransactionOpen
 from enrichment.settings import load
@@ -48,16 +45,8 @@ def expected_of(chosen: argparse.Namespace) -> Expected | None:
     """What the replay that the command line names was to take."""
     if chosen.replay_id is None:
         return None
-    services, levels = set(chosen.service), set(chosen.level)
-
-    def wanted(message: Message) -> bool:
-        fields = labels_of(message.value() or b"")
-        found = {name: value for name, value in fields.items() if isinstance(value, str)}
-        filters = ("service", services), ("level", levels)
-        return all(not allowed or found.get(name) in allowed for name, allowed in filters)
-
     start, end = (round(datetime.fromisoformat(at).timestamp() * 1000) for at in (chosen.start, chosen.end))
-    return Expected(chosen.replay_id, start, end, wanted if services or levels else None)
+    return Expected.of(chosen.replay_id, start, end, chosen.service, chosen.level)
 
 
 def main(arguments: Sequence[str]) -> int:

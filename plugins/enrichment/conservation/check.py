@@ -48,6 +48,7 @@ def check(
     *,
     redriven_topic: str | None = None,
     output_starts: Mapping[tuple[str, int], int] | None = None,
+    output_ends: Mapping[tuple[str, int], int] | None = None,
     content_every: int = 1,
     examples: int = 5,
     timeout: float = 60,
@@ -59,20 +60,22 @@ def check(
     """Check the messages in `ranges` of the input topic. `kafka` are bootstrap servers or a librdkafka configuration.
 
     The output topics are read from their beginning, or from `output_starts` by topic and partition, to their last
-    stable offset; transactions that are open at the start are waited for, `settle_seconds` at most. The content of
-    every `content_every`th offset is compared, existence and order of all. `examples` is how many of each defect are
-    described. `redriven_topic` has the markers of the dead letters that were sent in again; without it, none was.
-    `replay` says what a replay was to take, to check that instead. With `allow_older`, enriched messages may lack all
-    columns of an enrichment up to where the first one of their partition has them: it was declared only then. `advance`
-    is called now and then with the number of messages read, outputs and inputs. Raises `TransactionOpen` when one is
-    open for longer, since what it hides would look lost, `OffsetsLost` when part of a range has left the log,
-    `KafkaException` when the broker delivers nothing for `timeout` seconds.
+    stable offset, or to `output_ends`; transactions that are open at the start are waited for, `settle_seconds` at
+    most. The content of every `content_every`th offset is compared, existence and order of all. `examples` is how many
+    of each defect are described. `redriven_topic` has the markers of the dead letters that were sent in again; without
+    it, none was. `replay` says what a replay was to take, to check that instead. With `allow_older`, enriched messages
+    may lack all columns of an enrichment up to where the first one of their partition has them: it was declared only
+    then. `advance` is called now and then with the number of messages read, outputs and inputs. Raises
+    `TransactionOpen` when one is open for longer, since what it hides would look lost, `OffsetsLost` when part of a
+    range has left the log, `KafkaException` when the broker delivers nothing for `timeout` seconds.
     """
-    merged, starts = merge(ranges), output_starts or {}
+    merged, starts, ends = merge(ranges), output_starts or {}, output_ends or {}
 
     def held(topic: str) -> list[OffsetRange]:
         log = whole_log_ranges(kafka, topic, timeout, settle_seconds)
-        return [OffsetRange(r.partition, max(r.start, starts.get((topic, r.partition), 0)), r.end) for r in log]
+        return [
+            _within(r, starts.get((topic, r.partition), r.start), ends.get((topic, r.partition), r.end)) for r in log
+        ]
 
     redriven = _redriven(kafka, redriven_topic, dlq_topic, timeout, settle_seconds) if redriven_topic else frozenset()
     whole = CheckedShare(
@@ -83,6 +86,11 @@ def check(
     if len(shares) == 1:
         return match(whole, advance)[0]
     return match_side_by_side(shares, examples, advance)
+
+
+def _within(log: OffsetRange, start: int, end: int) -> OffsetRange:
+    first = max(log.start, start)
+    return OffsetRange(log.partition, first, max(first, min(log.end, end)))
 
 
 def _redriven(

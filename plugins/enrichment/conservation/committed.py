@@ -107,6 +107,18 @@ def committed_ranges(kafka: Kafka, topic: str, group_id: str, timeout: float = 3
     return [OffsetRange(r.partition, r.start, max(r.start, committed[r.partition])) for r in held]
 
 
+def first_since(kafka: Kafka, topic: str, at: int, timeout: float = 30) -> dict[int, int]:
+    """The offset of each partition's first message of that time (milliseconds) or later, where there is one: no message
+    before it is of that time."""
+    with closing(_consumer(kafka)) as consumer:
+        partitions = consumer.list_topics(topic, timeout).topics[topic].partitions
+        answers = consumer.offsets_for_times([TopicPartition(topic, p, at) for p in partitions], timeout)
+    for answer in answers:
+        if answer.error is not None:
+            raise KafkaException(answer.error)
+    return {answer.partition: answer.offset for answer in answers if answer.offset >= 0}
+
+
 def read(kafka: Kafka, topic: str, ranges: Iterable[OffsetRange], timeout: float = 60) -> Generator[Message]:
     """The messages of the ranges, one range a partition at most, each partition's in order.
 

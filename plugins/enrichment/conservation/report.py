@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from confluent_kafka import Message
 
-from enrichment.conservation.fingerprint import is_appended, said_timestamp
+from enrichment.conservation.fingerprint import is_appended, labels_of, said_timestamp
 from enrichment.conservation.origins import Parts, window_of
 
 
@@ -89,6 +89,20 @@ class Expected:
     start: int
     end: int
     wanted: Callable[[Message], bool] | None = None
+
+    @classmethod
+    def of(
+        cls, replay_id: str, start: int, end: int, services: Collection[str] = (), levels: Collection[str] = ()
+    ) -> Expected:
+        """With a replay's filters: messages of these services and levels; empty: of all."""
+        filters = [(name, set(allowed)) for name, allowed in (("service", services), ("level", levels)) if allowed]
+
+        def wanted(message: Message) -> bool:
+            fields = labels_of(message.value() or b"")
+            found = {name: value for name, value in fields.items() if isinstance(value, str)}
+            return all(found.get(name) in allowed for name, allowed in filters)
+
+        return cls(replay_id, start, end, wanted if filters else None)
 
     def made(self, output: Message, parts: Parts, *, is_letter: bool = False) -> bool:
         """Whether an output is the replay's, and of this time: an output has its input's time; a dead letter states it,

@@ -20,7 +20,7 @@ from enrichment.conservation.fingerprint import of_analytics, of_letter
 from enrichment.conservation.matching import Matcher
 from enrichment.conservation.report import ConservationReport, Expected
 
-ADVANCE_EVERY = 10_000  # messages
+ADVANCE_EVERY = 1_000  # messages
 LOOK_SECONDS = 0.5
 # Processes take two seconds to start, and each reads all outputs: few messages are checked sooner by one, and more
 # than a few processes read more than they compare.

@@ -133,7 +133,7 @@ def _is_asked_for(letter: RawLetter, written: bytes, wanted: RedriveFilter) -> b
         letter.source_topic == wanted.source_topic
         and wanted.source_partition in (None, letter.source_partition)
         and _is_between(letter.sent_to_dlq_at, wanted.since, wanted.until)
-        and (not wanted.service or _service(letter, written) == wanted.service)
+        and (not wanted.service or service_of(letter, written) == wanted.service)
     )
 
 
@@ -147,7 +147,7 @@ def _is_between(moment: str, since: datetime | None, until: datetime | None) -> 
         return False
 
 
-def _service(letter: RawLetter, written: bytes) -> Any:
+def service_of(letter: RawLetter, written: bytes) -> Any:
     """The service of the original message, if it can be read."""
     try:
         parsed = parse(original_value(letter, written) or b"")

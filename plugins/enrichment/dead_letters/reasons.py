@@ -7,6 +7,8 @@ from typing import NamedTuple
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.messages import Reason
 
+MAX_ATTEMPTS = 3  # of a message, the first one included, unless a redrive is told otherwise
+
 
 class RedriveRule(NamedTuple):
     """Whether dead letters with a reason are sent in again by default, and why."""

@@ -99,8 +99,8 @@ class Surveyor:
     def _group(self, position: Position, one: Judged) -> None:
         reason, detail, at = "", "", ""
         if one.letter is not None:
-            reason, at = _shown(one.letter.error_reason), _shown(one.letter.sent_to_dlq_at)
-            detail = normalised(_shown(one.letter.error_detail or ""))
+            reason, at = shown(one.letter.error_reason), shown(one.letter.sent_to_dlq_at)
+            detail = normalised(shown(one.letter.error_detail or ""))
         key = (one.verdict, reason, detail, one.why)
         if key not in self._groups and len(self._groups) >= GROUPS:
             detail = "(further details)"
@@ -161,7 +161,7 @@ def claim(
     return [ledger.claim(batch, dag_id, run_id, settings.fingerprint)], survey
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """A text as a survey shows it: shortened, and without characters that PostgreSQL cannot store."""
     return text[:SHOWN_CHARACTERS].replace("\0", "\N{REPLACEMENT CHARACTER}")
 

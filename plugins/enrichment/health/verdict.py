@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from enum import StrEnum
+from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 
 from enrichment.errors import SettingsError
-from enrichment.health.now import RECENT, Now
+from enrichment.health.now import RECENT, Now, UnfinishedBatch
 from enrichment.settings import ServiceLevelSettings
 
 LIVE_DAG, REPAIR_DAG, ROLLUP_DAG = "stacklens_enrichment", "stacklens_repair", "stacklens_metrics_rollup"
@@ -27,12 +29,15 @@ class Health(StrEnum):
 
 class Finding(msgspec.Struct, frozen=True):
     """Something that is not as it should be. `dag_id` names the DAG where it is looked into or mended, `run_id` a run
-    of it; both may be empty."""
+    of it; both may be empty. Where a new run of it mends the matter, `conf` has that run's parameters; `tab` is where
+    the page shows more."""
 
     health: Health
     text: str
     dag_id: str = ""
     run_id: str = ""
+    conf: dict[str, Any] = {}
+    tab: str = ""
 
 
 class HealthVerdict(msgspec.Struct, frozen=True):
@@ -60,10 +65,10 @@ def _findings(now: Now, levels: ServiceLevelSettings) -> Iterator[Finding]:
         of = f"batch {batch.batch_id} of lane {batch.lane}"
         if batch.state == "failed":
             text = f"{of} has failed, and its lane waits: {batch.error or 'its task log says why'}"
-            yield Finding(Health.DOWN, text, batch.dag_id, batch.run_id)
+            yield Finding(Health.DOWN, text, batch.dag_id, batch.run_id, tab=_tab_of(batch))
         elif batch.error:
             text = f"{of} is tried again, it failed {batch.attempts} times: {batch.error}"
-            yield Finding(Health.DEGRADED, text, batch.dag_id, batch.run_id)
+            yield Finding(Health.DEGRADED, text, batch.dag_id, batch.run_id, tab=_tab_of(batch))
     for breach in now.recent.breaches:
         yield Finding(Health.DEGRADED, f"in the last {RECENT.total_seconds() / 60:.0f} minutes {breach}", ROLLUP_DAG)
     for breaker in now.breakers:
@@ -71,7 +76,14 @@ def _findings(now: Now, levels: ServiceLevelSettings) -> Iterator[Finding]:
         yield Finding(Health.DEGRADED, f"{breaker.name} is not asked, its circuit breaker is {breaker.state}{since}")
     for pending in now.pending:
         text = f"{pending.messages:,} published messages lack {pending.source} until they are repaired"
-        yield Finding(Health.DEGRADED, f"{text}, since {_duration(now.at - pending.since)}", REPAIR_DAG)
+        yield Finding(
+            Health.DEGRADED, f"{text}, since {_duration(now.at - pending.since)}", REPAIR_DAG,
+            conf={"source": pending.source}, tab="partials",
+        )  # fmt: skip
+
+
+def _tab_of(batch: UnfinishedBatch) -> str:
+    return f"batch?{urlencode({'id': batch.batch_id})}"
 
 
 def _waiting_too_long(now: Now, levels: ServiceLevelSettings) -> Iterator[Finding]:

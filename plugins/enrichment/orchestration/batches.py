@@ -40,7 +40,7 @@ def batch_of(manifest: dict[str, Any]) -> Batch:
     from enrichment.batch import Batch
 
     batch = Batch.from_manifest(manifest)
-    get_current_context()["batch_label"] = f"lane {batch.lane}: {batch.span:,} offsets"  # type: ignore[typeddict-unknown-key]
+    get_current_context()["batch_label"] = batch.label  # type: ignore[typeddict-unknown-key]
     return batch
 
 

@@ -41,5 +41,18 @@ class EnrichmentPlugin(AirflowPlugin):
             "destination": "nav",
             "url_route": "stacklens",
             "nav_top_level": True,
-        }
+        },
+        # Tabs of every run and every task, of whatever DAG: Airflow knows no others. The page opens the run's batches.
+        {
+            "name": "StackLens",
+            "href": "stacklens/?dag_id={DAG_ID}&run_id={RUN_ID}",
+            "destination": "dag_run",
+            "url_route": "stacklens-run",
+        },
+        {
+            "name": "StackLens",
+            "href": "stacklens/?dag_id={DAG_ID}&run_id={RUN_ID}&task_id={TASK_ID}&map_index={MAP_INDEX}",
+            "destination": "task_instance",
+            "url_route": "stacklens-task",
+        },
     ]

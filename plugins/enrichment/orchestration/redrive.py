@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Param, get_current_context, task
 
-from enrichment.dead_letters.reasons import all_reasons, default_reasons
+from enrichment.dead_letters.reasons import MAX_ATTEMPTS, all_reasons, default_reasons
 from enrichment.log_lines import log_pairs
 from enrichment.orchestration.common import DEAD_LETTERS, resources, run_params
 
@@ -80,7 +80,7 @@ REDRIVE_PARAMS = {
         "many are left for the next run.",
     ),
     "max_attempts": Param(
-        3,
+        MAX_ATTEMPTS,
         type="integer",
         minimum=1,
         maximum=100,

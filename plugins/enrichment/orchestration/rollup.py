@@ -12,8 +12,10 @@ from airflow.sdk import CronDataIntervalTimetable, Param, get_current_context, t
 
 from enrichment.log_lines import log_pairs
 from enrichment.orchestration.common import Manifest, resources, run_params
+from enrichment.orchestration.notes import add_note
 
 if TYPE_CHECKING:
+    from enrichment.resources import Resources
     from enrichment.rollup.service_levels import Breach
     from enrichment.rollup.table import Rollups
     from enrichment.settings import ServiceLevelSettings, Settings
@@ -75,14 +77,32 @@ def roll_up() -> str:
 
 @task
 def service_levels(hour: Manifest) -> None:
-    """Check the hour; keep its breaches, tell the notifier of new ones, and fail when there are any."""
+    """Check the hour; keep its breaches, tell the notifier of new ones, put them into the run's note, and fail when
+    there are any."""
     from enrichment.errors import ServiceLevelMissed
     from enrichment.rollup.table import Rollups
 
+    context = get_current_context()
     with resources() as r:
-        breaches = check(Rollups(r.maintenance), r.settings, get_current_context(), hour)
+        breaches = check(Rollups(r.maintenance), r.settings, context, hour)
+        if breaches:
+            note_breaches(r, context, hour, breaches)
     if breaches:
         raise ServiceLevelMissed(f"{hour}: " + "; ".join(map(str, breaches)))
+
+
+def note_breaches(r: Resources, context: Any, hour: str, breaches: Sequence[Breach]) -> None:
+    """Put an hour's breaches into the note of this run and, unless a backfill found them, into those of the live runs
+    that added most to them: a few runs, however many the hour had."""
+    from enrichment.rollup.worst import find_worst
+
+    conn_id = r.settings.pipeline.airflow_api_conn_id
+    texts = [f"{hour}: {breach}" for breach in breaches]
+    if context["dag_run"].run_type != "backfill":
+        for batch, sentence in find_worst(r.maintenance, datetime.fromisoformat(hour), breaches):
+            add_note(conn_id, batch.dag_id, batch.run_id, [sentence])
+            texts.append(f"Most of it: {batch.dag_id} {batch.run_id}")
+    add_note(conn_id, context["dag"].dag_id, context["run_id"], texts)
 
 
 def check(rollups: Rollups, settings: Settings, context: Any, hour: str) -> list[Breach]:

@@ -13,7 +13,18 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse
 
 from enrichment.errors import EnrichmentError
-from enrichment.page import charts, content, history, messages, now, preview, search
+from enrichment.page import (
+    batches,
+    charts,
+    content,
+    dead_letters,
+    history,
+    messages,
+    now,
+    partials,
+    preview,
+    search,
+)
 from enrichment.page.reading import HEADERS, Reader, may_read
 from enrichment.page.scans import Slots
 from enrichment.resources import Resources
@@ -37,6 +48,9 @@ def make_app(open_resources: Callable[[], Resources]) -> FastAPI:
         now.routes(now.Lookout(reader.open_resources)),
         history.routes(reader),
         content.routes(reader),
+        batches.routes(reader),
+        dead_letters.routes(reader),
+        partials.routes(reader),
         messages.routes(reader, slots),
         search.routes(reader, slots),
         preview.routes(reader, slots),

@@ -1,0 +1,160 @@
+"""The routes of batches, dead letters and partials, without services: who may ask, how often, and what is no
+question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, Self
+
+import pytest
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from confluent_kafka import KafkaError, KafkaException
+from fastapi import HTTPException
+from fastapi.testclient import TestClient
+
+from enrichment.batch import Batch, OffsetRange
+from enrichment.dead_letters.recent import RecentLetters
+from enrichment.page import batches, dead_letters, reading
+from enrichment.page.app import make_app
+from enrichment.settings import load
+from enrichment.store.jobs import JobState
+
+AT = datetime(2026, 1, 15, 10, tzinfo=UTC)
+CONTENTS = ["/api/dead-letters", "/api/batch/check?id=b"]
+NOTHING = RecentLetters(
+    topic="dlq", source_topic="in", held=0, looked_at=0, is_whole=True, limit="", knows_redriven=True, groups=[]
+)
+MakeClient = Callable[..., TestClient]
+
+
+class Opened:
+    """Resources without services."""
+
+    settings = load()
+    clients = SimpleNamespace(for_batch=lambda _: SimpleNamespace(settings=load().kafka))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+    def kafka_config(self) -> dict[str, Any]:
+        """No brokers."""
+        return {}
+
+    @contextmanager
+    def query_connection(self, _: float) -> Iterator[SimpleNamespace]:
+        """A connection that nobody asks anything."""
+        yield SimpleNamespace(transaction=self.__class__)
+
+
+@pytest.fixture
+def make_client(monkeypatch: pytest.MonkeyPatch) -> MakeClient:
+    """The browser of somebody who may read everything, or all but task logs."""
+
+    def make(*, reads_logs: bool = True) -> TestClient:
+        def requires_access_dag(**how: Any) -> Any:
+            def refuse() -> None:
+                if how.get("access_entity") is DagAccessEntity.TASK_LOGS and not reads_logs:
+                    raise HTTPException(403)
+
+            return refuse
+
+        monkeypatch.setattr(reading, "requires_access_dag", requires_access_dag)
+        return TestClient(make_app(Opened))  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The row of a published batch, which the ledger gives for every id but `none`."""
+    batch = Batch("b", "in", "group", 0, (OffsetRange(0, 0, 10),))
+    found = SimpleNamespace(batch=batch, state=JobState.PUBLISHED, is_published=True, claimed_at=AT, messages_dead=0)
+    ledger = SimpleNamespace(get=lambda batch_id: None if batch_id == "none" else found)
+    monkeypatch.setattr(batches, "Ledger", lambda _: ledger)
+    monkeypatch.setattr(batches, "check_batch", lambda *_, **__: {"verdict": "holds"})
+    return found
+
+
+def test_contents_need_the_right_to_read_task_logs(
+    make_client: MakeClient, job: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may read the DAG alone sees the page, and nothing that messages hold."""
+    monkeypatch.setattr(dead_letters, "look_at_recent", lambda *_: NOTHING)
+    answers = {
+        reads_logs: {route: make_client(reads_logs=reads_logs).get(route).status_code for route in ["/", *CONTENTS]}
+        for reads_logs in (True, False)
+    }
+    assert answers[True] == dict.fromkeys(["/", *CONTENTS], 200)
+    assert answers[False] == {"/": 200, **dict.fromkeys(CONTENTS, 403)}
+
+
+def test_all_who_look_share_a_look_at_dead_letters(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka is asked every ten seconds at most; a look that failed is not kept."""
+    unreachable = KafkaException(KafkaError(KafkaError._TRANSPORT, "no route"))
+    seen: list[Any] = [unreachable, NOTHING]
+
+    def look(*_: Any) -> RecentLetters:
+        found = seen.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(dead_letters, "look_at_recent", look)
+    client = make_client()
+    failed = client.get("/api/dead-letters")
+    assert (failed.status_code, failed.json()) == (503, {"detail": "Kafka: no route"})
+    assert [client.get("/api/dead-letters").json()["topic"] for _ in range(2)] == ["dlq", "dlq"]
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("route", "status", "said"),
+    [
+        ("/api/batches?offset=7", 422, "without its partition"),
+        ("/api/batches?state=odd", 422, "'claimed', 'drained', 'published', 'failed' or 'dry-run'"),
+        ("/api/batches?lane=-1", 422, "greater than or equal to 0"),
+        ("/api/batch?id=none", 404, "the ledger has no batch none"),
+        ("/api/batch/check?id=none", 404, "the ledger has no batch none"),
+        ("/api/partials?state=odd", 422, "'given-up'"),
+    ],
+)
+def test_wrong_questions_are_answered_in_words(
+    make_client: MakeClient, job: SimpleNamespace, route: str, status: int, said: str
+) -> None:
+    """What is wrong with them."""
+    answer = make_client().get(route)
+    assert answer.status_code == status
+    assert said in answer.text
+
+
+def test_one_batch_is_checked_at_a_time(
+    make_client: MakeClient, job: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs a core: a second one is told to wait; the next may ask, also after a check that failed."""
+    client, route = make_client(), "/api/batch/check?id=b"
+    within = []
+
+    def check(*_: Any, **__: Any) -> dict[str, str]:
+        within.append(client.get(route))
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT, "no route"))
+
+    monkeypatch.setattr(batches, "check_batch", check)
+    assert client.get(route).status_code == 503
+    assert (within[0].status_code, within[0].json()["detail"]) == (429, batches.ANOTHER_CHECK)
+    monkeypatch.setattr(batches, "check_batch", lambda *_, **__: {"verdict": "holds"})
+    assert client.get(route).json() == {"verdict": "holds"}
+
+
+def test_batch_that_cannot_be_checked_is_not(make_client: MakeClient, job: SimpleNamespace) -> None:
+    """It says why."""
+    job.is_published = False
+    answer = make_client().get("/api/batch/check?id=b")
+    assert (answer.status_code, answer.json()["detail"]) == (
+        409, "this batch cannot be checked by itself: it is not published",
+    )  # fmt: skip
