@@ -32,7 +32,6 @@ settings.register_profile("quick", settings.get_profile("any-machine"), max_exam
 
 pytest_plugins = [
     "tests.fixtures.side_by_side",
-    "tests.fixtures.browser",
     "tests.fixtures.clock",
     "tests.fixtures.kafka",
     "tests.fixtures.strangers",
@@ -47,6 +46,7 @@ pytest_plugins = [
     "tests.fixtures.partials",
     "tests.fixtures.replayer",
     "tests.fixtures.scheduler",
+    "tests.fixtures.browser",
 ]
 
 

@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
 import psycopg
 import pytest
 import requests
-from playwright.sync_api import Browser, FrameLocator, Page, expect
+from playwright.sync_api import FrameLocator, expect
 
+from tests.fixtures.browser import frame_of
 from tests.fixtures.pipeline import message
 from tests.fixtures.scheduler import Airflow, Stream, eventually
 
 pytestmark = pytest.mark.timeout(600)
-
-PATIENCE_MS = 30_000
-
-
-@pytest.fixture
-def make_page(airflow: Airflow, browser: Browser) -> Iterator[Any]:
-    """Opens Airflow for somebody who has logged in; keyword arguments are those of the browser's context."""
-    stack, contexts = airflow.stack, []
-
-    def make(**how: Any) -> Page:
-        contexts.append(browser.new_context(**how))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE_MS)
-        page.goto(f"{stack.airflow_url}/auth/login")
-        page.fill("input[name=username]", stack.airflow_user)
-        page.fill("input[name=password]", stack.airflow_password)
-        page.click("button[type=submit]")
-        page.get_by_role("link", name="StackLens", exact=True).click()
-        return page
-
-    yield make
-    for context in contexts:
-        context.close()
-
-
-def frame_of(page: Page) -> FrameLocator:
-    """The page within Airflow's, once it shows figures."""
-    frame = page.frame_locator("iframe[title=StackLens]")
-    expect(frame.locator("#figures dt").first).to_be_visible(timeout=PATIENCE_MS)
-    return frame
 
 
 def figure(frame: FrameLocator, name: str) -> str:
