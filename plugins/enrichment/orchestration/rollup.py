@@ -12,6 +12,7 @@ from airflow.sdk import CronDataIntervalTimetable, Param, get_current_context, t
 
 from enrichment.log_lines import log_pairs
 from enrichment.orchestration.common import Manifest, resources, run_params
+from enrichment.orchestration.metrics import send_breaches
 
 if TYPE_CHECKING:
     from enrichment.rollup.service_levels import Breach
@@ -75,6 +76,7 @@ def service_levels(hour: Manifest) -> None:
 
     with resources() as r:
         breaches = check(Rollups(r.maintenance), r.settings, get_current_context(), hour)
+    send_breaches(breaches)
     if breaches:
         raise ServiceLevelMissed(f"{hour}: " + "; ".join(map(str, breaches)))
 
