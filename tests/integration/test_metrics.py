@@ -13,6 +13,8 @@ from airflow.sdk.execution_time.context import OutletEventAccessors, set_current
 from psycopg.conninfo import make_conninfo
 
 from enrichment.batch import Batch
+from enrichment.batches import stages
+from enrichment.batches.publish import record
 from enrichment.metrics.batch import find_figures
 from enrichment.metrics.names import METRICS, SentWith
 from enrichment.orchestration import live
@@ -96,6 +98,23 @@ def test_batch_is_counted_once(pipeline: Pipeline, monkeypatch: pytest.MonkeyPat
     claim(pipeline, monkeypatch)
     eventually(lambda: sum(received(statsd).values()) == 8, "the counts", 10)
     assert received(statsd, "stacklens.batches.") == {"stacklens.batches.0": 1}
+
+
+def test_batch_that_two_tries_record_is_counted_by_the_first(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, statsd: StatsdServer
+) -> None:
+    """A try that was taken for dead may end after its successor."""
+    pipeline.produce([message(n) for n in range(8)])
+    monkeypatch.setenv("KAFKA_AT_ONCE_MESSAGES", "0")
+    [batch] = claim(pipeline, monkeypatch)
+
+    def record_late(*arguments: Any, **details: Any) -> bool:
+        assert record(*arguments, **details)
+        return record(*arguments, **details)
+
+    monkeypatch.setattr(stages, "record", record_late)
+    run_tasks(pipeline, batch, monkeypatch)
+    assert statsd.values() == []
 
 
 def test_publication_that_is_only_recorded_is_counted(

@@ -11,11 +11,19 @@ import pytest
 from airflow.sdk import Context
 from airflow.sdk.execution_time.context import set_current_context
 
+from enrichment.batch import REDRIVE, REPLAY, Batch, OffsetRange, Purpose
 from enrichment.enrichers import ENRICHERS
 from enrichment.metrics import names
 from enrichment.metrics.names import Sample
 from enrichment.orchestration import metrics
-from enrichment.orchestration.metrics import are_metrics_on, are_tags_sent, send, send_breaches, sending_the_moment
+from enrichment.orchestration.metrics import (
+    are_metrics_on,
+    are_tags_sent,
+    send,
+    send_batch,
+    send_breaches,
+    sending_the_moment,
+)
 from tests.fixtures.scheduler import eventually
 from tests.fixtures.statsd import StatsdServer
 
@@ -112,6 +120,16 @@ def test_failure_costs_the_metrics_alone(statsd: StatsdServer, caplog: pytest.Lo
     assert len(received(statsd, 1)) == 1
     assert "metrics.not_sent" in caplog.text
     assert "no figures" in caplog.text
+
+
+@pytest.mark.parametrize("purpose", [Purpose(REPLAY), Purpose(REDRIVE)], ids=lambda purpose: str(purpose.kind))
+def test_only_live_batches_are_counted(
+    statsd: StatsdServer, caplog: pytest.LogCaptureFixture, purpose: Purpose
+) -> None:
+    """What is published once more is not throughput: nothing is asked of the database for it."""
+    batch = Batch("b", "t", "g", 0, (OffsetRange(0, 0, 1),), purpose=purpose)
+    send_batch(cast(Any, None), batch)
+    assert (statsd.values(), caplog.text) == ([], "")
 
 
 @pytest.mark.parametrize(("run_type", "sent"), [("scheduled", True), ("manual", False), ("asset_triggered", False)])
