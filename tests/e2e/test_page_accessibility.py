@@ -104,7 +104,7 @@ def test_keyboard_reaches_everything(with_data: Airflow, make_page: Any) -> None
         page.reload()
         frame = page.main_frame
         show(page, frame, tab)
-        stops = []
+        stops: list[str] = []
         while len(stops) < MOST_STOPS:
             page.keyboard.press("Tab")
             stop = frame.evaluate(FOCUSED)
