@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from tests.e2e.test_page_accessibility import document_of, show, tabs_of
+from tests.e2e.test_page_accessibility import Visitor, document_of
 from tests.fixtures.pipeline import message
 from tests.fixtures.scheduler import DAG_ID, Airflow, Stream, eventually, running_stack
 from tests.fixtures.statsd import StatsdServer, statsd_server
@@ -38,13 +38,12 @@ def test_every_tab_says_that_there_is_nothing_yet(airflow: Airflow, make_page: A
     page = make_page()
     frame = document_of(page)
     found = {}
-    for tab in tabs_of(frame):
-        show(page, frame, tab)
+    for place in Visitor(page, frame).places():
         expect(frame.locator("[role=alert]")).to_have_count(0)
         shown = frame.locator("main#tab").inner_text()
-        assert len(shown.split()) >= 3, tab
-        found[tab] = [word for word in NONSENSE if word in shown]
-    assert {tab: words for tab, words in found.items() if words} == {}
+        assert len(shown.split()) >= 3, place
+        found[place] = [word for word in NONSENSE if word in shown]
+    assert {place: words for place, words in found.items() if words} == {}
 
 
 def test_page_is_healthy_before_the_first_message(airflow: Airflow, make_page: Any) -> None:

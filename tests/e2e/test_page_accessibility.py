@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
 
 import pytest
-from playwright.sync_api import Frame, Page, expect
+from playwright.sync_api import Frame, Page, Request, expect
 
-from tests.fixtures.browser import FRAME, frame_of
+from tests.fixtures.browser import FRAME, OURS, frame_of
 from tests.fixtures.pipeline import message
 from tests.fixtures.scheduler import Airflow, Stream, eventually
 
@@ -16,7 +17,8 @@ pytestmark = pytest.mark.timeout(600)
 
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text()
 VIEWPORTS = {"phone": {"width": 390, "height": 800}, "desktop": {"width": 1280, "height": 900}}
-MOST_STOPS = 500  # of the tabulator key on one tab of the page
+MOST_STOPS = 500  # of the tabulator key in one place
+LOOK_MS, QUIET_LOOKS = 100, 4  # an answer may lead to the next question
 # Every element that the keyboard must reach. Of radio buttons it reaches one, and what is hidden or off it does not.
 REACHABLE = """() => [...document.querySelectorAll(
     "a[href], button, input, select, textarea, summary, [tabindex='0']"
@@ -48,20 +50,60 @@ def document_of(page: Page) -> Frame:
     return frame
 
 
-def tabs_of(frame: Frame) -> list[str]:
-    """The page's tabs, as it lists them itself."""
-    names: list[str] = frame.eval_on_selector_all("#tabs a", "links => links.map(link => link.hash.slice(1))")
-    assert "now" in names
-    return names
+def name_of(place: str) -> str:
+    """That of a tab, of a place on it: `batch` of `batch?id=7`."""
+    return place.partition("?")[0]
 
 
-def show(page: Page, frame: Frame, tab: str) -> None:
-    """Go to a tab, and wait until it has loaded what it shows."""
-    frame.evaluate("tab => { window.location.hash = tab; }", tab)
-    expect(frame.locator(f"#tabs a[href='#{tab}']")).to_have_attribute("aria-current", "page")
-    page.wait_for_load_state("networkidle")
-    expect(frame.locator("main#tab .tab")).to_be_visible()
-    expect(frame.locator("main#tab")).not_to_contain_text("Loading")
+class Visitor:
+    """Goes from place to place on StackLens, within Airflow's page or by itself, and waits until each is shown."""
+
+    def __init__(self, page: Page, frame: Frame) -> None:
+        self._page, self._frame = page, frame
+        self._asked: set[Request] = set()  # that the server has not answered
+        page.on("request", self._ask)
+        page.on("requestfinished", self._answer)
+        page.on("requestfailed", self._answer)
+
+    def _ask(self, request: Request) -> None:
+        if OURS in request.url:  # Airflow asks all the time
+            self._asked.add(request)
+
+    def _answer(self, request: Request) -> None:
+        self._asked.discard(request)
+
+    def tabs(self) -> list[str]:
+        """The page's tabs, as it lists them itself."""
+        self._frame.wait_for_selector("#tabs a")
+        return self._links("#tabs a")
+
+    def show(self, place: str) -> None:
+        """Go to a place. It is shown when nothing is asked for any more, and no part of it says that it is loading."""
+        self._frame.evaluate("place => { window.location.hash = place; }", place)
+        expect(self._frame.locator(f"main#tab .tab.{name_of(place)}")).to_be_visible()
+        for _ in range(QUIET_LOOKS):
+            while self._asked:
+                self._page.wait_for_timeout(LOOK_MS)
+            self._page.wait_for_timeout(LOOK_MS)
+        expect(self._frame.locator("main#tab")).not_to_contain_text("Loading")
+
+    def places(self) -> Iterator[str]:
+        """Show all tabs, and one place of each further kind that they lead to, such as a batch."""
+        waiting = self.tabs()
+        assert "now" in waiting
+        seen = {name_of(place) for place in waiting}
+        while waiting:
+            place = waiting.pop(0)
+            self.show(place)
+            yield place
+            for link in self._links("main a[href^='#']"):
+                if name_of(link) not in seen:
+                    seen.add(name_of(link))
+                    waiting.append(link)
+
+    def _links(self, selector: str) -> list[str]:
+        found: list[str] = self._frame.eval_on_selector_all(selector, "links => links.map(link => link.hash.slice(1))")
+        return found
 
 
 def violations(frame: Frame) -> list[str]:
@@ -85,25 +127,24 @@ def test_tabs_are_accessible_and_fit(with_data: Airflow, make_page: Any, scheme:
     page = make_page(color_scheme=scheme, viewport=VIEWPORTS[viewport])
     frame = document_of(page)
     found: dict[str, list[str]] = {}
-    for tab in tabs_of(frame):
-        show(page, frame, tab)
+    for place in Visitor(page, frame).places():
         dark = frame.evaluate("() => document.documentElement.classList.contains('dark')")
         assert dark == (scheme == "dark")
         wide = frame.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        found[tab] = violations(frame) + ([f"{wide} px wider than the screen"] if wide > 0 else [])
-    assert {tab: wrong for tab, wrong in found.items() if wrong} == {}
+        found[place] = violations(frame) + ([f"{wide} px wider than the screen"] if wide > 0 else [])
+    assert {place: wrong for place, wrong in found.items() if wrong} == {}
 
 
 def test_keyboard_reaches_everything(with_data: Airflow, make_page: Any) -> None:
     """The link to the content first, then the tabs, then all that can be used on a tab; and out of it again."""
     page = make_page(viewport=VIEWPORTS["desktop"])
-    tabs = tabs_of(document_of(page))
-    missed = {}
-    for tab in tabs:
-        page.goto(f"{with_data.stack.airflow_url}/stacklens/#{tab}")  # by itself: Airflow's own stops are not ours
-        page.reload()
-        frame = page.main_frame
-        show(page, frame, tab)
+    page.goto(f"{with_data.stack.airflow_url}/stacklens/")  # by itself: Airflow's own stops are not ours
+    frame, missed = page.main_frame, {}
+    visitor = Visitor(page, frame)
+    tabs = visitor.tabs()
+    for place in visitor.places():
+        page.reload()  # the focus is where it is for somebody who comes
+        visitor.show(place)
         stops: list[str] = []
         while len(stops) < MOST_STOPS:
             page.keyboard.press("Tab")
@@ -112,18 +153,18 @@ def test_keyboard_reaches_everything(with_data: Airflow, make_page: Any) -> None
                 break
             stops.append(stop)
         assert stops[: 1 + len(tabs)] == ["#tab", *(f"#{name}" for name in tabs)]
-        assert len(stops) < MOST_STOPS, f"the keyboard does not leave {tab}: {stops[-5:]}"
-        missed[tab] = frame.evaluate(
+        assert len(stops) < MOST_STOPS, f"the keyboard does not leave {place}: {stops[-5:]}"
+        missed[place] = frame.evaluate(
             f"() => ({REACHABLE})().filter(one => !('reached' in one.dataset)).map(one => one.outerHTML.slice(0, 200))"
         )
-    assert {tab: left for tab, left in missed.items() if left} == {}
+    assert {place: left for place, left in missed.items() if left} == {}
 
 
 def test_skip_link_leads_to_the_content(with_data: Airflow, make_page: Any) -> None:
     """Past the tabs: the next stop is within it."""
     page = make_page(viewport=VIEWPORTS["desktop"])
     page.goto(f"{with_data.stack.airflow_url}/stacklens/")
-    show(page, page.main_frame, "now")
+    Visitor(page, page.main_frame).show("now")
     page.keyboard.press("Tab")
     skip = page.locator(".skip")
     expect(skip).to_be_focused()
