@@ -40,6 +40,7 @@ pytest_plugins = [
     "tests.fixtures.pgbouncer",
     "tests.fixtures.proxy",
     "tests.fixtures.raw_server",
+    "tests.fixtures.statsd",
     "tests.fixtures.user_service",
     "tests.fixtures.user_api",
     "tests.fixtures.pipeline",  # last: they are made of the others

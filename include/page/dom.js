@@ -72,7 +72,7 @@ export function table(title, columns, empty) {
   const body = h("tbody");
   const whole = h("table", {},
     h("caption", { class: "unseen" }, title),
-    h("thead", {}, h("tr", {}, heads.map((head, place) => h("th", { scope: "col", class: kind(place) }, head.title)))),
+    h("thead", {}, h("tr", {}, heads.map((head, place) => (head.title ? h("th", { scope: "col", class: kind(place) }, head.title) : h("td"))))),
     body);
   const none = h("p", { class: "quiet" }, empty);
   const element = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, whole, none);

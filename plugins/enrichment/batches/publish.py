@@ -131,8 +131,9 @@ def _additions(
         yield StagedEnrichment(declaration.source, code["code"].to_numpy(), value[STATUS], value[JSON])
 
 
-def record(ledger: Ledger, drained: Drained, published: Published, **details: Any) -> None:
-    """Complete the batch's row in the ledger; `details` are those of `Outcome` beside the counts.
+def record(ledger: Ledger, drained: Drained, published: Published, **details: Any) -> bool:
+    """Complete the batch's row in the ledger; `details` are those of `Outcome` beside the counts. Returns whether no
+    other try had done so.
 
     When a publish dies between its commit and this, its next try finds the batch published and completes the row.
     Raises `OffsetsMoved` when the group is past the batch because somebody moved it there.
@@ -143,7 +144,7 @@ def record(ledger: Ledger, drained: Drained, published: Published, **details: An
             f"group {batch.group_id} is past batch {batch.batch_id} because somebody moved it there "
             "(enrichment_group_moves), so its messages were left out. It is not recorded as published; leave it"
         )
-    ledger.published(
+    return ledger.published(
         batch.batch_id,
         Outcome(
             read=drained.messages,

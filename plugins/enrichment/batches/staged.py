@@ -41,6 +41,7 @@ class Published(msgspec.Struct, frozen=True):
     `freshness` is the time from each enriched message's timestamp to its publication, or, if it had been published
     before, to the discovery of that; empty in a dry run or without timestamps. `warnings` are for the ledger: what
     somebody should look at, although the batch is published. `contents` counts its dead letters by fingerprint.
+    `recorded` is false where another try was the first to complete the ledger.
     """
 
     counts: Counts
@@ -48,6 +49,7 @@ class Published(msgspec.Struct, frozen=True):
     freshness: Histogram = Histogram()
     warnings: tuple[str, ...] = ()
     contents: Contents = {}
+    recorded: bool = True
 
 
 def key_schema() -> pa.Schema:

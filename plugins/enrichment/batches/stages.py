@@ -126,10 +126,10 @@ def publish_batch(
         stage.messages = published.counts.total
         stage.counts = {"counts": msgspec.to_builtins(published.counts), "produced": published.produced}
         stage.details = {"freshness": published.freshness, "contents": published.contents}
-    record(
+    recorded = record(
         work.ledger, drained, published,
         cache_counts=msgspec.to_builtins(counts),
         durations={"publish": stage.seconds} | {name: done.seconds for name, done in lookups.items()},
         source_builds={name: done.build for name, done in lookups.items() if done.build},
     )  # fmt: skip
-    return published
+    return msgspec.structs.replace(published, recorded=recorded)

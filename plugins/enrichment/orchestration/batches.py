@@ -20,6 +20,7 @@ from enrichment.orchestration.common import (
     tell_published,
     tell_waiting,
 )
+from enrichment.orchestration.metrics import send_batch
 from enrichment.orchestration.notes import note_warnings
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ def publish_and_tell(
         ring = left_after(batch, r.ledger, r.clients, r.settings.wake_up) if batch.purpose.kind == LIVE.kind else None
         if ring is not None:
             tell_waiting(outlet_events, ring)
+    if published.recorded:
+        send_batch(r, batch)
     return summary
 
 

@@ -17,6 +17,7 @@ from airflow.sdk import (
 from enrichment.errors import SettingsError
 from enrichment.orchestration.batches import enrich_at_once, roll_up_minutes
 from enrichment.orchestration.common import BACKLOG, ENRICHED, PUBLISHED, WAITING, resources, run_params
+from enrichment.orchestration.metrics import sending_the_moment
 from enrichment.orchestration.notes import note_warnings
 from enrichment.orchestration.wake_up import BacklogTrigger
 from enrichment.settings import WakeUpSettings, load_room
@@ -79,7 +80,7 @@ def claim(*, outlet_events: Any = None) -> list[dict[str, Any]]:
 
     context = get_current_context()
     params = run_params(context["params"], LIVE_PARAMS)
-    with resources() as r:
+    with resources() as r, sending_the_moment(r):
         batches = claim_batches(
             r.clients, r.ledger, r.settings, dag_id=context["dag"].dag_id, run_id=context["run_id"], **params
         )

@@ -12,6 +12,7 @@ from airflow.sdk import CronDataIntervalTimetable, Param, get_current_context, t
 
 from enrichment.log_lines import log_pairs
 from enrichment.orchestration.common import Manifest, resources, run_params
+from enrichment.orchestration.metrics import send_breaches
 from enrichment.orchestration.notes import add_note
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def service_levels(hour: Manifest) -> None:
         breaches = check(Rollups(r.maintenance), r.settings, context, hour)
         if breaches:
             note_breaches(r, context, hour, breaches)
+    send_breaches(breaches)
     if breaches:
         raise ServiceLevelMissed(f"{hour}: " + "; ".join(map(str, breaches)))
 

@@ -38,6 +38,10 @@ class Histogram(msgspec.Struct, frozen=True):
         """How many durations there are."""
         return sum(self.buckets.values())
 
+    def count_within(self, seconds: float) -> int:
+        """How many durations are at most this, which is off as `quantile` is."""
+        return sum(count for number, count in self.buckets.items() if _middle(number) <= seconds)
+
     def __add__(self, other: Histogram) -> Histogram:
         return Histogram.total([self, other])
 

@@ -173,14 +173,16 @@ class Ledger:
             "enrichment_jobs/record_drained", {**_columns(batch), "messages_read": read, "value_bytes": value_bytes}
         )
 
-    def published(self, batch_id: str, outcome: Outcome) -> None:
+    def published(self, batch_id: str, outcome: Outcome) -> bool:
         """Record that a batch is visible in the output topics, and that live draining goes on after it (`positions`).
 
-        Raises `psycopg.errors.CheckViolation` when the counts do not add up.
+        Returns whether this was the first record of it. Raises `psycopg.errors.CheckViolation` when the counts do not
+        add up.
         """
         _warn(batch_id, outcome.warnings)
-        self._statements.execute(
+        [row] = self._statements.rows(
             "enrichment_jobs/record_published",
+            dict[str, bool],
             {
                 "batch_id": batch_id,
                 "messages_read": outcome.read,
@@ -194,6 +196,7 @@ class Ledger:
                 "warnings": jsonb(outcome.warnings),
             },
         )
+        return row["recorded"]
 
     def failed(self, batch_id: str, error: str, suspects: Iterable[int] = ()) -> None:
         """Record that a batch has failed because of what it holds; a later try may still publish it.

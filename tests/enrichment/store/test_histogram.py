@@ -53,6 +53,12 @@ def test_buckets_stay_where_they_are() -> None:
     assert Histogram.of(seconds).buckets == {0: 3, 5: 1, 346: 1, 551: 1, 914: 1}
 
 
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0005, 0), (0.001, 1), (1, 3), (1.5, 3), (100, 4), (1e9, 5)])
+def test_durations_up_to_a_bound_are_counted(seconds: float, expected: int) -> None:
+    """Those of the bound itself, too, as far as the error allows to tell."""
+    assert Histogram.of([0.0, 0.98, 0.98, 98.0, 1e6]).count_within(seconds) == expected
+
+
 def test_quantile_of_nothing_is_unknown() -> None:
     """No message, no percentile."""
     assert Histogram.of([]).quantile(0.5) is None

@@ -167,11 +167,11 @@ def test_published_batch_stays_as_it_is_when_its_tasks_run_again(
 ) -> None:
     """Whatever is recorded after the publish, by a cleared or repeated task, changes nothing."""
     claim(ledger)
-    ledger.published(BATCH.batch_id, OUTCOME)
+    assert ledger.published(BATCH.batch_id, OUTCOME)
     before, changes = ledger.get(BATCH.batch_id), len(ledger.history(BATCH.batch_id))
     ledger.drained(msgspec.structs.replace(BATCH, ranges=()), read=1, value_bytes=1)
     ledger.failed(BATCH.batch_id, "a zombie")
-    ledger.published(BATCH.batch_id, Outcome(read=1, enriched=1, partial=0, dead=0))
+    assert not ledger.published(BATCH.batch_id, Outcome(read=1, enriched=1, partial=0, dead=0))
     claim(ledger)
     assert ledger.get(BATCH.batch_id) == before
     assert len(ledger.history(BATCH.batch_id)) == changes
