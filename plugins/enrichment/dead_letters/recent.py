@@ -21,14 +21,13 @@ from enrichment.dead_letters.reader import (
     RawLetter,
     Verdict,
     judge,
-    normalised,
     original_value,
     own_headers,
     service_of,
 )
 from enrichment.dead_letters.reasons import MAX_ATTEMPTS, default_reasons
 from enrichment.dead_letters.redrive import max_letter_bytes, shown
-from enrichment.dead_letters.writer import as_text
+from enrichment.dead_letters.writer import as_text, normalised
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import held_ranges
 from enrichment.kafka.source import RangeReader
