@@ -187,7 +187,11 @@ class Plot {
     // A finger scrolls the page.
     this.#figure.toolbar.active_drag = window.matchMedia("(pointer: coarse)").matches ? null : box;
     this.#paint();
-    bokeh.Plotting.show(this.#figure, this.#target).then((view) => { this.#view = view; });
+    const figure = this.#figure;
+    bokeh.Plotting.show(figure, this.#target).then((view) => {
+      if (figure === this.#figure) this.#view = view;
+      else view.remove(); // it took so long that there is another one by now, or nobody looks any more
+    });
     const levels = level ? [h("li", {}, h("span", { class: "swatch wanted", "aria-hidden": "true" }), `wanted: ${level.text}`)] : [];
     const missed = breaches.length ? [h("li", {}, h("span", { class: "swatch missed", "aria-hidden": "true" }), "hours that missed it")] : [];
     this.#legend.replaceChildren(...names.map((name, number) => legendItem([name, number])), ...levels, ...missed);
@@ -223,5 +227,10 @@ class Plot {
     this.#view?.remove();
     this.#view = undefined;
     this.#target.replaceChildren();
+    // Bokeh keeps every document that it has made.
+    const { documents } = this.#bokeh;
+    const place = documents.indexOf(this.#figure?.document);
+    if (place >= 0) documents.splice(place, 1);
+    this.#figure = undefined;
   }
 }

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import psycopg
 import pytest
+from airflow.sdk import Context
+from airflow.sdk.execution_time.context import set_current_context
 from fastapi.testclient import TestClient
 from psycopg.conninfo import conninfo_to_dict
 
+from enrichment.orchestration import rollup
 from enrichment.orchestration.batches import roll_up_minutes
 from enrichment.page import charts, history, reading
 from enrichment.page.app import make_app
 from enrichment.resources import Resources
 from enrichment.rollup.history import RANGES
-from enrichment.rollup.table import MINUTES_AT_ONCE
+from enrichment.rollup.table import MINUTES_AT_ONCE, hour_of
 from enrichment.settings import load
 
 Connection = psycopg.Connection[Any]
@@ -83,6 +87,18 @@ def test_runs_roll_up_the_minutes_that_have_gone_by(postgres_uri: str, postgres_
         assert minutes_of(postgres_connection) == MINUTES_AT_ONCE
         roll_up_minutes(r)
         assert minutes_of(postgres_connection) <= MINUTES_AT_ONCE + 1  # the minute may have turned
+
+
+@pytest.mark.parametrize(("hours_ago", "minutes"), [(1, 60), (47, 60), (49, 0)])
+def test_hour_is_rolled_up_with_its_minutes_while_these_are_kept(
+    postgres_uri: str, postgres_connection: Connection, monkeypatch: pytest.MonkeyPatch, hours_ago: int, minutes: int
+) -> None:
+    """So that those which no run has rolled up are there, and batches that were recorded late."""
+    moment = datetime.now(UTC) - timedelta(hours=hours_ago)
+    monkeypatch.setattr(rollup, "resources", lambda: opened(postgres_uri))
+    with set_current_context(cast(Context, {"params": {"hour": moment.isoformat()}})):
+        assert rollup.roll_up.function() == hour_of(moment).isoformat()
+    assert minutes_of(postgres_connection) == minutes
 
 
 def test_rolling_up_fails_no_run(postgres_connection: Connection, caplog: pytest.LogCaptureFixture) -> None:

@@ -24,6 +24,7 @@ from enrichment.rollup import held, history
 from enrichment.settings import load
 from tests.fixtures.kafka import free_ports
 from tests.fixtures.postgres import MakeDatabase
+from tests.fixtures.scheduler import eventually
 
 PLOTS = ["throughput", "freshness", "latency", "hit-rates", "errors", "lag", "batch-size", "memory"]
 # What a plot's source of data has, without BokehJS's own types; what is not known is NaN, which JSON has not.
@@ -219,7 +220,23 @@ def test_plots_follow_the_theme_and_fit_a_phone(past: str, serve: Any, show: Any
     assert page.evaluate(ground) == grounds[scheme]
     other = "dark" if scheme == "light" else "light"
     page.emulate_media(color_scheme=other)
-    page.wait_for_function(f"({ground})()[0] === '{grounds[other][0]}'")
+    eventually(lambda: page.evaluate(ground) == grounds[other], "the other theme", seconds=30)
+
+
+def test_nothing_is_left_of_a_tab_that_was_left(past: str, serve: Any, show: Any) -> None:
+    """However often somebody comes back, or the theme changes: there are as many plots as are seen."""
+    page = show(serve(past) + "#history?range=1h")
+    expect(page.locator(".plot .bk-Figure")).to_have_count(len(PLOTS), timeout=30_000)
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+    page.get_by_role("link", name="6 hours").click()
+    expect(page.locator(".choices [aria-current]")).to_have_text("6 hours")
+    expect(page.locator(".plot .bk-Figure")).to_have_count(len(PLOTS), timeout=30_000)
+    assert page.evaluate("Bokeh.documents.length") == len(PLOTS)
+    page.get_by_role("link", name="Content", exact=True).click()
+    expect(page.locator(".counted .bk-Figure").first).to_be_visible(timeout=30_000)
+    are_others = "Bokeh.documents.every((one) => one.roots()[0].name.startsWith('content-'))"
+    eventually(lambda: page.evaluate(are_others), "the end of the other tab's plots", seconds=30)
 
 
 @pytest.mark.parametrize("tab", ["history", "content"])

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
 
 import msgspec
 import psycopg
 
 from enrichment.enrichers.registry import REGISTRY
-from enrichment.rollup.rollup import Rollup, sum_up
-from enrichment.rollup.steps import Column, HistoryRange, milliseconds, read_steps
+from enrichment.rollup.rollup import total
+from enrichment.rollup.steps import Column, HeldSums, HistoryRange, TimedSums, milliseconds, read_steps
 from enrichment.rollup.table import DAY, HOUR, MINUTE
 from enrichment.store.contents import DEAD_LETTERS, OTHERS, SEPARATOR
 
@@ -26,11 +25,6 @@ RANGES = {
     "7d": HistoryRange(7 * DAY, HOUR, "hour"),
     "30d": HistoryRange(30 * DAY, HOUR, "hour"),
 }
-
-
-class _Step(NamedTuple):
-    rollup: Rollup
-    seconds: float
 
 
 class ValueCount(msgspec.Struct, frozen=True):
@@ -71,9 +65,9 @@ def read_held(connection: psycopg.Connection, name: str, now: datetime) -> Held:
     answer in time."""
     chosen = RANGES[name]
     starts = chosen.starts(now)
-    known = read_steps(connection, chosen, now, contents=True)
-    steps = [_Step(sum_up(known[start].rollups), known[start].seconds) if start in known else None for start in starts]
-    whole = sum_up(step.rollup for step in steps if step is not None)
+    known = read_steps(connection, chosen, now, HeldSums)
+    steps = [known.get(start) for start in starts]
+    whole = total([HeldSums(), *(step.sums for step in known.values())])
     declared = [counted for enricher in REGISTRY.enrichers for counted in enricher.counted]
     return Held(
         starts_at=starts[0],
@@ -98,7 +92,8 @@ def read_held(connection: psycopg.Connection, name: str, now: datetime) -> Held:
 
 def _counted(
     name: str, columns: Sequence[str], title: str, contents: Mapping[str, Mapping[str, int]],
-    steps: Sequence[_Step | None], counts_of: Callable[[Rollup], Mapping[str, int]], *, is_country: bool = False,
+    steps: Sequence[TimedSums[HeldSums] | None], counts_of: Callable[[HeldSums], Mapping[str, int]],
+    *, is_country: bool = False,
 ) -> CountedContents:  # fmt: skip
     totals = Counter(contents.get(name, {}))
     others = totals.pop(OTHERS, 0)
@@ -112,16 +107,16 @@ def _counted(
         others=others,
         lines={
             value.replace(SEPARATOR, ", "): [
-                None if step is None else counts_of(step.rollup).get(value, 0) / step.seconds for step in steps
+                None if step is None else counts_of(step.sums).get(value, 0) / step.seconds for step in steps
             ]
             for value, _ in ordered[:LINES]
         },
     )
 
 
-def _content(name: str) -> Callable[[Rollup], Mapping[str, int]]:
+def _content(name: str) -> Callable[[HeldSums], Mapping[str, int]]:
     return lambda step: step.contents.get(name, {})
 
 
-def _errors(step: Rollup) -> Mapping[str, int]:
+def _errors(step: HeldSums) -> Mapping[str, int]:
     return step.errors_by_reason

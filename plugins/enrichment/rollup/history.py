@@ -13,9 +13,19 @@ import msgspec
 import psycopg
 
 from enrichment.enrichers.registry import REGISTRY
-from enrichment.rollup.rollup import QUANTILES, Rollup, StageSums, sum_up
+from enrichment.rollup.rollup import QUANTILES, hit_rates_of
 from enrichment.rollup.service_levels import Breach
-from enrichment.rollup.steps import Column, Columns, HistoryRange, column, milliseconds, read_steps
+from enrichment.rollup.steps import (
+    Column,
+    Columns,
+    HistoryRange,
+    PlottedStage,
+    PlottedSums,
+    TimedSums,
+    column,
+    milliseconds,
+    read_steps,
+)
 from enrichment.rollup.table import DAY, HOUR, MINUTE, hour_of
 from enrichment.statements import Statements
 
@@ -77,9 +87,9 @@ def read_history(connection: psycopg.Connection, name: str, now: datetime) -> Hi
     """What a range (of `RANGES`) until now holds. Raises `psycopg.Error` when the database does not answer in time."""
     chosen = RANGES[name]
     starts = chosen.starts(now)
-    known = read_steps(connection, chosen, now, contents=False)
-    steps = [sum_up(known[start].rollups) if start in known else None for start in starts]
-    whole = [step for step in steps if step is not None]
+    known = read_steps(connection, chosen, now, PlottedSums)
+    steps = [known.get(start) for start in starts]
+    whole = [step.sums for step in steps if step is not None]
     breaches = _read_breaches(connection, starts[0])
     return History(
         starts_at=starts[0],
@@ -88,10 +98,7 @@ def read_history(connection: psycopg.Connection, name: str, now: datetime) -> Hi
         batches=sum(step.batches for step in whole),
         messages=sum(step.messages for step in whole),
         at=milliseconds(starts),
-        messages_per_second=[
-            None if step is None else step.messages / known[start].seconds
-            for start, step in zip(starts, steps, strict=True)
-        ],
+        messages_per_second=[None if step is None else step.sums.messages / step.seconds for step in steps],
         freshness={name: column(steps, _freshness(q)) for name, q in QUANTILES.items()},
         latency={name: column(steps, _latency(q)) for name, q in QUANTILES.items()},
         hit_rates={
@@ -115,23 +122,23 @@ def _read_breaches(connection: psycopg.Connection, starts_at: datetime) -> list[
     return [PastBreach(b.starts_at, b.level, str(Breach(b.level, b.observed, b.threshold))) for b in found]
 
 
-def _freshness(q: float) -> Callable[[Rollup], float | None]:
+def _freshness(q: float) -> Callable[[PlottedSums], float | None]:
     return lambda step: step.freshness.quantile(q)
 
 
-def _latency(q: float) -> Callable[[Rollup], float | None]:
+def _latency(q: float) -> Callable[[PlottedSums], float | None]:
     return lambda step: step.message_latency.quantile(q)
 
 
-def _hit_rate_of(cache: str) -> Callable[[Rollup], float | None]:
-    return lambda step: step.hit_rates.get(cache, {}).get("all")
+def _hit_rate_of(cache: str) -> Callable[[PlottedSums], float | None]:
+    return lambda step: hit_rates_of(step.caches).get(cache, {}).get("all")
 
 
-def _peak_of(stage: str) -> Callable[[Rollup], float | None]:
-    return lambda step: step.stages.get(stage, StageSums()).peak_rss_bytes
+def _peak_of(stage: str) -> Callable[[PlottedSums], float | None]:
+    return lambda step: step.stages.get(stage, PlottedStage()).peak_rss_bytes
 
 
-def _error_rates(steps: list[Rollup | None], whole: Sequence[Rollup]) -> Columns:
+def _error_rates(steps: Sequence[TimedSums[PlottedSums] | None], whole: Sequence[PlottedSums]) -> Columns:
     totals: Counter[str] = Counter()
     for step in whole:
         totals.update(step.errors_by_reason)
@@ -141,8 +148,8 @@ def _error_rates(steps: list[Rollup | None], whole: Sequence[Rollup]) -> Columns
     return columns | {OTHERS: column(steps, _rate_of(rare))} if rare else columns
 
 
-def _rate_of(reasons: frozenset[str]) -> Callable[[Rollup], float | None]:
-    def rate(step: Rollup) -> float | None:
+def _rate_of(reasons: frozenset[str]) -> Callable[[PlottedSums], float | None]:
+    def rate(step: PlottedSums) -> float | None:
         found = sum(count for reason, count in step.errors_by_reason.items() if reason in reasons)
         return found / step.messages if step.messages else None
 

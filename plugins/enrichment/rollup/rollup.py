@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from enrichment.caches.base import LookupCounts
 from enrichment.store.contents import Contents, total_contents
 from enrichment.store.histogram import Histogram
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 HOUR_SECONDS = 3600
 MINUTE_SECONDS = 60
@@ -149,16 +151,8 @@ class Rollup(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hit_rates(self) -> dict[str, dict[str, float]]:
-        """For each cache: the share of its messages that each tier answered, and that of both tiers together."""
-        return {
-            name: {
-                "memory": counts.memory / counts.messages,
-                "postgres": counts.postgres / counts.messages,
-                "all": counts.hit_rate or 0.0,
-            }
-            for name, counts in self.caches.items()
-            if counts.messages
-        }
+        """See `hit_rates_of`."""
+        return hit_rates_of(self.caches)
 
     @property
     def keyless_shares(self) -> dict[str, float]:
@@ -197,11 +191,29 @@ class Rollup(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
+def hit_rates_of(caches: Mapping[str, LookupCounts]) -> dict[str, dict[str, float]]:
+    """For each cache: the share of its messages that each tier answered, and that of both tiers together."""
+    return {
+        name: {
+            "memory": counts.memory / counts.messages,
+            "postgres": counts.postgres / counts.messages,
+            "all": counts.hit_rate or 0.0,
+        }
+        for name, counts in caches.items()
+        if counts.messages
+    }
+
+
 def sum_up(rollups: Iterable[Rollup], start: Rollup | None = None) -> Rollup:
     """The sum of rollups, in any order; what none of them has is zero or None."""
     found = [*([] if start is None else [start]), *rollups]
-    total: Rollup = _total(found) if found else Rollup()
-    return total
+    return total(found) if found else Rollup()
+
+
+def total(sums: Sequence[S]) -> S:
+    """The sum of any sums whose fields are named as those of a rollup; at least one."""
+    added: S = _total(sums)
+    return added
 
 
 def percentiles(histogram: Histogram, prefix: str = "", suffix: str = "") -> dict[str, float | None]:
