@@ -93,7 +93,7 @@ def test_search_says_how_far_it_came(mark: str, make_page: Any) -> None:
     page = make_page("search?by=trace_id&value=never-heard-of")
     frame = frame_of(page, "#searched")
     said = frame.locator("#searched")
-    expect(said).to_have_text("0 messages found. All that the topics hold was searched.", timeout=PATIENCE_MS)
+    expect(said).to_have_text("0 messages found. All that can hold more was searched.", timeout=PATIENCE_MS)
     rows = frame.get_by_role("region", name="How far it was searched").locator("tbody tr")
     expect(rows).to_have_count(5)
     frame.get_by_label("Search by").select_option("position")
