@@ -1,6 +1,6 @@
 // What happened to a message: its topics are searched step by step, newest first, as long as somebody wants; what is
 // found is put together by the input message that it came from.
-import { airflowLink, ask, h, moment, number, runPath, table, tabHref, write } from "./dom.js";
+import { airflowLink, ask, h, instant, moment, number, runPath, table, tabHref, write } from "./dom.js";
 import { answersTable, facts, kindOf, messageRow, positionOf, readMessage, timeOf } from "./message.js";
 
 const PRESS_MS = 20_000; // of searching for a press of a button
@@ -137,8 +137,9 @@ function compared(details) {
 
 // How far each topic has been searched.
 class Trail {
-  constructor(topic) {
+  constructor(topic, isForward) {
     this.topic = topic;
+    this.isForward = isForward;
     this.positions = "";
     this.messages = 0;
     this.bytes = 0;
@@ -147,10 +148,11 @@ class Trail {
     this.isDone = false;
   }
 
-  take({ older, messages, bytes, oldest_at: oldest, is_done: isDone }) {
-    Object.assign(this, { positions: older, messages: this.messages + messages, bytes: this.bytes + bytes, isDone });
+  take({ older, newer, messages, bytes, oldest_at: oldest, is_done: isDone }) {
+    Object.assign(this, { positions: this.isForward ? newer : older, messages: this.messages + messages, bytes: this.bytes + bytes, isDone });
     if (oldest !== null && (this.oldest === null || oldest < this.oldest)) this.oldest = oldest;
-    this.state = isDone ? "all of it" : "in part";
+    const all = this.isForward ? "all since that message's time" : "all of it";
+    this.state = isDone ? all : "in part";
   }
 
   get cells() {
@@ -162,10 +164,11 @@ export async function open(root, parameters, signal) {
   const { topics, fields, note } = await ask("api/topics", { signal });
   const by = h("select", { name: "by" }, [...fields, POSITION].map((name) => h("option", { value: name, selected: name === parameters.get("by") }, name === POSITION ? "position: topic/partition/offset" : name)));
   const value = h("input", { name: "value", type: "search", required: true, maxlength: "500", value: parameters.get("value") ?? "" });
+  const at = h("input", { name: "at", type: "datetime-local", step: "1", value: parameters.get("at") ?? "" });
   const said = h("p", { role: "status", id: "searched" });
   const far = table("How far it was searched", ["Topic", { title: "Messages", number: true }, { title: "MB", number: true }, "Back to", "Next offsets", "Searched"], "Nothing was searched yet.");
   const stop = h("button", { type: "button", disabled: true, onclick: () => stopping.abort() }, "Stop");
-  const further = h("button", { type: "button", disabled: true, onclick: () => press() }, "Further back");
+  const further = h("button", { type: "button", disabled: true, onclick: () => press() }, "Go on");
   const results = h("div", { id: "stories" });
   const stories = new Map();
   let trails = [];
@@ -176,10 +179,11 @@ export async function open(root, parameters, signal) {
     h("h2", {}, "What happened to a message"),
     h("form", { class: "asked", onsubmit: (event) => {
       event.preventDefault();
-      const next = tabHref("search", { by: by.value, value: value.value.trim() });
+      const next = tabHref("search", { by: by.value, value: value.value.trim(), at: at.value });
       if (window.location.hash === next) begin();
       else window.location.hash = next;
-    } }, h("label", {}, "Search by", by), h("label", { class: "wide" }, "Value", value), h("button", { type: "submit" }, "Search")),
+    } }, h("label", {}, "Search by", by), h("label", { class: "wide" }, "Value", value),
+      h("label", {}, "Up to this time (empty: now)", at), h("button", { type: "submit" }, "Search")),
     h("div", { class: "buttons" }, stop, further), said,
     note ? h("p", { class: "quiet" }, note) : "", results, h("h2", {}, "How far it was searched"), far.element,
   );
@@ -216,7 +220,7 @@ export async function open(root, parameters, signal) {
     trails = [];
     tell();
     try {
-      asked = { by: by.value, value: value.value.trim() };
+      asked = { by: by.value, value: value.value.trim(), at: at.value ? instant(at.value).toISOString() : "" };
       let searched = topics;
       if (asked.by === POSITION) {
         const { detail } = await readMessage(readPosition(asked.value), signal);
@@ -227,7 +231,7 @@ export async function open(root, parameters, signal) {
         searched = topics.filter(({ role }) => role !== "input");
         if (detail.row.role !== "input") await addInput(origin);
       }
-      trails = searched.map((topic) => new Trail(topic));
+      trails = searched.map((topic) => new Trail(topic, asked.by === "origin"));
     } catch (failed) {
       if (!signal.aborted) write(said, `It cannot be searched for: ${failed.message}`);
       return;
@@ -256,7 +260,8 @@ export async function open(root, parameters, signal) {
     stop.disabled = true;
     const isAll = trails.every((trail) => trail.isDone);
     further.disabled = isAll;
-    write(said, `${why}${number(count())} messages found. ${isAll ? "All that the topics hold was searched." : "Older messages were not searched."}`);
+    const left = asked.by === "origin" ? "What was published later was not searched yet." : "Older messages were not searched yet.";
+    write(said, `${why}${number(count())} messages found. ${isAll ? "All that can hold more was searched." : left}`);
     if (stories.size === 1) [...stories.values()][0].element.open = true;
   }
 

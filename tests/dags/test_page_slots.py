@@ -181,8 +181,8 @@ def test_times_include_their_millisecond() -> None:
 
 
 def test_origin_is_a_position() -> None:
-    """Its partition tells where outputs are."""
-    assert read_condition("origin", "a/b/3/17")[1] == 3
+    """Its partition and time tell where outputs are."""
+    assert read_condition("origin", "a/b/3/17")[1] == ("a/b", 3, 17)
     assert read_condition("trace_id", "a/b")[1] is None
     for odd in ("17", "topic/x/1", "topic/1/-1", "/1/2"):
         with pytest.raises(HTTPException):

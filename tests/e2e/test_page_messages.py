@@ -93,13 +93,41 @@ def test_search_says_how_far_it_came(mark: str, make_page: Any) -> None:
     page = make_page("search?by=trace_id&value=never-heard-of")
     frame = frame_of(page, "#searched")
     said = frame.locator("#searched")
-    expect(said).to_have_text("0 messages found. All that the topics hold was searched.", timeout=PATIENCE_MS)
+    expect(said).to_have_text("0 messages found. All that can hold more was searched.", timeout=PATIENCE_MS)
     rows = frame.get_by_role("region", name="How far it was searched").locator("tbody tr")
     expect(rows).to_have_count(5)
     frame.get_by_label("Search by").select_option("position")
     frame.get_by_label("Value").fill("somewhere")
     frame.get_by_role("button", name="Search").click()
     expect(said).to_contain_text("a position is topic/partition/offset", timeout=PATIENCE_MS)
+
+
+def test_search_is_stopped_and_goes_on(mark: str, make_page: Any) -> None:
+    """Where it was; the server is not asked again until then."""
+    page = make_page("search")
+    frame = frame_of(page, "form.asked")
+    page.route("**/api/search?*", lambda _: None)  # an answer that does not come
+    frame.get_by_label("Value").fill(f"trace-{mark}-5")
+    frame.get_by_role("button", name="Search").click()
+    expect(frame.locator("#searched")).to_contain_text("Searching", timeout=PATIENCE_MS)
+    frame.get_by_role("button", name="Stop").click()
+    expect(frame.locator("#searched")).to_have_text("Stopped. 0 messages found. Older messages were not searched yet.")
+    page.unroute("**/api/search?*")
+    frame.get_by_role("button", name="Go on").click()
+    expect(frame.locator("#searched")).to_contain_text("2 messages found", timeout=PATIENCE_MS)
+    expect(frame.locator("#stories details.story")).to_have_count(1)
+
+
+def test_message_is_followed_from_its_position(mark: str, make_page: Any) -> None:
+    """From an enriched message, by what it says about itself, to its input and back."""
+    page = make_page(f"messages?topic={load().kafka.output_topic}&text=trace_id%3Dtrace-{mark}-6")
+    frame = frame_of(page, "#messages details")
+    frame.locator("#messages summary").click()
+    frame.locator("#messages").get_by_role("link", name="What happened to it").click()
+    expect(frame.locator("#stories .compared")).to_be_visible(timeout=PATIENCE_MS)
+    expect(frame.locator("#searched")).to_have_text(
+        "2 messages found. All that can hold more was searched.", timeout=PATIENCE_MS
+    )
 
 
 def test_pasted_message_is_tried_out(mark: str, make_page: Any) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from confluent_kafka import OFFSET_END, TopicPartition
+from confluent_kafka.admin import AdminClient
 from fastapi.testclient import TestClient
 
 from enrichment.kafka.settled import await_stable
@@ -157,13 +159,35 @@ def test_message_is_searched_for(client: TestClient, published: dict[str, str]) 
     assert origin == {"topic": published["INPUT"], "partition": 1, "offset": 2}
     searched = get(client, "search", topic=published["OUTPUT"], by="origin", value=f"{published['INPUT']}/1/2")
     assert searched["rows"] == [went_out]
-    assert (searched["messages"], searched["is_done"]) == (2, True)  # of its partition alone
+    assert (searched["messages"], searched["is_done"]) == (1, True)  # of its partition, from its time on
+    again = {"by": "origin", "value": f"{published['INPUT']}/1/2", "positions": searched["newer"]}
+    assert get(client, "search", topic=published["OUTPUT"], **again)["rows"] == []
     [letter] = get(client, "search", topic=published["DLQ"], by="origin", value=f"{published['INPUT']}/1/1")["rows"]
     assert letter["told"]["reason"] == "invalid-json"
     # What is no JSON may still be the one.
     assert get(client, "search", topic=published["DLQ"], by="trace_id", value="no json")["rows"] == [letter]
     [fate] = get(client, "fates", **origin, batch_id=[went_out["told"]["batch_id"]])["batches"]
     assert (fate["run_id"], fate["state"]) == ("run-7", "published")
+
+
+def test_search_by_field_begins_at_a_time(client: TestClient, published: dict[str, str]) -> None:
+    """What is later is left out."""
+    asked: dict[str, Any] = {"by": "service", "value": "payment-service", "at": "2023-11-14T22:13:20.004Z"}
+    found = get(client, "search", topic=published["INPUT"], **asked)
+    assert sorted(offsets(found)) == [(0, 0), (0, 1), (1, 0), (2, 0), (3, 0)]
+
+
+def test_outputs_of_a_message_that_has_left_its_topic_are_found(
+    client: TestClient, published: dict[str, str], pipeline: Pipeline
+) -> None:
+    """From the beginning of theirs."""
+    admin = AdminClient({"bootstrap.servers": pipeline.bootstrap_servers})
+    gone = TopicPartition(published["INPUT"], 1, OFFSET_END)
+    admin.delete_records([gone])[gone].result()
+    origin: dict[str, Any] = {"by": "origin", "value": f"{published['INPUT']}/1/2"}
+    found = get(client, "search", topic=published["OUTPUT"], **origin)
+    assert (offsets(found), found["messages"]) == ([(1, 1)], 2)
+    assert "holds no message" in get(client, "message", 404, topic=published["INPUT"], partition=1, offset=2)["detail"]
 
 
 def test_redriven_message_has_both_outcomes(

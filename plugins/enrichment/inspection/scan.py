@@ -28,6 +28,7 @@ FIRST_STEP, GROWTH, LONGEST_STEP = 64, 8, 50_000  # offsets of a partition that 
 STEP_BYTES = 8 * 1024**2  # about as much of all partitions is read at once
 # A step with more than this is given up and read in smaller ones: the messages are much larger than those before.
 MOST_STEP_BYTES = 8 * STEP_BYTES
+LATE_SECONDS = 1.0  # a step that was begun in time may be finished within
 
 
 class ScanLimits(msgspec.Struct, frozen=True):
@@ -180,7 +181,7 @@ class Scan:
                 fitting += _messages_of(self._topic, chunk, self._condition.rows(chunk.columns))
                 messages, size = messages + len(chunk), size + chunk.columns.nbytes
                 oldest = min([*filter(lambda at: at >= 0, chunk.timestamps), *filter(None, [oldest])], default=None)
-                is_late = not may_be_late and (time.monotonic() > deadline or self._stopped())
+                is_late = not may_be_late and (time.monotonic() > deadline + LATE_SECONDS or self._stopped())
                 if may_give_up and (size > MOST_STEP_BYTES or is_late):
                     for side in sides:
                         side.step = max(1, side.step // 16)

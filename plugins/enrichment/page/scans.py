@@ -12,7 +12,7 @@ from fastapi import HTTPException, Request
 Result = TypeVar("Result")
 
 AT_ONCE = 2
-PATIENCE_SECONDS = 3.0  # for another one to end, which takes some two seconds
+PATIENCE_SECONDS = 4.0  # for another one to end, which takes two seconds or three
 LOOK_SECONDS = 0.2
 REFUSED = f"{AT_ONCE} people read topics at the moment, and more would slow the brokers: try again in a few seconds"
 

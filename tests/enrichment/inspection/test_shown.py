@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,6 +33,7 @@ from enrichment.messages import (
     HEADER_REVISION,
     HEADER_TOPIC,
 )
+from include.local.records import play_file
 
 INPUT = ShownTopic("in", TopicRole.INPUT)
 OUTPUT = ShownTopic("out", TopicRole.OUTPUT)
@@ -89,6 +91,17 @@ def test_line_is_what_is_played_again(value: bytes | None, line: str | None) -> 
     copied, why = line_of(value)
     assert copied == line
     assert bool(why) == (line is None)
+
+
+@pytest.mark.parametrize(
+    "value", [b'{"a": 1.50}', b"no json", None, "Grüße \u2028".encode(), b"tab\t, carriage\rreturn"]
+)
+def test_line_is_read_back_as_the_same_message(value: bytes | None, tmp_path: Path) -> None:
+    """By what `make run INPUT=` reads files with."""
+    line, _ = line_of(value)
+    file = tmp_path / "copied.jsonl"
+    file.write_bytes(f"{line}\n".encode())
+    assert [record.value for record in play_file(file)] == [value]
 
 
 def test_value_that_is_too_large_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
