@@ -18,8 +18,8 @@ have left the log; trigger a new run. `SettingsError` about the topic of the mar
 `RedriveRefused`: a topic would not keep messages that old, or the markers belong to an earlier dead-letter topic; the
 text says what to do.
 
-**By hand** only. First a dry run; read the survey; then the same form with *Dry run* off. The page *StackLens* fills
-the form in for the dead letters that it shows.
+**By hand** only. First a dry run; read the survey; then the same form with *Dry run* off. The page *StackLens* fills in
+the form for the dead letters that it shows.
 """
 
 from __future__ import annotations

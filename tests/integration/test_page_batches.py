@@ -92,6 +92,7 @@ def test_ledger_is_listed_newest_first_page_by_page(ledger: psycopg.Connection[A
         ({"partition": 3}, [299, 295, 291]),
         ({"partition": 3, "offset": 1999}, [199]),
         ({"partition": 2, "offset": 1999}, []),
+        ({"partition": 3, "offset": 2000}, []),
         ({"partition": 3, "offset": 1999, "topic": "other"}, []),
         ({"since": AT + timedelta(minutes=299)}, [300, 299]),
         ({"until": AT + timedelta(minutes=2)}, [1]),
