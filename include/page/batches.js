@@ -1,6 +1,6 @@
 // The ledger with its filters, newest first, a page at a time. From Airflow's tab of a run, the only batch of the run opens.
 import { batchLink, isNamed, logLink, offsetsOf, runLink, squareName, stateText } from "./batch_parts.js";
-import { ask, h, moment, number, table, tabHref, tabLink, write } from "./dom.js";
+import { ask, h, keepListFresh, moment, number, table, tabHref, tabLink, write } from "./dom.js";
 
 const EVERY_MS = 10_000;
 const OFFSETS = 4; // of a batch, in the list
@@ -129,13 +129,5 @@ export async function open(root, parameters, signal) {
     }
   }
   if (wanted.before_at) return;
-  while (!signal.aborted) {
-    await new Promise((wake) => setTimeout(wake, EVERY_MS));
-    if (signal.aborted || document.hidden) continue;
-    try {
-      await look();
-    } catch (failed) {
-      if (!signal.aborted) write(made.said, `These are as of a while ago: ${failed.message}`);
-    }
-  }
+  await keepListFresh(look, made.said, EVERY_MS, signal);
 }

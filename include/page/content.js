@@ -1,10 +1,9 @@
 // What messages held in a range of time, counted: a map, tables with bars, and the most frequent values over time.
 import { loadBokeh, onTheme, theme, TimePlots } from "./charts.js";
-import { ask, h, moment, number, share, table, tabHref, tabLink, write } from "./dom.js";
+import { ask, h, keepFresh, moment, number, share, table, tabLink, write } from "./dom.js";
+import { rangeLinks, rangeOf } from "./ranges.js";
 
 const EVERY_MS = 60_000;
-const FIRST = "24h";
-const RANGES = { "1h": "1 hour", "6h": "6 hours", "24h": "24 hours", "7d": "7 days", "30d": "30 days" };
 const ROWS = 15;
 const DEAD_LETTERS = "dead letters";
 
@@ -166,8 +165,7 @@ function make(root, chosen) {
   };
   root.append(
     h("h2", { class: "unseen" }, "Content"),
-    h("nav", { class: "choices", "aria-label": "Range of time" }, Object.entries(RANGES).map(([name, title]) =>
-      h("a", { href: tabHref("content", { range: name }), "aria-current": name === chosen ? "true" : null }, title))),
+    rangeLinks("content", chosen),
     made.summary, made.sections);
   return made;
 }
@@ -194,8 +192,7 @@ function draw(section, bokeh, counted, held, signal) {
 }
 
 export async function open(root, parameters, signal) {
-  const asked = parameters.get("range");
-  const chosen = asked in RANGES ? asked : FIRST;
+  const chosen = rangeOf(parameters);
   const made = make(root, chosen);
   const refresh = async () => {
     try {
@@ -213,9 +210,6 @@ export async function open(root, parameters, signal) {
       if (!signal.aborted) write(made.summary, `The figures cannot be read: ${failed.message}.`);
     }
   };
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); }, { signal });
-  while (!signal.aborted) {
-    if (!document.hidden) await refresh();
-    await new Promise((wake) => setTimeout(wake, EVERY_MS));
-  }
+  await refresh();
+  await keepFresh(refresh, EVERY_MS, signal);
 }

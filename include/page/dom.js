@@ -139,3 +139,22 @@ export async function ask(path, { signal, ...how } = {}) {
   const said = Array.isArray(detail) ? detail.map((one) => one.msg).join("; ") : detail;
   throw refused(typeof said === "string" ? said : `Airflow answers ${answer.status}`);
 }
+
+// Refreshes a tab every so many milliseconds while it is seen, and at once when it comes to be seen again, until it is left.
+export async function keepFresh(refresh, everyMs, signal) {
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); }, { signal });
+  for (;;) {
+    await new Promise((wake) => setTimeout(wake, everyMs));
+    if (signal.aborted) return;
+    if (!document.hidden) await refresh();
+  }
+}
+
+// Keeps a list fresh: where the server does not answer, it stays, and `said` says so.
+export const keepListFresh = (look, said, everyMs, signal) => keepFresh(async () => {
+  try {
+    await look();
+  } catch (failed) {
+    if (!signal.aborted) write(said, `These are as of a while ago: ${failed.message}`);
+  }
+}, everyMs, signal);

@@ -1,10 +1,9 @@
 // What the live stream did in a range of time, from rollups: plots that share one axis, and the service levels missed.
 import { loadBokeh, TimePlots } from "./charts.js";
-import { airflowLink, ask, h, moment, number, table, tabHref, write } from "./dom.js";
+import { airflowLink, ask, h, keepFresh, moment, number, table, write } from "./dom.js";
+import { rangeLinks, rangeOf } from "./ranges.js";
 
 const EVERY_MS = 30_000;
-const FIRST = "24h";
-const RANGES = { "1h": "1 hour", "6h": "6 hours", "24h": "24 hours", "7d": "7 days", "30d": "30 days" };
 
 const scaled = (columns, factor) =>
   Object.fromEntries(Object.entries(columns).map(([name, column]) => [name, column.map((value) => (value === null ? null : value * factor))]));
@@ -44,8 +43,7 @@ function make(root, chosen) {
   const button = (id, text, act) => h("button", { type: "button", id, onclick: () => made.all && act(made.all) }, text);
   root.append(
     h("h2", { class: "unseen" }, "History"),
-    h("nav", { class: "choices", "aria-label": "Range of time" }, Object.entries(RANGES).map(([name, title]) =>
-      h("a", { href: tabHref("history", { range: name }), "aria-current": name === chosen ? "true" : null }, title))),
+    rangeLinks("history", chosen),
     made.summary,
     h("div", { class: "choices", role: "group", "aria-label": "Zoom of all plots" },
       button("zoom-in", "Zoom in", (all) => all.zoom(0.5)),
@@ -59,8 +57,7 @@ function make(root, chosen) {
 }
 
 export async function open(root, parameters, signal) {
-  const asked = parameters.get("range");
-  const chosen = asked in RANGES ? asked : FIRST;
+  const chosen = rangeOf(parameters);
   const made = make(root, chosen);
   const library = loadBokeh();
   library.catch(() => {}); // told of when it is waited for
@@ -83,9 +80,6 @@ export async function open(root, parameters, signal) {
       if (!signal.aborted) write(made.summary, `The figures cannot be read: ${failed.message}.`);
     }
   };
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); }, { signal });
-  while (!signal.aborted) {
-    if (!document.hidden) await refresh();
-    await new Promise((wake) => setTimeout(wake, EVERY_MS));
-  }
+  await refresh();
+  await keepFresh(refresh, EVERY_MS, signal);
 }

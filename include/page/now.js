@@ -1,5 +1,5 @@
 // How enrichment is at this moment. It asks every few seconds and changes only the texts that have changed.
-import { airflowLink, ask, day, h, moment, number, replace, runPath, seconds, share, table, write } from "./dom.js";
+import { airflowLink, ask, day, h, keepFresh, moment, number, replace, runPath, seconds, share, table, write } from "./dom.js";
 import { mendButton } from "./trigger.js";
 
 const EVERY_MS = 5_000;
@@ -104,9 +104,6 @@ export async function open(root, parameters, signal) {
       write(made.summary, `the figures cannot be read: ${failed.message}`);
     }
   };
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); }, { signal });
-  while (!signal.aborted) {
-    if (!document.hidden) await refresh();
-    await new Promise((wake) => setTimeout(wake, EVERY_MS));
-  }
+  await refresh();
+  await keepFresh(refresh, EVERY_MS, signal);
 }

@@ -1,6 +1,6 @@
 // Messages that were published without a source: which batches, what was tried, and the repair.
 import { batchLink } from "./batch_parts.js";
-import { ask, h, moment, number, table, tabLink, write } from "./dom.js";
+import { ask, h, keepListFresh, moment, number, table, tabLink, write } from "./dom.js";
 import { mendButton } from "./trigger.js";
 
 const EVERY_MS = 10_000;
@@ -52,13 +52,5 @@ export async function open(root, parameters, signal) {
     ].filter(Boolean).flatMap((link) => [link, " "]));
   };
   await look();
-  while (!signal.aborted) {
-    await new Promise((wake) => setTimeout(wake, EVERY_MS));
-    if (signal.aborted || document.hidden) continue;
-    try {
-      await look();
-    } catch (failed) {
-      if (!signal.aborted) write(said, `These are as of a while ago: ${failed.message}`);
-    }
-  }
+  await keepListFresh(look, said, EVERY_MS, signal);
 }

@@ -12,6 +12,7 @@ from confluent_kafka import KafkaException
 
 from enrichment.errors import EnrichmentError
 from enrichment.group.watch import BacklogWatch
+from enrichment.kafka.asking import text_of
 from enrichment.kafka.offsets import Backlog
 from enrichment.kafka.source import read_at
 from enrichment.rollup.rollup import Rollup, percentiles
@@ -137,7 +138,7 @@ def look(
     try:
         backlog = see_backlog(watch, kafka_config)
     except (KafkaException, EnrichmentError) as failed:
-        kafka_error = str(failed.args[0].str() if isinstance(failed, KafkaException) else failed)
+        kafka_error = text_of(failed)
     return Now(
         at=at,
         recent=recent_of(rollup, settings),

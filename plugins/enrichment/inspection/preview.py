@@ -30,10 +30,12 @@ from enrichment.enrichers.declare import LookupEnricher
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.enrichers.wiring import Enrichers
 from enrichment.errors import EnrichmentError
+from enrichment.inspection.answers import SourceAnswer
 from enrichment.inspection.scan import FoundMessage
 from enrichment.inspection.shown import MessageDetail, detail_of
 from enrichment.inspection.topics import ShownTopic, TopicRole, patient_clients
 from enrichment.inspection.untouched import BoundedSource, Untouched
+from enrichment.kafka.asking import text_of
 from enrichment.kafka.limits import topic_limits
 from enrichment.kafka.topic_limits import TopicLimits
 from enrichment.resources import Resources
@@ -46,18 +48,10 @@ CAME_FROM = {
 }
 
 
-class PreviewedAnswer(msgspec.Struct, frozen=True):
-    """What an enrichment's source says for a message now, and from where that came; otherwise as `SourceAnswer`.
-    `detail` says why a source failed, `why` explains the computed columns, if there are any."""
+class PreviewedAnswer(SourceAnswer, frozen=True):
+    """What an enrichment's source says for a message now, and from where that came. `detail` says why a source failed,
+    `why` explains the computed columns, if there are any."""
 
-    name: str
-    source: str
-    title: str
-    field: str
-    key: str | None
-    status: str
-    is_stale: bool
-    columns: dict[str, msgspec.Raw]
     came_from: str
     detail: str
     why: Explanation | None
@@ -191,9 +185,9 @@ def _limits(r: Resources, notes: list[str]) -> tuple[TopicLimits, TopicLimits]:
         output, letters = topic_limits(patient_clients(r), kafka.output_topic, kafka.dlq_topic)
         return output, letters
     except (KafkaException, EnrichmentError) as failed:
-        said = failed.args[0].str() if isinstance(failed, KafkaException) else str(failed)
         notes.append(
-            f"the brokers do not say what their topics take ({said}): only KAFKA_MAX_MESSAGE_BYTES counts here"
+            f"the brokers do not say what their topics take ({text_of(failed)}): only KAFKA_MAX_MESSAGE_BYTES counts "
+            "here"
         )
         most = kafka.max_message_bytes
         return TopicLimits(kafka.output_topic, most), TopicLimits(kafka.dlq_topic, most)

@@ -18,6 +18,11 @@ SLICE_SECONDS = 1.0  # no longer inside a C call: signals (a stop from the UI, a
 FIRST_SECONDS = 0.15
 
 
+def text_of(failed: Exception) -> str:
+    """What an exception says; of Kafka's the text alone, without code and names."""
+    return str(failed.args[0].str() if isinstance(failed, KafkaException) else failed).strip()
+
+
 def with_retries(call: Callable[[float], T], timeout: float, first: float = SLICE_SECONDS) -> T:
     """Repeat `call(seconds)` in short slices, of which one has a length of its own, while the broker answers with a
     retriable error, `timeout` seconds at most.

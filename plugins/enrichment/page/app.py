@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse
 
 from enrichment.errors import EnrichmentError
+from enrichment.kafka.asking import text_of
 from enrichment.page import (
     batches,
     charts,
@@ -70,7 +71,6 @@ def _server(path: Path) -> Callable[[], FileResponse]:
 def _not_answered(request: Request, failed: Exception) -> JSONResponse:
     """Something that the page reads from does not answer, or a setting keeps it from being asked."""
     log.warning("page.not_answered path=%s error=%s", request.url.path, failed)
-    text = failed.args[0].str() if isinstance(failed, KafkaException) else str(failed).strip()
     what = {psycopg.Error: "PostgreSQL: ", KafkaException: "Kafka: "}
     said = next((name for kind, name in what.items() if isinstance(failed, kind)), "")
-    return JSONResponse({"detail": f"{said}{text}"}, status_code=503, headers={"Cache-Control": "no-store"})
+    return JSONResponse({"detail": f"{said}{text_of(failed)}"}, status_code=503, headers={"Cache-Control": "no-store"})
