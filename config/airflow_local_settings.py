@@ -50,7 +50,7 @@ LARGE_BLOCK = 4 * 1024**2  # what a task holds of messages at once (KAFKA_CHUNK_
 
 OURS = "enrichment"
 # Programs (`python -m`), and what needs packages that tasks do not, such as those of the API server.
-NOT_PRELOADED = ("__main__", "testing", "plugin", "page")
+NOT_PRELOADED = {"__main__", "testing", "plugin", "page", "inspection"}
 _times: dict[str, int] = {}  # when the files of our modules were changed last, by path
 
 
@@ -58,7 +58,7 @@ def _import_ours() -> None:
     """Import the project's modules and note when their files were changed."""
     package = importlib.import_module(OURS)
     for found in pkgutil.walk_packages(package.__path__, f"{OURS}.", onerror=lambda _: None):
-        if found.name.rpartition(".")[2] in NOT_PRELOADED:
+        if not NOT_PRELOADED.isdisjoint(found.name.split(".")):
             continue
         try:
             importlib.import_module(found.name)

@@ -12,6 +12,7 @@ from airflow.sdk.definitions.param import ParamsDict
 
 from enrichment.orchestration import live
 from enrichment.orchestration.wake_up import BacklogTrigger
+from enrichment.settings import load
 from tests.conftest import REPOSITORY
 
 DAG = DagBag(dag_folder=str(REPOSITORY / "dags" / "stacklens_enrichment.py")).dags["stacklens_enrichment"]
@@ -70,6 +71,19 @@ def test_nothing_else_names_what_is_watched() -> None:
     ]
     assert "stacklens-enriched" in named
     assert "stacklens-enriched-backlog" not in named
+
+
+def test_topics_that_are_published_to_are_known_before() -> None:
+    """An asset that Airflow makes with its first event is made twice by two tasks at once, and one of them fails."""
+    known = {
+        asset.name
+        for dag in DagBag(dag_folder=str(REPOSITORY / "dags")).dags.values()
+        for task in dag.tasks
+        for asset in task.inlets
+        if isinstance(asset, Asset)
+    }
+    kafka, replay = load().kafka, load().replay
+    assert {kafka.output_topic, kafka.dlq_topic, replay.output_topic, replay.dlq_topic} <= known
 
 
 @pytest.mark.parametrize(("value", "watched"), [("false", False), ("0", False), ("true", True), ("what?", True)])

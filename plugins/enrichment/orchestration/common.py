@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, AssetAlias, ExceptionRetryPolicy, Param, RetryAction, RetryDecision, RetryRule
 
-from enrichment.settings import KafkaSettings
+from enrichment.settings import KafkaSettings, ReplaySettings
 from enrichment.variables import variable
 
 if TYPE_CHECKING:
@@ -21,15 +21,20 @@ if TYPE_CHECKING:
     from enrichment.resources import Resources
 
 
-def topic_asset(field: str) -> Asset:
+def topic_asset(field: str, settings: type[KafkaSettings | ReplaySettings] = KafkaSettings) -> Asset:
     """A topic of the settings, as the UI's asset graph shows it. The brokers' addresses are not in it: the connection
     has them. Tasks check the name: an invalid one must not become the import error of every DAG."""
-    default = KafkaSettings.model_fields[field].default
-    return Asset(os.environ.get(variable(KafkaSettings, field)) or default)
+    default = settings.model_fields[field].default
+    return Asset(os.environ.get(variable(settings, field)) or default)
 
 
+# Each is an inlet of the tasks that read it, and so known from the DAG files. One that Airflow makes when an event of
+# it comes is made twice by two tasks that publish at the same moment, and the second one fails.
 ENRICHED = topic_asset("input_topic")
+ANALYTICS = topic_asset("output_topic")
 DEAD_LETTERS = topic_asset("dlq_topic")
+REPLAYED = topic_asset("output_topic", ReplaySettings)
+REPLAYED_DEAD = topic_asset("dlq_topic", ReplaySettings)
 # What a task publishes to: whether to a topic at all, and to which, is known when it has.
 PUBLISHED = AssetAlias("stacklens-published")
 # What waits in the input topic; an event of it wakes `stacklens_enrichment`. Nothing else may name it: where several

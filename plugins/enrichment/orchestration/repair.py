@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import CronTriggerTimetable, Param, get_current_context, task, task_group
 
 from enrichment.enrichers.registry import REGISTRY
-from enrichment.orchestration.common import PUBLISHED, Manifest, resources, run_params, tell_published
+from enrichment.orchestration.common import ANALYTICS, PUBLISHED, Manifest, resources, run_params, tell_published
 
 if TYPE_CHECKING:
     from enrichment.repair.passes import Pass
@@ -81,7 +81,7 @@ def pass_of(manifest: dict[str, Any]) -> Pass:
     return one
 
 
-@task(multiple_outputs=False, map_index_template=LABEL, outlets=[PUBLISHED])
+@task(multiple_outputs=False, map_index_template=LABEL, inlets=[ANALYTICS], outlets=[PUBLISHED])
 def correct(planned: Manifest, *, outlet_events: Any = None) -> dict[str, Any]:
     """Read what a batch is missing, look it up, and publish the corrections, in one transaction.
 

@@ -12,7 +12,17 @@ from enrichment.dead_letters.reasons import all_reasons
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.errors import SettingsError
 from enrichment.orchestration.batches import BATCH_LABEL, batch_of, enrich_batch
-from enrichment.orchestration.common import DEFAULT_ARGS, ENRICHED, Manifest, resources, run_params
+from enrichment.orchestration.common import (
+    ANALYTICS,
+    DEAD_LETTERS,
+    DEFAULT_ARGS,
+    ENRICHED,
+    REPLAYED,
+    REPLAYED_DEAD,
+    Manifest,
+    resources,
+    run_params,
+)
 from enrichment.orchestration.timetable import ReplayTimetable
 from enrichment.settings import ReplaySettings, load_room
 
@@ -186,7 +196,10 @@ def replay_batch(batch: Manifest) -> None:
     turn >> enrich_batch(batch)
 
 
-@task(multiple_outputs=False, execution_timeout=READING_TIMEOUT, trigger_rule="none_failed")
+@task(
+    inlets=[ANALYTICS, DEAD_LETTERS, REPLAYED, REPLAYED_DEAD],
+    multiple_outputs=False, execution_timeout=READING_TIMEOUT, trigger_rule="none_failed",
+)  # fmt: skip
 def report() -> dict[str, Any]:
     """Report the result of the window, and how its output differs from what was published before."""
     from enrichment.replay import report
