@@ -57,6 +57,9 @@ def backfill(airflow: Airflow, first: datetime, last: datetime) -> None:
         return bool(found) and all(each["completed_at"] for each in found)
 
     eventually(lambda: over() or None, "the end of the backfill")
+    made = airflow.call("GET", f"/api/v2/dags/{airflow.dag_id}/dagRuns", run_type="backfill")["dag_runs"]
+    states = {run["dag_run_id"]: run["state"] for run in made}
+    assert set(states.values()) == {"success"}, "\n".join(airflow.failures(run) for run in states)
 
 
 def test_rollup_tells_breaches_and_can_be_backfilled(airflow: Airflow, stream: Stream) -> None:

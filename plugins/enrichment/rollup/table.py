@@ -24,8 +24,9 @@ MINUTES_AT_ONCE = 5
 
 
 def hour_of(moment: datetime) -> datetime:
-    """The start of the hour of a moment, in UTC."""
-    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    """The start of the hour of a moment, in UTC: a plain one, since Airflow's (pendulum) cannot be reckoned with
+    `timedelta` in every way."""
+    return datetime.fromtimestamp(moment.timestamp() // 3600 * 3600, UTC)
 
 
 def full_minutes(hour: datetime, until: datetime) -> list[datetime]:

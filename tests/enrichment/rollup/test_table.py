@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pendulum
 import psycopg
 import pytest
 from psycopg.rows import dict_row
@@ -271,6 +272,13 @@ def now_of(connection: Connection) -> datetime:
     """The database's time, by whose minutes batches are published."""
     [(now,)] = connection.execute("SELECT now()").fetchall()
     return now  # type: ignore[no-any-return]
+
+
+def test_hour_of_airflows_moment_is_rolled_up(postgres_connection: Connection) -> None:
+    """The bounds of a data interval are pendulum's, whose differences are no `timedelta`."""
+    hour = hour_of(pendulum.datetime(2024, 1, 15, 11, 30, tz="Europe/Berlin"))
+    assert (type(hour), hour) == (datetime, datetime(2024, 1, 15, 10, tzinfo=UTC))
+    assert Rollups(postgres_connection).roll_up(hour).hours == 1
 
 
 def test_minutes_have_the_batches_of_their_time(postgres_connection: Connection) -> None:
