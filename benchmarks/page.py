@@ -6,22 +6,21 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 import psycopg
-from fastapi import FastAPI
-from fastapi.routing import APIRoute
-from fastapi.testclient import TestClient
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.history import SECONDS, make_history
 from benchmarks.stand import services
-from enrichment.page import reading
-from enrichment.page.app import make_app
 from enrichment.rollup.history import RANGES
 from include.local.steps import Steps
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from fastapi.testclient import TestClient
 
 PAST = timedelta(days=30)
 TIMES = 10  # that each request is made, for each repetition
@@ -38,6 +37,12 @@ class Request(NamedTuple):
 
 def measure_page(environ: Mapping[str, str], repeat: int, steps: Steps, console: Console) -> list[Request]:
     """Fill a database, and make each request several times; those that need parameters of their own are left out."""
+    # Airflow comes with these, and has its say in what is logged: not in the other parts.
+    from fastapi.testclient import TestClient
+
+    from enrichment.page import reading
+    from enrichment.page.app import make_app
+
     with services(environ, steps) as stand:
         past = steps.step(f"the past: {PAST.days} days of a batch every {SECONDS} seconds")
         with past, psycopg.connect(stand.dsn, autocommit=True) as connection:
@@ -55,6 +60,8 @@ def measure_page(environ: Mapping[str, str], repeat: int, steps: Steps, console:
 
 def addresses_of(app: FastAPI) -> Iterator[str]:
     """What the page asks for: its files, and figures of every range."""
+    from fastapi.routing import APIRoute
+
     for route in app.routes:
         if isinstance(route, APIRoute) and "GET" in route.methods and "{" not in route.path:
             ranged = any(parameter.name == "range" for parameter in route.dependant.query_params)
