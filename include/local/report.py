@@ -136,6 +136,7 @@ def show(report: Report, console: Console) -> None:
     )
     if report.conservation.read < report.sent:
         console.print(f"{report.sent:,} were sent, only {report.conservation.read:,} are there", style="bold red")
+    console.print(f"See them in the UI: {report.ui_url}/plugin/stacklens", highlight=False, markup=False)
 
 
 def _messages(report: Report) -> Table:

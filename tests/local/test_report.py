@@ -110,6 +110,7 @@ def test_report_shows_every_number() -> None:
     assert "GeoLite2-City of 2018-07-03" in text
     assert "GEO_IP_DATABASE_PATH" in text
     assert "conservation holds" in text
+    assert text.splitlines()[-1] == "See them in the UI: http://localhost:8080/plugin/stacklens"
 
 
 def test_report_says_so_when_messages_are_missing() -> None:
