@@ -38,7 +38,7 @@ function field(filter, value) {
 function form(parameters) {
   const filled = FILTERS.some((filter) => parameters.get(filter.name));
   const made = h("form", {
-    class: "filters",
+    class: "asked",
     onsubmit: (event) => {
       event.preventDefault();
       const given = new FormData(event.currentTarget);

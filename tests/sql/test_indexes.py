@@ -72,7 +72,7 @@ QUERIES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
     "enrichment_positions_pkey": (sql.load("enrichment_positions/get"), {"topic": "in", "group_id": "group-7"}),
     "enrichment_group_moves_pkey": (sql.load("enrichment_group_moves/list"), {"topic": "in", "group_id": "group-7"}),
     "enrichment_lanes_pkey": (sql.load("enrichment_lanes/get"), {"group_id": "group-7"}),
-    "enrichment_audit_log_batch_idx": (sql.load("enrichment_audit_log/history"), {"batch_id": "batch-7"}),
+    "enrichment_audit_log_batch_idx": (sql.load("enrichment_audit_log/latest"), {"batch_id": "batch-7", "rows": 9}),
 }
 
 

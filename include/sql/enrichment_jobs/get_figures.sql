@@ -10,11 +10,13 @@ SELECT
     coalesce(value_bytes, 0) AS value_bytes,
     errors_by_reason,
     cache_counts,
+    lag,
     (
         SELECT coalesce(
             jsonb_object_agg(
                 stage,
                 jsonb_build_object(
+                    'messages', messages,
                     'seconds', seconds,
                     'peak_rss_bytes', peak_rss_bytes,
                     'freshness', counts -> 'freshness'

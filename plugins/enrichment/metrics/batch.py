@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
 
-import msgspec
-
-from enrichment.caches.base import LookupCounts, Tier
+from enrichment.caches.base import Tier
 from enrichment.databases import Connection
 from enrichment.metrics import names
 from enrichment.metrics.names import Sample
+from enrichment.rollup.rollup import BatchRow
 from enrichment.statements import Statements
 from enrichment.store.histogram import Histogram
 
@@ -18,28 +16,10 @@ from enrichment.store.histogram import Histogram
 FRESHNESS_SECONDS = (1, 2, 5, 10, 30, 60, 120, 300, 900, 3600)
 
 
-class StageFigures(msgspec.Struct, frozen=True):
-    """What a stage did to the batch. `freshness` is that of publish."""
-
-    seconds: float
-    peak_rss_bytes: int | None = None
-    freshness: Histogram | None = None
-
-
-class BatchFigures(msgspec.Struct, frozen=True):
-    """A published batch: its row in the ledger, and its stages by name."""
+class BatchFigures(BatchRow, frozen=True, kw_only=True):
+    """A published batch as rollups have it, and its lane."""
 
     lane: int
-    claimed_at: datetime
-    published_at: datetime
-    messages_read: int
-    messages_enriched: int
-    messages_partial: int
-    messages_dead: int
-    value_bytes: int
-    errors_by_reason: dict[str, int]
-    cache_counts: dict[str, LookupCounts]
-    stages: dict[str, StageFigures]
 
 
 def find_figures(connection: Connection, batch_id: str) -> BatchFigures | None:

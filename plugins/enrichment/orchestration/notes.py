@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 NOTE_LENGTH = 1000  # the API's own limit
-MORE = "\n\n… More in the column `warnings` of `enrichment_jobs`."
+MORE = "\n\n… More in the tasks' logs."
 TIMEOUT_SECONDS = 10
 
 

@@ -116,7 +116,7 @@ def view_batch(statements: Statements, ledger: Ledger, pending: PendingStore, ba
     if job is None:
         return None
     of = {"batch_id": batch_id}
-    changes = statements.rows("enrichment_audit_log/latest", Change, {**of, "rows": CHANGES + 1})
+    changes = ledger.changes(batch_id, CHANGES + 1)
     return BatchView(
         label=job.batch.label,
         kind=job.purpose.kind,

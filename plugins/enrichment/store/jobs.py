@@ -230,9 +230,9 @@ class Ledger:
         found = self._statements.rows("enrichment_jobs/held_seconds", dict[str, float | None], parameters)
         return found[0]["seconds"] or 0.0
 
-    def history(self, batch_id: str) -> list[Change]:
-        """Who changed what of a batch, oldest first."""
-        return self._statements.rows("enrichment_audit_log/history", Change, {"batch_id": batch_id})
+    def changes(self, batch_id: str, at_most: int) -> list[Change]:
+        """Who changed what of a batch: the latest changes, newest first."""
+        return self._statements.rows("enrichment_audit_log/latest", Change, {"batch_id": batch_id, "rows": at_most})
 
 
 def _warn(batch_id: str, warnings: Sequence[str]) -> None:

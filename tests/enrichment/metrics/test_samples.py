@@ -23,10 +23,10 @@ from enrichment.health.now import (
 )
 from enrichment.health.verdict import judge, unknown
 from enrichment.metrics import names
-from enrichment.metrics.batch import FRESHNESS_SECONDS, BatchFigures, StageFigures, samples_of_batch
+from enrichment.metrics.batch import FRESHNESS_SECONDS, BatchFigures, samples_of_batch
 from enrichment.metrics.moment import samples_of_breaches, samples_of_moment
 from enrichment.metrics.names import Metric, Sample
-from enrichment.rollup.rollup import Rollup
+from enrichment.rollup.rollup import Rollup, StageRow
 from enrichment.rollup.service_levels import Breach, Level
 from enrichment.settings import load
 from enrichment.store.histogram import Histogram
@@ -39,9 +39,10 @@ FIGURES = BatchFigures(
     messages_read=10, messages_enriched=6, messages_partial=3, messages_dead=1, value_bytes=3_000,
     errors_by_reason={"invalid-json": 1, "user-not-found": 3},
     cache_counts={NAME: LookupCounts(9, 5, 3, 1, 2, 1, 0, 4)},
+    lag={},
     stages={
-        "drain": StageFigures(0.5, 1_000),
-        "publish": StageFigures(0.25, None, Histogram.of([0.5, 0.5, 4, 50, 50_000])),
+        "drain": StageRow(9, 0.5, peak_rss_bytes=1_000),
+        "publish": StageRow(9, 0.25, Histogram.of([0.5, 0.5, 4, 50, 50_000])),
     },
 )  # fmt: skip
 EMPTY = Now(AT, recent_of(Rollup(), load()))
@@ -93,7 +94,7 @@ def test_batch_without_anything_has_zeros() -> None:
     assert of_batch(names.MESSAGES, messages_enriched=0, messages_partial=0, messages_dead=0) == {
         ("enriched",): 0, ("partial",): 0, ("dead",): 0,
     }  # fmt: skip
-    assert of_batch(names.FRESHNESS, stages={"publish": StageFigures(1.0, 1, Histogram())})["inf",] == 0
+    assert of_batch(names.FRESHNESS, stages={"publish": StageRow(1, 1.0, Histogram())})["inf",] == 0
 
 
 def test_moment_of_a_new_installation_says_that_all_is_well() -> None:

@@ -168,13 +168,13 @@ def test_published_batch_stays_as_it_is_when_its_tasks_run_again(
     """Whatever is recorded after the publish, by a cleared or repeated task, changes nothing."""
     claim(ledger)
     assert ledger.published(BATCH.batch_id, OUTCOME)
-    before, changes = ledger.get(BATCH.batch_id), len(ledger.history(BATCH.batch_id))
+    before, changes = ledger.get(BATCH.batch_id), len(ledger.changes(BATCH.batch_id, 100))
     ledger.drained(msgspec.structs.replace(BATCH, ranges=()), read=1, value_bytes=1)
     ledger.failed(BATCH.batch_id, "a zombie")
     assert not ledger.published(BATCH.batch_id, Outcome(read=1, enriched=1, partial=0, dead=0))
     claim(ledger)
     assert ledger.get(BATCH.batch_id) == before
-    assert len(ledger.history(BATCH.batch_id)) == changes
+    assert len(ledger.changes(BATCH.batch_id, 100)) == changes
 
 
 def test_published_completes_the_ledger_when_only_the_claim_is_there(ledger: Ledger) -> None:
@@ -297,7 +297,7 @@ def test_quarantined_is_kept(ledger: Ledger) -> None:
     assert batch.quarantined
 
 
-def test_history_tells_who_changed_what_when_a_batch_goes_through(
+def test_changes_tell_who_changed_what_when_a_batch_goes_through(
     ledger: Ledger, postgres_connection: Connection
 ) -> None:
     """Every change of a job leaves a row that names the states, the columns, the user and the application."""
@@ -305,7 +305,8 @@ def test_history_tells_who_changed_what_when_a_batch_goes_through(
     claim(ledger)
     ledger.failed(BATCH.batch_id, "why")
     postgres_connection.execute("DELETE FROM enrichment_jobs")
-    inserted, updated, deleted = ledger.history(BATCH.batch_id)
+    deleted, updated, inserted = ledger.changes(BATCH.batch_id, 3)
+    assert ledger.changes(BATCH.batch_id, 1) == [deleted]
     assert (inserted.action, inserted.old_state, inserted.new_state) == ("INSERT", None, JobState.CLAIMED)
     assert (updated.action, updated.old_state, updated.new_state) == ("UPDATE", JobState.CLAIMED, JobState.FAILED)
     assert updated.changed_columns == ("error", "state")
