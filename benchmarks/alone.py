@@ -1,4 +1,5 @@
-"""Measurements in a process of their own each."""
+"""Measurements in a process of their own each, forked from one that has imported what a worker of the scheduler has
+imported before it forks a task: imports are not a part of what is measured."""
 
 from __future__ import annotations
 
@@ -15,9 +16,17 @@ from enrichment.settings import Settings
 T = TypeVar("T")
 
 
+def workers(count: int) -> ProcessPoolExecutor:
+    """So many processes side by side that do one thing each, as tasks do: nobody pays for what another has left in
+    memory."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.worker"])
+    return ProcessPoolExecutor(count, mp_context=context, max_tasks_per_child=1)
+
+
 def alone(measure: Callable[..., T], *arguments: Any) -> T:
-    """Measure in a process of its own, as a task is one: nobody pays for what another has left in memory."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+    """Measure in a process of its own."""
+    with workers(1) as process:
         return process.submit(measure, *arguments).result()
 
 

@@ -6,20 +6,18 @@ the scheduler has. What a run costs beside that is the same for all (`benchmarks
 
 from __future__ import annotations
 
-import os
 import resource
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from multiprocessing import get_context
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.alone import workers
 from benchmarks.backlog import MALFORMED
 from benchmarks.stand import Stand, services
 from enrichment.batch import Batch
@@ -93,8 +91,6 @@ def measure_growth(environ: Mapping[str, str], steps: Steps, console: Console) -
     """Every load in turn, on services of their own."""
     found: list[Grown] = []
     with services(environ, steps) as empty:
-        # Where Airflow's own files would go, which nobody needs.
-        os.environ["AIRFLOW_HOME"] = str(empty.config.directory / "airflow")
         filled: dict[str, Stand] = {}
         for load in LOADS:
             if load.backlog not in filled:
@@ -140,8 +136,8 @@ def _pass(stand: Stand, load: Load, state: str) -> tuple[float, list[Batch], int
     with _outputs(stand, load, state) as settings:
         done: list[Batch] = []
         seconds, peak = 0.0, 0
-        with _workers(settings.kafka.lanes) as workers:
-            workers.submit(_nothing).result()  # the one that the others are forked from imports
+        with workers(settings.kafka.lanes) as pool:
+            pool.submit(_nothing).result()  # the one that the others are forked from imports
             start = time.perf_counter()
             while len(done) < MAX_BATCHES:
                 run_id = f"{settings.kafka.consumer_group}/{len(done)}"
@@ -149,7 +145,7 @@ def _pass(stand: Stand, load: Load, state: str) -> tuple[float, list[Batch], int
                     batches = claim(r.clients, r.ledger, settings, dag_id="growth", run_id=run_id)
                 if not batches:
                     break
-                working = [workers.submit(_enrich, stand, settings, batch) for batch in batches]
+                working = [pool.submit(_enrich, stand, settings, batch) for batch in batches]
                 peak = max(peak, *(work.result() for work in working))
                 done += batches
                 seconds = time.perf_counter() - start
@@ -160,15 +156,6 @@ def _pass(stand: Stand, load: Load, state: str) -> tuple[float, list[Batch], int
 def _outputs(stand: Stand, load: Load, state: str) -> Iterator[Settings]:
     with stand.outputs(f"{load.name}-{load.value.replace(' ', '-').replace(',', '')}-{state}") as settings:
         yield replace(settings, kafka=settings.kafka.model_copy(update=dict(load.kafka)))
-
-
-@contextmanager
-def _workers(lanes: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that do one batch each, so many side by side."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.worker"])
-    with ProcessPoolExecutor(lanes, mp_context=context, max_tasks_per_child=1) as pool:
-        yield pool
 
 
 def _nothing() -> None:

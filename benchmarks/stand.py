@@ -5,6 +5,7 @@ What is measured in this process needs Kafka, PostgreSQL and the user-profile se
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -119,6 +120,8 @@ def remove(environ: Mapping[str, str]) -> None:
 def services(environ: Mapping[str, str], steps: Steps) -> Iterator[Stand]:
     """Kafka with its topics, PostgreSQL with schema and business data, and the user-profile service, for the block."""
     found = config.load(environ)
+    # Where the files of the Airflow that our own processes import would go, which nobody needs.
+    os.environ["AIRFLOW_HOME"] = str(found.directory / "airflow")
     credentials = load_or_create(found.directory)
     addresses = airflow.Addresses(
         bootstrap_servers=f"{HOST}:{found.port('kafka')}",

@@ -1,4 +1,4 @@
-"""What a worker of the scheduler has imported before it forks a task. `benchmarks.growth` forks its own from this."""
+"""What a worker of the scheduler has imported before it forks a task. `benchmarks.alone` forks its own from this."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from enrichment.enrichers.base import Enrichment
 from enrichment.enrichers.business import BUSINESS
 from enrichment.enrichers.declare import CountedColumns
 from enrichment.enrichers.geo import GEO
-from enrichment.store.contents import KEPT, LONGEST, OTHERS, kept, total_contents
+from enrichment.store.contents import KEPT, LONGEST, OTHERS, kept, shown, total_contents
 
 COUNTRY, NOTHING = GEO.counted[0].columns[0], pd.DataFrame()
 TEXT, LIST = (pd.ArrowDtype(ARROW_TYPES[kind]) for kind in (str, tuple[str, ...]))
@@ -50,6 +51,27 @@ def test_pair_counts_its_combinations() -> None:
     counted = CountedColumns(columns=("unit", "level"), title="")
     chunk = added([1, 1, 2, 3, 4], unit=["pay", "pay", "ship", None], level=["low", "high", None, "low"])
     assert count_values(chunk, counted) == {"pay\tlow": 2, "pay\thigh": 1}
+
+
+def test_values_that_are_shown_alike_count_together() -> None:
+    """Those that differ only where they are cut off."""
+    counted = CountedColumns(columns=("tag",), title="")
+    chunk = added([1, 2, 2], tag=["x" * LONGEST + "1", "x" * LONGEST + "2"])
+    assert count_values(chunk, counted) == {"x" * LONGEST: 3}
+
+
+VALUES = st.none() | st.sampled_from(["", "a", "b", "c"])
+
+
+@given(st.lists(st.tuples(VALUES, VALUES), max_size=6), st.lists(st.integers(0, 6), max_size=20))
+def test_counts_are_those_of_counting_message_by_message(rows: list[tuple[Any, Any]], codes: list[int]) -> None:
+    """Whatever is null, and whatever occurs in no message."""
+    codes = [code for code in codes if code <= len(rows)]
+    counted = CountedColumns(columns=("one", "other"), title="")
+    chunk = added(codes, one=[one for one, _ in rows], other=[other for _, other in rows])
+    messages = [(None, None) if code == 0 else rows[code - 1] for code in codes]
+    plain = Counter(shown(message) for message in messages if None not in message)
+    assert count_values(chunk, counted) == plain
 
 
 def test_counter_adds_up_chunks_and_passes_them_on() -> None:
