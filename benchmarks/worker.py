@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import runpy
 import sys
 
@@ -9,3 +10,4 @@ from include.local.config import ROOT
 
 sys.argv = ["airflow", "scheduler"]  # by which the file tells who imports it
 KEPT = runpy.run_path(str(ROOT / "config" / "airflow_local_settings.py"))
+logging.getLogger("enrichment").setLevel(logging.WARNING)  # the tables say what a task would log

@@ -21,6 +21,7 @@ os.environ.update(
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "GEO_IP_INSTALL_PATH": str(Path(tempfile.gettempdir()) / "stacklens-none" / "City.mmdb"),  # not the user's own
         "AIRFLOW__DAG_PROCESSOR__DAG_VERSION_INFLATION_CHECK_LEVEL": "error",
+        "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1",  # a broker that lives for a minute is not worth compiling twice
     }
 )
 
