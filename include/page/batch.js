@@ -1,5 +1,6 @@
 // One batch: what the ledger knows of it, and its conservation check at the press of a button.
 import { logLink, offsetsOf, runLink, stateText } from "./batch_parts.js";
+import { clearButton } from "./dialog.js";
 import { ask, h, moment, number, replace, table, tabLink, write } from "./dom.js";
 import { mendButton } from "./trigger.js";
 
@@ -29,9 +30,11 @@ const MENDING = {
   },
 };
 
+// In words, and with the button that does it.
 function mendingOf({ job, kind }) {
-  if (IS_OVER.includes(job.state) || job.dry_run) return "";
-  return (MENDING[kind] ?? {})[job.state === "failed" ? "failed" : "open"] ?? "";
+  if (IS_OVER.includes(job.state) || job.dry_run || !MENDING[kind]) return [];
+  const button = kind === "live" ? mendButton(job.dag_id, {}, `Start ${job.dag_id}`) : clearButton(job.dag_id, job.run_id);
+  return [MENDING[kind][job.state === "failed" ? "failed" : "open"], " ", button];
 }
 
 function make(root, id) {
@@ -65,11 +68,13 @@ function make(root, id) {
   return made;
 }
 
+const deadLink = (count) => ({ key: count, make: () => tabLink("dead-letters", {}, number(count)) });
+
 function figuresOf({ job, kind, label }) {
   const replay = job.purpose.window ? [["Replay", job.purpose.window.replay_id]] : [];
   return [
     ["State", stateText(job.state)], ["Kind", job.dry_run ? `${kind}, dry run` : kind], ["Messages", number(job.messages_read)],
-    ["Fully enriched", number(job.messages_enriched)], ["Partial", number(job.messages_partial)], ["Dead letters", number(job.messages_dead)],
+    ["Fully enriched", number(job.messages_enriched)], ["Partial", number(job.messages_partial)], ["Dead letters", job.messages_dead ? deadLink(job.messages_dead) : number(job.messages_dead)],
     ["Claimed", moment(job.claimed_at)], ["Published", job.published_at ? moment(job.published_at) : "not yet"], ["Tries", number(job.attempts)],
     ["Bytes", number(job.value_bytes)], ["Left waiting by its run", number(Object.values(job.lag).reduce((sum, one) => sum + one, 0))], ...replay,
     ["Run", runLink(job)], ["Task", logLink(job, label)],
@@ -101,8 +106,9 @@ function show(made, view) {
   write(made.said, "");
   made.error.hidden = !job.error;
   write(made.error, job.error ?? "");
-  made.mending.hidden = mendingOf(view) === "";
-  write(made.mending, mendingOf(view));
+  const mending = mendingOf(view);
+  made.mending.hidden = mending.length === 0;
+  replace(made.mending, mending, (part) => part.make?.() ?? part);
   made.warned.hidden = job.warnings.length === 0;
   replace(made.warnings, job.warnings, (text) => h("li", {}, text));
   replace(made.figures, figuresOf(view), figure);

@@ -1,5 +1,5 @@
 // What the tabs of batches share: their states, offsets and links into Airflow's UI.
-import { airflowLink, ask, h, openInAirflow, runPath, tabLink } from "./dom.js";
+import { airflowLink, ask, h, openInAirflow, runApi, runPath, tabLink } from "./dom.js";
 
 const TASKS = 200;
 
@@ -10,9 +10,7 @@ export const offsetsOf = (ranges) => ranges.filter((one) => one.end > one.start)
 
 export const batchLink = (id, text = id) => ({ key: [id, text], make: () => tabLink("batch", { id }, text) });
 
-export const runLink = (batch) => ({ key: batch.run_id, make: () => airflowLink(runPath(batch.dag_id, batch.run_id), batch.run_id) });
-
-const runApi = (dagId, runId) => `../api/v2/dags/${encodeURIComponent(dagId)}/dagRuns/${encodeURIComponent(runId)}`;
+export const runLink = (batch, text = batch.run_id) => ({ key: [batch.run_id, text], make: () => airflowLink(runPath(batch.dag_id, batch.run_id), text) });
 
 // A square bears the name of its batch up to the first range's end: a drain may have ended the range sooner since.
 export const isNamed = (square, label) => square.split("-")[0] === label.split("-")[0];

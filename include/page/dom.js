@@ -120,6 +120,9 @@ export function runPath(dagId, runId) {
   return runId ? `${dag}/runs/${encodeURIComponent(runId)}` : dag;
 }
 
+export const dagApi = (dagId) => `../api/v2/dags/${encodeURIComponent(dagId)}`;
+export const runApi = (dagId, runId) => `${dagApi(dagId)}/dagRuns/${encodeURIComponent(runId)}`;
+
 // A link to a tab of this page: `tabLink("batches", { state: "failed" }, "failed ones")`.
 export const tabHref = (tab, parameters = {}) => {
   const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => !isMissing(value) && value !== "")).toString();

@@ -1,19 +1,30 @@
 // How enrichment is at this moment. It asks every few seconds and changes only the texts that have changed.
+import { logLink, runLink } from "./batch_parts.js";
+import { pausedNote } from "./dialog.js";
 import { airflowLink, ask, day, h, keepFresh, moment, number, replace, runPath, seconds, share, table, write } from "./dom.js";
 import { mendButton } from "./trigger.js";
 
 const EVERY_MS = 5_000;
 const DAG = "stacklens_enrichment";
+const RENEWED_BY = { geo: "stacklens_geoip_refresh" };
+const PAUSED = "paused"; // a finding that Airflow has, and not the server of this page
 
-function finding({ text, dag_id: dagId, run_id: runId, conf = {}, tab = "" }) {
-  const where = dagId ? [" (", airflowLink(runPath(dagId, runId), runId ? "its run" : dagId), ")"] : [];
-  const more = tab ? [" ", h("a", { href: `#${tab}` }, "more")] : [];
-  const mending = Object.keys(conf).length ? [" ", mendButton(dagId, conf, "Mend").make()] : [];
-  return h("li", {}, text, ...where, ...more, ...mending);
+const remedyOf = ({ text, dag_id: dagId, conf, tab }) => h("li", {}, text,
+  tab ? [" ", h("a", { href: `#${tab}` }, "See them")] : null, dagId ? [" ", mendButton(dagId, conf, `Start ${dagId}`).make()] : null);
+
+function finding(found) {
+  if (found === PAUSED) return pausedItem();
+  const { text, remedies, tab, dag_id: dagId, run_id: runId, label } = found;
+  const batch = { dag_id: dagId, run_id: runId };
+  const where = runId ? [" (", h("a", { href: `#${tab}` }, "batch"), ", ", runLink(batch, "its run").make(), ", ", logLink(batch, label).make(), ")"] : null;
+  return h("li", {}, text, where, remedies.length ? h("ul", { class: "remedies" }, remedies.map(remedyOf)) : null);
 }
 
-function figure([name, value, path]) {
-  return h("div", {}, h("dt", {}, name), h("dd", {}, path ? airflowLink(path, value) : value));
+const pausedItem = () => h("li", {}, pausedNote(DAG, `${DAG} is paused: nothing is enriched until somebody unpauses it.`), " (", airflowLink(runPath(DAG), DAG), ")");
+
+function figure([name, value, path, renewedBy]) {
+  const renewing = renewedBy ? [" ", mendButton(renewedBy, {}, "Refresh").make()] : null;
+  return h("div", {}, h("dt", {}, name), h("dd", {}, path ? airflowLink(path, value) : value, renewing));
 }
 
 function figuresOf({ recent, last }) {
@@ -28,7 +39,7 @@ function figuresOf({ recent, last }) {
     ["Batches", number(recent.batches)],
   ];
   if (last === null) return [...shown, ["Last published", "nothing yet"]];
-  const builds = Object.entries(last.source_builds).map(([name, build]) => [`Build of ${name}`, dated(build)]);
+  const builds = Object.entries(last.source_builds).map(([name, build]) => [`Build of ${name}`, dated(build), null, RENEWED_BY[name]]);
   return [...shown, ["Last published", moment(last.published_at), runPath(last.dag_id, last.run_id)], ...builds];
 }
 
@@ -70,9 +81,7 @@ function make(root) {
 
 function show(made, verdict, now, paused) {
   const health = paused ? "down" : verdict.health;
-  const findings = paused
-    ? [{ text: `${DAG} is paused: nothing is enriched until somebody unpauses it`, dag_id: DAG, run_id: "" }, ...verdict.findings]
-    : verdict.findings;
+  const findings = paused ? [PAUSED, ...verdict.findings] : verdict.findings;
   made.verdict.className = `verdict ${health}`;
   write(made.health, health);
   write(made.summary, paused ? `${DAG} is paused` : verdict.summary);

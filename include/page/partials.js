@@ -1,10 +1,11 @@
 // Messages that were published without a source: which batches, what was tried, and the repair.
 import { batchLink } from "./batch_parts.js";
-import { ask, h, keepListFresh, moment, number, table, tabLink, write } from "./dom.js";
+import { airflowLink, ask, h, keepListFresh, moment, number, runPath, table, tabLink, write } from "./dom.js";
 import { mendButton } from "./trigger.js";
 
 const EVERY_MS = 10_000;
 const REPAIR = "stacklens_repair";
+const REPLAY = "stacklens_replay";
 const MEANING = {
   expected: "about to be published",
   open: "waits for its source",
@@ -19,7 +20,8 @@ const countRow = (one) => [
   one.source,
   { key: one.state, make: () => tabLink("partials", { state: one.state, source: one.source }, one.state) },
   number(one.batches), number(one.messages), moment(one.since), MEANING[one.state] ?? "",
-  one.state === "open" ? mendButton(REPAIR, { source: one.source }, `Repair ${one.source}`) : "",
+  one.state === "open" ? mendButton(REPAIR, { source: one.source }, `Repair ${one.source}`)
+    : one.state === "lost" ? { key: REPLAY, make: () => airflowLink(runPath(REPLAY), REPLAY) } : "",
 ];
 
 const row = (one) => [

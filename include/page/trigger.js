@@ -1,8 +1,7 @@
 // A dialog that starts a run of a DAG, made from the DAG's own parameters and filled in. It asks Airflow, with the rights of
 // the person who presses the button: Airflow's own form cannot be filled in by a link.
-import { airflowLink, ask, h, runPath, write } from "./dom.js";
-
-let opened = 0;
+import { detailsOf, openDialog, opener, pausedNote, refusal, startRun } from "./dialog.js";
+import { airflowLink, h, runPath, write } from "./dom.js";
 
 const typesOf = (schema) => [schema.type ?? []].flat();
 const isNullable = (schema) => typesOf(schema).includes("null") || (schema.enum ?? []).includes(null);
@@ -102,16 +101,11 @@ function fieldOf(prefix, name, { value, schema, description }, given) {
   };
 }
 
-function refusal(dagId, failed) {
-  if (failed.status === 403) return `You may not start runs of ${dagId}: ask somebody whose role allows it.`;
-  return `It was not started: ${failed.message}`;
-}
-
-function formOf(dialog, dagId, details, given) {
-  const fields = Object.entries(details.params).map(([name, param]) => fieldOf(dialog.id, name, param, given));
+function formOf(id, close, dagId, details, given) {
+  const fields = Object.entries(details.params).map(([name, param]) => fieldOf(id, name, param, given));
   const result = h("p", { role: "status" });
   const submit = h("button", { type: "submit" });
-  const nameIt = () => write(submit, form.querySelector(`#${dialog.id}-dry_run`)?.checked ? "Start a dry run" : "Start the run");
+  const nameIt = () => write(submit, form.querySelector(`#${id}-dry_run`)?.checked ? "Start a dry run" : "Start the run");
   const form = h("form", {
     onchange: nameIt,
     onsubmit: async (event) => {
@@ -119,42 +113,23 @@ function formOf(dialog, dagId, details, given) {
       submit.disabled = true;
       try {
         const conf = Object.fromEntries(fields.map(({ name, read }) => [name, read()]));
-        const path = `../api/v2/dags/${encodeURIComponent(dagId)}/dagRuns`;
-        const run = await ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ logical_date: null, conf }) });
+        const run = await startRun(dagId, conf);
         result.replaceChildren("Started: ", airflowLink(runPath(dagId, run.dag_run_id), run.dag_run_id));
       } catch (failed) {
-        write(result, refusal(dagId, failed));
+        write(result, refusal(dagId, "start runs of", failed));
         submit.disabled = false;
       }
     },
   },
-  details.is_paused ? h("p", { class: "verdict degraded" }, `${dagId} is paused: the run waits until somebody unpauses it.`) : null,
+  details.is_paused ? h("p", { class: "verdict degraded" }, pausedNote(dagId, `${dagId} is paused: the run waits until somebody unpauses it.`)) : null,
   fields.map(({ element }) => element), result,
-  h("div", { class: "buttons" }, submit, " ", h("button", { type: "button", onclick: () => dialog.close() }, "Close")));
+  h("div", { class: "buttons" }, submit, " ", close()));
   nameIt();
   return form;
-}
-
-export async function openTrigger(dagId, given) {
-  opened += 1;
-  const id = `trigger-${opened}`;
-  const content = h("div", {}, h("p", { class: "quiet" }, "Loading its parameters"));
-  const dialog = h("dialog", { id, "aria-labelledby": `${id}-title`, onclose: () => dialog.remove() },
-    h("h2", { id: `${id}-title` }, `Start ${dagId}`), content);
-  document.body.append(dialog);
-  dialog.showModal();
-  try {
-    const details = await ask(`../api/v2/dags/${encodeURIComponent(dagId)}/details`);
-    content.replaceChildren(formOf(dialog, dagId, details, given));
-  } catch (failed) {
-    content.replaceChildren(
-      h("p", { role: "alert" }, failed.status === 403 ? `You may not see ${dagId}.` : `Its parameters cannot be read: ${failed.message}`),
-      h("button", { type: "button", onclick: () => dialog.close() }, "Close"));
-  }
 }
 
 // A button, as a cell of a table, that opens the dialog filled in with `given`; all else is as the DAG presets it.
 export const mendButton = (dagId, given, text) => ({
   key: [dagId, given, text],
-  make: () => h("button", { type: "button", "aria-haspopup": "dialog", onclick: () => openTrigger(dagId, given) }, `${text}…`),
+  make: () => opener(text, () => openDialog(`Start ${dagId}`, async ({ id, close }) => formOf(id, close, dagId, await detailsOf(dagId), given))),
 });

@@ -62,18 +62,6 @@ def test_page_follows_the_theme_and_fits_a_phone(make_page: Any) -> None:
     assert grounds == ["rgb(255, 255, 255)", "rgb(17, 20, 24)"]
 
 
-def test_paused_dag_is_down(airflow: Airflow, make_page: Any) -> None:
-    """Somebody has paused it and forgotten: the page says so, with the way to it."""
-    path = f"/api/v2/dags/{airflow.dag_id}"
-    airflow.call("PATCH", path, {"is_paused": True})
-    try:
-        frame = frame_of(make_page())
-        expect(frame.locator("#health")).to_have_text("down")
-        expect(frame.locator("#findings li").first).to_contain_text("stacklens_enrichment is paused")
-    finally:
-        airflow.call("PATCH", path, {"is_paused": False})
-
-
 @pytest.mark.parametrize("route", ["", "main.js", "page.css", "api/now"])
 def test_nobody_sees_it_without_a_login(airflow: Airflow, route: str) -> None:
     """Neither figures nor the empty page."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, unquote
 
-import jwt
 import psycopg
 import pytest
 import requests
-from playwright.sync_api import Browser, FrameLocator, Page, expect
+from playwright.sync_api import FrameLocator, Page, expect
 
 from enrichment.store.jobs import Job
-from tests.fixtures.browser import FRAME, PATIENCE_MS, frame_of
+from tests.fixtures.browser import FRAME, frame_of
 from tests.fixtures.pipeline import message
 from tests.fixtures.scheduler import Airflow, Stream, eventually
 
@@ -34,31 +32,6 @@ def job(airflow: Airflow, stream: Stream) -> Job:
         ).fetchall()
     [found] = stream.jobs(run_id)
     return found
-
-
-@pytest.fixture
-def make_page_as(airflow: Airflow, browser: Browser) -> Iterator[Any]:
-    """Opens StackLens for a person of another role: the stack is the tests' own, and so is its secret."""
-    contexts = []
-    base, environment = airflow.stack.airflow_url, airflow.stack.environment
-    login = {"username": airflow.stack.airflow_user, "password": airflow.stack.airflow_password}
-    token = airflow.call("POST", "/auth/token", login)["access_token"]
-    claims = jwt.decode(token, options={"verify_signature": False})
-
-    def make(role: str | None, tab: str = "") -> Page:
-        other = {**claims, "sub": "somebody", "role": role, "jti": f"of-{role}"}
-        header = jwt.get_unverified_header(token)
-        signed = jwt.encode(other, environment["AIRFLOW__API_AUTH__JWT_SECRET"], header["alg"], headers=header)
-        contexts.append(browser.new_context())
-        contexts[-1].add_cookies([{"name": "_token", "value": signed, "url": base}])
-        page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE_MS)
-        page.goto(f"{base}/stacklens/#{tab}")
-        return page
-
-    yield make
-    for context in contexts:
-        context.close()
 
 
 def figure(frame: FrameLocator | Page, name: str) -> str:

@@ -127,7 +127,27 @@ def test_failures_are_told_of(pipeline: Pipeline, watch: BacklogWatch) -> None:
     assert (pending.source, pending.batches, pending.messages) == ("user-profile", 1, 7)
     verdict = judge(seen, load().service_levels)
     assert verdict.health is Health.DOWN
-    assert {"stacklens_repair", "dag"} <= {finding.dag_id for finding in verdict.findings}  # `dag` claims here
+    assert "dag" in {finding.dag_id for finding in verdict.findings}  # which claims here
+    started = {remedy.dag_id for finding in verdict.findings for remedy in finding.remedies}
+    assert {"stacklens_repair", "stacklens_enrichment"} <= started
+
+
+def test_failed_batch_is_well_once_later_ones_had_its_messages(pipeline: Pipeline, watch: BacklogWatch) -> None:
+    """They take fewer at a time. Nothing waits any more, and nobody has to do anything about it."""
+    pipeline.produce([message(n) for n in range(8)])
+    with pipeline.resources() as r:
+        [failed] = pipeline.claim("run-1")
+        r.ledger.failed(failed.batch_id, "a bug")
+    [seen] = look(pipeline, watch).unfinished
+    assert (seen.batch_id, seen.label) == (failed.batch_id, failed.label)
+    runs = 1
+    while look(pipeline, watch).waiting:
+        assert look(pipeline, watch).unfinished == [seen]
+        runs += 1
+        for batch in pipeline.claim(f"run-{runs}"):
+            pipeline.finish(pipeline.stage(batch))
+    assert runs > 2
+    assert look(pipeline, watch).unfinished == []
 
 
 def test_brokers_that_do_not_answer_are_a_finding(pipeline: Pipeline) -> None:

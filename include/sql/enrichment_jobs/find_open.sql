@@ -2,6 +2,7 @@
 SELECT
     batch_id,
     topic,
+    topic_id,
     ranges,
     dag_id,
     run_id,

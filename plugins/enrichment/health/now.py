@@ -10,16 +10,18 @@ import msgspec
 import psycopg
 from confluent_kafka import KafkaException
 
+from enrichment.batch import LIVE, OffsetRange, label_of
 from enrichment.errors import EnrichmentError
 from enrichment.group.watch import BacklogWatch
 from enrichment.kafka.asking import text_of
 from enrichment.kafka.offsets import Backlog
 from enrichment.kafka.source import read_at
 from enrichment.rollup.rollup import Rollup, percentiles
-from enrichment.rollup.service_levels import Level, find_breaches
+from enrichment.rollup.service_levels import Breach, Level, find_breaches
 from enrichment.rollup.table import Rollups
 from enrichment.settings import Settings
 from enrichment.statements import Statements
+from enrichment.store.positions import Position, Positions
 
 RECENT = timedelta(minutes=5)  # what "now" means for rates
 # Offsets at the head of a partition that are looked at for its first message: some hold none (transaction markers,
@@ -49,7 +51,8 @@ class LastBatch(msgspec.Struct, frozen=True):
 
 
 class UnfinishedBatch(msgspec.Struct, frozen=True):
-    """A live batch that is claimed and not published; `error` is what its last try ended with."""
+    """A live batch that is claimed and not published; `error` is what its last try ended with. `topic_id` is Kafka's id
+    of its topic, None where that is not known."""
 
     batch_id: str
     dag_id: str
@@ -60,6 +63,21 @@ class UnfinishedBatch(msgspec.Struct, frozen=True):
     attempts: int
     claimed_at: datetime
     error: str | None = None
+    ranges: tuple[OffsetRange, ...] = ()
+    topic_id: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name of its square in Airflow's grid."""
+        return label_of(LIVE.kind, self.lane, self.ranges)
+
+    def is_passed(self, positions: Mapping[int, Position]) -> bool:
+        """Whether the group is past it: later batches had its messages, fewer at a time."""
+        found = [(positions.get(r.partition), r.end) for r in self.ranges]
+        return all(p is not None and p.next_offset >= end and self._is_in(p.topic_id) for p, end in found)
+
+    def _is_in(self, topic_id: str | None) -> bool:
+        return None in (topic_id, self.topic_id) or topic_id == self.topic_id
 
 
 class OpenBreaker(msgspec.Struct, frozen=True):
@@ -81,7 +99,7 @@ class PendingSource(msgspec.Struct, frozen=True):
 
 class Recent(msgspec.Struct, frozen=True):
     """What the last minutes' batches did. Shares and seconds are None without a message. `hit_rates` has for each cache
-    the share that each tier answered; `breaches` are the service levels that these minutes miss, in words."""
+    the share that each tier answered; `breaches` are the service levels that these minutes miss."""
 
     minutes: float
     batches: int
@@ -94,7 +112,7 @@ class Recent(msgspec.Struct, frozen=True):
     hit_rates: dict[str, dict[str, float]]
     freshness: dict[str, float | None]
     errors_by_reason: dict[str, int]
-    breaches: list[str]
+    breaches: list[Breach]
 
 
 class Now(msgspec.Struct, frozen=True):
@@ -132,7 +150,8 @@ def look(
     at = at or datetime.now(UTC)
     statements, kafka = Statements(connection), settings.kafka
     group = {"group_id": kafka.consumer_group}
-    unfinished = statements.rows("enrichment_jobs/find_open", UnfinishedBatch, group)  # each lane has a few at most
+    unfinished = statements.rows("enrichment_jobs/find_open", UnfinishedBatch, group)
+    positions = Positions(connection).get(kafka.input_topic, kafka.consumer_group)
     rollup = Rollups(connection).between(at - RECENT, at, contents=False)
     backlog, kafka_error = [], ""
     try:
@@ -145,7 +164,7 @@ def look(
         backlog=backlog,
         kafka_error=kafka_error,
         last=statements.row("enrichment_jobs/last_published", LastBatch, {}),
-        unfinished=[batch for batch in unfinished if batch.topic == kafka.input_topic],
+        unfinished=[b for b in unfinished if b.topic == kafka.input_topic and not b.is_passed(positions)],
         breakers=statements.rows("circuit_breakers/find_open", OpenBreaker, {}),
         pending=statements.rows("enrichment_pending/summarise", PendingSource, {}),
     )
@@ -194,5 +213,5 @@ def recent_of(rollup: Rollup, settings: Settings) -> Recent:
         hit_rates=rollup.hit_rates,
         freshness=percentiles(rollup.freshness),
         errors_by_reason=rollup.errors_by_reason,
-        breaches=list(map(str, breaches)),
+        breaches=breaches,
     )

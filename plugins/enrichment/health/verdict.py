@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
 
 from enrichment.errors import SettingsError
 from enrichment.health.now import RECENT, Now, UnfinishedBatch
+from enrichment.health.remedies import (
+    ANSWERS_AGAIN,
+    RUN_NOW,
+    SET_RIGHT,
+    TAKEN_AGAIN,
+    TRIED_AGAIN,
+    Remedy,
+    of_breach,
+    of_breaker,
+    of_lateness,
+    repair_of,
+)
 from enrichment.settings import ServiceLevelSettings
 
-LIVE_DAG, REPAIR_DAG, ROLLUP_DAG = "stacklens_enrichment", "stacklens_repair", "stacklens_metrics_rollup"
 # Runs start at least once a minute, and a try that failed comes again within another.
 STALLED = timedelta(minutes=3)
 
@@ -28,16 +38,18 @@ class Health(StrEnum):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """Something that is not as it should be. `dag_id` names the DAG where it is looked into or mended, `run_id` a run
-    of it; both may be empty. Where a new run of it mends the matter, `conf` has that run's parameters; `tab` is where
-    the page shows more."""
+    """Something that is not as it should be, and what helps.
+
+    `tab` is where the page shows more of it. Where a batch is the matter, `dag_id` and `run_id` name its run, and
+    `label` its square there."""
 
     health: Health
     text: str
+    remedies: list[Remedy]
+    tab: str = ""
     dag_id: str = ""
     run_id: str = ""
-    conf: dict[str, Any] = {}
-    tab: str = ""
+    label: str = ""
 
 
 class HealthVerdict(msgspec.Struct, frozen=True):
@@ -59,31 +71,32 @@ def judge(now: Now, levels: ServiceLevelSettings) -> HealthVerdict:
 
 def _findings(now: Now, levels: ServiceLevelSettings) -> Iterator[Finding]:
     if now.kafka_error:
-        yield Finding(Health.DOWN, f"the brokers do not say what waits: {now.kafka_error}")
+        yield Finding(Health.DOWN, f"the brokers do not say what waits: {now.kafka_error}", [ANSWERS_AGAIN])
     yield from _waiting_too_long(now, levels)
     for batch in now.unfinished:
         of = f"batch {batch.batch_id} of lane {batch.lane}"
         if batch.state == "failed":
             text = f"{of} has failed, and its lane waits: {batch.error or 'its task log says why'}"
-            yield Finding(Health.DOWN, text, batch.dag_id, batch.run_id, tab=_tab_of(batch))
+            yield _of_batch(Health.DOWN, text, batch, [TAKEN_AGAIN, RUN_NOW])
         elif batch.error:
             text = f"{of} is tried again, it failed {batch.attempts} times: {batch.error}"
-            yield Finding(Health.DEGRADED, text, batch.dag_id, batch.run_id, tab=_tab_of(batch))
+            yield _of_batch(Health.DEGRADED, text, batch, [TRIED_AGAIN])
     for breach in now.recent.breaches:
-        yield Finding(Health.DEGRADED, f"in the last {RECENT.total_seconds() / 60:.0f} minutes {breach}", ROLLUP_DAG)
+        text = f"in the last {RECENT.total_seconds() / 60:.0f} minutes {breach}"
+        yield Finding(Health.DEGRADED, text, of_breach(breach, now.recent, now.at))
     for breaker in now.breakers:
         since = "" if breaker.opened_at is None else f" for {_duration(now.at - breaker.opened_at)}"
-        yield Finding(Health.DEGRADED, f"{breaker.name} is not asked, its circuit breaker is {breaker.state}{since}")
+        text = f"{breaker.name} is not asked, its circuit breaker is {breaker.state}{since}"
+        yield Finding(Health.DEGRADED, text, of_breaker(breaker))
     for pending in now.pending:
         text = f"{pending.messages:,} published messages lack {pending.source} until they are repaired"
-        yield Finding(
-            Health.DEGRADED, f"{text}, since {_duration(now.at - pending.since)}", REPAIR_DAG,
-            conf={"source": pending.source}, tab="partials",
-        )  # fmt: skip
+        text = f"{text}, since {_duration(now.at - pending.since)}"
+        yield Finding(Health.DEGRADED, text, [repair_of(pending.source)])
 
 
-def _tab_of(batch: UnfinishedBatch) -> str:
-    return f"batch?{urlencode({'id': batch.batch_id})}"
+def _of_batch(health: Health, text: str, batch: UnfinishedBatch, remedies: list[Remedy]) -> Finding:
+    tab = f"batch?{urlencode({'id': batch.batch_id})}"
+    return Finding(health, text, remedies, tab, batch.dag_id, batch.run_id, batch.label)
 
 
 def _waiting_too_long(now: Now, levels: ServiceLevelSettings) -> Iterator[Finding]:
@@ -95,9 +108,9 @@ def _waiting_too_long(now: Now, levels: ServiceLevelSettings) -> Iterator[Findin
     waits = f"{now.waiting:,} messages wait, the oldest is of {_duration(age)} ago"
     if age > STALLED and (still is None or still > STALLED):
         moved = "nothing was ever published" if still is None else f"nothing was published for {_duration(still)}"
-        yield Finding(Health.DOWN, f"{waits}, and {moved}", LIVE_DAG)
+        yield Finding(Health.DOWN, f"{waits}, and {moved}", [RUN_NOW])
     elif age.total_seconds() > levels.max_freshness_sec:
-        yield Finding(Health.DEGRADED, f"{waits}: more than {levels.max_freshness_sec:,.0f} s", LIVE_DAG)
+        yield Finding(Health.DEGRADED, f"{waits}: more than {levels.max_freshness_sec:,.0f} s", of_lateness())
 
 
 def _good_news(now: Now) -> str:
@@ -124,6 +137,7 @@ def _duration(time: timedelta) -> str:
 
 def unknown(failed: Exception) -> HealthVerdict:
     """The verdict where neither ledger nor figures can be read: a setting is wrong, or the database does not answer."""
-    what = "a setting is wrong" if isinstance(failed, SettingsError) else "PostgreSQL does not answer"
-    finding = Finding(Health.DOWN, f"{what}: {str(failed).strip()}")
+    is_setting = isinstance(failed, SettingsError)
+    what = "a setting is wrong" if is_setting else "PostgreSQL does not answer"
+    finding = Finding(Health.DOWN, f"{what}: {str(failed).strip()}", [SET_RIGHT if is_setting else ANSWERS_AGAIN])
     return HealthVerdict(Health.DOWN, finding.text, [finding])

@@ -12,7 +12,7 @@ from airflow.api_fastapi.core_api.security import requires_access_dag
 from fastapi import Depends, Response
 
 from enrichment.databases import Connection
-from enrichment.health.verdict import LIVE_DAG
+from enrichment.health.remedies import LIVE_DAG
 from enrichment.resources import Resources
 
 # Whoever looks wants to know within seconds, and above all when something does not answer.

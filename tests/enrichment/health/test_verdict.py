@@ -5,9 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from msgspec.structs import replace
 
+from enrichment.batch import OffsetRange
+from enrichment.errors import SettingsError
 from enrichment.health.now import (
     LastBatch,
     Now,
@@ -18,8 +21,9 @@ from enrichment.health.now import (
     WaitingPartition,
     recent_of,
 )
-from enrichment.health.verdict import Health, HealthVerdict, judge
+from enrichment.health.verdict import Health, HealthVerdict, judge, unknown
 from enrichment.rollup.rollup import Rollup
+from enrichment.rollup.service_levels import Breach
 from enrichment.settings import ServiceLevelSettings, load
 
 AT = datetime(2026, 1, 15, 10, tzinfo=UTC)
@@ -72,36 +76,63 @@ def test_what_is_well_is_said_in_a_sentence(fields: dict[str, Any], said: str) -
     assert said in found.summary
 
 
+LIVE = {"stacklens_enrichment"}
+
+
 @pytest.mark.parametrize(
-    ("fields", "health", "said", "dag_id"),
+    ("fields", "health", "said", "started"),
     [
-        ({"kafka_error": "Connection refused"}, Health.DOWN, "do not say what waits: Connection refused", ""),
+        ({"kafka_error": "Connection refused"}, Health.DOWN, "do not say what waits: Connection refused", set()),
         ({"backlog": WAITING, "last": replace(LAST, published_at=ago(minutes=4))}, Health.DOWN,
-         "1,503 messages wait, the oldest is of 10 min ago, and nothing was published for 4 min",
-         "stacklens_enrichment"),
-        ({"backlog": WAITING, "last": None}, Health.DOWN, "nothing was ever published", "stacklens_enrichment"),
+         "1,503 messages wait, the oldest is of 10 min ago, and nothing was published for 4 min", LIVE),
+        ({"backlog": WAITING, "last": None}, Health.DOWN, "nothing was ever published", LIVE),
         ({"unfinished": [batch(state="failed", error="BatchRefused: too large")]}, Health.DOWN,
-         "batch b-1 of lane 2 has failed, and its lane waits: BatchRefused: too large", "stacklens_enrichment"),
+         "batch b-1 of lane 2 has failed, and its lane waits: BatchRefused: too large", LIVE),
         ({"backlog": WAITING}, Health.DEGRADED, "1,503 messages wait, the oldest is of 10 min ago: more than 120 s",
-         "stacklens_enrichment"),
+         LIVE),
         ({"unfinished": [batch(error="no broker", attempts=3)]}, Health.DEGRADED,
-         "batch b-1 of lane 2 is tried again, it failed 3 times: no broker", "stacklens_enrichment"),
-        ({"recent": recent(breaches=["cache hit rate 10.0%"])}, Health.DEGRADED,
-         "in the last 5 minutes cache hit rate 10.0%", "stacklens_metrics_rollup"),
-        ({"breakers": [OpenBreaker("user-profile", "open", ago(minutes=7))]}, Health.DEGRADED,
-         "user-profile is not asked, its circuit breaker is open for 7 min", ""),
+         "batch b-1 of lane 2 is tried again, it failed 3 times: no broker", set()),
+        ({"recent": recent(breaches=[Breach("lag", 9, 5)])}, Health.DEGRADED,
+         "in the last 5 minutes 9 messages left behind a claim", LIVE),
+        ({"breakers": [OpenBreaker("user-profile http://users", "open", ago(minutes=7))]}, Health.DEGRADED,
+         "user-profile http://users is not asked, its circuit breaker is open for 7 min", {"stacklens_repair"}),
+        ({"breakers": [OpenBreaker("of somebody", "half-open")]}, Health.DEGRADED, "is half-open", set()),
         ({"pending": [PendingSource("user-profile", 2, 40, ago(hours=3))]}, Health.DEGRADED,
-         "40 published messages lack user-profile until they are repaired, since 3 h", "stacklens_repair"),
+         "40 published messages lack user-profile until they are repaired, since 3 h", {"stacklens_repair"}),
     ],
-    ids=["no broker", "stalled", "never moved", "failed", "late", "tried again", "breach", "breaker", "pending"],
+    ids=[
+        "no broker", "stalled", "never moved", "failed", "late", "tried again", "breach", "breaker", "other breaker",
+        "pending",
+    ],
 )  # fmt: skip
-def test_what_is_the_matter_is_found(fields: dict[str, Any], health: Health, said: str, dag_id: str) -> None:
-    """Each with what is to be looked into, and the DAG that it is looked into with."""
+def test_what_is_the_matter_is_found(fields: dict[str, Any], health: Health, said: str, started: set[str]) -> None:
+    """Each with what helps in words, and the DAG of which a run does, if any."""
     found = verdict(**fields)
     [finding] = found.findings
-    assert (found.health, finding.health, finding.dag_id) == (health, health, dag_id)
+    assert (found.health, finding.health) == (health, health)
     assert said in finding.text
     assert found.summary == finding.text
+    assert all(remedy.text for remedy in finding.remedies)
+    assert finding.remedies
+    assert {remedy.dag_id for remedy in finding.remedies} - {""} == started
+
+
+def test_failed_batch_leads_to_its_run_and_to_its_square() -> None:
+    """Where its log is."""
+    [finding] = verdict(unfinished=[batch(state="failed", ranges=(OffsetRange(1, 5, 9),))]).findings
+    where = (finding.tab, finding.dag_id, finding.run_id, finding.label)
+    assert where == ("batch?id=b-1", "stacklens_enrichment", "run-1", "lane 2: p1 5-8")
+
+
+@pytest.mark.parametrize(
+    "failed", [SettingsError("KAFKA_LANES=x"), psycopg.OperationalError("no route")], ids=["setting", "database"]
+)
+def test_what_cannot_be_judged_says_what_helps(failed: Exception) -> None:
+    """There are no figures, and a way on all the same."""
+    [finding] = unknown(failed).findings
+    assert (finding.health, str(failed) in finding.text) == (Health.DOWN, True)
+    assert all(remedy.text for remedy in finding.remedies)
+    assert finding.remedies
 
 
 def test_worst_comes_first() -> None:

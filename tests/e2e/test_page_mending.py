@@ -1,0 +1,123 @@
+"""The ways on from what is wrong, on the StackLens page in a real browser: each is gone to its end."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+import pytest
+from playwright.sync_api import expect
+
+from enrichment.settings import load
+from tests.fixtures.browser import PATIENCE_MS, frame_of
+from tests.fixtures.pipeline import message
+from tests.fixtures.scheduler import Airflow, Stream, eventually
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_paused_dag_is_unpaused(airflow: Airflow, make_page: Any, make_page_as: Any) -> None:
+    """Somebody has paused it and forgotten: the page says so, and whoever may unpauses it there."""
+    path = f"/api/v2/dags/{airflow.dag_id}"
+    airflow.call("PATCH", path, {"is_paused": True})
+    try:
+        frame, viewer = frame_of(make_page()), make_page_as("viewer")
+        expect(frame.locator("#health")).to_have_text("down")
+        expect(frame.locator("#findings > li").first).to_contain_text("stacklens_enrichment is paused")
+        viewer.get_by_role("button", name="Unpause stacklens_enrichment").click()
+        expect(viewer.locator("#findings [role=status]")).to_have_text(
+            "You may not unpause stacklens_enrichment: ask somebody whose role allows it."
+        )
+        frame.get_by_role("button", name="Unpause stacklens_enrichment").click()
+        expect(frame.locator("#findings")).not_to_contain_text("is paused")
+        assert airflow.call("GET", path)["is_paused"] is False
+    finally:
+        airflow.call("PATCH", path, {"is_paused": False})
+
+
+def test_missed_level_leads_to_what_mends_it(airflow: Airflow, stream: Stream, make_page: Any) -> None:
+    """Dead letters to their redrive, filled in, and to their tab; the run that it starts is a dry one of them."""
+    stream.produce([b"no json" if n % 5 == 0 else message(n) for n in range(400)])
+    airflow.run()
+    eventually(lambda: stream.lag() == 0, "the end of the backlog")
+    frame = frame_of(make_page())
+    missed = frame.locator("#findings > li", has_text="of the messages with an error")
+    missed.get_by_role("button", name="Start stacklens_dlq_redrive").click()
+    dialog = frame.get_by_role("dialog", name="Start stacklens_dlq_redrive")
+    expect(dialog.get_by_label("invalid-json")).to_be_checked()
+    expect(dialog.get_by_label("Dry run")).to_be_checked()
+    dialog.get_by_role("button", name="Start a dry run").click()
+    run_id = dialog.get_by_role("status").get_by_role("link").inner_text()
+    assert airflow.of("stacklens_dlq_redrive").finish(run_id) == "success"
+    dialog.get_by_role("button", name="Close").click()
+    missed.get_by_role("link").first.click()
+    expect(frame.locator(".fingerprint[data-reason=invalid-json]").first).to_be_visible()
+
+
+def test_failed_live_batch_says_what_comes_next(airflow: Airflow, stream: Stream, make_page: Any) -> None:
+    """Its log, and a run that takes its messages again."""
+    stream.produce([message(0)])
+    airflow.run()
+    eventually(lambda: stream.lag() == 0, "the end of the backlog")
+    with psycopg.connect(stream.stack.stacklens_dsn, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO enrichment_jobs (batch_id, dag_id, run_id, lane, topic, group_id, ranges, state, error,"
+            " settings_fingerprint, claimed_at) VALUES ('x/y/0', %s, 'y', 0, %s, %s,"
+            """ '[{"partition": 0, "start": 900000000, "end": 900000001}]', 'failed', 'a bug', '0', now())""",
+            [airflow.dag_id, load().kafka.input_topic, load().kafka.consumer_group],
+        )
+        try:
+            frame = frame_of(make_page())
+            failed = frame.locator("#findings > li", has_text="batch x/y/0 of lane 0 has failed")
+            expect(failed).to_contain_text("Nothing needs to be cleared")
+            failed.get_by_role("button", name="Start stacklens_enrichment").click()
+            dialog = frame.get_by_role("dialog", name="Start stacklens_enrichment")
+            dialog.get_by_role("button", name="Start the run").click()
+            run_id = dialog.get_by_role("status").get_by_role("link").inner_text()
+            assert airflow.finish(run_id) == "success"
+        finally:
+            connection.execute("DELETE FROM enrichment_jobs WHERE batch_id = 'x/y/0'")
+
+
+def test_stopped_redrive_is_cleared_and_goes_on(
+    airflow: Airflow, stream: Stream, make_page: Any, make_page_as: Any
+) -> None:
+    """Somebody has stopped it. Its run is cleared on the page, and it is published."""
+    word = uuid.uuid4().hex[:12]
+    stream.produce([f"no json, but {word}".encode()])
+    airflow.run()
+    eventually(lambda: stream.lag() == 0, "the end of the backlog")
+    redrive = airflow.of("stacklens_dlq_redrive")
+    run_id = redrive.trigger(dry_run=False, reasons=["invalid-json"], max_attempts=100)
+
+    def batch_of_run() -> str | None:
+        with psycopg.connect(stream.stack.stacklens_dsn) as connection:
+            query = "SELECT batch_id FROM enrichment_jobs WHERE run_id = %s AND dag_id = %s"
+            found = connection.execute(query, [run_id, redrive.dag_id]).fetchone()
+        return None if found is None else str(found[0])
+
+    batch_id = eventually(batch_of_run, "the claim of the redrive", every=0.1)
+    redrive.fail(run_id)
+    redrive.finish(run_id)  # in whatever state: Airflow goes by the tasks that it has skipped
+
+    tab = f"batch?id={quote(batch_id, safe='')}"
+    viewer = make_page_as("viewer", tab)
+    viewer.get_by_role("button", name="Clear its run").click()
+    expect(viewer.get_by_role("dialog").get_by_role("alert")).to_contain_text("You may not do this")
+
+    frame = frame_of(make_page(tab=tab), "#mending button")
+    expect(frame.locator("#mending")).to_contain_text("its run has ended: clear it")
+    frame.get_by_role("button", name="Clear its run").click()
+    dialog = frame.get_by_role("dialog", name=f"Clear {run_id}")
+    expect(dialog.locator(".squares")).to_contain_text("batch.publish")
+    expect(dialog.locator(".squares")).to_contain_text("claim: ")
+    dialog.get_by_role("button", name="Clear 7 tasks").click()
+    expect(dialog.get_by_role("status")).to_contain_text("Cleared: ")
+    assert redrive.finish(run_id) == "success"
+    dialog.get_by_role("button", name="Close").click()
+    expect(frame.locator("#figures .state")).to_have_text("published", timeout=PATIENCE_MS)
+    expect(frame.locator("#mending")).to_be_hidden()
+    report = stream.check()
+    assert report.ok, report.summary()
