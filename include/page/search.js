@@ -2,6 +2,7 @@
 // found is put together by the input message that it came from.
 import { airflowLink, ask, h, instant, moment, number, runPath, table, tabHref, write } from "./dom.js";
 import { answersTable, facts, kindOf, messageRow, positionOf, readMessage, timeOf } from "./message.js";
+import { redriveOf } from "./redrives.js";
 
 const PRESS_MS = 20_000; // of searching for a press of a button
 const MOST_FOUND = 300;
@@ -60,6 +61,9 @@ class Story {
         }
       }
       parts.push(...compared(details));
+      for (const { detail: { row } } of details.filter(({ detail }) => detail.row.role === "dead letters" && detail.row.told.reason)) {
+        parts.push(await redriveOf(row, rows, this.signal));
+      }
       parts.push(...await this.batches(details));
       parts.push(h("h3", {}, "Its messages"), ...details.map(({ detail }) => messageRow(detail.row, this.signal)));
       if (!rows.some((row) => row.role !== "input")) {

@@ -84,7 +84,8 @@ def test_failed_live_batch_says_what_comes_next(airflow: Airflow, stream: Stream
 def test_stopped_redrive_is_cleared_and_goes_on(
     airflow: Airflow, stream: Stream, make_page: Any, make_page_as: Any
 ) -> None:
-    """Somebody has stopped it. Its run is cleared on the page, and it is published."""
+    """Somebody has stopped it. Its run is cleared on the page, and it is published; the search tells of it before and
+    after, by the dead letter."""
     word = uuid.uuid4().hex[:12]
     stream.produce([f"no json, but {word}".encode()])
     airflow.run()
@@ -101,6 +102,11 @@ def test_stopped_redrive_is_cleared_and_goes_on(
     batch_id = eventually(batch_of_run, "the claim of the redrive", every=0.1)
     redrive.fail(run_id)
     redrive.finish(run_id)  # in whatever state: Airflow goes by the tasks that it has skipped
+
+    search = f"search?by=trace_id&value={word}"
+    story = frame_of(make_page(tab=search), ".story[open] .redriven").locator(".redriven").first
+    expect(story).to_contain_text("is in a redrive that is not published, as attempt 2: batch")
+    story.get_by_role("link", name=batch_id).click()
 
     tab = f"batch?id={quote(batch_id, safe='')}"
     viewer = make_page_as("viewer", tab)
@@ -121,3 +127,8 @@ def test_stopped_redrive_is_cleared_and_goes_on(
     expect(frame.locator("#mending")).to_be_hidden()
     report = stream.check()
     assert report.ok, report.summary()
+
+    told = frame_of(make_page(tab=search), ".story[open] .redriven").locator(".redriven")
+    expect(told.first).to_contain_text("was sent in again")
+    expect(told.first).to_contain_text(f"as attempt 2, by batch {batch_id}.")
+    expect(told.nth(1)).to_contain_text("was not sent in again")  # it is no JSON still: a dead letter once more

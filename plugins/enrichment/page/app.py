@@ -24,6 +24,7 @@ from enrichment.page import (
     now,
     partials,
     preview,
+    redrives,
     search,
 )
 from enrichment.page.reading import HEADERS, Reader, may_read
@@ -54,6 +55,7 @@ def make_app(open_resources: Callable[[], Resources]) -> FastAPI:
         partials.routes(reader),
         messages.routes(reader, slots),
         search.routes(reader, slots),
+        redrives.routes(reader, slots),
         preview.routes(reader, slots),
     ]
     for routes in tabs:
