@@ -39,6 +39,10 @@ COMPONENTS = {
     "scheduler": ("--skip-serve-logs",),
 }
 HEALTH_SECONDS = 0.5
+# What Airflow's UI looks like: airflow.cfg.example says why.
+_GREYS = {"solid": "500"} | {shade: shade for shade in ("fg", "muted", "subtle", "emphasized", "focusRing")}
+_SKIPPED = {f"--chakra-colors-skipped-{n}": f"var(--chakra-colors-neutral-{g}) !important" for n, g in _GREYS.items()}
+THEME = {"globalCss": {":root": _SKIPPED}}
 OVERRIDABLE = ("AIRFLOW__", "AIRFLOW_CONN_", "AIRFLOW_VAR_")
 
 
@@ -199,6 +203,7 @@ def _settings(credentials: Credentials) -> dict[str, str]:
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__FERNET_KEY": credentials.fernet_key,
         "AIRFLOW__API__HOST": HOST,
+        "AIRFLOW__API__THEME": json.dumps(THEME),
         "AIRFLOW__API__SECRET_KEY": credentials.jwt_secret,
         "AIRFLOW__API_AUTH__JWT_SECRET": credentials.jwt_secret,
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",  # seconds that a worker may stay taken by a task that ended
