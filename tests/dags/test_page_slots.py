@@ -29,6 +29,7 @@ from enrichment.page.search import read_condition
         ("GET", "message"),
         ("GET", "search"),
         ("GET", "fates"),
+        ("GET", "redriven"),
         ("POST", "preview"),
     ],
 )

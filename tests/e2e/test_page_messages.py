@@ -171,7 +171,7 @@ def test_tabs_fit_a_phone_in_the_dark(mark: str, make_page: Any) -> None:
     assert failures == []
 
 
-@pytest.mark.parametrize("route", ["topics", "messages?topic=t", "message", "search", "fates"])
+@pytest.mark.parametrize("route", ["topics", "messages?topic=t", "message", "search", "fates", "redriven"])
 def test_nobody_sees_messages_without_a_login(airflow: Airflow, route: str) -> None:
     """Nor tries one out."""
     base = f"{airflow.stack.airflow_url}/stacklens/api"

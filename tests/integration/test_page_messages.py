@@ -213,6 +213,15 @@ def test_redriven_message_has_both_outcomes(
     ids = [letters[0]["told"]["batch_id"], outputs[0]["told"]["batch_id"]]
     fates = get(client, "fates", topic=pipeline.input_topic, partition=2, offset=0, batch_id=ids)["batches"]
     assert [fate["kind"] for fate in fates] == ["live", "redrive"]
+    letter = outputs[0]["told"]["letter"]
+    with pipeline.resources() as r:
+        await_stable(r.clients, topics.redriven_topic)
+    told = get(client, "redriven", **letter)
+    assert (told["marker"]["batch_id"], told["next"]) == (ids[1], "")
+    assert [fate["batch_id"] for fate in told["batches"]] == [ids[1]]
+    output = {"topic": topics.output_topic, "partition": outputs[0]["partition"], "offset": outputs[0]["offset"]}
+    get(client, "redriven", 422, **output)
+    get(client, "redriven", 404, **{**letter, "offset": 99})
 
 
 def test_preview_takes_what_is_pasted(client: TestClient) -> None:
