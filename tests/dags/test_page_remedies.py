@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,7 +36,9 @@ REMEDIES: list[Remedy] = [
 
 def params(dag_id: str, given: dict[str, Any]) -> dict[str, Any]:
     """The parameters of a run that is started with these. Raises where a schema does not allow one."""
-    merged = ParamsDict(dict(DAGS[dag_id].params.items()))  # type: ignore[no-untyped-call]
+    # They keep what they are given, for whoever comes next.
+    own = deepcopy(dict(DAGS[dag_id].params.items()))  # type: ignore[no-untyped-call]
+    merged = ParamsDict(own)
     merged.update(given)
     return merged.validate()
 
