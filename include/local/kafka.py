@@ -32,7 +32,7 @@ VERSION = "4.3.1"
 COORDINATES = (f"org.apache.kafka:kafka_2.13:{VERSION}", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4!")
 CHECKSUMS = Path(__file__).with_name("kafka.sha256")
 
-# A small heap. Java's second compiler stays: it costs the start a second, and a busy broker a fifth less processor time.
+# A small heap. Java's second compiler costs the start a second, and saves a busy broker a fifth of its processor time.
 JVM_OPTIONS = (
     "-Xmx512m",
     "-XX:+UseSerialGC",
