@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address, ip_address
 
 from enrichment.caches.base import Entry, KeyLookup, State, Tier
 from enrichment.caches.entries import Answers, Entries
 from enrichment.enrichers.geo import INVALID_IP, Place
-from enrichment.enrichers.geo.special_registry import is_globally_reachable
+from enrichment.enrichers.geo.special_registry import Blocks, is_globally_reachable
 
 PUBLIC, RESERVED, INVALID = "public", "reserved", "invalid"
 # Network types by address block; what else is not routed globally is `reserved`.
@@ -22,7 +22,7 @@ NETWORKS: dict[str, tuple[str, ...]] = {
     "documentation": ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32", "3fff::/20"),
     "unspecified": ("0.0.0.0/32", "::/128"),
 }
-_BLOCKS = [(ip_network(block), kind) for kind, blocks in NETWORKS.items() for block in blocks]
+_KINDS = Blocks({block: kind for kind, blocks in NETWORKS.items() for block in blocks})
 _LONGEST = 100  # characters of an IPv6 address with its zone; longer texts are no address and would fill the memory
 _ENTRIES = {kind: Entry(State.FOUND, value=Place(network_type=kind)) for kind in (*NETWORKS, RESERVED)} | {
     INVALID: Entry(State.FAILED, reason=INVALID_IP)
@@ -53,7 +53,7 @@ def network_type(address: str) -> str:
     return _network_type(address) if len(address) <= _LONGEST else INVALID
 
 
-@lru_cache(maxsize=50_000)
+@lru_cache(maxsize=10_000)
 def _network_type(address: str) -> str:
     try:
         parsed = ip_address(address)
@@ -61,7 +61,6 @@ def _network_type(address: str) -> str:
         return INVALID
     if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped:
         parsed = parsed.ipv4_mapped
-    named = next((kind for block, kind in _BLOCKS if parsed in block), None)
-    kind = named or (PUBLIC if is_globally_reachable(parsed) else RESERVED)
+    kind = _KINDS.find(parsed) or (PUBLIC if is_globally_reachable(parsed) else RESERVED)
     # A zone names one of a machine's links: a public address has no zone (RFC 4007), so no database is asked.
     return INVALID if kind == PUBLIC and "%" in address else kind

@@ -16,8 +16,11 @@ are says `enrichment.enrichers.geo.special_addresses`.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from typing import Generic, TypeVar
 
+T = TypeVar("T")
 Address = IPv4Address | IPv6Address
 
 _IPV4 = {
@@ -65,18 +68,30 @@ _IPV6 = {
     "fc00::/7": False,  # unique local (RFC 4193)
     "fe80::/10": False,  # link-local unicast (RFC 4291)
 }
-# The smallest block that holds an address comes first.
-_BLOCKS: tuple[tuple[IPv4Network | IPv6Network, bool], ...] = tuple(
-    sorted(
-        [
-            *((IPv4Network(block), reachable) for block, reachable in _IPV4.items()),
-            *((IPv6Network(block), reachable) for block, reachable in _IPV6.items()),
-        ],
-        key=lambda entry: -entry[0].prefixlen,
-    )
-)
+
+
+class Blocks(Generic[T]):
+    """What the smallest of some address blocks says about an address."""
+
+    def __init__(self, said: Mapping[str, T]) -> None:
+        # For each version of IP, longest prefix first: the bits after the prefix, and what is said by prefix.
+        self._by_version: dict[int, dict[int, dict[int, T]]] = {4: {}, 6: {}}
+        for block, what in sorted(((ip_network(b), what) for b, what in said.items()), key=lambda b: -b[0].prefixlen):
+            rest = block.max_prefixlen - block.prefixlen
+            self._by_version[block.version].setdefault(rest, {})[int(block.network_address) >> rest] = what
+
+    def find(self, address: Address) -> T | None:
+        """What is said about an address; None for one that no block holds."""
+        number = int(address)
+        for rest, said in self._by_version[address.version].items():
+            if (what := said.get(number >> rest)) is not None:
+                return what
+        return None
+
+
+_REACHABLE = Blocks({**_IPV4, **_IPV6})
 
 
 def is_globally_reachable(address: Address) -> bool:
     """Whether an address is globally reachable; one that no registry names is."""
-    return next((reachable for block, reachable in _BLOCKS if address in block), True)
+    return _REACHABLE.find(address) is not False
