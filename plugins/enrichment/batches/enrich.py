@@ -47,6 +47,7 @@ def enrich(staging: Staging, batch: Batch, enricher: OpenEnricher, on_chunk: OnC
             counts = counts + added.counts
             if on_chunk is not None:
                 on_chunk(events, added)
+            del events, answers, added  # before the next ones are awaited, which take memory of their own to look up
     return counts
 
 

@@ -20,5 +20,6 @@ def prefetched(items: Iterator[Item]) -> Generator[Item, None, None]:
         while (item := coming.result()) is not end:
             coming = thread.submit(next, items, end)
             yield item  # type: ignore[misc]  # not the end
+            del item  # the caller is done with it: two are in memory while it works on one, not while it waits
     finally:
         thread.shutdown(wait=False, cancel_futures=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from threading import Event
+from weakref import finalize
 
 import pytest
 
@@ -32,6 +33,32 @@ def test_next_item_is_made_while_the_one_before_it_is_worked_on() -> None:
     assert begun[1].wait(SECONDS)
     assert not begun[2].is_set()
     ahead.close()
+
+
+def test_item_is_not_kept_while_the_next_one_is_awaited() -> None:
+    """What the caller is done with is free: the item being fetched needs the memory."""
+    gone, found = Event(), list[bool]()
+
+    def items() -> Iterator[object]:
+        yield noticed(gone)
+        found.append(gone.wait(SECONDS))
+        yield noticed(Event())
+
+    ahead = prefetched(items())
+    next(ahead)
+    next(ahead)
+    assert found == [True]
+
+
+class Worked:
+    """An item that can be told to be gone."""
+
+
+def noticed(gone: Event) -> Worked:
+    """An item whose end sets the event."""
+    item = Worked()
+    finalize(item, gone.set)
+    return item
 
 
 def test_error_stands_where_the_item_would_have_come() -> None:
