@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from enrichment.caches.base import Entry, Tier
+from enrichment.caches.entries import Entries
 from enrichment.caches.postgres import PostgresLayer
 from enrichment.errors import LayerUnavailable
 
@@ -51,23 +52,22 @@ class WriteBehindTable:
     def __init__(self, table: PostgresLayer) -> None:
         self._table = table
         self._behind = OneBehind()
-        self._coming: Mapping[str, Entry] = {}
+        self._coming = Entries.of({})
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry]:
         """As `PostgresLayer.get_many`."""
-        coming = self._coming
-        known = {key: coming[key] for key in keys if key in coming} if coming else {}
+        # As columns: an object for each key that the table has would take many times their memory.
+        known = self._coming.among(keys)
         if not known:
             return self._table.get_many(keys)
-        others = [key for key in keys if key not in known]
-        return {**self._table.get_many(others), **known}
+        return Entries.concat([known, Entries.of(self._table.get_many(known.others(keys)))])
 
     def put_many(self, entries: Mapping[str, Entry]) -> None:
         """Begin to write these entries. Raises `LayerUnavailable` where those before could not be written."""
-        self._coming = {}
+        self._coming = Entries.of({})
         used = self._table.take_used()
         self._behind.run(lambda: self._table.put_many(entries, used))
-        self._coming = entries
+        self._coming = Entries.of(entries)
 
     def close(self) -> None:
         """Wait until all is written, and close the table's connections."""

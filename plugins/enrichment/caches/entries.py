@@ -118,6 +118,10 @@ class Entries(_Rows, Mapping[str, Entry]):
         """Which of them have this value in a column."""
         return pc.equal(self.column(name), value)
 
+    def among(self, keys: Sequence[str]) -> Entries:
+        """Those of these keys; keys without an entry are passed over."""
+        return self.filter(pc.is_in(self.column(KEY), pa.array(keys, pa.string()))) if self else self
+
     def others(self, keys: Sequence[str]) -> Sequence[str]:
         """Those of the keys that have no entry here; the entries must be of some of them."""
         return [] if len(self) == len(keys) else [key for key in keys if key not in self]

@@ -1,4 +1,4 @@
-"""Keys in, an answer for each out: memory, then PostgreSQL, then the source, asked once each for what is missing."""
+"""Keys in, an answer for each out: memory, PostgreSQL, then the source, each asked at once for what is missing."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from enrichment.errors import EnrichmentError, LayerUnavailable, SourceUnavailab
 from enrichment.messages import Reason
 
 log = logging.getLogger(__name__)
+
+# Keys that a source is asked for at once. Until its answers are columns they are objects, several for each, and a table
+# is given them as texts: both take many times what the columns do.
+MOST_KEYS = 5_000
 
 
 class TimeToLive(msgspec.Struct, frozen=True):
@@ -42,8 +46,9 @@ class LayeredLookup:
       that.
     - A source that leaves a key out has failed for it, with the reason `processing-failed`.
     - An entry of another version than the source's is a miss (an empty version takes any).
-    - What a `GradualSource` answers goes into the lasting layers part by part, so that a killed task leaves it to its
-      next try. Memory, which ends with the task, takes all of it at the end.
+    - A source is asked for at most `MOST_KEYS` at once. When it fails for all of those, it is not asked for the rest.
+    - What it answers goes into the lasting layers part by part, as it was asked, or as a `GradualSource` answers: a
+      killed task leaves it to its next try. Memory, which ends with the task, takes all of it at the end.
     - A layer that does not answer is skipped, and not written to, until the next call. The log names the
       first failure of each tier.
     """
@@ -136,9 +141,12 @@ class LayeredLookup:
         return Entries.concat([answered, Entries.of(served)])
 
     def _parts(self, keys: Sequence[str]) -> Iterator[Mapping[str, Entry]]:
-        if isinstance(self._source, GradualSource):
-            return self._source.fetch_parts(keys)
-        return iter([self._source.fetch_many(keys)])
+        for first in range(0, len(keys), MOST_KEYS):
+            portion = keys[first : first + MOST_KEYS]
+            if isinstance(self._source, GradualSource):
+                yield from self._source.fetch_parts(portion)
+            else:
+                yield self._source.fetch_many(portion)
 
     def _dated(self, entries: Mapping[str, Entry]) -> Entries:
         """The entries with the source's version and the expiry that they have if they are of now."""

@@ -69,6 +69,18 @@ def test_caller_goes_on_and_knows_what_is_being_written(make: Make) -> None:
     behind.close()
 
 
+def test_what_the_table_has_stays_columns_beside_what_is_being_written(make: Make) -> None:
+    """An object for each of thousands of keys takes many times as much memory."""
+    behind, table = make()
+    table.allowed.set()
+    table.put_many(entries("old"))
+    table.allowed.clear()
+    behind.put_many(entries("new"))
+    known = behind.get_many(["new", "nobody", "old"])
+    assert isinstance(known, Entries)
+    assert known == entries("old", "new")
+
+
 def test_close_waits_for_what_is_being_written(make: Make, postgres_uri: str, clock: FixedClock) -> None:
     """What the next run finds."""
     behind, table = make()

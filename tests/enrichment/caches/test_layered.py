@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import pytest
 
 from enrichment.caches.base import Entry, State, Tier
-from enrichment.caches.layered import LayeredLookup, TimeToLive
+from enrichment.caches.layered import MOST_KEYS, LayeredLookup, TimeToLive
 from enrichment.caches.memory import MemoryLayer
 from enrichment.enrichers.testing import FixedClock
 from enrichment.enrichers.user import Profile
@@ -357,3 +357,29 @@ def test_failed_and_left_out_keys_of_a_gradual_source_fail_or_are_stale(
     assert (stale.entry.stale, stale.entry.value) == (True, PREMIUM)
     assert (failed.entry.state, failed.entry.reason) == (State.FAILED, "user-service-error")
     assert failed.entry.expires_at == clock() + TTL.failed_seconds
+
+
+def test_source_is_asked_for_so_many_keys_at_once(process: Process, table: Table, service: Service) -> None:
+    """Its answers are objects, and texts for the table: those of a whole chunk would take many megabytes."""
+    keys = [f"user-{number}" for number in range(2 * MOST_KEYS + 1)]
+    service.profiles |= dict.fromkeys(keys, FREE)
+    answers = process().answer_many(keys)
+    assert [answer.entry.value for answer in answers] == [FREE] * len(keys)
+    assert [len(asked) for asked in service.asked] == [MOST_KEYS, MOST_KEYS, 1]
+    assert [len(written) for written in table.written] == [MOST_KEYS, MOST_KEYS, 1]
+    assert len(table.asked) == 1
+
+
+def test_source_is_not_asked_for_the_rest_when_it_fails_for_many_keys(process: Process, service: Service) -> None:
+    """A source that is down is waited for once; what it had answered before is served and kept."""
+    keys = [f"user-{number}" for number in range(3 * MOST_KEYS)]
+    answer = service.fetch_many
+
+    def fail_later(asked: Sequence[str]) -> dict[str, Entry]:
+        service.down = bool(service.asked)
+        return answer(asked)
+
+    service.fetch_many = fail_later  # type: ignore[assignment, method-assign]
+    states = [answer.entry.state for answer in process().answer_many(keys)]
+    assert states == [State.ABSENT] * MOST_KEYS + [State.FAILED] * 2 * MOST_KEYS
+    assert len(service.asked) == 2

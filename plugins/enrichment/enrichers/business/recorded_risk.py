@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import psycopg
+import pyarrow as pa
 from psycopg.adapt import PyFormat, Transformer
 
 from enrichment import sql
@@ -69,7 +70,7 @@ def _record(connection: psycopg.Connection[Any], risks: Sequence[Sequence[Any]])
         return 0
     *columns, indicators = zip(*rows, strict=True)
     texts = [names if names is None else _array_text(tuple(names)) for names in indicators]
-    given = columns_as_json([*columns, texts])
+    given = columns_as_json([pa.array(column) for column in (*columns, texts)])
     parameters = dict(zip(("request_ids", "scores", "levels", "indicators"), given, strict=True))
     return connection.execute(sql.load("business_risks/put_many"), parameters).rowcount
 
