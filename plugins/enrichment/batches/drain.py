@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -24,6 +25,10 @@ from enrichment.store.staging import ChunkWriter, Staging
 # Messages that are decoded, and later spliced, at once: their bytes fit into a processor's cache, those of a chunk do
 # not.
 SLICE = 2_000
+# Distinct keys of one enrichment in a chunk at most: while they are looked up, an answer takes several times what a
+# message's keys do. They are counted slice by slice, so a key of several slices counts in each. Of messages whose
+# requests have three lines it is `KAFKA_CHUNK_SIZE` that ends a chunk.
+CHUNK_KEYS = 20_000
 NO_EVENTS = pa.RecordBatch.from_pylist([], EVENT_SCHEMA)
 
 
@@ -81,16 +86,20 @@ def _write_events(slices: Iterable[Staged], file: ChunkWriter) -> Iterator[Stage
 
 
 def _chunks(slices: Iterable[Staged], messages: int, size: int) -> Iterator[list[Staged]]:
-    """Combine slices until a chunk has more than so many messages, or `size` bytes."""
+    """Combine slices until a chunk has more than so many messages, has `size` bytes, or may not take another slice of
+    distinct keys."""
     chunk: list[Staged] = []
     held_messages = held_bytes = 0
+    held_keys: Counter[str] = Counter()
     for part in slices:
         chunk.append(part)
         held_messages += part.messages
         held_bytes += part.keys.nbytes + part.refused.nbytes
-        if held_messages > messages or held_bytes >= size:
+        held_keys.update({name: len(part.keys[name].unique()) for name in part.keys.schema.names})
+        if held_messages > messages or held_bytes >= size or max(held_keys.values()) > CHUNK_KEYS - SLICE:
             yield chunk
             chunk, held_messages, held_bytes = [], 0, 0
+            held_keys.clear()
     if chunk:
         yield chunk
 

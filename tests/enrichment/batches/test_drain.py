@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
-from enrichment.batches.drain import Staged, _write_events
+from enrichment.batches.drain import CHUNK_KEYS, SLICE, Staged, _chunks, _write_events
 from enrichment.batches.staged import EVENT_SCHEMA, EVENTS, REFUSED_SCHEMA, key_schema
+from enrichment.enrichers.registry import REGISTRY
 from enrichment.store.staging import Staging
 
 
@@ -28,3 +31,25 @@ def test_events_are_not_kept_once_they_are_written(tmp_path: Path) -> None:
     assert left.messages == 1
     held = [buffer.size for column in left.events.columns for buffer in column.buffers() if buffer is not None]
     assert sum(held) < 1_000
+
+
+@pytest.mark.parametrize("field", REGISTRY.keys)
+def test_chunk_ends_before_it_has_too_many_keys(field: str) -> None:
+    """Each distinct key of a chunk has an answer in memory: those of 50,000 took a task above 400 MB."""
+    slices = [keyed(field, range(SLICE * n, SLICE * (n + 1))) for n in range(25)]
+    chunks = list(_chunks(slices, messages=50_000, size=10**9))
+    assert [part for chunk in chunks for part in chunk] == slices
+    assert [sum(part.messages for part in chunk) for chunk in chunks] == [CHUNK_KEYS, CHUNK_KEYS, 5 * SLICE]
+
+
+def test_chunk_is_as_long_as_the_settings_say_when_keys_come_again() -> None:
+    """Three messages to a request are usual: chunks that end early cost time."""
+    slices = [keyed("request_id", [row // 3 for row in range(SLICE * n, SLICE * (n + 1))]) for n in range(25)]
+    assert [len(chunk) for chunk in _chunks(slices, messages=48_000, size=10**9)] == [25]
+
+
+def keyed(field: str, numbers: Iterable[int]) -> Staged:
+    """A slice of messages with these keys in a field, and none in the others."""
+    keys = pa.Table.from_pylist([{field: f"key-{number}"} for number in numbers], key_schema()).combine_chunks()
+    [batch] = keys.to_batches()
+    return staged(b"")._replace(keys=batch)
