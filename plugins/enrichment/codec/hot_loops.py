@@ -1,4 +1,4 @@
-"""What the hot loops over messages have in common."""
+"""What the hot loops over messages and rollups have in common."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_gc() -> Iterator[None]:
-    """No garbage collection within: the hot loops make many objects and no cycles."""
+    """No garbage collection within: the hot loops make many objects and no cycles. In a large process, such as the API
+    server, one takes a quarter of a second."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 from fastapi import APIRouter, Response
 
+from enrichment.codec.hot_loops import quiet_gc
 from enrichment.page.reading import PATIENCE_SECONDS, Reader, as_json
 from enrichment.rollup.history import History, read_history
 from enrichment.rollup.service_levels import Level, thresholds
@@ -28,7 +29,7 @@ def routes(reader: Reader) -> APIRouter:
 
     @router.get("/history")
     def history(range: RangeName = "24h") -> Response:  # noqa: A002 (the name in the address)
-        with reader.resources() as r, r.query_connection(PATIENCE_SECONDS) as connection:
+        with quiet_gc(), reader.resources() as r, r.query_connection(PATIENCE_SECONDS) as connection:
             levels = thresholds(r.settings.service_levels)
             return as_json(ShownHistory(read_history(connection, range, datetime.now(UTC)), levels))
 
