@@ -7,14 +7,12 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pybreaker import CircuitBreakerStorage
 
 from enrichment.batch import LIVE, Batch
-from enrichment.enrichers.base import OpenEnricher
 from enrichment.enrichers.declare import LookupEnricher
-from enrichment.enrichers.wiring import Enrichers
 from enrichment.group.lanes import check_publish
 from enrichment.kafka.clients import Clients
 from enrichment.repair.pending import PendingStore
@@ -24,8 +22,12 @@ from enrichment.sources.connections import HttpEndpoint
 from enrichment.store.breakers import PostgresBreakerStorage
 from enrichment.store.connections import Connection, Connections, Parameters
 from enrichment.store.jobs import Ledger
-from enrichment.store.staging import Staging
-from enrichment.store.staging_areas import StoragePath
+
+if TYPE_CHECKING:
+    from enrichment.enrichers.base import OpenEnricher
+    from enrichment.enrichers.wiring import Enrichers
+    from enrichment.store.staging import Staging
+    from enrichment.store.staging_areas import StoragePath
 
 
 class Resources:
@@ -45,6 +47,7 @@ class Resources:
     ) -> None:
         self.settings = settings
         self.kafka_config = kafka_config
+        self.postgres_parameters = postgres_parameters
         self.http_endpoint = http_endpoint
         self._staging_root = staging_root
         self._clock = clock
@@ -67,6 +70,8 @@ class Resources:
     @cached_property
     def staging(self) -> Staging:
         """The files that tasks hand to each other."""
+        from enrichment.store.staging import Staging
+
         return Staging(self._staging_root())
 
     @property
@@ -98,6 +103,8 @@ class Resources:
     @cached_property
     def enrichers(self) -> Enrichers:
         """Opens enrichments."""
+        from enrichment.enrichers.wiring import Enrichers
+
         return Enrichers(self, self.settings.enrichers, self.settings.cache, self._clock)
 
     def enricher(self, declaration: LookupEnricher) -> OpenEnricher:

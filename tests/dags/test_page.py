@@ -159,7 +159,7 @@ def test_all_viewers_share_a_look(opened: Opened, monkeypatch: pytest.MonkeyPatc
 def test_airflow_takes_the_plugin() -> None:
     """The page is in its navigation and below a path that is not reserved, and a tab of runs and task instances."""
     views = EnrichmentPlugin.external_views
-    [app] = EnrichmentPlugin.fastapi_apps
+    [app] = EnrichmentPlugin().fastapi_apps
     assert {view["href"].partition("?")[0].rstrip("/") for view in views} == {app["url_prefix"].lstrip("/")}
     assert {view["destination"]: view["url_route"] for view in views} == {
         "nav": "stacklens", "dag_run": "stacklens-run", "task_instance": "stacklens-task",

@@ -3,6 +3,7 @@ question."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,40 +12,58 @@ from typing import Any, Self
 
 import pytest
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
-from confluent_kafka import KafkaError, KafkaException
-from fastapi import HTTPException
+from fastapi import HTTPException, Response
 from fastapi.testclient import TestClient
 
 from enrichment.batch import Batch, OffsetRange
-from enrichment.dead_letters.recent import RecentLetters
-from enrichment.page import batches, dead_letters, reading
+from enrichment.inspection.asked import Conservation, RecentDead, Work
+from enrichment.page import app, batches, reading
 from enrichment.page.app import make_app
 from enrichment.settings import load
 from enrichment.store.jobs import JobState
 
 AT = datetime(2026, 1, 15, 10, tzinfo=UTC)
 CONTENTS = ["/api/dead-letters", "/api/batch/check?id=b"]
-NOTHING = RecentLetters(
-    topic="dlq", source_topic="in", held=0, looked_at=0, is_whole=True, limit="", knows_redriven=True, groups=[]
-)
+UNREACHABLE = HTTPException(503, "Kafka: no route")
 MakeClient = Callable[..., TestClient]
+
+
+class Reading:
+    """Stands for the process that reads topics: what it was asked, and what happens then, or the JSON that it gives."""
+
+    def __init__(self) -> None:
+        self.asked: list[Work] = []
+        self.happens: list[Exception | Callable[[], object]] = []
+
+    async def run(self, work: Work, _request: object = None) -> Response:
+        """See `Scans`."""
+        self.asked.append(work)
+        happens = self.happens.pop(0) if self.happens else None
+        if isinstance(happens, Exception):
+            raise happens
+        if happens is not None:
+            await asyncio.to_thread(happens)
+        return Response(f"[{len(self.asked)}]", media_type="application/json")
+
+
+@pytest.fixture
+def reading_process(monkeypatch: pytest.MonkeyPatch) -> Reading:
+    """Of the pages that the test makes."""
+    made = Reading()
+    monkeypatch.setattr(app, "Scans", lambda _: made)
+    return made
 
 
 class Opened:
     """Resources without services."""
 
     settings = load()
-    clients = SimpleNamespace(for_batch=lambda _: SimpleNamespace(settings=load().kafka))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Nothing is open."""
-
-    def kafka_config(self) -> dict[str, Any]:
-        """No brokers."""
-        return {}
 
     @contextmanager
     def query_connection(self, _: float) -> Iterator[SimpleNamespace]:
@@ -53,7 +72,7 @@ class Opened:
 
 
 @pytest.fixture
-def make_client(monkeypatch: pytest.MonkeyPatch) -> MakeClient:
+def make_client(monkeypatch: pytest.MonkeyPatch, reading_process: Reading) -> MakeClient:
     """The browser of somebody who may read everything, or all but task logs."""
 
     def make(*, reads_logs: bool = True) -> TestClient:
@@ -77,15 +96,11 @@ def job(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     found = SimpleNamespace(batch=batch, state=JobState.PUBLISHED, is_published=True, claimed_at=AT, messages_dead=0)
     ledger = SimpleNamespace(get=lambda batch_id: None if batch_id == "none" else found)
     monkeypatch.setattr(batches, "Ledger", lambda _: ledger)
-    monkeypatch.setattr(batches, "check_batch", lambda *_, **__: {"verdict": "holds"})
     return found
 
 
-def test_contents_need_the_right_to_read_task_logs(
-    make_client: MakeClient, job: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_contents_need_the_right_to_read_task_logs(make_client: MakeClient, job: SimpleNamespace) -> None:
     """Who may read the DAG alone sees the page, and nothing that messages hold."""
-    monkeypatch.setattr(dead_letters, "look_at_recent", lambda *_: NOTHING)
     answers = {
         reads_logs: {route: make_client(reads_logs=reads_logs).get(route).status_code for route in ["/", *CONTENTS]}
         for reads_logs in (True, False)
@@ -94,23 +109,14 @@ def test_contents_need_the_right_to_read_task_logs(
     assert answers[False] == {"/": 200, **dict.fromkeys(CONTENTS, 403)}
 
 
-def test_all_who_look_share_a_look_at_dead_letters(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_who_look_share_a_look_at_dead_letters(make_client: MakeClient, reading_process: Reading) -> None:
     """Kafka is asked every ten seconds at most; a look that failed is not kept."""
-    unreachable = KafkaException(KafkaError(KafkaError._TRANSPORT, "no route"))
-    seen: list[Any] = [unreachable, NOTHING]
-
-    def look(*_: Any) -> RecentLetters:
-        found = seen.pop(0)
-        if isinstance(found, Exception):
-            raise found
-        return found  # type: ignore[no-any-return]
-
-    monkeypatch.setattr(dead_letters, "look_at_recent", look)
+    reading_process.happens = [UNREACHABLE]
     client = make_client()
     failed = client.get("/api/dead-letters")
     assert (failed.status_code, failed.json()) == (503, {"detail": "Kafka: no route"})
-    assert [client.get("/api/dead-letters").json()["topic"] for _ in range(2)] == ["dlq", "dlq"]
-    assert seen == []
+    assert [client.get("/api/dead-letters").json() for _ in range(2)] == [[2], [2]]
+    assert reading_process.asked == [RecentDead()] * 2
 
 
 @pytest.mark.parametrize(
@@ -134,25 +140,17 @@ def test_wrong_questions_are_answered_in_words(
 
 
 def test_one_batch_is_checked_at_a_time(
-    make_client: MakeClient, job: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    make_client: MakeClient, job: SimpleNamespace, reading_process: Reading
 ) -> None:
-    """It costs a core: a second one is told to wait; the next may ask, also after a check that failed."""
-    client, route = make_client(), "/api/batch/check?id=b"
-    begun: list[int] = []
-    within = []
-
-    def check(*_: Any, **__: Any) -> dict[str, str]:
-        begun.append(len(begun))
-        if len(begun) > 1:
-            return {"verdict": "both"}
-        within.append(client.get(route))
-        raise KafkaException(KafkaError(KafkaError._TRANSPORT, "no route"))
-
-    monkeypatch.setattr(batches, "check_batch", check)
-    assert client.get(route).status_code == 503
-    assert (within[0].status_code, within[0].json()["detail"]) == (429, batches.ANOTHER_CHECK)
-    monkeypatch.setattr(batches, "check_batch", lambda *_, **__: {"verdict": "holds"})
-    assert client.get(route).json() == {"verdict": "holds"}
+    """It may take long: a second one is told to wait; the next may ask, also after a check that failed."""
+    route, within = "/api/batch/check?id=b", []
+    with make_client() as client:
+        reading_process.happens = [lambda: within.append(client.get(route)), UNREACHABLE]
+        assert client.get(route).json() == [1]
+        assert (within[0].status_code, within[0].json()["detail"]) == (429, batches.ANOTHER_CHECK)
+        assert client.get(route).status_code == 503
+        assert client.get(route).json() == [3]
+    assert reading_process.asked == [Conservation(job.batch, AT, has_dead_letters=False)] * 3
 
 
 def test_batch_that_cannot_be_checked_is_not(make_client: MakeClient, job: SimpleNamespace) -> None:

@@ -11,11 +11,10 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from enrichment.inspection import redrives
 from enrichment.inspection.batches import BatchFate
 from enrichment.inspection.conditions import Everything
-from enrichment.inspection.redrives import MarkerSearch, find_marker, open_redrives
+from enrichment.inspection.redrives import MarkerSearch, find_marker, open_redrives, search_marker
 from enrichment.inspection.scan import FoundMessage, Scan, ScanLimits
 from enrichment.kafka.settled import require_stable
 from enrichment.messages import HEADER_LETTER_TOPIC_ID
-from enrichment.page.redrives import search_marker
 from enrichment.statements import Statements
 from tests.fixtures.pipeline import MakePipeline, message
 from tests.fixtures.redriven import Redriven

@@ -7,23 +7,29 @@ redrive that is not published has no markers yet, and is found in the ledger.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import datetime, timedelta
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
+from confluent_kafka import KafkaError, KafkaException
 
 from enrichment.batch import OffsetRange, Purpose
 from enrichment.codec.records import Chunk, pack_headers
 from enrichment.dead_letters.markers import topic_id_of
 from enrichment.dead_letters.reader import Position, Verdict, judge
 from enrichment.dead_letters.redrive import group_of
+from enrichment.inspection.asked import NotShown, WasRedriven
 from enrichment.inspection.batches import BatchFate, fates_of
+from enrichment.inspection.browsing import positions_text, read_one, topic_of
 from enrichment.inspection.scan import FoundMessage, Scan, ScanLimits
 from enrichment.inspection.shown import letter_in
+from enrichment.inspection.topics import DATABASE_SECONDS, TopicRole, patient_clients
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.times import to_text
 from enrichment.kafka.topics import read_topic_id
+from enrichment.resources import Resources
 from enrichment.statements import Statements
 
 STEP = ScanLimits(count=1, step=1_000, messages=500_000, bytes=512 * 1024**2, seconds=2.0)
@@ -47,6 +53,18 @@ class MarkerSearch(msgspec.Struct, frozen=True):
     is_done: bool
 
 
+class Redriven(msgspec.Struct, frozen=True):
+    """Whether a dead letter was sent in again. Without a `marker` it was not, as far as was looked: the search goes on
+    from `next`, which is empty where all was looked at.
+
+    `batches` are that of the marker, if the ledger has it, or the redrives that have chosen it and are not published.
+    """
+
+    marker: Marker | None
+    batches: list[BatchFate]
+    next: str
+
+
 class IsMarkerOf:
     """Fits the marker of a dead letter (`enrichment.inspection.conditions`)."""
 
@@ -60,6 +78,35 @@ class IsMarkerOf:
         likely = pc.and_(pc.fill_null(pc.equal(keys, pa.scalar(self._key, keys.type)), False), pc.is_valid(values))
         rows: list[int] = pc.indices_nonzero(likely).to_pylist()
         return [row for row in rows if topic_id_of(headers[row].as_py()) in self._ids]
+
+
+def redriven(r: Resources, asked: WasRedriven) -> Redriven:
+    """Whether a dead letter was sent in again. Raises `NotShown`, `KafkaException` when the brokers do not answer, and
+    `psycopg.Error` when the database does not."""
+    shown = topic_of(r, asked.topic)
+    if shown.role is not TopicRole.DEAD_LETTERS:
+        raise NotShown(422, f"only dead letters of {r.settings.kafka.dlq_topic} are sent in again")
+    letter = read_one(r, shown, asked.partition, asked.offset)
+    clients = patient_clients(r)
+    found = search_marker(clients, letter, asked.positions)
+    with closing(r.query_connection(DATABASE_SECONDS)) as connection, connection.transaction():
+        statements = Statements(connection)
+        batches = (
+            open_redrives(statements, clients, letter)
+            if found.marker is None
+            else fates_of(statements, clients.settings, None, [found.marker.batch_id])
+        )
+    return Redriven(found.marker, batches, "" if found.is_done else positions_text(found.reached))
+
+
+def search_marker(clients: Clients, letter: FoundMessage, positions: Mapping[int, int] | None) -> MarkerSearch:
+    """As `find_marker`; no marker where nothing was ever sent in again."""
+    try:
+        return find_marker(clients, letter, positions)
+    except KafkaException as refused:
+        if refused.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise
+        return MarkerSearch(None, {}, is_done=True)
 
 
 def find_marker(clients: Clients, letter: FoundMessage, positions: Mapping[int, int] | None = None) -> MarkerSearch:

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
 from enrichment.orchestration.timetable import ReplayTimetable
-
-
-class Page:
-    """The StackLens page as Airflow mounts it. Its application is made with the first request: every process of Airflow
-    loads plugins, and only the API server has what it imports."""
-
-    def __init__(self) -> None:
-        self._app: Any = None
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """See ASGI."""
-        if self._app is None:
-            from enrichment.orchestration.common import open_resources
-            from enrichment.page.app import make_app
-
-            self._app = make_app(open_resources)
-        await self._app(scope, receive, send)
 
 
 class EnrichmentPlugin(AirflowPlugin):
@@ -32,7 +16,6 @@ class EnrichmentPlugin(AirflowPlugin):
     # Attributes as in the base class.
     name = "stacklens_enrichment"
     timetables: list[Any] = [ReplayTimetable]  # noqa: RUF012
-    fastapi_apps: list[Any] = [{"name": "stacklens", "app": Page(), "url_prefix": "/stacklens"}]  # noqa: RUF012
     external_views: list[Any] = [  # noqa: RUF012
         # Without a leading slash: Airflow may be behind a path.
         {
@@ -56,3 +39,12 @@ class EnrichmentPlugin(AirflowPlugin):
             "url_route": "stacklens-task",
         },
     ]
+
+    @cached_property
+    def fastapi_apps(self) -> list[Any]:  # type: ignore[override]
+        """The page. Every process of Airflow loads plugins; only the API server asks for this, and has what it
+        imports."""
+        from enrichment.orchestration.common import open_resources
+        from enrichment.page.mounted import mounted
+
+        return [{"name": "stacklens", "app": mounted(open_resources), "url_prefix": "/stacklens"}]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
-from threading import Lock
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, HTTPException, Query, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from enrichment.batch import OffsetRange, label_of
-from enrichment.conservation.one_batch import check_batch, why_unchecked
+from enrichment.conservation.one_batch import why_unchecked
+from enrichment.inspection.asked import Conservation
 from enrichment.page.reading import Reader, as_json, may_read_messages
+from enrichment.page.scans import Scans
 from enrichment.repair.pending import PendingStore, Publication
 from enrichment.repair.unrepaired import UnrepairedSource
 from enrichment.statements import Statements
@@ -130,10 +133,10 @@ def view_batch(statements: Statements, ledger: Ledger, pending: PendingStore, ba
     )
 
 
-def routes(reader: Reader) -> APIRouter:
+def routes(reader: Reader, scans: Scans) -> APIRouter:
     """The routes of this tab."""
     router = APIRouter()
-    checking = Lock()
+    checking = asyncio.Lock()
 
     @router.get("/batches")
     def batches(
@@ -169,24 +172,20 @@ def routes(reader: Reader) -> APIRouter:
         return as_json(found)
 
     @router.get("/batch/check", dependencies=[may_read_messages()])
-    def check(id: str) -> Response:  # noqa: A002  the name in the address
-        with reader.connection() as connection:
-            job = Ledger(connection).get(id)
-        if job is None:
-            raise HTTPException(404, f"the ledger has no batch {id}: it may have been deleted since")
+    async def check(request: Request, id: str) -> Response:  # noqa: A002  the name in the address
+        job = await run_in_threadpool(job_of, id)
         if why := why_unchecked(job.batch, is_published=job.is_published):
             raise HTTPException(409, f"this batch cannot be checked by itself: {why}")
-        if not checking.acquire(blocking=False):  # one at a time: it costs a core
+        if checking.locked():  # one at a time: it takes up to twenty seconds
             raise HTTPException(429, ANOTHER_CHECK)
-        try:
-            with reader.resources() as r:
-                topics = r.clients.for_batch(job.batch).settings
-                found = check_batch(
-                    r.kafka_config(), job.batch, job.claimed_at, topics.output_topic, topics.dlq_topic,
-                    redriven_topic=topics.redriven_topic if job.messages_dead else None,
-                )  # fmt: skip
-        finally:
-            checking.release()
-        return as_json(found)
+        async with checking:
+            return await scans.run(Conservation(job.batch, job.claimed_at, bool(job.messages_dead)), request)
+
+    def job_of(batch_id: str) -> Job:
+        with reader.connection() as connection:
+            job = Ledger(connection).get(batch_id)
+        if job is None:
+            raise HTTPException(404, f"the ledger has no batch {batch_id}: it may have been deleted since")
+        return job
 
     return router

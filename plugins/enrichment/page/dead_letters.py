@@ -3,50 +3,42 @@ read task logs."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from threading import Lock
 
 from fastapi import APIRouter, Response
 
-from enrichment.dead_letters.recent import Reach, RecentLetters, look_at_recent
-from enrichment.kafka.clients import Clients
-from enrichment.page.reading import Reader, as_json, may_read_messages
+from enrichment.inspection.asked import RecentDead
+from enrichment.page.reading import may_read_messages
+from enrichment.page.scans import Scans
 
 FRESH_SECONDS = 10.0
-KAFKA_SECONDS = 5.0
 
 
 class LettersLookout:
     """Looks at the dead letters for all who do: one look at a time, and each serves for ten seconds."""
 
-    def __init__(self, reader: Reader, reach: Reach) -> None:
-        self._reader = reader
-        self._reach = reach
-        self._lock = Lock()
-        self._seen: tuple[float, RecentLetters] | None = None
+    def __init__(self, scans: Scans) -> None:
+        self._scans = scans
+        self._lock = asyncio.Lock()
+        self._seen: tuple[float, Response] | None = None
 
-    def look(self) -> RecentLetters:
-        """What is to be shown now."""
-        with self._lock:
+    async def look(self) -> Response:
+        """What is to be shown now. Raises as `Scans` does."""
+        async with self._lock:
             if self._seen is None or time.monotonic() - self._seen[0] > FRESH_SECONDS:
-                found = self._look()
+                found = await self._scans.run(RecentDead())
                 self._seen = time.monotonic(), found
             return self._seen[1]
 
-    def _look(self) -> RecentLetters:
-        with self._reader.resources() as r:
-            hurried = {"request_timeout_sec": min(KAFKA_SECONDS, r.settings.kafka.request_timeout_sec)}
-            clients = Clients(r.kafka_config(), r.settings.kafka.model_copy(update=hurried))
-            return look_at_recent(clients, self._reach)
 
-
-def routes(reader: Reader, reach: Reach | None = None) -> APIRouter:
+def routes(scans: Scans) -> APIRouter:
     """The routes of this tab."""
     router = APIRouter(dependencies=[may_read_messages()])
-    lookout = LettersLookout(reader, reach or Reach())
+    lookout = LettersLookout(scans)
 
     @router.get("/dead-letters")
-    def dead_letters() -> Response:
-        return as_json(lookout.look())
+    async def dead_letters() -> Response:
+        return await lookout.look()
 
     return router

@@ -1,10 +1,8 @@
-"""Reading of topics for the page: two at a time, and none for a browser that has gone; who may post to it."""
+"""Who may post to the page and see what messages hold, and what is no question."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from threading import Barrier, Event
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,12 +11,12 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from fastapi import HTTPException, Request
 from fastapi.testclient import TestClient
 
+from enrichment.inspection.browsing import positions_text
 from enrichment.page import reading
 from enrichment.page.app import make_app
-from enrichment.page.messages import positions_text, read_positions, read_time
+from enrichment.page.messages import read_positions, read_time
 from enrichment.page.preview import MOST_BYTES, body_of, check_origin
-from enrichment.page.scans import Slots
-from enrichment.page.search import read_condition
+from enrichment.page.search import read_origin
 
 
 @pytest.mark.parametrize(
@@ -47,78 +45,6 @@ def test_what_messages_hold_needs_the_right_to_logs(method: str, path: str, monk
     client = TestClient(make_app(lambda: None))  # type: ignore[arg-type, return-value]
     assert client.request(method, f"/api/{path}").status_code == 403
     assert client.get("/").status_code == 200
-
-
-class Browser:
-    """A request of a browser that goes away when it is told to."""
-
-    def __init__(self) -> None:
-        self.is_gone = False
-
-    async def is_disconnected(self) -> bool:
-        """See `Request`."""
-        return self.is_gone
-
-
-def run(slots: Slots, browser: Browser, work: Callable[[Callable[[], bool]], Any]) -> Any:
-    """Coroutine of a piece of work."""
-    return slots.run(cast(Request, browser), work)
-
-
-def test_third_scan_is_refused_in_words_and_the_next_one_is_not() -> None:
-    """Once one of the two has ended."""
-    both, ends = Barrier(3), Event()
-
-    def work(_: Any) -> bool:
-        both.wait(30)
-        return ends.wait(30)
-
-    async def three() -> None:
-        slots = Slots(2, patience_seconds=0.05)
-        two = [asyncio.ensure_future(run(slots, Browser(), work)) for _ in range(2)]
-        await asyncio.to_thread(both.wait, 30)
-        with pytest.raises(HTTPException) as refused:
-            await run(slots, Browser(), lambda _: None)
-        ends.set()
-        assert (refused.value.status_code, "2 people" in refused.value.detail) == (429, True)
-        assert await asyncio.gather(*two) == [True, True]
-        assert await run(slots, Browser(), lambda _: "done") == "done"
-
-    asyncio.run(three())
-
-
-def test_scan_is_told_that_nobody_waits_for_it() -> None:
-    """And ends by itself; its slot is free again."""
-    browser, began = Browser(), Event()
-
-    def work(stopped: Callable[[], bool]) -> str:
-        began.set()
-        while not stopped():
-            began.wait(0.01)
-        return "stopped"
-
-    async def leave() -> str:
-        running = asyncio.ensure_future(run(Slots(1), browser, work))
-        await asyncio.to_thread(began.wait, 30)
-        browser.is_gone = True
-        return cast(str, await running)
-
-    assert asyncio.run(leave()) == "stopped"
-
-
-def test_slot_is_free_after_a_failure() -> None:
-    """What went wrong is the caller's."""
-    slots = Slots(1, patience_seconds=0.05)
-
-    def fail(_: Any) -> None:
-        raise ValueError("of Kafka's")
-
-    async def twice() -> None:
-        for _ in range(2):
-            with pytest.raises(ValueError, match="of Kafka's"):
-                await run(slots, Browser(), fail)
-
-    asyncio.run(twice())
 
 
 def posted(*parts: bytes, **headers: str) -> Request:
@@ -183,8 +109,8 @@ def test_times_include_their_millisecond() -> None:
 
 def test_origin_is_a_position() -> None:
     """Its partition and time tell where outputs are."""
-    assert read_condition("origin", "a/b/3/17")[1] == ("a/b", 3, 17)
-    assert read_condition("trace_id", "a/b")[1] is None
+    assert read_origin("origin", "a/b/3/17") == ("a/b", 3, 17)
+    assert read_origin("trace_id", "a/b") is None
     for odd in ("17", "topic/x/1", "topic/1/-1", "/1/2"):
         with pytest.raises(HTTPException):
-            read_condition("origin", odd)
+            read_origin("origin", odd)
