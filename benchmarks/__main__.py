@@ -73,6 +73,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--minutes", type=float, default=10.0, help="of steady load for freshness (default %(default)g)"
     )
+    parser.add_argument(
+        "--searching", type=int, default=0, help="people who search beside that load (default %(default)s)"
+    )
     parser.add_argument("--only", default=",".join(PARTS), help="some of %(default)s")
     chosen = parser.parse_args()
     chosen.only = chosen.only.split(",")
@@ -80,6 +83,8 @@ def _parse() -> argparse.Namespace:
         parser.error(f"--only {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
     if min(chosen.messages, chosen.repeat) < 1:
         parser.error("--messages and --repeat must be at least 1")
+    if chosen.searching < 0:
+        parser.error("--searching must be at least 0")
     return chosen
 
 
@@ -90,7 +95,7 @@ def _measure(chosen: argparse.Namespace, environ: Mapping[str, str], steps: Step
     if "hops" in chosen.only:
         results.hops = measure_hops(environ, chosen.repeat, steps, console)
     if "freshness" in chosen.only:
-        results.freshness = measure_freshness(environ, chosen.minutes, steps, console)
+        results.freshness = measure_freshness(environ, chosen.minutes, chosen.searching, steps, console)
     if "growth" in chosen.only:
         results.growth = measure_growth(environ, steps, console)
     if "page" in chosen.only:

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from benchmarks.database import DatabaseState, database_state, database_summary
 from benchmarks.scheduler import await_dag
+from benchmarks.searching import Searches, searching
 from benchmarks.stand import whole_stack
 from enrichment import sql
 from enrichment.settings import load
@@ -64,14 +65,18 @@ class Freshness:
     minutes: float = 0.0
     metadata: Metadata = field(default_factory=Metadata)  # what the load has added
     databases: tuple[DatabaseState, DatabaseState] = (DatabaseState(), DatabaseState())  # before the load and after it
+    searches: Searches = field(default_factory=Searches)  # beside the load
 
     def percentile(self, percent: float) -> float:
         """Of the seconds."""
         return round(float(np.percentile(self.seconds, percent)), 2)
 
 
-def measure_freshness(environ: Mapping[str, str], minutes: float, steps: Steps, console: Console) -> Freshness:
-    """Start the whole stack, watch it idle and then under the load for some minutes, stop it."""
+def measure_freshness(
+    environ: Mapping[str, str], minutes: float, people: int, steps: Steps, console: Console
+) -> Freshness:
+    """Start the whole stack, watch it idle and then under the load for some minutes, beside people who search without
+    pause, stop it."""
     found = Freshness(minutes=minutes)
     count = int(60 * minutes * RATE)
     with whole_stack(environ, steps) as (local, stack):
@@ -89,13 +94,17 @@ def measure_freshness(environ: Mapping[str, str], minutes: float, steps: Steps, 
             _know_requests(stack, count)
             before, held, started = processor_time(local), _metadata(stack), time.monotonic()
             unloaded = database_state(stack.stacklens_dsn)
-            _send(stack, count)
-            _await(seen, count)
+            kafka = load().kafka
+            with searching(stack, people, [kafka.input_topic, kafka.output_topic]) as found.searches:
+                _send(stack, count)
+                _await(seen, count)
             found.metadata = Metadata(*(now - then for now, then in zip(_metadata(stack), held, strict=True)))
             found.databases = unloaded, database_state(stack.stacklens_dsn)
             used, took = _minus(processor_time(local), before), (time.monotonic() - started) / 60
             found.load = {name: seconds - found.idle_minute[name] * took for name, seconds in used.items()}
     console.print(f"  {len(found.seconds):,} messages: p50 {found.percentile(50)} s, p99 {found.percentile(99)} s")
+    for failure in found.searches.failures[:3]:
+        console.print(f"  a search failed: {failure}", highlight=False)
     return found
 
 
@@ -202,12 +211,25 @@ def freshness_summary(found: Freshness) -> dict[str, Any]:
         "freshness_max_s": found.percentile(100),
         "freshness_messages": len(found.seconds),
         "freshness_minutes": found.minutes,
+        "searches": _searches_summary(found.searches) if found.searches.people else None,
         "metadata_runs": runs,
         "metadata_rows_per_run": round(found.metadata.rows / max(1, runs), 1),
         "metadata_kb_per_run": round(found.metadata.size / 1024 / max(1, runs), 1),
         "idle_minute_processor_s": {name: round(s, 2) for name, s in found.idle_minute.items()},
         "database": database_summary(*found.databases, found.minutes),
         "load_processor_us_per_message": {name: round(1e6 * s / count, 1) for name, s in found.load.items()},
+    }
+
+
+def _searches_summary(found: Searches) -> dict[str, Any]:
+    return {
+        "people": found.people,
+        "steps": found.steps,
+        "messages": found.messages,
+        "refused": found.refused,
+        "failed": len(found.failures),
+        "step_p50_s": round(float(np.percentile(found.seconds or [0.0], 50)), 2),
+        "step_max_s": round(max(found.seconds, default=0.0), 2),
     }
 
 
@@ -219,6 +241,11 @@ def freshness_table(found: Mapping[str, Any]) -> Table:
         f"{found['metadata_runs']} runs, each {found['metadata_rows_per_run']} rows and "
         f"{found['metadata_kb_per_run']} kB in Airflow's database"
     )
+    if beside := found["searches"]:
+        title += (
+            f"; beside {beside['people']} who searched: {beside['steps']:,} steps through {beside['messages']:,} "
+            f"messages, p50 {beside['step_p50_s']} s, {beside['refused']:,} refused, {beside['failed']:,} failed"
+        )
     table = Table("processor time", "s per idle minute", "us per message beside that", title=title)
     idle, load = found["idle_minute_processor_s"], found["load_processor_us_per_message"]
     for name, seconds in idle.items():

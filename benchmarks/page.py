@@ -15,6 +15,7 @@ from rich.table import Table
 
 from benchmarks.history import SECONDS, make_history
 from benchmarks.stand import services
+from enrichment.kafka.offsets import read_committed
 from enrichment.rollup.history import RANGES
 from include.local.steps import Steps
 
@@ -47,11 +48,15 @@ def measure_page(environ: Mapping[str, str], repeat: int, steps: Steps, console:
         past = steps.step(f"the past: {PAST.days} days of a batch every {SECONDS} seconds")
         with past, psycopg.connect(stand.dsn, autocommit=True) as connection:
             make_history(connection, PAST, PAST)
+        with stand.resources(stand.settings) as r, r.clients.offsets_reader() as consumer:
+            # Of a new broker the first question about a group takes a second: it makes the topic of offsets.
+            read_committed(consumer, r.settings.kafka.input_topic, [0], r.settings.kafka.request_timeout_sec)
         # Who may read what is Airflow's to know, and it is not running.
         with mock.patch.object(reading, "requires_access_dag", return_value=lambda: None):
             app = make_app(lambda: stand.resources(stand.settings))
         with TestClient(app) as client:
             found = [_measure(client, address, TIMES * repeat) for address in addresses_of(app)]
+        app.state.scans.close()
     left_out = [request.address for request in found if not request.milliseconds]
     if left_out:
         console.print(f"  not measured, they need parameters: {', '.join(left_out)}", highlight=False)

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import pytest
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
-from fastapi import HTTPException, Response
+from fastapi import HTTPException
 from fastapi.testclient import TestClient
 
 from enrichment.batch import Batch, OffsetRange
@@ -35,7 +35,7 @@ class Reading:
         self.asked: list[Work] = []
         self.happens: list[Exception | Callable[[], object]] = []
 
-    async def run(self, work: Work, _request: object = None) -> Response:
+    async def run(self, work: Work, _request: object = None) -> bytes:
         """See `Scans`."""
         self.asked.append(work)
         happens = self.happens.pop(0) if self.happens else None
@@ -43,7 +43,7 @@ class Reading:
             raise happens
         if happens is not None:
             await asyncio.to_thread(happens)
-        return Response(f"[{len(self.asked)}]", media_type="application/json")
+        return b"[%d]" % len(self.asked)
 
 
 @pytest.fixture

@@ -130,10 +130,17 @@ import enrichment.page.app
 modules = {"pandas", "enrichment.inspection.scan", "enrichment.dead_letters", "enrichment.enrichers.base"}
 print(modules & sys.modules.keys())
 """
+READING = """
+import sys
+import enrichment.inspection.browsing, enrichment.inspection.preview, enrichment.inspection.serving
+print({"airflow", "fastapi"} & sys.modules.keys())
+"""
 
 
 @pytest.mark.parametrize(
-    ("program", "said"), [(LOADED, "set() False 1"), (SERVED, "set()")], ids=["a process with plugins", "the server"]
+    ("program", "said"),
+    [(LOADED, "set() False 1"), (SERVED, "set()"), (READING, "set()")],
+    ids=["a process with plugins", "the server", "the process that reads topics"],
 )
 def test_no_process_imports_what_it_does_not_need(program: str, said: str) -> None:
     """Scheduler, triggerer, DAG processor and tasks load plugins; what reads topics is in a process of its own."""

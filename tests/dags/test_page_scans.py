@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import psutil
 import pytest
-from fastapi import HTTPException, Request, Response
+from fastapi import HTTPException, Request
 
 from enrichment.errors import SettingsError
 from enrichment.inspection.asked import Browse
@@ -72,16 +72,14 @@ def opened(kafka: dict[str, Any]) -> Resources:
     )  # fmt: skip
 
 
-async def run(scans: Scans, what: str, browser: Browser | None = None) -> Response:
-    """The answer to some work."""
+async def run(scans: Scans, what: str, browser: Browser | None = None) -> bytes:
+    """The JSON that comes of some work."""
     return await scans.run(Browse("in", None, None, None, what, is_newer=False), cast(Request, browser or Browser()))
 
 
 def told(scans: Scans, what: str) -> Any:
-    """The JSON of it."""
-    answer = asyncio.run(run(scans, what))
-    assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
-    return json.loads(bytes(answer.body))
+    """What that says."""
+    return json.loads(asyncio.run(run(scans, what)))
 
 
 def refusal(scans: Scans, what: str) -> tuple[int, str]:
@@ -122,7 +120,7 @@ def test_third_scan_is_refused_in_words_and_the_next_one_is_not(scans: Scans, tm
             await run(scans, "tell")
         end.touch()
         assert (refused.value.status_code, "2 people" in refused.value.detail) == (429, True)
-        assert [answer.body for answer in await asyncio.gather(*two)] == [b'"finished"'] * 2
+        assert await asyncio.gather(*two) == [b'"finished"'] * 2
 
     asyncio.run(three())
     assert told(scans, "tell")["nice"] == 19
@@ -133,13 +131,13 @@ def test_scan_is_told_that_nobody_waits_for_it(scans: Scans, tmp_path: Path) -> 
     browser, end = Browser(), tmp_path / "end"
     before = told(scans, "tell")
 
-    async def leave() -> Response:
+    async def leave() -> bytes:
         running = asyncio.ensure_future(run(scans, f"wait {end}", browser))
         await asyncio.to_thread(eventually, lambda: any(tmp_path.glob("*-begun-*")), "the scan")
         browser.is_gone = True
         return await running
 
-    assert asyncio.run(leave()).body == b'"stopped"'
+    assert asyncio.run(leave()) == b'"stopped"'
     end.touch()
     assert told(scans, f"wait {end}") == "finished"
     assert told(scans, "tell") == before
@@ -199,13 +197,13 @@ def test_process_ends_when_nobody_asks(scans: Scans, tmp_path: Path) -> None:
     scans._idle, scans._patience = 0.2, 30.0
     end = tmp_path / "end"
 
-    async def long() -> Response:
+    async def long() -> bytes:
         running = asyncio.ensure_future(run(scans, f"wait {end}"))
         await asyncio.sleep(1)
         end.touch()
         return await running
 
-    assert asyncio.run(long()).body == b'"finished"'
+    assert asyncio.run(long()) == b'"finished"'
     pid = told(scans, "tell")["pid"]
     eventually(lambda: not is_running(pid), "the end of the process")
     assert told(scans, "tell")["pid"] != pid
@@ -216,7 +214,7 @@ import asyncio, pathlib, sys, time
 from tests.dags.test_page_scans import opened, run, scanning
 scanning.INSPECTION = "tests.fixtures.inspection"
 scans, folder = scanning.Scans(lambda: opened({})), pathlib.Path(sys.argv[1])
-(folder / "new").write_bytes(asyncio.run(run(scans, "tell")).body)
+(folder / "new").write_bytes(asyncio.run(run(scans, "tell")))
 (folder / "new").rename(folder / "told")
 if sys.argv[2] == "True":
     asyncio.run(run(scans, f"wait {folder / 'end'}"))

@@ -25,8 +25,10 @@ from tests.fixtures.user_service import UserService
 def client(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     """A browser of somebody who may read everything."""
     monkeypatch.setattr(reading, "requires_access_dag", lambda **_: lambda: None)
-    with TestClient(make_app(pipeline.resources)) as client:
+    app = make_app(pipeline.resources)
+    with TestClient(app) as client:
         yield client
+    app.state.scans.close()
 
 
 @pytest.fixture
@@ -126,7 +128,7 @@ def test_brokers_that_do_not_answer_are_said_to(
     client: TestClient, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within seconds."""
-    monkeypatch.setattr("enrichment.inspection.topics.BROKER_SECONDS", 0.5)
+    monkeypatch.setenv("KAFKA_REQUEST_TIMEOUT_SEC", "1")
     [port] = free_ports(1)
     pipeline.bootstrap_servers = f"127.0.0.1:{port}"
     assert get(client, "messages", 503, topic=pipeline.input_topic)["detail"].startswith("Kafka: ")

@@ -13,7 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from enrichment.batch import OffsetRange, label_of
 from enrichment.conservation.one_batch import why_unchecked
 from enrichment.inspection.asked import Conservation
-from enrichment.page.reading import Reader, as_json, may_read_messages
+from enrichment.page.reading import Reader, as_json, encoded, may_read_messages
 from enrichment.page.scans import Scans
 from enrichment.repair.pending import PendingStore, Publication
 from enrichment.repair.unrepaired import UnrepairedSource
@@ -179,7 +179,7 @@ def routes(reader: Reader, scans: Scans) -> APIRouter:
         if checking.locked():  # one at a time: it takes up to twenty seconds
             raise HTTPException(429, ANOTHER_CHECK)
         async with checking:
-            return await scans.run(Conservation(job.batch, job.claimed_at, bool(job.messages_dead)), request)
+            return encoded(await scans.run(Conservation(job.batch, job.claimed_at, bool(job.messages_dead)), request))
 
     def job_of(batch_id: str) -> Job:
         with reader.connection() as connection:

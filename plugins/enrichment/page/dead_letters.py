@@ -9,7 +9,7 @@ import time
 from fastapi import APIRouter, Response
 
 from enrichment.inspection.asked import RecentDead
-from enrichment.page.reading import may_read_messages
+from enrichment.page.reading import encoded, may_read_messages
 from enrichment.page.scans import Scans
 
 FRESH_SECONDS = 10.0
@@ -21,10 +21,10 @@ class LettersLookout:
     def __init__(self, scans: Scans) -> None:
         self._scans = scans
         self._lock = asyncio.Lock()
-        self._seen: tuple[float, Response] | None = None
+        self._seen: tuple[float, bytes] | None = None
 
-    async def look(self) -> Response:
-        """What is to be shown now. Raises as `Scans` does."""
+    async def look(self) -> bytes:
+        """The JSON of what is to be shown now. Raises as `Scans` does."""
         async with self._lock:
             if self._seen is None or time.monotonic() - self._seen[0] > FRESH_SECONDS:
                 found = await self._scans.run(RecentDead())
@@ -39,6 +39,6 @@ def routes(scans: Scans) -> APIRouter:
 
     @router.get("/dead-letters")
     async def dead_letters() -> Response:
-        return await lookout.look()
+        return encoded(await lookout.look())
 
     return router

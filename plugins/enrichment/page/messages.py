@@ -12,7 +12,7 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.inspection.asked import Browse, Whole
 from enrichment.inspection.topics import ShownTopic, replayed_topics, shown_topics
-from enrichment.page.reading import Reader, as_json, may_read_messages
+from enrichment.page.reading import Reader, as_json, encoded, may_read_messages
 from enrichment.page.scans import Scans
 
 Topic = Annotated[str, Query(max_length=249)]
@@ -77,10 +77,10 @@ def routes(reader: Reader, scans: Scans) -> APIRouter:
         start = read_positions(positions)
         if start is None and offset is not None and partition is not None:
             start = {partition: offset + 1}
-        return await scans.run(Browse(topic, start, partition, read_time(at), text, newer), request)
+        return encoded(await scans.run(Browse(topic, start, partition, read_time(at), text, newer), request))
 
     @router.get("/message")
     async def message(request: Request, topic: Topic, partition: Partition, offset: Offset) -> Response:
-        return await scans.run(Whole(topic, partition, offset), request)
+        return encoded(await scans.run(Whole(topic, partition, offset), request))
 
     return router

@@ -8,7 +8,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 
 from enrichment.inspection.asked import Preview
 from enrichment.page.messages import Offset, Partition, Topic
-from enrichment.page.reading import may_read_messages
+from enrichment.page.reading import encoded, may_read_messages
 from enrichment.page.scans import Scans
 
 MOST_BYTES = 1_000_000
@@ -46,6 +46,6 @@ def routes(scans: Scans) -> APIRouter:
         position = None
         if topic is not None and partition is not None and offset is not None:
             position = topic, partition, offset
-        return await scans.run(Preview(value, position), request)
+        return encoded(await scans.run(Preview(value, position), request))
 
     return router

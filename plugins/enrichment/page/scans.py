@@ -17,12 +17,11 @@ from pathlib import Path
 from pickle import PicklingError
 from threading import Event, Lock, Thread
 
-from fastapi import HTTPException, Request, Response
+from fastapi import HTTPException, Request
 
 import enrichment
 from enrichment.errors import SettingsError
 from enrichment.inspection.asked import Answered, Given, Question, Stop, Wanted, Work
-from enrichment.page.reading import encoded
 from enrichment.resources import Resources
 
 log = logging.getLogger(__name__)
@@ -86,8 +85,8 @@ class Scans:
         self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="scans")
         self._process: ReadingProcess | None = None
 
-    async def run(self, work: Work, request: Request | None = None) -> Response:
-        """The answer to a browser; the work is given up when it has gone.
+    async def run(self, work: Work, request: Request | None = None) -> bytes:
+        """The JSON for a browser; the work is given up when it has gone.
 
         Raises `HTTPException` where there is nothing to show, something does not answer, others do not come to an end,
         or the process dies.
@@ -105,11 +104,12 @@ class Scans:
             answer = waiting.result()
         finally:
             stopped.set()
+            working.cancel()
         if answer.status != 200:
             if answer.status == 503:
                 log.warning("page.not_answered work=%s error=%s", type(work).__name__, answer.body.decode())
             raise HTTPException(answer.status, answer.body.decode(), {"Cache-Control": "no-store"})
-        return encoded(answer.body)
+        return answer.body
 
     def start(self) -> None:
         """Have the process ready, for somebody who is about to ask."""

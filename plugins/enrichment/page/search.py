@@ -11,7 +11,7 @@ from enrichment.conservation.origins import Origin
 from enrichment.inspection.asked import Search
 from enrichment.inspection.batches import MOST_BATCHES, BatchFate, fates_of
 from enrichment.page.messages import Offset, Partition, Topic, read_positions, read_time
-from enrichment.page.reading import Reader, as_json, may_read_messages
+from enrichment.page.reading import Reader, as_json, encoded, may_read_messages
 from enrichment.page.scans import Scans
 from enrichment.statements import Statements
 
@@ -44,7 +44,7 @@ def routes(reader: Reader, scans: Scans) -> APIRouter:
         positions: Annotated[str, Query(max_length=30_000)] = "", at: Annotated[str, Query(max_length=40)] = "",
     ) -> Response:  # fmt: skip
         step = Search(topic, by, value, read_origin(by, value), read_positions(positions), read_time(at))
-        return await scans.run(step, request)
+        return encoded(await scans.run(step, request))
 
     @router.get("/fates")
     def fates(
