@@ -31,7 +31,10 @@ AT_ONCE = 2
 PATIENCE_SECONDS = 4.0  # for another one to end, which takes two seconds or three
 LOOK_SECONDS = 0.2
 IDLE_SECONDS = 300.0
-REFUSED = f"{AT_ONCE} people read topics at the moment, and more would slow the brokers: try again in a few seconds"
+REFUSED = (
+    f"topics are read for others at the moment, and more than {AT_ONCE} at a time would slow the brokers: try again in "
+    "a few seconds"
+)
 ENDED = "the process that reads topics has ended in the middle of this, the API server's log may say why: try again"
 # For little memory: no allocator that keeps what it had once, no threads of numpy's.
 SMALL = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_MMAP_THRESHOLD_": "4194304", "OPENBLAS_NUM_THREADS": "1"}
