@@ -127,7 +127,7 @@ print(rooms & {"page", "inspection", "kafka", "resources"}, "fastapi" in sys.mod
 SERVED = """
 import sys
 import enrichment.page.app
-modules = {"pandas", "enrichment.inspection.scan", "enrichment.dead_letters", "enrichment.enrichers.base"}
+modules = {"pandas", "enrichment.inspection.scan", "enrichment.dead_letters.reader", "enrichment.enrichers.base"}
 print(modules & sys.modules.keys())
 """
 READING = """

@@ -186,9 +186,9 @@ def test_process_that_dies_is_told_of_and_started_again(scans: Scans, caplog: py
 
 def test_process_that_was_killed_meanwhile_is_started_again(scans: Scans) -> None:
     """Without anybody noticing."""
-    pid = told(scans, "tell")["pid"]
+    pid, process = told(scans, "tell")["pid"], scans._process
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not is_running(pid), "the end of the process")
+    eventually(lambda: process is not None and process.exit_code is not None, "the end of the process")
     assert told(scans, "tell")["pid"] != pid
 
 
