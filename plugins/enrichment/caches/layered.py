@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 # Keys that a source is asked for at once. Until its answers are columns they are objects, several for each, and a table
 # is given them as texts: both take many times what the columns do.
-MOST_KEYS = 5_000
+MOST_KEYS = 10_000
 
 
 class TimeToLive(msgspec.Struct, frozen=True):
