@@ -77,14 +77,16 @@ class Drained:
 
 
 def variants(stand: Stand) -> list[dict[str, str]]:
-    """The settings that are compared: the defaults, the same by tasks of their own, and two lanes side by side.
+    """The settings that are compared: the defaults, batches twice as large, the defaults by tasks of their own, and two
+    lanes side by side.
 
     A lane has its share of the backlog in a batch or two. Keys are hashed: it has a few messages more than its share,
     for which no other run is worth while.
     """
     size, largest = stand.settings.kafka.batch_size, max(_lane_spans(stand, 2))
     wider = {"KAFKA_BATCH_SIZE": str(largest)} if size < largest < 1.1 * size else {}
-    return [{}, {"KAFKA_AT_ONCE_MESSAGES": "0"}, {"KAFKA_AT_ONCE_MESSAGES": "0", "KAFKA_LANES": "2", **wider}]
+    twice = dict.fromkeys(("KAFKA_BATCH_SIZE", "KAFKA_AT_ONCE_MESSAGES"), str(2 * size))
+    return [{}, twice, {"KAFKA_AT_ONCE_MESSAGES": "0"}, {"KAFKA_AT_ONCE_MESSAGES": "0", "KAFKA_LANES": "2", **wider}]
 
 
 def drain_through_scheduler(
