@@ -30,24 +30,32 @@ export const refusal = (dagId, what, failed) => (failed.status === 403
   ? `You may not ${what} ${dagId}: ask somebody whose role allows it.`
   : `It was not done: ${failed.message}`);
 
-// That a DAG is paused, with the button that unpauses it.
-export function pausedNote(dagId, text) {
-  const said = h("span", { role: "status" });
+// A button that has something done, once. Who is refused is told so in `said`, and may press it again.
+function doing(text, said, dagId, what, work) {
   const button = h("button", {
     type: "button",
     onclick: async () => {
       button.disabled = true;
       try {
-        await send(`${dagApi(dagId)}?update_mask=is_paused`, "PATCH", { is_paused: false });
-        button.remove();
-        write(said, `${dagId} is unpaused: what waits is taken now.`);
+        await work(button);
       } catch (failed) {
-        write(said, refusal(dagId, "unpause", failed));
+        write(said, refusal(dagId, what, failed));
         button.disabled = false;
       }
     },
-  }, `Unpause ${dagId}`);
-  return [text, " ", button, " ", said];
+  }, text);
+  return button;
+}
+
+// That a DAG is paused, with the button that unpauses it.
+export function pausedNote(dagId, text) {
+  const said = h("span", { role: "status" });
+  const unpausing = doing(`Unpause ${dagId}`, said, dagId, "unpause", async (button) => {
+    await send(`${dagApi(dagId)}?update_mask=is_paused`, "PATCH", { is_paused: false });
+    button.remove();
+    write(said, `${dagId} is unpaused: what waits is taken now.`);
+  });
+  return [text, " ", unpausing, " ", said];
 }
 
 // The squares of a run: all of them run again when it is cleared.
@@ -61,22 +69,13 @@ async function clearForm(dagId, runId, close) {
   const wanted = { dag_run_id: runId, only_failed: false, prevent_running_task: true };
   const { task_instances: squares } = await send(path, "POST", { ...wanted, dry_run: true });
   const said = h("p", { role: "status" });
-  const button = h("button", {
-    type: "button",
-    onclick: async () => {
-      button.disabled = true;
-      try {
-        await send(path, "POST", { ...wanted, dry_run: false });
-        said.replaceChildren("Cleared: ", airflowLink(runPath(dagId, runId), runId));
-      } catch (failed) {
-        write(said, refusal(dagId, "clear runs of", failed));
-        button.disabled = false;
-      }
-    },
-  }, `Clear ${squares.length} tasks`);
+  const clearing = doing(`Clear ${squares.length} tasks`, said, dagId, "clear runs of", async () => {
+    await send(path, "POST", { ...wanted, dry_run: false });
+    said.replaceChildren("Cleared: ", airflowLink(runPath(dagId, runId), runId));
+  });
   return h("div", {},
     h("p", {}, "These run again, all of the run: what a failed batch had staged is gone. What is published is recognised, and is not published twice."),
-    h("ul", { class: "squares" }, squares.map((square) => h("li", {}, squareText(square)))), said, h("div", { class: "buttons" }, button, " ", close()));
+    h("ul", { class: "squares" }, squares.map((square) => h("li", {}, squareText(square)))), said, h("div", { class: "buttons" }, clearing, " ", close()));
 }
 
 // A button, as a cell of a table, that opens a dialog which names the tasks of a run and clears them.
