@@ -12,6 +12,7 @@ from enrichment.caches.base import LookupCounts
 from enrichment.enrichers.declare import CountedColumns
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.rollup.table import DAY, HOUR, MINUTE, Rollups, hour_of
+from enrichment.settings import load
 from enrichment.statements import jsonb
 from enrichment.store.contents import DEAD_LETTERS, shown
 from enrichment.store.histogram import Histogram
@@ -28,13 +29,16 @@ INSERT INTO enrichment_jobs (
     durations, claimed_at, drained_at, published_at
 )
 SELECT
-    'made/' || n, 'stacklens_enrichment', 'made/' || n, 0, 'stacklens-enriched', 'made',
-    jsonb_build_array(jsonb_build_object('partition', n %% 4, 'start', n * 2000, 'end', n * 2000 + 2000)),
+    'made/' || n, 'stacklens_enrichment', 'made/' || n, 0, %(topic)s, %(group_id)s,
+    jsonb_build_array(jsonb_build_object('partition', n %% 4, 'start', first, 'end', first + 2000)),
     'published', 1, '000000000000', jsonb_build_object(n %% 4, n %% 500),
     2000, 1940, 50, 10, 646000, %(caches)s, %(errors)s, %(durations)s,
     at - interval '1.5 seconds', at - interval '1 second', at
 FROM (
-    SELECT n, %(ends_at)s::timestamptz - n * %(seconds)s * interval '1 second' AS at
+    SELECT
+        n,
+        (%(batches)s::bigint - n) * 2000 AS first,
+        %(ends_at)s::timestamptz - n * %(seconds)s * interval '1 second' AS at
     FROM generate_series(1, %(batches)s::bigint) AS n
 ) AS times
 """
@@ -87,7 +91,9 @@ def make_history(connection: psycopg.Connection[Any], batches: timedelta, rollup
     now = datetime.now(UTC)
     hour, minute = hour_of(now) - HOUR, now.replace(second=0, microsecond=0) - MINUTE
     counts = LookupCounts(messages=1_990, memory=1_700, postgres=200, misses=90)
+    kafka = load().kafka
     values = {
+        "topic": kafka.input_topic, "group_id": kafka.consumer_group,
         "caches": jsonb(dict.fromkeys(REGISTRY.by_name, counts)),
         "errors": jsonb(dict.fromkeys(list(REGISTRY.reasons)[:6], 8) | {"invalid-json": 10}),
         "durations": jsonb(dict.fromkeys(STAGES, 0.05)),

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
+from urllib.parse import urlencode
 
 import psycopg
 from rich.console import Console
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 PAST = timedelta(days=30)
 TIMES = 10  # that each request is made, for each repetition
 GOAL_MS = 200
+MIDDLE = """
+SELECT batch_id, topic, ranges FROM enrichment_jobs
+WHERE published_at > now() - interval '15 days' AND purpose = '{}'
+ORDER BY published_at LIMIT 1
+"""
 
 
 class Request(NamedTuple):
@@ -37,7 +43,7 @@ class Request(NamedTuple):
 
 
 def measure_page(environ: Mapping[str, str], repeat: int, steps: Steps, console: Console) -> list[Request]:
-    """Fill a database, and make each request several times; those that need parameters of their own are left out."""
+    """Fill a database, and make each request several times; of those that need parameters, the ones about a batch."""
     # Airflow comes with these, and has its say in what is logged: not in the other parts.
     from fastapi.testclient import TestClient
 
@@ -48,6 +54,7 @@ def measure_page(environ: Mapping[str, str], repeat: int, steps: Steps, console:
         past = steps.step(f"the past: {PAST.days} days of a batch every {SECONDS} seconds")
         with past, psycopg.connect(stand.dsn, autocommit=True) as connection:
             make_history(connection, PAST, PAST)
+            chosen = addresses_of_a_batch(connection)
         with stand.resources(stand.settings) as r, r.clients.offsets_reader() as consumer:
             # Of a new broker the first question about a group takes a second: it makes the topic of offsets.
             read_committed(consumer, r.settings.kafka.input_topic, [0], r.settings.kafka.request_timeout_sec)
@@ -55,7 +62,7 @@ def measure_page(environ: Mapping[str, str], repeat: int, steps: Steps, console:
         with mock.patch.object(reading, "requires_access_dag", return_value=lambda: None):
             app = make_app(lambda: stand.resources(stand.settings))
         with TestClient(app) as client:
-            found = [_measure(client, address, TIMES * repeat) for address in addresses_of(app)]
+            found = [_measure(client, address, TIMES * repeat) for address in (*addresses_of(app), *chosen)]
         app.state.scans.close()
     left_out = [request.address for request in found if not request.milliseconds]
     if left_out:
@@ -71,6 +78,15 @@ def addresses_of(app: FastAPI) -> Iterator[str]:
         if isinstance(route, APIRoute) and "GET" in route.methods and "{" not in route.path:
             ranged = any(parameter.name == "range" for parameter in route.dependant.query_params)
             yield from (f"{route.path}?range={name}" for name in RANGES) if ranged else (route.path,)
+
+
+def addresses_of_a_batch(connection: psycopg.Connection[Any]) -> list[str]:
+    """What the page asks for about one batch of the middle of that past, and about a message that it had."""
+    row = connection.execute(MIDDLE).fetchone()
+    assert row is not None
+    batch_id, topic, (first, *_) = row
+    place = {"topic": topic, "partition": first["partition"], "offset": first["start"]}
+    return [f"/api/batch?{urlencode({'id': batch_id})}", f"/api/fates?{urlencode(place)}"]
 
 
 def _measure(client: TestClient, address: str, times: int) -> Request:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,6 +17,7 @@ from enrichment.statements import Statements
 from tests.fixtures.pipeline import Pipeline, message
 
 FIRST = datetime(2026, 1, 15, 10, tzinfo=UTC)
+SEARCH = "enrichment_jobs/first_published_with"
 HISTORY = """
 INSERT INTO enrichment_jobs (
     batch_id, dag_id, run_id, lane, topic, group_id, ranges, state, messages_read, messages_enriched, messages_partial,
@@ -86,6 +88,35 @@ def test_other_topics_and_groups_do_not_count(pipeline: Pipeline) -> None:
         assert fates_of(statements, kafka, Origin("another", 0, 0), []) == []
         other = kafka.model_copy(update={"consumer_group": "another"})
         assert fates_of(statements, other, Origin(pipeline.input_topic, 0, 0), []) == []
+
+
+def test_partition_without_batches_costs_one_look_through_the_ledger(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step reads what the ones before have left over, and nothing after that."""
+    step, read, row = timedelta(seconds=2), list[timedelta](), Statements.row
+    fill(pipeline, step)
+
+    def noticed(self: Statements, name: str, kind: Any, parameters: dict[str, Any]) -> Any:
+        if name == SEARCH:
+            read.append(parameters["before"] - parameters["at"])
+        return row(self, name, kind, parameters)
+
+    monkeypatch.setattr(Statements, "row", noticed)
+    assert fates(pipeline, 2, 0) == []
+    assert sum(read, timedelta()) < 3_000 * step + timedelta(seconds=1)
+
+
+def test_step_ends_before_its_end(pipeline: Pipeline) -> None:
+    """What was published then, or later, belongs to another step."""
+    fill(pipeline, timedelta(seconds=2))
+    asked = {"topic": pipeline.input_topic, "group_id": load().kafka.consumer_group, "partition": 1, "at": FIRST}
+    with pipeline.resources() as r, r.query_connection(5) as connection:
+        found = [
+            Statements(connection).row(SEARCH, batches._Held, {**asked, "before": FIRST + timedelta(seconds=seconds)})
+            for seconds in (2, 3)
+        ]
+    assert [held and held.batch_id for held in found] == [None, "b1"]
 
 
 def test_range_that_was_cut_to_nothing_does_not_mislead() -> None:

@@ -1,5 +1,6 @@
--- The first batch of live draining that was published at a time or later and has offsets of this partition: one step of a search
--- for the batch that holds an offset, as batches of a partition are published in the order of their offsets.
+-- The first batch of live draining that was published from one time on, before another, and has offsets of this partition: one step of
+-- a search for the batch that holds an offset, as batches of a partition are published in the order of their offsets. Steps that find
+-- none, since the partition has none there, read half as far each.
 SELECT
     batch_id,
     published_at,
@@ -7,6 +8,7 @@ SELECT
 FROM enrichment_jobs
 WHERE state = 'published'
   AND published_at >= %(at)s
+  AND published_at < %(before)s
   AND topic = %(topic)s
   AND group_id = %(group_id)s
   AND purpose = '{}'

@@ -87,7 +87,7 @@ def _holding(statements: Statements, kafka: KafkaSettings, origin: Origin) -> It
     for _ in range(MOST_STEPS):
         is_close = last - first <= CLOSE  # then one after the other
         middle = first if is_close else first + (last - first) / 2
-        held_at = statements.row("enrichment_jobs/first_published_with", _Held, {**asked, "at": middle})
+        held_at = statements.row("enrichment_jobs/first_published_with", _Held, {**asked, "at": middle, "before": last})
         side = 1 if held_at is None else _compare(held_at, origin)
         if held_at is not None and side == 0:
             yield held_at.batch_id
