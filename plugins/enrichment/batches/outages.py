@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from enrichment.batch import Batch
-from enrichment.enrichers.base import STATUS, Enrichment, OnChunk
+from enrichment.enrichers.base import Enrichment, OnChunk
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.errors import OutageHeld
 from enrichment.settings import PipelineSettings
@@ -34,7 +34,7 @@ class SourceTally(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, added: Enrichment) -> SourceTally:
         """Of one chunk."""
-        failed = added.values[STATUS].isin(REGISTRY.unanswered).to_numpy(dtype=bool)
+        failed = added.have(REGISTRY.unanswered)
         rows = np.bincount(added.codes, minlength=len(failed))
         asked = (added.fetched | failed) & (rows > 0)
         return cls(int(asked.sum()), int((failed & asked).sum()), int(rows[failed].sum()))

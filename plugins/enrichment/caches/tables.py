@@ -16,6 +16,7 @@ import psycopg
 from psycopg.sql import SQL, Composable, Identifier, Placeholder
 
 from enrichment import sql
+from enrichment.codec.struct_columns import fields_of
 from enrichment.errors import SchemaError
 
 log = logging.getLogger(__name__)
@@ -70,10 +71,7 @@ class CacheTable(msgspec.Struct, frozen=True):
     @property
     def columns(self) -> dict[str, str]:
         """The value columns and their types, in the order of the struct."""
-        return {
-            field.name: _column_type(self.cache, field.name, field.type)
-            for field in msgspec.structs.fields(self.values)
-        }
+        return {field.name: _column_type(self.cache, field.name, field.type) for field in fields_of(self.values)}
 
     @property
     def given(self) -> tuple[str, ...]:

@@ -24,6 +24,12 @@ _NULL = pa.scalar(b"null")
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
+@lru_cache
+def fields_of(struct_type: StructType) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """The struct's fields, in order. msgspec works out their types anew whenever it is asked."""
+    return msgspec.structs.fields(struct_type)
+
+
 def not_null_type(field: msgspec.structs.FieldInfo) -> Any:
     """The type of an optional field without its None."""
     return get_args(field.type)[0]
@@ -32,7 +38,7 @@ def not_null_type(field: msgspec.structs.FieldInfo) -> Any:
 @lru_cache
 def arrow_types(struct_type: StructType) -> dict[str, pa.DataType]:
     """The type of each field's column, by its name in the output."""
-    return {field.encode_name: ARROW_TYPES[not_null_type(field)] for field in msgspec.structs.fields(struct_type)}
+    return {field.encode_name: ARROW_TYPES[not_null_type(field)] for field in fields_of(struct_type)}
 
 
 def columns_of(structs: Sequence[msgspec.Struct | None], struct_type: StructType) -> dict[str, pa.Array]:

@@ -6,7 +6,7 @@ The JSON of an answer is written once per distinct key, so that publishing only 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,6 +19,7 @@ from pandas.arrays import ArrowExtensionArray
 
 from enrichment.caches.base import KeyLookup, LookupCounts, State, Tier
 from enrichment.caches.entries import IS_STALE, REASON, STATE, TIER, Answers
+from enrichment.codec.buffers import Flags
 from enrichment.codec.struct_columns import StructType, arrow_types, fragments
 from enrichment.enrichers.declare import LookupEnricher
 from enrichment.enrichers.registry import NO_KEY, OK, REGISTRY, STALE
@@ -40,6 +41,12 @@ class Enrichment:
     values: pd.DataFrame
     fetched: np.ndarray[Any, np.dtype[np.bool_]]
     counts: LookupCounts
+
+    def have(self, statuses: Collection[str]) -> Flags:
+        """Which rows of `values` have one of these statuses."""
+        column = pa.Array.from_pandas(self.values[STATUS])
+        found: Flags = pc.is_in(column, pa.array(statuses, column.type)).to_numpy(zero_copy_only=False)
+        return found
 
     def take(self, column: str) -> pd.Series[Any]:
         """One column, a value for each row of the chunk."""

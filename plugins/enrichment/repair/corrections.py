@@ -27,7 +27,7 @@ from enrichment.codec.decode import key_text
 from enrichment.codec.headers import marked_own
 from enrichment.codec.records import Chunk, Header, pack_headers, unpack_headers
 from enrichment.dead_letters.writer import milliseconds
-from enrichment.enrichers.base import STATUS, Enrichment, OpenEnricher
+from enrichment.enrichers.base import Enrichment, OpenEnricher
 from enrichment.enrichers.declare import LookupEnricher
 from enrichment.enrichers.registry import REGISTRY, STALE
 from enrichment.kafka.topic_limits import TopicLimits
@@ -184,10 +184,7 @@ class Corrector:
             enricher = self._enrichers[declaration.name]
             earlier = {e.name: added[e.name] for e in REGISTRY.earlier(declaration)}
             added[declaration.name] = enricher.enrich(*_answers(enricher, messages, missing), earlier)
-        failing = {
-            REGISTRY.by_name[name].source: a.values[STATUS].isin(REGISTRY.unanswered).to_numpy(dtype=bool)[a.codes]
-            for name, a in added.items()
-        }
+        failing = {REGISTRY.by_name[name].source: a.have(REGISTRY.unanswered)[a.codes] for name, a in added.items()}
         repaired = [
             frozenset(source for source in sources if not failing[source][row]) for row, sources in enumerate(missing)
         ]

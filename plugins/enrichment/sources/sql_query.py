@@ -22,7 +22,7 @@ from psycopg.types.string import TextLoader
 
 from enrichment.caches.base import Entry, State
 from enrichment.caches.entries import Entries
-from enrichment.codec.struct_columns import arrow_types, not_null_type
+from enrichment.codec.struct_columns import arrow_types, fields_of, not_null_type
 from enrichment.databases import KeptConnection, Pause, can_be_text, is_outage
 from enrichment.errors import SettingsError, SourceUnavailable
 from enrichment.sources.bad_keys import BadKeySearch, KeyFault
@@ -59,7 +59,7 @@ class Query(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """The columns that it must return."""
-        return (self.key, *(field.name for field in msgspec.structs.fields(self.columns)))
+        return (self.key, *(field.name for field in fields_of(self.columns)))
 
     @property
     def has_parameter(self) -> bool:
@@ -90,7 +90,7 @@ class SqlSource:
         self._query = query
         self._unknown = unknown
         self._unavailable = unavailable
-        self._readers = [_READERS[not_null_type(field)] for field in msgspec.structs.fields(query.columns)]
+        self._readers = [_READERS[not_null_type(field)] for field in fields_of(query.columns)]
         self._types = arrow_types(query.columns)
         self._kept = KeptConnection(connect)
         self._pause = Pause(timeout_seconds, clock)

@@ -38,6 +38,7 @@ from enrichment.messages import REQUEST_ID
 
 Codes = np.ndarray[Any, np.dtype[np.int64]]
 LARGEST = 2**63
+ANSWERED = (OK, STALE)
 
 
 def open_source(site: Site, settings: BusinessSettings) -> OpenedSource:
@@ -74,7 +75,7 @@ class RiskScorer:
 
         masks = self._rules.fired(len(of_context), holds)
         # Mask -1 stands for no context: all null.
-        masks[~_is_answered(answered.values)[of_context]] = -1
+        masks[~answered.have(ANSWERED)[of_context]] = -1
         return Enrichment(
             codes, self._values(answered.values, of_context, masks), answered.fetched[of_context], answered.counts
         )
@@ -83,7 +84,7 @@ class RiskScorer:
         """See `ExplainedDerivation`."""
         codes, of_context, tables = self._combined(answered, earlier)
         code = int(codes[row])
-        has_context = bool(_is_answered(answered.values)[of_context[code]])
+        has_context = bool(answered.have(ANSWERED)[of_context[code]])
         rules = []
         for rule in self._rules.rules:
             checked = [_checked(condition, *tables[condition.column], code) for condition in rule.when]
@@ -145,7 +146,7 @@ def risks_of(events: pd.DataFrame, scored: Enrichment) -> RequestRisks:
     requests = events[REQUEST_ID].cat
     codes, first = np.unique(requests.codes.to_numpy(), return_index=True)
     combination = scored.codes[first]
-    is_new = scored.fetched[combination] & _is_answered(scored.values)[combination]
+    is_new = scored.fetched[combination] & scored.have(ANSWERED)[combination]
     rows = pa.array(combination[is_new])
     scores, levels, indicators = (pa.array(scored.values[name].array).take(rows) for name in arrow_types(Risk))
     return RequestRisks(
@@ -161,7 +162,7 @@ def combinations(
 
     Combination 0 is that of rows without a request. Without a context the others do not matter.
     """
-    is_answered = _is_answered(context.values)[context.codes]
+    is_answered = context.have(ANSWERED)[context.codes]
     parts: list[Codes] = [np.concatenate(([0], context.codes.astype(np.int64)))]
     parts += [np.concatenate(([0], np.where(is_answered, other.codes, 0).astype(np.int64))) for other in others]
     combined, numbers = parts[0], len(context.values)
@@ -175,7 +176,3 @@ def combinations(
     first = np.empty(len(distinct), dtype=np.int64)
     first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)  # the last one to be written stays
     return codes[1:].astype(np.int32), [part[first] for part in parts]
-
-
-def _is_answered(contexts: pd.DataFrame) -> Bools:
-    return contexts[STATUS].isin((OK, STALE)).to_numpy(dtype=bool)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from enrichment.enrichers.business import DEFAULT_RULES
-from enrichment.enrichers.business.risk import RiskRules
+from enrichment.enrichers.business.risk import Condition, Op, RiskRules
 from enrichment.errors import SettingsError
 
 RULES = RiskRules.load()
@@ -160,6 +163,35 @@ def test_condition_holds_as_its_operator_says(tmp_path: Path, when: str, expecte
         }
     )
     assert rules_of(tmp_path, rule(when)).score(table)["fired"].astype(bool).tolist() == expected
+
+
+PLAIN: dict[Op, Callable[[Any, Any], bool]] = {
+    Op.MORE: operator.gt, Op.AT_LEAST: operator.ge, Op.LESS: operator.lt, Op.AT_MOST: operator.le,
+    Op.EQUAL: operator.eq, Op.UNEQUAL: operator.ne,
+    Op.IN: lambda value, listed: value in listed, Op.NOT_IN: lambda value, listed: value not in listed,
+}  # fmt: skip
+ORDERED, LISTS = (Op.MORE, Op.AT_LEAST, Op.LESS, Op.AT_MOST), (Op.IN, Op.NOT_IN)
+TYPES = {"business_amount": pa.float64(), "user_account_age_days": pa.int64(), "business_unit": pa.string()}
+NUMBERS = st.integers(-2, 2) | st.sampled_from([-0.5, 0.5, 1.5])
+
+
+@given(
+    column=st.sampled_from(
+        [("business_amount", st.sampled_from([-0.5, 0.5, 1.0, 1.5, 2.0]), NUMBERS),
+         ("user_account_age_days", st.integers(-2, 2), NUMBERS),
+         ("business_unit", st.sampled_from("abc"), st.sampled_from("bcd"))]
+    ),
+    data=st.data(),
+)  # fmt: skip
+def test_condition_holds_where_python_says_so(column: tuple[str, Any, Any], data: st.DataObject) -> None:
+    """Whole numbers compare with fractions, in lists, too; nothing holds for a null."""
+    name, held, wanted = column
+    values = data.draw(st.lists(st.none() | held, min_size=1, max_size=6))
+    op = data.draw(st.sampled_from([op for op in PLAIN if name != "business_unit" or op not in ORDERED]))
+    value = tuple(data.draw(st.lists(wanted, min_size=1, max_size=3))) if op in LISTS else data.draw(wanted)
+    series = pd.Series(pa.array(values, TYPES[name]).to_pandas(types_mapper=pd.ArrowDtype))
+    expected = [found is not None and PLAIN[op](found, value) for found in values]
+    assert Condition(name, op, value).holds(series).tolist() == expected
 
 
 def test_score_is_clipped_and_rounded(tmp_path: Path) -> None:
