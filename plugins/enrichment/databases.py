@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
 import psycopg
@@ -66,6 +67,8 @@ class BoundedConnection(psycopg.Connection[Any]):
     """
 
     limits: Limits | None = None
+    # Whoever has lent it takes it back when a `KeptConnection` is done with it.
+    take_back: Callable[[BoundedConnection], None] | None = None
 
     def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:
         """See `psycopg.Connection`: every statement goes through here. Raises `NotAnswered`."""
@@ -194,6 +197,7 @@ class KeptConnection:
         self._open = connect
         self._connection: Connection | None = None
         self._is_closed = False
+        self._at_work = Lock()
 
     def run(self, work: Callable[[Connection], Result]) -> Result:
         """Do work in a transaction; again, on a new connection, when the kept one turns out to be closed."""
@@ -211,10 +215,16 @@ class KeptConnection:
         return self._run(work)
 
     def close(self) -> None:
-        """Close the connection, if there is one. A thread that is still at work does not get a new one."""
+        """Close the connection, if there is one, or give it back. A thread that is still at work does not get a new
+        one."""
         self._is_closed = True
-        if self._connection is not None:
-            self._connection.close()
+        is_idle = self._at_work.acquire(blocking=False)
+        connection, self._connection = self._connection, None
+        take_back = getattr(connection, "take_back", None) if is_idle else None
+        if connection is not None:
+            connection.close() if take_back is None else take_back(connection)
+        if is_idle:
+            self._at_work.release()
 
     def live(self) -> Connection:
         """The connection, known to answer: for several pieces of work on it, some time apart."""
@@ -238,10 +248,12 @@ class KeptConnection:
         return self._open()
 
     def _run(self, work: Callable[[Connection], Result]) -> Result:
-        if self._connection is None or self._connection.closed:
-            self._connection = self._connect()
-        with self._connection.transaction():
-            return work(self._connection)
+        with self._at_work:
+            connection = self._connection
+            if connection is None or connection.closed:
+                connection = self._connection = self._connect()
+            with connection.transaction():
+                return work(connection)
 
 
 def _milliseconds(seconds: float) -> str:

@@ -14,6 +14,9 @@ from airflow.sdk.execution_time.context import OutletEventAccessors, set_current
 from enrichment.batch import Batch
 from enrichment.batches import stages
 from enrichment.enrichers import ENRICHERS
+from enrichment.enrichers.base import OpenEnricher
+from enrichment.enrichers.declare import LookupEnricher
+from enrichment.enrichers.wiring import Enrichers
 from enrichment.orchestration import live
 from enrichment.settings import load
 from enrichment.store.connections import Connections
@@ -118,50 +121,41 @@ def test_batch_that_fails_is_left_to_tasks(
     assert pipeline.check().ok
 
 
-def test_batches_share_their_connections(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of many lanes needs no more of them than one of a single lane: to read and to write each cache, one for
-    the risks, and one for the rollups of minutes."""
-    opened: list[int] = []
-    connect = Connections.for_cache
+def test_stages_share_their_connections(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many lanes and enrichments there are: one to read caches, one to write them, and one for the risks, of
+    which the rollup of minutes takes one. All are closed at the end."""
+    lent: list[psycopg.Connection[Any]] = []
+    lend = Connections.for_cache
 
-    def counted(connections: Connections) -> Any:
-        opened.append(1)
-        return connect(connections)
+    def noted(connections: Connections) -> psycopg.Connection[Any]:
+        lent.append(lend(connections))
+        return lent[-1]
 
-    monkeypatch.setattr(Connections, "for_cache", counted)
+    monkeypatch.setattr(Connections, "for_cache", noted)
     monkeypatch.setenv("KAFKA_LANES", "4")
     pipeline.produce([message(n) for n in range(16)])
     claim(pipeline, monkeypatch)
     assert states(pipeline) == [JobState.PUBLISHED] * 4
-    assert 0 < len(opened) <= 2 * len(ENRICHERS) + 2
+    assert len(lent) >= 4 * len(ENRICHERS)
+    assert len(set(map(id, lent))) <= 3
+    assert all(connection.closed for connection in lent)
 
 
-@pytest.mark.parametrize(("chunk_size", "is_closed"), [("4", True), ("16", False)])
-def test_large_batch_keeps_nothing_open(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, chunk_size: str, is_closed: bool
-) -> None:
-    """What an enrichment has opened is closed before the next stage, where the batch is more than a chunk."""
-    opened: list[psycopg.Connection[Any]] = []
-    connect, publish = Connections.for_cache, stages.publish_batch
-    found: list[bool] = []
+def test_stage_gives_back_what_it_has_opened(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each enrichment is closed before the next one begins: a process has the memory of one of them."""
+    told: list[str] = []
+    open_enricher = Enrichers.open
 
-    def noted(connections: Connections) -> psycopg.Connection[Any]:
-        opened.append(connect(connections))
-        return opened[-1]
+    def noted(enrichers: Enrichers, declaration: LookupEnricher) -> OpenEnricher:
+        told.append(f"{declaration.name} opened")
+        enrichers._site.at_end(lambda: told.append(f"{declaration.name} closed"))
+        return open_enricher(enrichers, declaration)
 
-    def looked_at(*args: Any, **kwargs: Any) -> Any:
-        found.extend(connection.closed for connection in opened)
-        return publish(*args, **kwargs)
-
-    monkeypatch.setattr(Connections, "for_cache", noted)
-    monkeypatch.setattr(stages, "publish_batch", looked_at)
-    monkeypatch.setenv("KAFKA_CHUNK_SIZE", chunk_size)
+    monkeypatch.setattr(Enrichers, "open", noted)
     pipeline.produce([message(n) for n in range(16)])
     claim(pipeline, monkeypatch)
     assert states(pipeline) == [JobState.PUBLISHED]
-    assert found
-    assert set(found) == {is_closed}
-    assert all(connection.closed for connection in opened)
+    assert told == [f"{enricher.name} {what}" for enricher in ENRICHERS for what in ("opened", "closed")]
     assert pipeline.check().ok
 
 

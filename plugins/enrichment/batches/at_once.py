@@ -21,27 +21,22 @@ P = TypeVar("P")
 def run_at_once(
     work: Workplace, kind: Kind, batch: Batch, publish: Callable[[Drained, Mapping[str, LookedUp]], P]
 ) -> P:
-    """Run a batch's stages, one after the other. Raises as they do.
-
-    What a stage has opened and left in memory is given back before the next one, as the end of a task of its own would.
-    A batch of a single chunk leaves little: what it has opened is kept, for the batches of other lanes.
-    """
-
-    kafka = work.settings.kafka
-
-    def give_back(drained: Drained) -> None:
-        if drained.messages > kafka.chunk_size or drained.value_bytes > kafka.chunk_bytes:
-            work.close_enrichers()
-            pa.system_memory_pool().release_unused()  # and what the C library keeps for later
+    """Run a batch's stages, one after the other. Raises as they do."""
 
     def drain(claimed: Batch) -> Drained:
         drained = stages.drain_batch(work, kind, claimed)
-        give_back(drained)
+        give_back(work)
         return drained
 
     def look_up(drained: Drained, declaration: LookupEnricher, _earlier: Sequence[LookedUp]) -> LookedUp:
         looked_up = stages.look_up(work, declaration, drained.batch)
-        give_back(drained)
+        give_back(work)
         return looked_up
 
     return run_stages(batch, drain, look_up, publish)
+
+
+def give_back(work: Workplace) -> None:
+    """Give back, before the next stage, what one has opened and left in memory, as the end of its task would."""
+    work.close_enrichers()
+    pa.system_memory_pool().release_unused()  # and what the C library keeps for later

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from enum import StrEnum
+from functools import cached_property
 from typing import Protocol, Self
 
 import numpy as np
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from enrichment.batch import LIVE, Batch
 from enrichment.codec.records import Chunk
@@ -120,10 +121,14 @@ class LanePublisher:
                 "published. The next claim says how to go on."
             )
 
+    @cached_property
+    def _reader(self) -> Consumer:
+        """A consumer of the group, to ask for its offsets and to name it."""
+        return self._open.enter_context(self._clients.offsets_reader())
+
     def _committed(self) -> Mapping[int, Committed]:
         batch = self._batch
-        with self._clients.offsets_reader() as reader:
-            return read_committed(reader, batch.topic, [r.partition for r in batch.ranges], self._timeout)
+        return read_committed(self._reader, batch.topic, [r.partition for r in batch.ranges], self._timeout)
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -174,10 +179,8 @@ class LanePublisher:
             raise KafkaException(KafkaError(KafkaError._STATE))  # as the client says of everything after an error
 
     def _send_progress(self, producer: Producer) -> None:
-        offsets = stamped(self._batch)
-        with self._clients.offsets_reader() as reader:
-            group = reader.consumer_group_metadata()
-            with_retries(lambda seconds: producer.send_offsets_to_transaction(offsets, group, seconds), self._timeout)
+        offsets, group = stamped(self._batch), self._reader.consumer_group_metadata()
+        with_retries(lambda seconds: producer.send_offsets_to_transaction(offsets, group, seconds), self._timeout)
 
 
 class Transaction(Protocol):

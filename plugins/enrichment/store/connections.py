@@ -1,6 +1,6 @@
 """Opens connections to the StackLens database: one kind for each use, with the limits that the settings give it.
 
-A connection is opened when it is first asked for; `close` ends all of them.
+A connection is opened when it is first asked for; `close` ends those that are not in other hands.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
-from enrichment.databases import KeptConnection, Limits, connect, encoding_fault
+from enrichment.databases import BoundedConnection, KeptConnection, Limits, connect, encoding_fault
 from enrichment.errors import SettingsError
 from enrichment.settings import PostgresSettings
 
@@ -25,6 +26,7 @@ class Connections:
     def __init__(self, parameters: Parameters, postgres: PostgresSettings) -> None:
         self._parameters = parameters
         self._settings = postgres
+        self._idle: list[BoundedConnection] | None = []  # None once they are closed
         writing, cleaning = postgres.ledger_timeout_sec, postgres.maintenance_timeout_sec
         self._ledger = KeptConnection(partial(self._checked, self._limits(writing, writing)))
         self._maintenance = KeptConnection(
@@ -32,9 +34,12 @@ class Connections:
         )
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections but those that are in other hands: these are closed when they are given back."""
+        idle, self._idle = self._idle or [], None
         self._ledger.close()
         self._maintenance.close()
+        for connection in idle:
+            connection.close()
 
     @property
     def ledger(self) -> Connection:
@@ -49,9 +54,20 @@ class Connections:
         """For long statements that can be deferred: they wait for locks only briefly. Otherwise as `ledger`."""
         return self._maintenance.live()
 
-    def for_cache(self) -> Connection:
-        """For a cache table: its caller goes on without it."""
-        return self._open(self._limits(self._settings.cache_timeout_sec, self._settings.cache_lock_timeout_sec))
+    def for_cache(self) -> BoundedConnection:
+        """For a cache table: its caller goes on without it. One that was given back is lent again: the stages of a task
+        work one after the other, and opening one costs more than a small look-up."""
+        while self._idle:
+            connection = self._idle.pop()
+            try:
+                connection.execute("")
+            except psycopg.OperationalError:  # the server has ended it
+                connection.close()
+            else:
+                return connection
+        connection = self._open(self._limits(self._settings.cache_timeout_sec, self._settings.cache_lock_timeout_sec))
+        connection.take_back = self._take_back
+        return connection
 
     def for_breaker(self) -> Connection:
         """For the one row of a circuit breaker, which is read before every request."""
@@ -61,10 +77,16 @@ class Connections:
         """For a read-only query of the user, with this time limit."""
         return self._open(self._limits(timeout_sec, timeout_sec, read_only=True))
 
+    def _take_back(self, connection: BoundedConnection) -> None:
+        if self._idle is None or connection.info.transaction_status != TransactionStatus.IDLE:
+            connection.close()
+        else:
+            self._idle.append(connection)
+
     def _limits(self, statement: float, lock: float, *, read_only: bool = False) -> Limits:
         return Limits(self._settings.connect_timeout_sec, statement, lock, read_only)
 
-    def _open(self, limits: Limits) -> Connection:
+    def _open(self, limits: Limits) -> BoundedConnection:
         return connect(self._parameters(), limits)
 
     def _checked(self, limits: Limits) -> Connection:
