@@ -13,7 +13,7 @@ from enrichment.conservation.origins import Origin
 from enrichment.inspection import batches
 from enrichment.inspection.batches import BatchFate, fates_of
 from enrichment.settings import load
-from enrichment.statements import Statements
+from enrichment.statements import Statements, jsonb
 from tests.fixtures.pipeline import Pipeline, message
 
 FIRST = datetime(2026, 1, 15, 10, tzinfo=UTC)
@@ -71,6 +71,22 @@ def test_batch_under_way_is_found(pipeline: Pipeline) -> None:
     [published] = fates(pipeline, 1, 1)
     assert (published.run_id, published.state, published.kind) == ("run-7", "published", "live")
     assert published.published_at is not None
+
+
+def test_last_failures_of_an_offset_are_found(pipeline: Pipeline) -> None:
+    """A lane that fails all night leaves hundreds of batches with the same messages, and each is a look into the
+    ledger."""
+    fill(pipeline, timedelta(seconds=2))
+    with psycopg.connect(pipeline.dsn) as connection:
+        connection.execute(
+            "UPDATE enrichment_jobs SET state = 'failed', published_at = NULL, ranges = %s"
+            " WHERE run_id LIKE 'run-29__'",
+            [jsonb([OffsetRange(0, 20_000, 20_010)])],
+        )
+    found = fates(pipeline, 0, 20_009)
+    assert [fate.batch_id for fate in found] == [f"b{n}" for n in range(3_000 - batches.MOST_BATCHES, 3_000)]
+    assert fates(pipeline, 0, 20_010) == []
+    assert fates(pipeline, 1, 20_009) == []
 
 
 def test_batches_are_found_by_id(pipeline: Pipeline) -> None:

@@ -150,6 +150,34 @@ def test_failed_batch_is_well_once_later_ones_had_its_messages(pipeline: Pipelin
     assert look(pipeline, watch).unfinished == []
 
 
+def test_lane_that_fails_all_night_is_one_finding(pipeline: Pipeline, watch: BacklogWatch) -> None:
+    """Each try leaves a failed batch with the same messages: the newest is told of, with how many there are."""
+    pipeline.produce([message(n) for n in range(8)])
+    for run in range(3):
+        [batch] = pipeline.claim(f"run-{run}")
+        with pipeline.resources() as r:
+            r.ledger.failed(batch.batch_id, f"bug {run}")
+    seen = look(pipeline, watch)
+    [unfinished] = seen.unfinished
+    assert (unfinished.run_id, unfinished.error, unfinished.alike) == ("run-2", "bug 2", 3)
+    [finding] = [f for f in judge(seen, load().service_levels).findings if f.run_id]
+    assert "has failed like 2 before it, and its lane waits: bug 2" in finding.text
+
+
+def test_batch_of_a_topic_that_was_recreated_is_unfinished(pipeline: Pipeline, watch: BacklogWatch) -> None:
+    """The group's offsets mean other messages since: that they are higher says nothing about the batch."""
+    pipeline.produce([message(n) for n in range(8)])
+    [batch] = pipeline.claim()
+    with psycopg.connect(pipeline.dsn) as connection:
+        connection.execute("UPDATE enrichment_positions SET next_offset = 1000")
+        assert look(pipeline, watch).unfinished != []  # not committed yet
+        connection.commit()
+        assert look(pipeline, watch).unfinished == []
+        connection.execute("UPDATE enrichment_positions SET topic_id = 'another'")
+        connection.commit()
+    assert [seen.batch_id for seen in look(pipeline, watch).unfinished] == [batch.batch_id]
+
+
 def test_brokers_that_do_not_answer_are_a_finding(pipeline: Pipeline) -> None:
     """What the database knows is there all the same; once they answer, the next look has all."""
     watch = BacklogWatch(load().kafka, 1.0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import psycopg
 from confluent_kafka import KafkaException
+from msgspec.structs import replace
 
 from enrichment.batch import LIVE, OffsetRange, label_of
 from enrichment.errors import EnrichmentError
@@ -21,7 +22,6 @@ from enrichment.rollup.service_levels import Breach, Level, find_breaches
 from enrichment.rollup.table import Rollups
 from enrichment.settings import Settings
 from enrichment.statements import Statements
-from enrichment.store.positions import Position, Positions
 
 RECENT = timedelta(minutes=5)  # what "now" means for rates
 # Offsets at the head of a partition that are looked at for its first message: some hold none (transaction markers,
@@ -51,8 +51,8 @@ class LastBatch(msgspec.Struct, frozen=True):
 
 
 class UnfinishedBatch(msgspec.Struct, frozen=True):
-    """A live batch that is claimed and not published; `error` is what its last try ended with. `topic_id` is Kafka's id
-    of its topic, None where that is not known."""
+    """A live batch that is claimed and not published; `error` is what its last try ended with. It is the newest of
+    those of its lane and state, of which there are `alike`."""
 
     batch_id: str
     dag_id: str
@@ -64,20 +64,12 @@ class UnfinishedBatch(msgspec.Struct, frozen=True):
     claimed_at: datetime
     error: str | None = None
     ranges: tuple[OffsetRange, ...] = ()
-    topic_id: str | None = None
+    alike: int = 1
 
     @property
     def label(self) -> str:
         """The name of its square in Airflow's grid."""
         return label_of(LIVE.kind, self.lane, self.ranges)
-
-    def is_passed(self, positions: Mapping[int, Position]) -> bool:
-        """Whether the group is past it: later batches had its messages, fewer at a time."""
-        found = [(positions.get(r.partition), r.end) for r in self.ranges]
-        return all(p is not None and p.next_offset >= end and self._is_in(p.topic_id) for p, end in found)
-
-    def _is_in(self, topic_id: str | None) -> bool:
-        return None in (topic_id, self.topic_id) or topic_id == self.topic_id
 
 
 class OpenBreaker(msgspec.Struct, frozen=True):
@@ -151,7 +143,6 @@ def look(
     statements, kafka = Statements(connection), settings.kafka
     group = {"group_id": kafka.consumer_group}
     unfinished = statements.rows("enrichment_jobs/find_open", UnfinishedBatch, group)
-    positions = Positions(connection).get(kafka.input_topic, kafka.consumer_group)
     rollup = Rollups(connection).between(at - RECENT, at, contents=False)
     backlog, kafka_error = [], ""
     try:
@@ -164,10 +155,20 @@ def look(
         backlog=backlog,
         kafka_error=kafka_error,
         last=statements.row("enrichment_jobs/last_published", LastBatch, {}),
-        unfinished=[b for b in unfinished if b.topic == kafka.input_topic and not b.is_passed(positions)],
+        unfinished=newest_of(batch for batch in unfinished if batch.topic == kafka.input_topic),
         breakers=statements.rows("circuit_breakers/find_open", OpenBreaker, {}),
         pending=statements.rows("enrichment_pending/summarise", PendingSource, {}),
     )
+
+
+def newest_of(batches: Iterable[UnfinishedBatch]) -> list[UnfinishedBatch]:
+    """Of each lane and state the newest; `batches` are in the order of their claims. A lane that fails all night leaves
+    hundreds of them, with the same messages."""
+    found: dict[tuple[int, str], UnfinishedBatch] = {}
+    for batch in batches:
+        before = found.pop((batch.lane, batch.state), None)
+        found[batch.lane, batch.state] = batch if before is None else replace(batch, alike=before.alike + 1)
+    return list(found.values())
 
 
 def see_backlog(watch: BacklogWatch, kafka_config: Callable[[], Mapping[str, Any]]) -> list[WaitingPartition]:

@@ -76,7 +76,8 @@ def _findings(now: Now, levels: ServiceLevelSettings) -> Iterator[Finding]:
     for batch in now.unfinished:
         of = f"batch {batch.batch_id} of lane {batch.lane}"
         if batch.state == "failed":
-            text = f"{of} has failed, and its lane waits: {batch.error or 'its task log says why'}"
+            others = f" like {batch.alike - 1:,} before it" if batch.alike > 1 else ""
+            text = f"{of} has failed{others}, and its lane waits: {batch.error or 'its task log says why'}"
             yield _of_batch(Health.DOWN, text, batch, [TAKEN_AGAIN, RUN_NOW])
         elif batch.error:
             text = f"{of} is tried again, it failed {batch.attempts} times: {batch.error}"

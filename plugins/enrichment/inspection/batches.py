@@ -54,7 +54,6 @@ class BatchFate(msgspec.Struct, frozen=True):
 class _Held(msgspec.Struct, frozen=True):
     batch_id: str
     ranges: tuple[OffsetRange, ...]
-    topic: str = ""
     published_at: datetime | None = None
 
 
@@ -73,16 +72,14 @@ def fates_of(
 
 
 def _holding(statements: Statements, kafka: KafkaSettings, origin: Origin) -> Iterator[str]:
-    """The ids of the batches that hold this offset: those under way, and a published one."""
-    group = {"group_id": kafka.consumer_group}
-    for held in statements.rows("enrichment_jobs/find_open", _Held, group):
-        if held.topic == origin.topic and _compare(held, origin) == 0:
-            yield held.batch_id
+    """The ids of the batches that hold this offset: those under way, the last ones that failed, and a published one."""
+    asked = {"group_id": kafka.consumer_group, "topic": origin.topic, "partition": origin.partition}
+    unpublished = {**asked, "offset": origin.offset, "most": MOST_BATCHES}
+    yield from (held.batch_id for held in statements.rows("enrichment_jobs/find_holding", _Held, unpublished))
     [span] = statements.rows("enrichment_jobs/published_span", dict[str, datetime | None], {})
     first, last = span["first_at"], span["last_at"]
     if first is None or last is None:
         return
-    asked = {**group, "topic": origin.topic, "partition": origin.partition}
     last += CLOSE
     for _ in range(MOST_STEPS):
         is_close = last - first <= CLOSE  # then one after the other

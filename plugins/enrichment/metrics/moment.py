@@ -34,7 +34,9 @@ def samples_of_moment(verdict: HealthVerdict, now: Now | None) -> Iterator[Sampl
             yield names.LAG.of(partition.waiting, partition.partition)
         oldest = 0.0 if now.oldest_at is None else (now.at - now.oldest_at).total_seconds()
         yield names.OLDEST_WAITING.of(max(0.0, oldest))
-    states = Counter(batch.state for batch in now.unfinished)
+    states: Counter[str] = Counter()
+    for batch in now.unfinished:
+        states[batch.state] += batch.alike
     for state in UNPUBLISHED_STATES:
         yield names.UNPUBLISHED.of(states[state], state)
     yield from _samples_of_sources(now)

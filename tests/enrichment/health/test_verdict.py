@@ -88,6 +88,8 @@ LIVE = {"stacklens_enrichment"}
         ({"backlog": WAITING, "last": None}, Health.DOWN, "nothing was ever published", LIVE),
         ({"unfinished": [batch(state="failed", error="BatchRefused: too large")]}, Health.DOWN,
          "batch b-1 of lane 2 has failed, and its lane waits: BatchRefused: too large", LIVE),
+        ({"unfinished": [batch(state="failed", error="a bug", alike=1_001)]}, Health.DOWN,
+         "batch b-1 of lane 2 has failed like 1,000 before it, and its lane waits: a bug", LIVE),
         ({"backlog": WAITING}, Health.DEGRADED, "1,503 messages wait, the oldest is of 10 min ago: more than 120 s",
          LIVE),
         ({"unfinished": [batch(error="no broker", attempts=3)]}, Health.DEGRADED,
@@ -101,8 +103,8 @@ LIVE = {"stacklens_enrichment"}
          "40 published messages lack user-profile until they are repaired, since 3 h", {"stacklens_repair"}),
     ],
     ids=[
-        "no broker", "stalled", "never moved", "failed", "late", "tried again", "breach", "breaker", "other breaker",
-        "pending",
+        "no broker", "stalled", "never moved", "failed", "failed again", "late", "tried again", "breach", "breaker",
+        "other breaker", "pending",
     ],
 )  # fmt: skip
 def test_what_is_the_matter_is_found(fields: dict[str, Any], health: Health, said: str, started: set[str]) -> None:

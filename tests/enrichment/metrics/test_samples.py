@@ -137,7 +137,8 @@ def test_moment_has_what_is_wrong() -> None:
     assert of_moment(names.PENDING, pending=pending)[SOURCE,] == 50
     assert of_moment(names.PENDING, pending=pending)["gone",] == 3
     unfinished = [UnfinishedBatch("b", "d", "r", "t", 0, state, 1, AT) for state in ("failed", "claimed")]
-    assert of_moment(names.UNPUBLISHED, unfinished=unfinished) == {("claimed",): 1, ("drained",): 0, ("failed",): 1}
+    unfinished.append(UnfinishedBatch("b", "d", "r", "t", 1, "failed", 1, AT, alike=7))
+    assert of_moment(names.UNPUBLISHED, unfinished=unfinished) == {("claimed",): 1, ("drained",): 0, ("failed",): 8}
 
 
 @pytest.mark.parametrize(
