@@ -32,6 +32,7 @@ SILENCE_SECONDS = 60
 MAX_BYTES = 2048 * MIB
 # Not to be had, and not by trying again either. 408, 425 and 429 are.
 REFUSALS = (400, 401, 403, 404, 405, 406, 410, 451)
+CHECK = "check *Source* of the run, or GEO_IP_UPDATE_SOURCE where it has none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class FileSource:
         try:
             self._path = Path(path).expanduser()
         except RuntimeError as nobody:
-            raise SettingsError(f"{path}: {nobody}; check GEO_IP_UPDATE_SOURCE") from nobody
+            raise SettingsError(f"{path}: {nobody}; {CHECK}") from nobody
         self._sha256 = sha256
         self._max_bytes = max_bytes
 
@@ -89,9 +90,9 @@ class FileSource:
                 require_file(self._path)
             file = self._path.open("rb")
         except OSError as unreadable:
-            raise SettingsError(f"{self.name}: {unreadable.strerror}; check GEO_IP_UPDATE_SOURCE") from unreadable
+            raise SettingsError(f"{self.name}: {unreadable.strerror}; {CHECK}") from unreadable
         except ValueError as odd:  # a NUL
-            raise SettingsError(f"{self.name!r}: {odd}; check GEO_IP_UPDATE_SOURCE") from odd
+            raise SettingsError(f"{self.name!r}: {odd}; {CHECK}") from odd
         with file, closing(_Offered(folder, self.name, self._sha256, self._max_bytes)) as offered:
             while piece := file.read(CHUNK_BYTES):
                 offered.write(piece)
@@ -115,7 +116,7 @@ class UrlSource:
         try:
             return asyncio.run(self._download(folder))
         except (aiohttp.InvalidURL, UnicodeError):  # the latter: of a host that no name can be
-            raise SettingsError(f"{self.name}: no URL that can be asked; check GEO_IP_UPDATE_SOURCE") from None
+            raise SettingsError(f"{self.name}: no URL that can be asked; {CHECK}") from None
         except aiohttp.ClientConnectorError as failed:
             raise RefreshFailed(f"{self.name}: ConnectionError: {failed.strerror}") from None
         except aiohttp.ClientError as failed:
@@ -138,7 +139,7 @@ class UrlSource:
             session.get(self._url, ssl=trusting()) as answer,
         ):
             if answer.status in REFUSALS:
-                raise SettingsError(f"{self.name}: HTTP {answer.status}; check GEO_IP_UPDATE_SOURCE")
+                raise SettingsError(f"{self.name}: HTTP {answer.status}; {CHECK}")
             if answer.status != 200:
                 raise RefreshFailed(f"{self.name}: HTTP {answer.status}")
             with closing(_Offered(folder, self.name, self._sha256, self._max_bytes)) as offered:

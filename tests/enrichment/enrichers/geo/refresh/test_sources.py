@@ -67,7 +67,7 @@ def test_file_is_copied(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["nothing.mmdb", ""])
 def test_setting_is_wrong_when_there_is_no_such_file(tmp_path: Path, name: str) -> None:
     """A path that leads nowhere, or to a folder, is not tried again."""
-    with pytest.raises(SettingsError, match="GEO_IP_UPDATE_SOURCE"):
+    with pytest.raises(SettingsError, match=r"\*Source\* of the run, or GEO_IP_UPDATE_SOURCE"):
         FileSource(str(tmp_path / name)).fetch(tmp_path, None)
 
 
