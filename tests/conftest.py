@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -12,10 +14,12 @@ from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).parents[1]
 
+HOME = tempfile.mkdtemp(prefix="stacklens-airflow-")
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 # Airflow reads these when it is first imported, by whatever test that is.
 os.environ.update(
     {
-        "AIRFLOW_HOME": tempfile.mkdtemp(prefix="stacklens-airflow-"),
+        "AIRFLOW_HOME": HOME,
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
 from confluent_kafka import Producer
 
+from enrichment.batches import stages
+from enrichment.enrichers.registry import REGISTRY
+from enrichment.errors import SettingsError
 from enrichment.group.watch import BacklogWatch
 from enrichment.health import now as health
 from enrichment.health.now import Now, PendingSource, UnfinishedBatch, WaitingPartition
@@ -162,6 +166,26 @@ def test_lane_that_fails_all_night_is_one_finding(pipeline: Pipeline, watch: Bac
     assert (unfinished.run_id, unfinished.error, unfinished.alike) == ("run-2", "bug 2", 3)
     [finding] = [f for f in judge(seen, load().service_levels).findings if f.run_id]
     assert "has failed like 2 before it, and its lane waits: bug 2" in finding.text
+
+
+def test_what_is_set_wrong_is_named(
+    pipeline: Pipeline, watch: BacklogWatch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No message is at fault, so nothing is suspected: without it one would only see that nothing is published."""
+    pipeline.produce([message(n) for n in range(8)])
+    for run in range(2):
+        [batch] = pipeline.claim(f"run-{run}")
+        drained = pipeline.drain(batch)
+        with monkeypatch.context() as wrong:
+            wrong.setenv("BUSINESS_RISK_RULES_PATH", str(tmp_path / "gone.toml"))
+            with pipeline.resources() as r, pytest.raises(SettingsError):
+                stages.look_up(r, REGISTRY.by_name["business"], drained.batch)
+        assert batch.span == 8
+    seen = look(pipeline, watch)
+    [unfinished] = seen.unfinished
+    assert unfinished.alike == 2
+    assert (unfinished.error or "").startswith("business: SettingsError: BUSINESS_RISK_RULES_PATH=")
+    assert judge(seen, load().service_levels).health is Health.DOWN
 
 
 def test_batch_of_a_topic_that_was_recreated_is_unfinished(pipeline: Pipeline, watch: BacklogWatch) -> None:

@@ -6,15 +6,21 @@ import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import psycopg
 import pytest
+from airflow.sdk import Context
+from airflow.sdk.execution_time.context import set_current_context
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from enrichment.batch import Batch
 from enrichment.batches.publish import utc_now
+from enrichment.errors import RunRefused
 from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_REVISION
+from enrichment.orchestration import repair as tasks
 from enrichment.repair import passes as repair
 from enrichment.repair.pending import PendingState
 from tests.fixtures.partials import (
@@ -402,3 +408,24 @@ def test_moment_is_the_repairs_own(quick: Pipeline, partial: Batch) -> None:
     with quick.resources() as r:
         repair.run(r, one, lambda: datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC))
     assert {value(v[-1])["enriched_at"] for v in versions(quick, partial).values()} == {"2030-01-02T03:04:05.000Z"}
+
+
+@pytest.mark.parametrize("is_manual", [True, False], ids=["by hand", "scheduled"])
+def test_batch_that_is_not_pending_is_refused_by_name(
+    quick: Pipeline, partial: Batch, monkeypatch: pytest.MonkeyPatch, *, is_manual: bool
+) -> None:
+    """A run that is asked for a batch and does nothing looks as if it had repaired it."""
+    monkeypatch.setattr(tasks, "resources", quick.resources)
+
+    def plan(batch_id: str | None, source: str | None = None) -> list[str]:
+        params = {"batch_id": batch_id, "source": source, "dry_run": False}
+        run_type = "manual" if is_manual else "scheduled"
+        with set_current_context(cast(Context, {"params": params, "dag_run": SimpleNamespace(run_type=run_type)})):
+            return [one["batch"]["batch_id"] for one in tasks.plan.function()]
+
+    assert len(plan(partial.batch_id)) == 1
+    assert plan(None, "geo-ip") == []
+    with pytest.raises(RunRefused, match=r"nothing is missing in a published batch 'dag/typo/0': the partial"):
+        plan("dag/typo/0")
+    with pytest.raises(RunRefused, match=r"nothing of geo-ip is missing in a published batch 'dag/down/0'"):
+        plan(partial.batch_id, "geo-ip")

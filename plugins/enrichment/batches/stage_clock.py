@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from enrichment.errors import BatchRefused, BatchUnbalanced, PublishRefused
+import psycopg
+
+from enrichment.errors import BatchRefused, BatchUnbalanced
 from enrichment.log_lines import log_pairs
 from enrichment.store import metrics
 from enrichment.store.connections import Connection
@@ -54,8 +56,8 @@ class StageRecords(Protocol):
 def timed_stage(records: StageRecords, batch_id: str, name: str) -> Iterator[Stage]:
     """Time a stage of a batch and record what it did, once it has ended well.
 
-    A failure caused by the batch itself is recorded in the ledger: the next claim there takes less. The reason for
-    which a broker did not accept a batch is recorded, too, and shrinks nothing.
+    A failure caused by the batch itself is recorded in the ledger: the next claim there takes less. Any other one (a
+    broker's refusal, a wrong setting, a query of the user's) is recorded, too, and shrinks nothing.
     """
     stage, start = Stage(), time.perf_counter()
     try:
@@ -66,8 +68,8 @@ def timed_stage(records: StageRecords, batch_id: str, name: str) -> Iterator[Sta
     except BATCH_FAULTS as fault:
         records.ledger.failed(batch_id, _said(name, fault))
         raise
-    except PublishRefused as refused:
-        records.ledger.noted(batch_id, _said(name, refused))
+    except Exception as outside:
+        _note(records, batch_id, _said(name, outside))
         raise
     stage.seconds = time.perf_counter() - start
     stage.peak_rss_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -79,6 +81,13 @@ def timed_stage(records: StageRecords, batch_id: str, name: str) -> Iterator[Sta
     memory = {"peak_rss_mb": stage.peak_rss_bytes // 1024**2, "batch_id": batch_id}
     log_pairs(log, "stage.done", {**done, **memory})
     log_pairs(log, "stage.counts", stage.counts)
+
+
+def _note(records: StageRecords, batch_id: str, error: str) -> None:
+    try:
+        records.ledger.noted(batch_id, error)
+    except psycopg.Error as failed:  # often the failure itself, which is raised
+        log.warning("stage.not_noted batch_id=%s error=%s", batch_id, str(failed).strip())
 
 
 def _said(stage: str, error: Exception) -> str:

@@ -89,9 +89,9 @@ def look_up(work: Workplace, declaration: LookupEnricher, batch: Batch) -> Looke
     if job is not None and job.is_published:
         counts = msgspec.convert(job.cache_counts.get(name, {}), LookupCounts)
         return LookedUp(counts, job.durations.get(name, 0.0))
-    enricher = work.enricher(declaration)
-    detector = OutageDetector(enricher.on_chunk)
     with timed_stage(work, batch.batch_id, name) as stage:
+        enricher = work.enricher(declaration)
+        detector = OutageDetector(enricher.on_chunk)
         counter = ContentCounter(declaration, detector)
         counts = enrich(work.staging, batch, enricher, counter)
         stage.messages, stage.counts = counts.messages, msgspec.to_builtins(counts)

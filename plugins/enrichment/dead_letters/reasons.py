@@ -17,7 +17,7 @@ class RedriveRule(NamedTuple):
     why: str
 
 
-_SAME_AGAIN = RedriveRule(False, "the message itself is at fault, and the same bytes fail again")
+SAME_AGAIN = RedriveRule(False, "the message itself is at fault, and the same bytes fail again")
 _MAY_ANSWER = RedriveRule(True, "the source may answer now")
 _MAY_KNOW = RedriveRule(True, "the source may know it by now")
 _OF_MESSAGES: dict[str, RedriveRule] = {
@@ -35,9 +35,9 @@ def rule_of(reason: str) -> RedriveRule:
     """The rule of a reason; `UNKNOWN` for one that this release does not know."""
     declaration = REGISTRY.by_source.get(REGISTRY.source_of.get(reason, ""))
     if declaration is None:
-        return _OF_MESSAGES.get(reason, _SAME_AGAIN) if reason in set(Reason) else UNKNOWN
+        return _OF_MESSAGES.get(reason, SAME_AGAIN) if reason in set(Reason) else UNKNOWN
     if reason in declaration.invalid:
-        return _SAME_AGAIN
+        return SAME_AGAIN
     return _MAY_ANSWER if reason in declaration.outages else _MAY_KNOW
 
 

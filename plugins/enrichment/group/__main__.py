@@ -25,14 +25,25 @@ from enrichment.kafka.command_line import add_brokers, brokers
 from enrichment.kafka.offsets import read_backlog
 from enrichment.kafka.topics import read_topic_id
 from enrichment.settings import Settings, load
+from enrichment.settings.kafka import MOST_LANES
 from enrichment.store.connections import Connections
 from enrichment.store.jobs import Ledger
 
 
 def placed(text: str) -> tuple[int, int]:
-    """`partition=offset`. Raises `ValueError`."""
-    partition, offset = text.split("=")
-    return int(partition), int(offset)
+    """`partition=offset`. Raises `ArgumentTypeError`."""
+    try:
+        partition, offset = map(int, text.split("="))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no PARTITION=OFFSET, such as 0=1200") from None
+    return partition, offset
+
+
+def lane_count(text: str) -> int:
+    """A number of lanes. Raises `ArgumentTypeError`."""
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_LANES:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of lanes from 1 to {MOST_LANES:,}")
+    return int(text)
 
 
 def status(clients: Clients, ledger: Ledger, _chosen: argparse.Namespace) -> None:
@@ -114,7 +125,7 @@ def parse() -> argparse.Namespace:
         command.add_argument("--topic", help="(default: KAFKA_INPUT_TOPIC)")
         command.add_argument("--group", help="(default: KAFKA_CONSUMER_GROUP)")
     made["accept-offsets"].add_argument("offsets", metavar="PARTITION=OFFSET", type=placed, nargs="+")
-    made["set-lanes"].add_argument("lanes", type=int, choices=range(1, 10_001), metavar="LANES")
+    made["set-lanes"].add_argument("lanes", type=lane_count, metavar="LANES")
     made["set-lanes"].add_argument(
         "--despite-open-batches", action="store_true", help="give up open batches; their messages are claimed again"
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from enrichment.dead_letters.reasons import all_reasons
+from enrichment.dead_letters.reasons import SAME_AGAIN, all_reasons, rule_of
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.health.now import RECENT, OpenBreaker, Recent
 from enrichment.rollup.service_levels import KEYLESS, Breach, Level
@@ -26,10 +26,16 @@ class Remedy(msgspec.Struct, frozen=True):
     tab: str = ""
 
 
-RUN_NOW = Remedy("The next run takes what waits; one can be started now.", LIVE_DAG)
+RUN_NOW = Remedy(
+    "The next run takes what waits; one can be started now. Where runs fail, their log says why.", LIVE_DAG
+)
 TAKEN_AGAIN = Remedy(
     "Its log says what is wrong; where that is a topic or a setting, mend it. The next runs take its messages again, "
     "fewer at a time, until the one at fault is alone and becomes a dead letter. Nothing needs to be cleared."
+)
+STANDS_STILL = Remedy(
+    "The logs of these runs say where. Once the cause is gone, the next run takes the messages; nothing needs to be "
+    "cleared."
 )
 TRIED_AGAIN = Remedy("Its run tries it again by itself; when that has ended, the next run takes its messages.")
 ANSWERS_AGAIN = Remedy("Runs fail meanwhile, which loses nothing: once there is an answer, the next one goes on.")
@@ -63,10 +69,15 @@ def _of_errors(recent: Recent, at: datetime) -> list[Remedy]:
     remedies = []
     if dead:
         since = (at - RECENT).replace(second=0, microsecond=0).isoformat().replace("+00:00", "Z")
-        reasons = [reason for reason in all_reasons() if reason in recent.errors_by_reason]
-        text = "Once the cause of the dead letters is gone, send them in again; a dry run first counts them."
-        conf = {"reasons": reasons, "since": since, "dry_run": True}
-        remedies.append(Remedy(text, REDRIVE_DAG, conf, "dead-letters"))
+        found = [reason for reason in all_reasons() if reason in recent.errors_by_reason]
+        hopeful = [reason for reason in found if rule_of(reason) is not SAME_AGAIN]
+        if hopeful or not found:
+            text = "Once the cause of the dead letters is gone, send them in again; a dry run first counts them."
+            conf = {"reasons": hopeful, "since": since, "dry_run": True}
+            remedies.append(Remedy(text, REDRIVE_DAG, conf, "dead-letters"))
+        if len(hopeful) < len(found):
+            at_fault = "Messages that are at fault themselves fail again as they are: tell who produces them."
+            remedies.append(Remedy(at_fault, tab="dead-letters"))
     if all_bad > dead:
         unknown = "The partial ones have keys that their sources do not know: tell the owners of these."
         remedies += [repair_of(source) for source in _failing(recent)] or [Remedy(unknown, tab="content")]

@@ -15,6 +15,7 @@ from enrichment.health.remedies import (
     ANSWERS_AGAIN,
     RUN_NOW,
     SET_RIGHT,
+    STANDS_STILL,
     TAKEN_AGAIN,
     TRIED_AGAIN,
     Remedy,
@@ -79,6 +80,9 @@ def _findings(now: Now, levels: ServiceLevelSettings) -> Iterator[Finding]:
             others = f" like {batch.alike - 1:,} before it" if batch.alike > 1 else ""
             text = f"{of} has failed{others}, and its lane waits: {batch.error or 'its task log says why'}"
             yield _of_batch(Health.DOWN, text, batch, [TAKEN_AGAIN, RUN_NOW])
+        elif batch.error and batch.alike > 1:
+            text = f"{of} fails like {batch.alike - 1:,} before it, and its lane waits: {batch.error}"
+            yield _of_batch(Health.DOWN, text, batch, [STANDS_STILL])
         elif batch.error:
             text = f"{of} is tried again, it failed {batch.attempts} times: {batch.error}"
             yield _of_batch(Health.DEGRADED, text, batch, [TRIED_AGAIN])

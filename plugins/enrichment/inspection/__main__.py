@@ -40,10 +40,10 @@ def give_way() -> None:
 
 def main() -> NoReturn:
     """Serve until the standard input ends."""
-    give_way()  # before anything has to be imported
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     from enrichment.inspection.serving import Server
 
+    give_way()  # not before: on a machine that is busy, what is imported would take it most of a minute
     for number in sys.argv[1:]:
         Thread(target=Server(Connection(int(number))).serve, daemon=True).start()
     sys.stdin.buffer.read()

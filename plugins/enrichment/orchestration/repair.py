@@ -50,6 +50,7 @@ def plan() -> list[dict[str, Any]]:
     """Find the batches that are due and where they lie, the oldest first. Nothing pending: the rest is skipped."""
     from msgspec import to_builtins
 
+    from enrichment.errors import RunRefused
     from enrichment.kafka.offsets import log_ends
     from enrichment.repair import passes as repair
 
@@ -58,6 +59,12 @@ def plan() -> list[dict[str, Any]]:
     with resources() as r:
         at_most = r.settings.pipeline.repair_batches_per_run
         due = r.pending.due(params["batch_id"], params["source"], rows=3 * at_most)
+        if params["batch_id"] is not None and not due:
+            source = "" if params["source"] is None else f" of {params['source']}"
+            raise RunRefused(
+                f"nothing{source} is missing in a published batch {params['batch_id']!r}: the partial messages on the "
+                "page, and enrichment_pending where its state is open, have the batches that are to be repaired"
+            )
         passes = []
         for batch_id, missing in groupby(due, key=lambda m: m.batch_id):
             of_batch = list(missing)

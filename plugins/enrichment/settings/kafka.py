@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings
 from enrichment.names import GroupName, TopicName
 from enrichment.variables import PositiveInt, room_config
 
+MOST_LANES = 10_000  # far more than a topic has partitions
+
 
 class KafkaSettings(BaseSettings):
     """Topics, group, and how much of them a batch may take."""
@@ -32,7 +34,7 @@ class KafkaSettings(BaseSettings):
         description="messages up to which the batches of a run, together, are enriched by the task that claims them,"
         " which is quicker than by tasks of their own; 0: none",
     )
-    lanes: Annotated[int, Field(gt=0, le=10_000)] = Field(
+    lanes: Annotated[int, Field(gt=0, le=MOST_LANES)] = Field(
         1,
         description="lanes: partition p belongs to lane p % lanes; the group's number, the same for all workers:"
         " `python -m enrichment.group set-lanes` changes it",

@@ -44,12 +44,16 @@ def test_what_helps_is_said_and_leads_somewhere(level: str) -> None:
 
 
 def test_dead_letters_are_sent_in_again_after_a_dry_run() -> None:
-    """Those of these minutes, by the reasons that they had."""
-    errors = {"invalid-json": 3, "message-too-large": 1}
-    [remedy] = of(Level.ERROR_RATE, error_rate=0.1, dead_letter_rate=0.1, errors_by_reason=errors)
-    assert (remedy.dag_id, remedy.tab) == (REDRIVE_DAG, "dead-letters")
-    expected = {"reasons": ["invalid-json", "message-too-large"], "since": "2026-01-15T09:55:00Z", "dry_run": True}
-    assert remedy.conf == expected
+    """Those of these minutes, by the reasons that they had; the others would become dead letters again."""
+    errors = {"invalid-json": 3, "message-too-large": 1, "message-refused": 2}
+    again, at_fault = of(Level.ERROR_RATE, error_rate=0.1, dead_letter_rate=0.1, errors_by_reason=errors)
+    assert (again.dag_id, again.tab) == (REDRIVE_DAG, "dead-letters")
+    assert again.conf == {
+        "reasons": ["message-too-large", "message-refused"], "since": "2026-01-15T09:55:00Z", "dry_run": True,
+    }  # fmt: skip
+    assert (at_fault.dag_id, at_fault.tab) == ("", "dead-letters")
+    errors = {"invalid-json": 3, "invalid-ip": 1}
+    assert of(Level.ERROR_RATE, error_rate=0.1, dead_letter_rate=0.1, errors_by_reason=errors) == [at_fault]
 
 
 def test_partial_messages_are_repaired_where_a_source_failed() -> None:

@@ -96,6 +96,8 @@ LIVE = {"stacklens_enrichment"}
          "batch b-1 of lane 2 is tried again, it failed 3 times: no broker", set()),
         ({"recent": recent(breaches=[Breach("lag", 9, 5)])}, Health.DEGRADED,
          "in the last 5 minutes 9 messages left behind a claim", LIVE),
+        ({"unfinished": [batch(state="drained", error="business: SettingsError: no file", alike=3)]}, Health.DOWN,
+         "batch b-1 of lane 2 fails like 2 before it, and its lane waits: business: SettingsError: no file", set()),
         ({"breakers": [OpenBreaker("user-profile http://users", "open", ago(minutes=7))]}, Health.DEGRADED,
          "user-profile http://users is not asked, its circuit breaker is open for 7 min", {"stacklens_repair"}),
         ({"breakers": [OpenBreaker("of somebody", "half-open")]}, Health.DEGRADED, "is half-open", set()),
@@ -103,8 +105,8 @@ LIVE = {"stacklens_enrichment"}
          "40 published messages lack user-profile until they are repaired, since 3 h", {"stacklens_repair"}),
     ],
     ids=[
-        "no broker", "stalled", "never moved", "failed", "failed again", "late", "tried again", "breach", "breaker",
-        "other breaker", "pending",
+        "no broker", "stalled", "never moved", "failed", "failed again", "late", "tried again", "stands still",
+        "breach", "breaker", "other breaker", "pending",
     ],
 )  # fmt: skip
 def test_what_is_the_matter_is_found(fields: dict[str, Any], health: Health, said: str, started: set[str]) -> None:
