@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import psycopg
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
 
 from enrichment.batches import stages
 from enrichment.enrichers.registry import REGISTRY
@@ -56,6 +59,19 @@ def test_waiting_messages_are_counted_with_the_time_of_the_first(pipeline: Pipel
     pipeline.produce([message(n) for n in range(2)], partition=3)
     assert look(pipeline, watch).backlog[3] == WaitingPartition(3, 3, FIRST + timedelta(milliseconds=3))
     assert watch.is_open
+
+
+def test_partitions_that_are_added_are_counted_at_once(pipeline: Pipeline, watch: BacklogWatch) -> None:
+    """By clients that were opened before there were any: that is no failure of the brokers."""
+    assert len(look(pipeline, watch).backlog) == 4
+    topic, admin = pipeline.input_topic, AdminClient({"bootstrap.servers": pipeline.bootstrap_servers})
+    admin.create_partitions([NewPartitions(topic, 6)])[topic].result()
+    while len(admin.list_topics(topic, timeout=10).topics[topic].partitions) < 6:
+        time.sleep(0.1)
+    pipeline.produce([message(0)], partition=5)
+    seen = look(pipeline, watch)
+    assert seen.kafka_error == ""
+    assert seen.backlog[5] == WaitingPartition(5, 1, FIRST)
 
 
 def test_first_message_is_found_behind_offsets_without_any(pipeline: Pipeline, watch: BacklogWatch) -> None:

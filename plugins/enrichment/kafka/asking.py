@@ -71,4 +71,12 @@ def log_offsets(
         answers = admin.list_offsets(asked, isolation_level=isolation, request_timeout=seconds) if asked else {}
         return {(home.topic, home.partition): answer.result().offset for home, answer in answers.items()}
 
-    return with_retries(ask, timeout, FIRST_SECONDS)
+    try:
+        return with_retries(ask, timeout, FIRST_SECONDS)
+    except KafkaException as refused:
+        if refused.args[0].code() != KafkaError._UNKNOWN_PARTITION:
+            raise
+        # A client that is kept does not know of a partition that was added since it last looked.
+        for topic in {home.topic for home in homes}:
+            partitions_of(admin, topic, timeout)
+        return with_retries(ask, timeout)
