@@ -46,6 +46,7 @@ class BacklogWatch:
             if told:
                 raise KafkaException(told[-1]) from failed
             raise
+        self._consumer.poll(0)  # has those of before told: not the reason of a later failure
         self._errors.clear()
         return backlog
 
