@@ -11,6 +11,7 @@ from airflow.sdk.definitions.param import ParamsDict
 
 from enrichment.batch import RedriveFilter
 from enrichment.dead_letters.reasons import default_reasons
+from enrichment.errors import RunRefused
 from enrichment.orchestration.redrive import wanted_of
 from tests.conftest import REPOSITORY
 
@@ -57,6 +58,14 @@ def test_parameters_become_what_is_wanted() -> None:
         since=datetime(2024, 1, 15, 10, tzinfo=UTC), until=datetime(2024, 1, 15, 11, tzinfo=UTC),
         source_partition=2, service="payment",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["since", "until"])
+def test_time_that_there_is_not_is_refused_at_once(name: str) -> None:
+    """The form's pattern lets a 13th month pass: the run then says which parameter is wrong, and is not tried again."""
+    given = {**params({}), "since": None, "until": None, name: "2024-13-15T10:00:00Z"}
+    with pytest.raises(RunRefused, match=f"{name}='2024-13-15T10:00:00Z' is no time"):
+        wanted_of(given, "enriched", 1_000)
 
 
 @pytest.mark.parametrize(

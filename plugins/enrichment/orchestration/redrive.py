@@ -117,7 +117,7 @@ def claim() -> list[dict[str, Any]]:
 
 
 def wanted_of(params: Mapping[str, Any], input_topic: str, max_letter_bytes: int) -> RedriveFilter:
-    """The redrive filter of a run, from its parameters."""
+    """The redrive filter of a run, from its parameters. Raises `RunRefused` for a time that there is not."""
     from enrichment.batch import RedriveFilter
 
     return RedriveFilter(
@@ -125,15 +125,20 @@ def wanted_of(params: Mapping[str, Any], input_topic: str, max_letter_bytes: int
         reasons=tuple(params["reasons"]),
         max_attempts=params["max_attempts"],
         max_letter_bytes=max_letter_bytes,
-        since=_moment(params["since"]),
-        until=_moment(params["until"]),
+        since=_moment("since", params["since"]),
+        until=_moment("until", params["until"]),
         source_partition=params["source_partition"],
         service=params["service"] or "",
     )
 
 
-def _moment(text: str | None) -> datetime | None:
+def _moment(name: str, text: str | None) -> datetime | None:
+    from enrichment.errors import RunRefused
+
     if not text:
         return None
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as wrong:  # the parameter's pattern lets a 13th month pass
+        raise RunRefused(f"{name}={text!r} is no time: {wrong}. Write it as 2026-01-15T10:00:00Z") from wrong
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
