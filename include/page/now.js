@@ -7,13 +7,17 @@ import { mendButton } from "./trigger.js";
 const EVERY_MS = 5_000;
 const DAG = "stacklens_enrichment";
 const RENEWED_BY = { geo: "stacklens_geoip_refresh" };
-const PAUSED = "paused"; // a finding that Airflow has, and not the server of this page
+// What Airflow has, and not the server of this page: whether its DAG is paused, and how its last runs have ended.
+const ENDED = `../api/v2/dags/${DAG}/dagRuns?order_by=-run_after&limit=10&state=success&state=failed`;
+const WITHIN_MS = 3_600_000; // of all runs that there ever were Airflow would count how many they are
+const SEVERITY = ["healthy", "degraded", "down"];
 
 const remedyOf = ({ text, dag_id: dagId, conf, tab }) => h("li", {}, text,
   tab ? [" ", h("a", { href: `#${tab}` }, "See them")] : null, dagId ? [" ", mendButton(dagId, conf, `Start ${dagId}`).make()] : null);
 
 function finding(found) {
-  if (found === PAUSED) return pausedItem();
+  if (found.isPaused) return pausedItem();
+  if (found.failedRun) return h("li", {}, found.text, " (", runLink(found.failedRun, "its run").make(), ")");
   const { text, remedies, tab, dag_id: dagId, run_id: runId, label } = found;
   const batch = { dag_id: dagId, run_id: runId };
   const where = runId ? [" (", h("a", { href: `#${tab}` }, "batch"), ", ", runLink(batch, "its run").make(), ", ", logLink(batch, label).make(), ")"] : null;
@@ -79,12 +83,26 @@ function make(root) {
   return made;
 }
 
-function show(made, verdict, now, paused) {
-  const health = paused ? "down" : verdict.health;
-  const findings = paused ? [PAUSED, ...verdict.findings] : verdict.findings;
+// Runs that fail before there is a batch leave nothing in the ledger. Where a batch is at fault, its finding says more.
+function foundByAirflow(dag, runs, isOfBatch) {
+  if (dag.is_paused) return [{ health: "down", text: `${DAG} is paused`, isPaused: true }];
+  const well = runs.findIndex((run) => run.state !== "failed");
+  const failed = well < 0 ? runs.length : well;
+  if (failed === 0 || isOfBatch) return [];
+  const text = failed === 1 ? `the last run of ${DAG} failed` : `the last ${number(failed)} runs of ${DAG} failed, one after the other`;
+  const failedRun = { dag_id: DAG, run_id: runs[0].dag_run_id };
+  return [{ health: failed === 1 ? "degraded" : "down", text: `${text}: the log of its first task says why`, failedRun }];
+}
+
+function show(made, verdict, now, dag, runs) {
+  const own = foundByAirflow(dag, runs, verdict.findings.some((found) => found.run_id));
+  const isWorse = own.length > 0 && SEVERITY.indexOf(own[0].health) > SEVERITY.indexOf(verdict.health);
+  const isSaid = own.length > 0 && (isWorse || dag.is_paused);
+  const health = isWorse ? own[0].health : verdict.health;
+  const findings = [...own, ...verdict.findings];
   made.verdict.className = `verdict ${health}`;
   write(made.health, health);
-  write(made.summary, paused ? `${DAG} is paused` : verdict.summary);
+  write(made.summary, isSaid ? own[0].text : verdict.summary);
   made.matter.hidden = findings.length === 0;
   replace(made.findings, findings, finding);
   if (now === null) return;
@@ -104,8 +122,13 @@ export async function open(root, parameters, signal) {
   const made = make(root);
   const refresh = async () => {
     try {
-      const [shown, dag] = await Promise.all([ask("api/now", { signal }), ask(`../api/v2/dags/${DAG}`, { signal })]);
-      show(made, shown.verdict, shown.now, dag.is_paused);
+      const since = new Date(Date.now() - WITHIN_MS).toISOString();
+      const ended = ask(`${ENDED}&run_after_gte=${since}`, { signal }).catch((failed) => {
+        if (failed.status === 403) return { dag_runs: [] }; // who may see the DAG need not see its runs
+        throw failed;
+      });
+      const [shown, dag, { dag_runs: runs }] = await Promise.all([ask("api/now", { signal }), ask(`../api/v2/dags/${DAG}`, { signal }), ended]);
+      show(made, shown.verdict, shown.now, dag, runs);
     } catch (failed) {
       if (signal.aborted) return;
       made.verdict.className = "verdict";

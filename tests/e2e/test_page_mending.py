@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +13,7 @@ from playwright.sync_api import expect
 
 from enrichment.settings import load
 from tests.fixtures.browser import PATIENCE_MS, frame_of
+from tests.fixtures.kafka import alter
 from tests.fixtures.pipeline import message
 from tests.fixtures.scheduler import Airflow, Stream, eventually
 
@@ -37,21 +39,42 @@ def test_paused_dag_is_unpaused(airflow: Airflow, make_page: Any, make_page_as: 
         airflow.call("PATCH", path, {"is_paused": False})
 
 
-def test_missed_level_leads_to_what_mends_it(airflow: Airflow, stream: Stream, make_page: Any) -> None:
-    """Dead letters to their redrive, filled in, and to their tab; the run that it starts is a dry one of them."""
-    stream.produce([b"no json" if n % 5 == 0 else message(n) for n in range(400)])
+def test_runs_that_fail_before_there_is_a_batch_are_told_of(airflow: Airflow, make_page: Any) -> None:
+    """The ledger knows nothing of them: a wrong setting, a group that somebody moved. One that succeeds ends it."""
+    failed = airflow.trigger(dryrun=True)  # a parameter that the DAG does not have
+    assert airflow.finish(failed) == "failed"
+    frame = frame_of(make_page())
+    told = frame.locator("#findings > li", has_text="the last run of stacklens_enrichment failed")
+    expect(told.get_by_role("link", name="its run")).to_have_attribute("href", re.compile(f"/runs/{quote(failed)}$"))
+    expect(frame.locator("#health")).not_to_have_text("healthy")
     airflow.run()
-    eventually(lambda: stream.lag() == 0, "the end of the backlog")
+    expect(told).to_have_count(0)
+
+
+def test_missed_level_leads_to_what_mends_it(airflow: Airflow, stream: Stream, make_page: Any) -> None:
+    """Dead letters to their redrive, filled in, and to their tab; the run that it starts is a dry one of them. Those
+    that are at fault themselves would only fail again."""
+    kafka, servers = load().kafka, stream.stack.bootstrap_servers
+    alter(servers, kafka.output_topic, max_message_bytes="4000")
+    try:
+        stream.produce([b"no json" if n % 5 == 0 else message(n) for n in range(400)])
+        stream.produce([message(0, message="m" * 5_000)])
+        airflow.run()
+        eventually(lambda: stream.lag() == 0, "the end of the backlog")
+    finally:
+        alter(servers, kafka.output_topic, max_message_bytes=str(kafka.max_message_bytes))
     frame = frame_of(make_page())
     missed = frame.locator("#findings > li", has_text="of the messages with an error")
     missed.get_by_role("button", name="Start stacklens_dlq_redrive").click()
     dialog = frame.get_by_role("dialog", name="Start stacklens_dlq_redrive")
-    expect(dialog.get_by_label("invalid-json")).to_be_checked()
+    expect(dialog.get_by_label("message-too-large")).to_be_checked()
+    expect(dialog.get_by_label("invalid-json")).not_to_be_checked()
     expect(dialog.get_by_label("Dry run")).to_be_checked()
     dialog.get_by_role("button", name="Start a dry run").click()
     run_id = dialog.get_by_role("status").get_by_role("link").inner_text()
     assert airflow.of("stacklens_dlq_redrive").finish(run_id) == "success"
     dialog.get_by_role("button", name="Close").click()
+    expect(missed).to_contain_text("fail again as they are")
     missed.get_by_role("link").first.click()
     expect(frame.locator(".fingerprint[data-reason=invalid-json]").first).to_be_visible()
 

@@ -11,13 +11,6 @@ from collections.abc import Callable
 import psycopg
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ResourceType,
-)
 
 from enrichment.batch import Batch, RedriveFilter
 from enrichment.conservation.committed import log_ranges
@@ -26,23 +19,12 @@ from enrichment.dead_letters.reasons import default_reasons
 from enrichment.errors import RedriveRefused, ReplayRefused
 from enrichment.kafka.topics import create_topics
 from enrichment.settings import load
-from tests.fixtures.kafka import MakeTopic
+from tests.fixtures.kafka import MakeTopic, alter
 from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message
 from tests.fixtures.replayer import START, Replayer
 
 WEEK_MS = "604800000"
 CHECK_SECONDS = 20
-
-
-def alter(bootstrap_servers: str, topic: str, **changes: str) -> None:
-    """Change a topic's configuration, as the command in the texts does."""
-    entries = [
-        ConfigEntry(name.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
-        for name, value in changes.items()
-    ]
-    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
-    admin = AdminClient({"bootstrap.servers": bootstrap_servers})  # kept until it has answered
-    admin.incremental_alter_configs([resource])[resource].result()
 
 
 def obey(bootstrap_servers: str, text: str) -> None:

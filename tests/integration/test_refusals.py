@@ -12,13 +12,6 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 from confluent_kafka import Message, Producer
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ResourceType,
-)
 
 from enrichment.batch import RedriveFilter
 from enrichment.batches.stage_clock import timed_stage
@@ -34,7 +27,7 @@ from enrichment.messages import HEADER_ATTEMPTS, HEADER_BATCH, HEADER_LETTER_TOP
 from enrichment.repair.pending import PendingState
 from enrichment.store.jobs import JobState
 from tests.fixtures import partials
-from tests.fixtures.kafka import MakeTopic
+from tests.fixtures.kafka import MakeTopic, alter
 from tests.fixtures.pipeline import PARTITIONS, MakePipeline, Pipeline, message
 from tests.fixtures.replayer import START, Replayer
 from tests.fixtures.user_service import UserService
@@ -225,14 +218,6 @@ def test_letter_that_the_broker_refuses_is_written_otherwise(make_limited: MakeL
     conserved(pipeline, 4, {Reason.MESSAGE_REFUSED: 1, Reason.INVALID_JSON: 1})
 
 
-def alter(pipeline: Pipeline, topic: str, name: str, value: str) -> None:
-    """Change a topic's setting."""
-    admin = AdminClient({"bootstrap.servers": pipeline.bootstrap_servers})
-    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
-    admin.incremental_alter_configs([resource])[resource].result()
-
-
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
@@ -251,7 +236,7 @@ def test_topic_that_is_changed_meanwhile(
     def lowered(topic: str, described: Mapping[str, Any], max_message_bytes: int) -> TopicLimits:
         found = limits_of(topic, described, max_message_bytes)
         if not asked:
-            alter(pipeline, topic, name, value)
+            alter(pipeline.bootstrap_servers, topic, **{name: value})
         asked.append(topic)
         return found
 
@@ -322,7 +307,7 @@ def test_partitions_without_fault_go_on(make_limited: MakeLimited, unforeseen: N
         try_run(pipeline, str(run))
     assert sizes == [20, 1, 10, 1, 5, 1, 1, 1]
     assert waits(pipeline) == [0, 0, 40, 0]
-    alter(pipeline, letters_topic, "max.message.bytes", "100000")
+    alter(pipeline.bootstrap_servers, letters_topic, max_message_bytes="100000")
     for run in range(10, 60):
         try_run(pipeline, str(run))
     conserved(pipeline, 164, {Reason.INVALID_JSON: 1})
@@ -386,7 +371,7 @@ def test_redriven_message_that_is_refused_is_another_letter(make_limited: MakeLi
     pipeline.run("live")
     for run, (analytics, dead, redriven) in enumerate([(2, 1, 1), (3, 0, 2)]):
         if run == 1:
-            alter(pipeline, pipeline.environment["KAFKA_OUTPUT_TOPIC"], "cleanup.policy", "delete")
+            alter(pipeline.bootstrap_servers, pipeline.environment["KAFKA_OUTPUT_TOPIC"], cleanup_policy="delete")
         with pipeline.resources() as r:
             wanted = RedriveFilter(
                 pipeline.input_topic, (Reason.MESSAGE_REFUSED,), 9, redrive.max_letter_bytes(r.clients)
@@ -409,7 +394,7 @@ def test_correction_that_is_refused_holds_up_no_other(
     send(quick, [Sent(partition=n % PARTITIONS, key=None if n == 5 else b"k") for n in range(20)])
     [batch] = partials.publish_all(quick, "down")
     user_service.end_fault()
-    alter(quick, quick.environment["KAFKA_OUTPUT_TOPIC"], "cleanup.policy", "compact")
+    alter(quick.bootstrap_servers, quick.environment["KAFKA_OUTPUT_TOPIC"], cleanup_policy="compact")
     if not foreseen:
         monkeypatch.setattr("enrichment.kafka.sink.limits_of", unpredicted)
         monkeypatch.setattr("enrichment.kafka.limits.limits_of", unpredicted)
@@ -448,6 +433,6 @@ def test_replay_of_what_its_topics_do_not_take_is_refused(
     command = f"--alter --entity-type topics --entity-name {young} --add-config message.timestamp.before"
     with pytest.raises(ReplayRefused, match=command):
         replayer.plan(0)
-    alter(replayer.pipeline, young, "message.timestamp.before.max.ms", FOREVER)
+    alter(replayer.pipeline.bootstrap_servers, young, message_timestamp_before_max_ms=FOREVER)
     replayer.replay(0)
     assert replayer.check().read == 2
