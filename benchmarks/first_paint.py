@@ -63,7 +63,7 @@ def main() -> None:
         tabs = _tabs(page, chosen.url)
         found = {tab: [_load(page, f"{chosen.url}/stacklens/#{tab}") for _ in range(chosen.repeat)] for tab in tabs}
         browser.close()
-    Console().print(_table(found))
+    Console(width=None if sys.stdout.isatty() else 160).print(_table(found))
 
 
 def _parse() -> argparse.Namespace:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, Self
 
+import psycopg
 import pytest
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from fastapi import HTTPException
@@ -137,6 +138,26 @@ def test_wrong_questions_are_answered_in_words(
     answer = make_client().get(route)
     assert answer.status_code == status
     assert said in answer.text
+
+
+def test_text_that_no_database_holds_is_the_askers_mistake(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL itself is well; an error of another kind says that it is not."""
+
+    def refuse(error: psycopg.Error) -> Any:
+        def get(_batch_id: str) -> None:
+            raise error
+
+        return lambda _: SimpleNamespace(get=get)
+
+    for error, status, said in [
+        (psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes"), 422, "NUL"),
+        (psycopg.OperationalError("too many connections"), 503, "PostgreSQL: too many connections"),
+    ]:
+        monkeypatch.setattr(batches, "Ledger", refuse(error))
+        answer = make_client().get("/api/batch?id=%00")
+        assert (answer.status_code, said in answer.json()["detail"]) == (status, True)
 
 
 def test_one_batch_is_checked_at_a_time(

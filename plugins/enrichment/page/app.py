@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse
 
@@ -59,11 +60,17 @@ def make_app(open_resources: Callable[[], Resources]) -> FastAPI:
         app.include_router(routes, prefix="/api")
     for unanswered in UNANSWERED:
         app.add_exception_handler(unanswered, _not_answered)
+    app.add_exception_handler(psycopg.DataError, _no_value)
     return app
 
 
 def _server(path: Path) -> Callable[[], FileResponse]:
     return lambda: FileResponse(path, headers={**HEADERS, "Cache-Control": "no-cache"})
+
+
+def _no_value(_request: Request, refused: Exception) -> JSONResponse:
+    """A parameter that no value of the database can be, such as a text with a NUL."""
+    return JSONResponse({"detail": str(refused)}, status_code=422, headers={"Cache-Control": "no-store"})
 
 
 def _not_answered(request: Request, failed: Exception) -> JSONResponse:
