@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import psycopg
@@ -27,6 +28,7 @@ class Connections:
         self._parameters = parameters
         self._settings = postgres
         self._idle: list[BoundedConnection] | None = []  # None once they are closed
+        self._lock = Lock()  # one is read with while another is written with, by another thread
         writing, cleaning = postgres.ledger_timeout_sec, postgres.maintenance_timeout_sec
         self._ledger = KeptConnection(partial(self._checked, self._limits(writing, writing)))
         self._maintenance = KeptConnection(
@@ -35,7 +37,8 @@ class Connections:
 
     def close(self) -> None:
         """Close all connections but those that are in other hands: these are closed when they are given back."""
-        idle, self._idle = self._idle or [], None
+        with self._lock:
+            idle, self._idle = self._idle or [], None
         self._ledger.close()
         self._maintenance.close()
         for connection in idle:
@@ -57,14 +60,13 @@ class Connections:
     def for_cache(self) -> BoundedConnection:
         """For a cache table: its caller goes on without it. One that was given back is lent again: the stages of a task
         work one after the other, and opening one costs more than a small look-up."""
-        while self._idle:
-            connection = self._idle.pop()
+        while (idle := self._take_idle()) is not None:
             try:
-                connection.execute("")
+                idle.execute("")
             except psycopg.OperationalError:  # the server has ended it
-                connection.close()
+                idle.close()
             else:
-                return connection
+                return idle
         connection = self._open(self._limits(self._settings.cache_timeout_sec, self._settings.cache_lock_timeout_sec))
         connection.take_back = self._take_back
         return connection
@@ -77,11 +79,17 @@ class Connections:
         """For a read-only query of the user, with this time limit."""
         return self._open(self._limits(timeout_sec, timeout_sec, read_only=True))
 
+    def _take_idle(self) -> BoundedConnection | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
     def _take_back(self, connection: BoundedConnection) -> None:
-        if self._idle is None or connection.info.transaction_status != TransactionStatus.IDLE:
-            connection.close()
-        else:
-            self._idle.append(connection)
+        is_usable = connection.info.transaction_status == TransactionStatus.IDLE
+        with self._lock:
+            if self._idle is not None and is_usable:
+                self._idle.append(connection)
+                return
+        connection.close()
 
     def _limits(self, statement: float, lock: float, *, read_only: bool = False) -> Limits:
         return Limits(self._settings.connect_timeout_sec, statement, lock, read_only)
