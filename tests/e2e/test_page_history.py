@@ -9,7 +9,7 @@ import pytest
 import requests
 from playwright.sync_api import FrameLocator, expect
 
-from tests.fixtures.browser import PATIENCE_MS, frame_of
+from tests.fixtures.browser import frame_of
 from tests.fixtures.pipeline import message
 from tests.fixtures.scheduler import Airflow, Stream, eventually
 
@@ -32,7 +32,7 @@ def enriched(airflow: Airflow, stream: Stream) -> None:
 
 def plots_of(frame: FrameLocator) -> None:
     """Wait until all are drawn."""
-    expect(frame.locator(".plot .bk-Figure")).to_have_count(8, timeout=PATIENCE_MS)
+    expect(frame.locator(".plot .bk-Figure")).to_have_count(8)
 
 
 def test_history_plots_what_was_run(enriched: None, stream: Stream, make_page: Any) -> None:
@@ -72,7 +72,7 @@ def test_content_counts_what_was_run(enriched: None, make_page: Any) -> None:
     expect(frame.locator('.counted[data-name="geo_country_code"] tbody tr').first).to_contain_text("United States (US)")
     letters = frame.locator('.counted[data-name="dead letters"] tbody tr')  # other tests on this stack have theirs
     expect(letters.filter(has_text="invalid-json").first).to_be_visible()
-    expect(frame.locator(".counted .bk-Figure").first).to_be_visible(timeout=PATIENCE_MS)
+    expect(frame.locator(".counted .bk-Figure").first).to_be_visible()
 
 
 @pytest.mark.parametrize("route", ["api/history", "api/content", "api/charts", "world.json"])

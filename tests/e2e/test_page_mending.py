@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import expect
 
 from enrichment.settings import load
-from tests.fixtures.browser import PATIENCE_MS, frame_of
+from tests.fixtures.browser import frame_of
 from tests.fixtures.kafka import alter
 from tests.fixtures.pipeline import message
 from tests.fixtures.scheduler import Airflow, Stream, eventually
@@ -146,7 +146,7 @@ def test_stopped_redrive_is_cleared_and_goes_on(
     expect(dialog.get_by_role("status")).to_contain_text("Cleared: ")
     assert redrive.finish(run_id) == "success"
     dialog.get_by_role("button", name="Close").click()
-    expect(frame.locator("#figures .state")).to_have_text("published", timeout=PATIENCE_MS)
+    expect(frame.locator("#figures .state")).to_have_text("published")
     expect(frame.locator("#mending")).to_be_hidden()
     report = stream.check()
     assert report.ok, report.summary()

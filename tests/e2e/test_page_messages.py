@@ -11,7 +11,7 @@ import requests
 from playwright.sync_api import FrameLocator, expect
 
 from enrichment.settings import load
-from tests.fixtures.browser import PATIENCE_MS, frame_of
+from tests.fixtures.browser import frame_of
 from tests.fixtures.pipeline import message
 from tests.fixtures.scheduler import Airflow, Stream, eventually
 
@@ -42,7 +42,7 @@ def test_messages_are_browsed(mark: str, make_page: Any) -> None:
     frame = frame_of(page, "#messages details")
     frame.get_by_label("With this text, or name=value").fill(f"trace_id=trace-{mark}-3")
     frame.get_by_role("button", name="Show").click()
-    expect(frame.locator("#looked")).to_contain_text("1 fit", timeout=PATIENCE_MS)
+    expect(frame.locator("#looked")).to_contain_text("1 fit")
     frame.locator("#messages summary").click()
     expect(frame.locator("#messages pre")).to_contain_text(f'"trace_id": "trace-{mark}-3"')
     frame.get_by_role("button", name="Copy as a line").click()
@@ -51,7 +51,7 @@ def test_messages_are_browsed(mark: str, make_page: Any) -> None:
     assert copied == message(3, trace_id=f"trace-{mark}-3").decode() + "\n"
     frame.get_by_label("With this text, or name=value").fill("")
     frame.get_by_role("button", name="Show").click()
-    expect(frame.locator("#looked")).to_contain_text("shown; looked at", timeout=PATIENCE_MS)
+    expect(frame.locator("#looked")).to_contain_text("shown; looked at")
     expect(frame.locator("#messages details").nth(19)).to_be_visible()
 
 
@@ -59,7 +59,7 @@ def test_message_is_followed(mark: str, make_page: Any) -> None:
     """By a field to what became of it, its batch and its sources; the link leads to its run."""
     page = make_page(f"search?by=trace_id&value=trace-{mark}-4")
     frame = frame_of(page, "#stories .compared")
-    expect(frame.locator("#searched")).to_contain_text("2 messages found", timeout=PATIENCE_MS)
+    expect(frame.locator("#searched")).to_contain_text("2 messages found")
     compared = frame.locator("#stories .compared tbody tr")
     expect(compared.filter(has_text="trace_id").locator("td")).to_have_text([f'"trace-{mark}-4"'] * 2)
     expect(compared.filter(has_text="geo_country_code").locator("td").nth(1)).to_contain_text('"US"')
@@ -77,14 +77,12 @@ def test_dead_letter_is_found_by_what_is_left_of_it(mark: str, make_page: Any) -
     the one that a preview makes the same of."""
     page = make_page(f"search?by=trace_id&value=trace-{mark}-7")
     frame = frame_of(page, "#stories details.story[open]")
-    expect(frame.locator("#stories")).to_contain_text("dead letter: invalid-json", timeout=PATIENCE_MS)
+    expect(frame.locator("#stories")).to_contain_text("dead letter: invalid-json")
     letter = frame.locator("#stories details details", has_text="dead letter")
     letter.locator("summary").click()
-    expect(letter.get_by_role("region", name="The message that it holds")).to_have_text(
-        f"no json, but trace-{mark}-7", timeout=PATIENCE_MS
-    )
+    expect(letter.get_by_role("region", name="The message that it holds")).to_have_text(f"no json, but trace-{mark}-7")
     letter.get_by_role("link", name="Preview").click()
-    expect(frame.locator("#outcome")).to_contain_text("invalid-json", timeout=PATIENCE_MS)
+    expect(frame.locator("#outcome")).to_contain_text("invalid-json")
     expect(frame.locator("#pasted")).to_have_value(f"no json, but trace-{mark}-7")
 
 
@@ -93,13 +91,13 @@ def test_search_says_how_far_it_came(mark: str, make_page: Any) -> None:
     page = make_page("search?by=trace_id&value=never-heard-of")
     frame = frame_of(page, "#searched")
     said = frame.locator("#searched")
-    expect(said).to_have_text("0 messages found. All that can hold more was searched.", timeout=PATIENCE_MS)
+    expect(said).to_have_text("0 messages found. All that can hold more was searched.")
     rows = frame.get_by_role("region", name="How far it was searched").locator("tbody tr")
     expect(rows).to_have_count(5)
     frame.get_by_label("Search by").select_option("position")
     frame.get_by_label("Value").fill("somewhere")
     frame.get_by_role("button", name="Search").click()
-    expect(said).to_contain_text("a position is topic/partition/offset", timeout=PATIENCE_MS)
+    expect(said).to_contain_text("a position is topic/partition/offset")
 
 
 def test_search_is_stopped_and_goes_on(mark: str, make_page: Any) -> None:
@@ -109,12 +107,12 @@ def test_search_is_stopped_and_goes_on(mark: str, make_page: Any) -> None:
     page.route("**/api/search?*", lambda _: None)  # an answer that does not come
     frame.get_by_label("Value").fill(f"trace-{mark}-5")
     frame.get_by_role("button", name="Search").click()
-    expect(frame.locator("#searched")).to_contain_text("Searching", timeout=PATIENCE_MS)
+    expect(frame.locator("#searched")).to_contain_text("Searching")
     frame.get_by_role("button", name="Stop").click()
     expect(frame.locator("#searched")).to_have_text("Stopped. 0 messages found. Older messages were not searched yet.")
     page.unroute("**/api/search?*")
     frame.get_by_role("button", name="Go on").click()
-    expect(frame.locator("#searched")).to_contain_text("2 messages found", timeout=PATIENCE_MS)
+    expect(frame.locator("#searched")).to_contain_text("2 messages found")
     expect(frame.locator("#stories details.story")).to_have_count(1)
 
 
@@ -124,10 +122,8 @@ def test_message_is_followed_from_its_position(mark: str, make_page: Any) -> Non
     frame = frame_of(page, "#messages details")
     frame.locator("#messages summary").click()
     frame.locator("#messages").get_by_role("link", name="What happened to it").click()
-    expect(frame.locator("#stories .compared")).to_be_visible(timeout=PATIENCE_MS)
-    expect(frame.locator("#searched")).to_have_text(
-        "2 messages found. All that can hold more was searched.", timeout=PATIENCE_MS
-    )
+    expect(frame.locator("#stories .compared")).to_be_visible()
+    expect(frame.locator("#searched")).to_have_text("2 messages found. All that can hold more was searched.")
 
 
 def test_pasted_message_is_tried_out(mark: str, make_page: Any) -> None:
@@ -136,7 +132,7 @@ def test_pasted_message_is_tried_out(mark: str, make_page: Any) -> None:
     frame = frame_of(page, "#pasted")
     frame.locator("#pasted").fill(message(1, trace_id=f"tried-{mark}", user_id="nobody").decode())
     frame.get_by_role("button", name="Preview").click()
-    expect(frame.locator("#outcome")).to_contain_text("partial", timeout=PATIENCE_MS)
+    expect(frame.locator("#outcome")).to_contain_text("partial")
     expect(frame.get_by_role("region", name="What the sources say")).to_contain_text("user-not-found")
     shown = json.loads(frame.get_by_role("region", name="The enriched message").inner_text())
     fired = frame.get_by_role("region", name="Risk rules").locator("tbody tr", has_text="yes").locator("th")
@@ -144,7 +140,7 @@ def test_pasted_message_is_tried_out(mark: str, make_page: Any) -> None:
     assert fired.all_inner_texts()
     frame.locator("#pasted").fill('{"service": "s"}')
     frame.get_by_role("button", name="Preview").click()
-    expect(frame.locator("#outcome")).to_contain_text("missing-field", timeout=PATIENCE_MS)
+    expect(frame.locator("#outcome")).to_contain_text("missing-field")
 
 
 def test_tabs_fit_a_phone_in_the_dark(mark: str, make_page: Any) -> None:
@@ -164,7 +160,7 @@ def test_tabs_fit_a_phone_in_the_dark(mark: str, make_page: Any) -> None:
         frame = frame_of(page, there)
         if there == "#messages details":
             frame.locator("#messages summary").first.click()
-            expect(frame.locator("#messages pre").first).to_be_visible(timeout=PATIENCE_MS)
+            expect(frame.locator("#messages pre").first).to_be_visible()
         assert fits(frame)
         nameless = "inputs => inputs.filter(input => !input.labels.length).map(input => input.outerHTML)"
         assert frame.locator("input, select, textarea").evaluate_all(nameless) == []

@@ -22,6 +22,7 @@ from enrichment.page.app import make_app
 from enrichment.resources import Resources
 from enrichment.rollup import held, history
 from enrichment.settings import load
+from tests.fixtures.browser import PATIENCE_MS
 from tests.fixtures.kafka import free_ports
 from tests.fixtures.postgres import MakeDatabase
 from tests.fixtures.scheduler import eventually
@@ -84,7 +85,7 @@ def show(browser: Browser) -> Iterator[Any]:
     def go(address: str, **how: Any) -> Page:
         contexts.append(browser.new_context(timezone_id="UTC", **how))
         page = contexts[-1].new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(PATIENCE_MS)
         page.route("**/favicon.ico", lambda route: route.fulfill(status=204))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
@@ -100,7 +101,7 @@ def show(browser: Browser) -> Iterator[Any]:
 def test_every_plot_has_the_figures_of_the_database(past: str, serve: Any, show: Any) -> None:
     """Column by column; the same are in the table below it."""
     page = show(serve(past) + "#history?range=7d")
-    expect(page.locator(".plot .bk-Figure")).to_have_count(len(PLOTS), timeout=30_000)
+    expect(page.locator(".plot .bk-Figure")).to_have_count(len(PLOTS))
     with psycopg.connect(past) as connection:
         known = history.read_history(connection, "7d", datetime.now(UTC))
     lines = {
@@ -145,7 +146,7 @@ def test_hours_that_missed_a_level_are_marked(past: str, serve: Any, show: Any) 
 def test_zoom_of_one_plot_is_that_of_all(past: str, serve: Any, show: Any) -> None:
     """By the mouse, by the keyboard, and back."""
     page = show(serve(past) + "#history?range=24h")
-    expect(page.locator(".plot .bk-Figure")).to_have_count(len(PLOTS), timeout=30_000)
+    expect(page.locator(".plot .bk-Figure")).to_have_count(len(PLOTS))
     [whole] = {tuple(span) for span in page.evaluate(RANGES)}
     plot = page.locator("#plot-errors .bk-Figure")
     plot.scroll_into_view_if_needed()
@@ -211,7 +212,7 @@ def test_content_is_what_the_database_has(past: str, serve: Any, show: Any) -> N
 def test_plots_follow_the_theme_and_fit_a_phone(past: str, serve: Any, show: Any, tab: str, scheme: str) -> None:
     """Nothing is wider than the screen, and the plots have the ground of the page; also when the theme changes."""
     page = show(f"{serve(past)}#{tab}?range=24h", color_scheme=scheme, viewport={"width": 390, "height": 800})
-    expect(page.locator(".plot .bk-Figure").first).to_be_visible(timeout=30_000)
+    expect(page.locator(".plot .bk-Figure").first).to_be_visible()
     assert page.evaluate("document.body.scrollWidth <= document.documentElement.clientWidth")
     ground = (
         "() => [Bokeh.documents.at(-1).roots()[0].border_fill_color, getComputedStyle(document.body).backgroundColor]"
@@ -226,15 +227,15 @@ def test_plots_follow_the_theme_and_fit_a_phone(past: str, serve: Any, show: Any
 def test_nothing_is_left_of_a_tab_that_was_left(past: str, serve: Any, show: Any) -> None:
     """However often somebody comes back, or the theme changes: there are as many plots as are seen."""
     page = show(serve(past) + "#history?range=1h")
-    expect(page.locator(".plot .bk-Figure")).to_have_count(len(PLOTS), timeout=30_000)
+    expect(page.locator(".plot .bk-Figure")).to_have_count(len(PLOTS))
     for scheme in ("dark", "light"):
         page.emulate_media(color_scheme=scheme)
     page.get_by_role("link", name="6 hours").click()
     expect(page.locator(".choices [aria-current]")).to_have_text("6 hours")
-    expect(page.locator(".plot .bk-Figure")).to_have_count(len(PLOTS), timeout=30_000)
+    expect(page.locator(".plot .bk-Figure")).to_have_count(len(PLOTS))
     assert page.evaluate("Bokeh.documents.length") == len(PLOTS)
     page.get_by_role("link", name="Content", exact=True).click()
-    expect(page.locator(".counted .bk-Figure").first).to_be_visible(timeout=30_000)
+    expect(page.locator(".counted .bk-Figure").first).to_be_visible()
     are_others = "Bokeh.documents.every((one) => one.roots()[0].name.startsWith('content-'))"
     eventually(lambda: page.evaluate(are_others), "the end of the other tab's plots", seconds=30)
 
