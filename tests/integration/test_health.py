@@ -202,6 +202,10 @@ def test_what_is_set_wrong_is_named(
     assert unfinished.alike == 2
     assert (unfinished.error or "").startswith("business: SettingsError: BUSINESS_RISK_RULES_PATH=")
     assert judge(seen, load().service_levels).health is Health.DOWN
+    [trying] = pipeline.claim("run-2")  # that it is tried once more mends nothing yet
+    seen = look(pipeline, watch)
+    assert [batch.batch_id for batch in seen.unfinished] == [unfinished.batch_id, trying.batch_id]
+    assert judge(seen, load().service_levels).health is Health.DOWN
 
 
 def test_batch_of_a_topic_that_was_recreated_is_unfinished(pipeline: Pipeline, watch: BacklogWatch) -> None:

@@ -52,7 +52,7 @@ class LastBatch(msgspec.Struct, frozen=True):
 
 class UnfinishedBatch(msgspec.Struct, frozen=True):
     """A live batch that is claimed and not published; `error` is what its last try ended with. It is the newest of
-    those of its lane and state, of which there are `alike`."""
+    those of its lane and state that have one, or have none, of which there are `alike`."""
 
     batch_id: str
     dag_id: str
@@ -162,12 +162,13 @@ def look(
 
 
 def newest_of(batches: Iterable[UnfinishedBatch]) -> list[UnfinishedBatch]:
-    """Of each lane and state the newest; `batches` are in the order of their claims. A lane that fails all night leaves
-    hundreds of them, with the same messages."""
-    found: dict[tuple[int, str], UnfinishedBatch] = {}
+    """Of each lane and state the newest with an error and the newest without one; `batches` are in the order of their
+    claims. A lane that fails all night leaves hundreds of them, with the same messages."""
+    found: dict[tuple[int, str, bool], UnfinishedBatch] = {}
     for batch in batches:
-        before = found.pop((batch.lane, batch.state), None)
-        found[batch.lane, batch.state] = batch if before is None else replace(batch, alike=before.alike + 1)
+        kind = batch.lane, batch.state, batch.error is None
+        before = found.pop(kind, None)
+        found[kind] = batch if before is None else replace(batch, alike=before.alike + 1)
     return list(found.values())
 
 
