@@ -1,6 +1,6 @@
 -- Keep what a source said about these keys now (`fetched_at`), or when they were last used: such rows are given as they were read,
 -- and leave alone what somebody else has fetched since. One that was evicted meanwhile is there again: it is in use.
--- Each column is given as a JSON array. `used_at` is null where that is no use of them: the last one is kept then.
+-- Each column is given as an array. `used_at` is null where that is no use of them: the last one is kept then.
 -- In key order, so that two tasks that write the same keys wait for each other instead of deadlocking.
 INSERT INTO {table} AS cached (
     {key},
@@ -18,10 +18,10 @@ SELECT
     given.reason,
     given.version,
     {given_columns},
-    to_timestamp(given.fetched::double precision),
-    to_timestamp(given.expires_at::double precision),
-    to_timestamp(coalesce(%(used_at)s, given.fetched::double precision))
-FROM ROWS FROM (
+    to_timestamp(given.fetched),
+    to_timestamp(given.expires_at),
+    to_timestamp(coalesce(%(used_at)s, given.fetched))
+FROM unnest(
     {given}
 ) AS given ({given_names})
 ORDER BY given.key COLLATE "C"

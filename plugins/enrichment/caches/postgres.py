@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import msgspec
@@ -14,7 +15,8 @@ import pyarrow.compute as pc
 from enrichment.caches.base import Entry, Tier
 from enrichment.caches.entries import EXPIRES_AT, IS_STALE, KEY, REASON, STATE, VERSION, Entries, lasting
 from enrichment.caches.tables import CacheTable
-from enrichment.codec.postgres_arrays import column_of
+from enrichment.codec.buffers import has_nul
+from enrichment.codec.postgres_arrays import ArrayParameter, array_cursor, column_of
 from enrichment.codec.struct_columns import arrow_types
 from enrichment.databases import KeptConnection, Pause, can_be_text
 from enrichment.errors import LayerUnavailable
@@ -23,7 +25,6 @@ log = logging.getLogger(__name__)
 
 # A B-tree takes keys up to a third of a page; a key is any text that a message holds.
 MAX_KEY_BYTES = 2_000
-ESCAPED_NUL = r"\u0000"
 # A column of rows that were read, beside those of `Entries`: in seconds since the epoch.
 FETCHED_AT = "fetched_at"
 
@@ -78,7 +79,7 @@ class PostgresLayer:
             self._reader,
             "get_many",
             {
-                "keys": as_json(known),
+                "keys": ArrayParameter(pa.array(known, pa.string())),
                 "now": now,
                 "served_from": now - self._grace,
                 "touched_before": now - self._touch_after,
@@ -120,10 +121,7 @@ class PostgresLayer:
 
     def _put(self, entries: Mapping[str, Entry], used_at: float | None, used: Entries) -> None:
         kept = lasting(entries)
-        keys = kept.column(KEY).to_pylist()
-        storable = storable_keys(keys)
-        if storable is not keys:
-            kept = kept.filter(pc.is_in(kept.column(KEY), pa.array(storable, pa.string())))
+        kept = kept.filter(are_storable_keys(kept.column(KEY)))
         if used:
             used = used.filter(pc.invert(pc.is_in(used.column(KEY), kept.column(KEY))))
         if used or kept:
@@ -141,8 +139,8 @@ class PostgresLayer:
     def _write(self, connection: KeptConnection, entries: Entries, used_at: float | None) -> None:
         """Write entries as they are, those without `FETCHED_AT` as fetched now."""
         now = self._clock()
-        columns = columns_as_json(_columns_of(entries, now, self._table.values))
-        given = dict(zip(self._table.given, columns, strict=True))
+        columns = _columns_of(entries, now, self._table.values)
+        given = arrays_of(pa.table(columns, names=list(self._table.given)))
         self._execute(connection, "put_many", {**given, "fetched_at": now, "used_at": used_at})
 
     def close(self) -> None:
@@ -160,7 +158,7 @@ class PostgresLayer:
         text = self._table.statement(statement)
 
         def work(opened: psycopg.Connection[Any]) -> list[bytes | None]:
-            with opened.cursor(binary=True) as cursor:
+            with array_cursor(opened) as cursor:
                 result = cursor.execute(text, parameters).pgresult
                 return [result.get_value(0, column) for column in range(result.nfields)] if result else []
 
@@ -171,14 +169,17 @@ class PostgresLayer:
             raise LayerUnavailable(f"{self._table.table}: {error}") from error
 
 
-def _columns_of(entries: Entries, now: float, struct: type[msgspec.Struct]) -> list[pa.ChunkedArray]:
+def _columns_of(entries: Entries, now: float, struct: type[msgspec.Struct]) -> list[pa.Array]:
     """What `put_many` is given, column by column, in the order of `CacheTable.given`."""
-    rows, nothing = entries.rows, pa.nulls(len(entries))
+    rows = entries.rows
     fetched_at = (
         pc.fill_null(rows[FETCHED_AT], now) if FETCHED_AT in rows.column_names else pa.repeat(now, len(entries))
     )
     head = [rows[name] for name in (KEY, STATE, REASON, VERSION, EXPIRES_AT)]
-    values = [nothing if entries.struct is None else rows[name] for name in arrow_types(struct)]
+    values = [
+        pa.nulls(len(entries), kind) if entries.struct is None else rows[name]
+        for name, kind in arrow_types(struct).items()
+    ]
     return [*head, fetched_at, *values]
 
 
@@ -190,21 +191,17 @@ def storable_keys(keys: Sequence[str]) -> Sequence[str]:
     return [key for key in keys if can_be_text(key) and len(key.encode()) <= MAX_KEY_BYTES]
 
 
-def as_json(value: Any) -> str:
-    """A parameter that the statements unpack: thousands of values bind in half the time that arrays take."""
-    return msgspec.json.encode(value).decode()
+def are_storable_keys(keys: pa.Array) -> pa.Array:
+    """Which keys of a column a table can hold."""
+    return pc.and_(pc.less_equal(pc.binary_length(keys), MAX_KEY_BYTES), pc.invert(pc.match_substring(keys, "\0")))
 
 
-def columns_as_json(columns: Sequence[pa.Array]) -> list[str]:
-    """Columns as long as each other as a parameter each, without the rows whose text a table cannot hold: sources may
-    answer anything. PostgreSQL takes columns apart in half the time of an array of objects."""
-    texts = [as_json(column.to_pylist()) for column in columns]  # one column of objects at a time
-    if not any(ESCAPED_NUL in text for text in texts):
-        return texts
-    lists = [column.to_pylist() for column in columns]
-    rows = [row for row in zip(*lists, strict=True) if not any(map(_is_unstorable, row))]
-    return [as_json(column) for column in zip(*rows, strict=True)] if rows else ["[]"] * len(columns)
-
-
-def _is_unstorable(value: Any) -> bool:
-    return isinstance(value, str) and not can_be_text(value)
+def arrays_of(rows: pa.Table) -> dict[str, ArrayParameter]:
+    """The columns as parameters by their names, without the rows whose text a table cannot hold: sources may answer
+    anything."""
+    columns = [column.combine_chunks() for column in rows.columns]
+    odd = [column for column in columns if pa.types.is_string(column.type) and has_nul(column)]
+    if odd:
+        holds_nul = reduce(pc.or_, (pc.fill_null(pc.match_substring(column, "\0"), False) for column in odd))
+        columns = [column.filter(pc.invert(holds_nul)) for column in columns]
+    return dict(zip(rows.column_names, map(ArrayParameter, columns), strict=True))

@@ -32,8 +32,15 @@ FIXED_COLUMNS = {
     "expires_at": "timestamp with time zone",
     "last_used_at": "timestamp with time zone",
 }
-# What `put_many` is given of each entry, before its values.
-GIVEN = ("key", "state", "reason", "version", "expires_at", "fetched")
+# What `put_many` is given of each entry, before its values; times in seconds since the epoch.
+GIVEN = {
+    "key": "text",
+    "state": "text",
+    "reason": "text",
+    "version": "text",
+    "expires_at": "double precision",
+    "fetched": "double precision",
+}
 INDEXES_AND_CHECKS = ("state", "absent_has_reason", "expires_after_fetch", "expires_at_idx", "last_used_at_idx")
 # PostgreSQL silently cuts longer names off; names of indexes and checks begin with that of the table.
 MAX_NAME_BYTES = 63
@@ -74,9 +81,9 @@ class CacheTable(msgspec.Struct, frozen=True):
         return {field.name: _column_type(self.cache, field.name, field.type) for field in fields_of(self.values)}
 
     @property
-    def given(self) -> tuple[str, ...]:
-        """The parameters of `put_many`, a JSON array each: `GIVEN`, then the values by their numbers."""
-        return (*GIVEN, *(f"value_{number}" for number in range(len(self.columns))))
+    def given(self) -> dict[str, str]:
+        """The parameters of `put_many`, an array each, and their types: `GIVEN`, then the values by their numbers."""
+        return GIVEN | {f"value_{number}": kind for number, kind in enumerate(self.columns.values())}
 
     def statement(self, name: str, dependent: str = "") -> bytes:
         """The text of `include/sql/caches/<name>.sql` for this table, and for one of its dependents where the statement
@@ -154,14 +161,11 @@ def _compose(table: CacheTable, name: str, dependent: str) -> bytes:
         "key": Identifier(table.key),
         "dependent": Identifier(dependent),
         "columns": _list(columns),
-        "given": _list([SQL("json_array_elements_text({}::json)").format(Placeholder(name)) for name in table.given]),
-        "given_names": SQL(", ").join(map(Identifier, table.given)),
-        "given_columns": _list(
-            [
-                SQL("given.{}::{}").format(Identifier(given), SQL(kind))
-                for given, kind in zip(table.given[len(GIVEN) :], table.columns.values(), strict=True)
-            ]
+        "given": _list(
+            [SQL("{}::{}[]").format(Placeholder(name), SQL(kind)) for name, kind in table.given.items()],
         ),
+        "given_names": SQL(", ").join(map(Identifier, table.given)),
+        "given_columns": _list([SQL("given.{}").format(Identifier(name)) for name in table.given if name not in GIVEN]),
         "aggregates": _list([SQL("array_agg({0}) AS {0}").format(column) for column in columns]),
         "assignments": _list([SQL("{0} = EXCLUDED.{0}").format(column) for column in columns]),
         "definitions": _list([_definition(*column) for column in table.columns.items()]),

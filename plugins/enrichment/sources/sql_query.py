@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,11 @@ from typing import Any, NamedTuple
 import msgspec
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc
+from psycopg.abc import Buffer
+from psycopg.adapt import PyFormat
 from psycopg.rows import tuple_row
+from psycopg.types.array import ListBinaryDumper, ListDumper
 from psycopg.types.string import TextLoader
 
 from enrichment.caches.base import Entry, State
@@ -91,7 +94,7 @@ class SqlSource:
         self._unknown = unknown
         self._unavailable = unavailable
         self._readers = [_READERS[not_null_type(field)] for field in fields_of(query.columns)]
-        self._types = arrow_types(query.columns)
+        self._names = tuple(arrow_types(query.columns))
         self._kept = KeptConnection(connect)
         self._pause = Pause(timeout_seconds, clock)
         self._search = BadKeySearch(timeout_seconds, clock)
@@ -152,7 +155,7 @@ class SqlSource:
         """The first row of each key that has one, column by column: a fraction of the time that it takes row by row."""
         wanted, parts = set(keys), list[Entries]()
         with _open_cursor(connection) as cursor:
-            cursor.execute(self._query.text.encode(), {self._query.parameter: list(keys)})
+            cursor.execute(self._query.text.encode(), {self._query.parameter: _Keys(keys)})
             places = self._places([column.name for column in cursor.description or ()])
             for portion in self._portions(cursor, len(keys)):
                 columns = list(zip(*portion, strict=True))
@@ -164,8 +167,8 @@ class SqlSource:
                         rows.append(row)
                 picked = names if len(rows) == len(names) else [names[row] for row in rows]
                 values = {
-                    name: pa.array(map(reader, column), kind).take(pa.array(rows, pa.int32()))
-                    for (name, kind), reader, column in zip(self._types.items(), self._readers, texts, strict=True)
+                    name: reader(column).take(pa.array(rows, pa.int32()))
+                    for name, reader, column in zip(self._names, self._readers, texts, strict=True)
                 }
                 parts.append(Entries.found(picked, values, self._query.columns, self.version))
         return Entries.concat(parts)
@@ -203,6 +206,26 @@ class SqlSource:
         return [names.index(column) for column in self._query.names]
 
 
+class _Keys(list[str]):
+    """The value of the parameter. PostgreSQL takes its type from where it is used, as that of a text between quotes."""
+
+
+class _KeysDumper(ListDumper):
+    """As psycopg writes a list, thousands of keys at once."""
+
+    def get_key(self, obj: list[Any], format: PyFormat) -> type:  # noqa: A002, ARG002  psycopg's
+        return self.cls
+
+    def upgrade(self, obj: list[Any], format: PyFormat) -> _KeysDumper:  # noqa: A002, ARG002  psycopg's
+        return self
+
+    def dump(self, obj: list[Any]) -> Buffer | None:
+        text = '","'.join(obj)
+        if "\\" in text or text.count('"') > 2 * (len(obj) - 1) or not obj:
+            return super().dump(obj)
+        return f'{{"{text}"}}'.encode()
+
+
 def _open_cursor(connection: psycopg.Connection[Any]) -> psycopg.ServerCursor[tuple[Any, ...]]:
     """A server-side cursor that returns values as PostgreSQL's text: other columns of a query may hold values that
     Python cannot (a date before the year 1, infinity)."""
@@ -210,30 +233,54 @@ def _open_cursor(connection: psycopg.Connection[Any]) -> psycopg.ServerCursor[tu
     for kind in psycopg.adapters.types:
         for oid in filter(None, (kind.oid, kind.array_oid)):
             cursor.adapters.register_loader(oid, TextLoader)
+    cursor.adapters.register_dumper(_Keys, ListBinaryDumper)  # for `%(name)b`
+    cursor.adapters.register_dumper(_Keys, _KeysDumper)
     return cursor
 
 
-def _number(value: str | None) -> float | None:
-    """A finite number of any SQL type; null for anything else."""
+def _texts(column: Sequence[str | None]) -> pa.Array:
+    return pa.array(column, pa.string())
+
+
+def _numbers(column: Sequence[str | None]) -> pa.Array:
+    """Finite numbers of any SQL type; null for anything else."""
     try:
-        number = float(value) if value is not None else math.nan
+        numbers = _texts(column).cast(pa.float64())
+    except pa.ArrowInvalid:  # one of them is no number, or written as Arrow does not write them
+        numbers = pa.array(map(_number, column), pa.float64())
+    return pc.if_else(pc.is_finite(numbers), numbers, pa.scalar(None, pa.float64()))
+
+
+def _number(value: str | None) -> float | None:
+    try:
+        return float(value) if value is not None else None
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
+
+
+def _whole_numbers(column: Sequence[str | None]) -> pa.Array:
+    """Whole numbers of at most 64 bits; null for anything else."""
+    return pa.array(map(_whole, column), pa.int64())
 
 
 def _whole(value: str | None) -> int | None:
-    """A whole number of at most 64 bits; null for anything else."""
-    number = _number(value)
-    if value is None or number is None or not number.is_integer() or not -(2**63) <= number < 2**63:
-        return None
-    return int(value) if value.lstrip("+-").isdecimal() else int(number)
+    try:
+        whole = int(value) if value is not None else None
+    except ValueError:  # such as a numeric's 7.0
+        number = _number(value)
+        whole = int(number) if number is not None and number.is_integer() else None
+    return whole if whole is not None and -(2**63) <= whole < 2**63 else None
 
 
-# How the text of a value is read, by the type of its field; a text that does not fit becomes null.
-_READERS: dict[Any, Callable[[str | None], Any]] = {
-    str: lambda value: value,
-    float: _number,
-    int: _whole,
-    bool: lambda value: {"t": True, "true": True, "f": False, "false": False}.get(value or ""),
+def _flags(column: Sequence[str | None]) -> pa.Array:
+    meanings = {"t": True, "true": True, "f": False, "false": False}
+    return pa.array([meanings.get(value or "") for value in column], pa.bool_())
+
+
+# How the texts of a column are read, by the type of its field; a text that does not fit becomes null.
+_READERS: dict[Any, Callable[[Sequence[str | None]], pa.Array]] = {
+    str: _texts,
+    float: _numbers,
+    int: _whole_numbers,
+    bool: _flags,
 }

@@ -15,9 +15,10 @@ from enrichment.caches import eviction
 from enrichment.caches.base import Entry, State
 from enrichment.caches.eviction import Evicted, evict, evict_chunks
 from enrichment.caches.postgres import PostgresLayer
-from enrichment.enrichers.business.recorded_risk import record_risk
+from enrichment.enrichers.business.recorded_risk import record_risks
 from enrichment.enrichers.tables import cache_tables
 from enrichment.enrichers.testing import FixedClock
+from tests.fixtures.risks import request_risks
 
 BY_NAME = {table.cache: table for table in cache_tables()}
 
@@ -268,7 +269,9 @@ def risks(admin: Connection) -> list[str]:
 
 def score(admin: Connection, *requests: str) -> None:
     """Record a risk for each of these."""
-    record_risk(admin, requests, [0.5] * len(requests), ["medium"] * len(requests), [[]] * len(requests))
+    record_risks(
+        admin, request_risks(requests, [0.5] * len(requests), ["medium"] * len(requests), [[]] * len(requests))
+    )
 
 
 def test_risks_go_with_their_contexts(postgres_connection: Connection, connection: Connection) -> None:
@@ -323,7 +326,9 @@ def test_report_says_what_the_caches_hold(postgres_connection: Connection, conne
             [company, user],
         )
     put(postgres_connection, "business", "r", "1 hour")
-    record_risk(postgres_connection, ["r", "gone"], [0.25, 0.5], ["low", "medium"], [["new-account"], []])
+    record_risks(
+        postgres_connection, request_risks(["r", "gone"], [0.25, 0.5], ["low", "medium"], [["new-account"], []])
+    )
     report = eviction.report(connection)
     assert {c["cache"]: (c["entries"], c["expired"], c["absent"]) for c in report["caches"]} == {
         "geo": (5, 1, 1), "user": (2, 1, 0), "business": (1, 0, 0),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from enrichment.codec.postgres_arrays import column_of
+from enrichment.codec.postgres_arrays import ArrayParameter, array_cursor, array_of, column_of
 from tests.fixtures.postgres import Connection
 
 COLUMNS = {
@@ -45,6 +45,24 @@ def test_elements_come_back_when_they_were_sent(postgres_connection: Connection,
     found = column_of(sent(postgres_connection, f"%s::{kind}[]", elements))
     assert found.type == COLUMNS[kind]
     assert found.to_pylist() == elements
+
+
+@given(column=columns, cut=st.integers(0, 5))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_columns_arrive_as_they_are(postgres_connection: Connection, column: tuple[str, list[Any]], cut: int) -> None:
+    """Any elements, nulls among them, of a part of a column and of an empty one, too."""
+    kind, elements = column
+    given_column = pa.array(elements, COLUMNS[kind]).slice(cut)
+    with array_cursor(postgres_connection) as cursor:
+        question = f"SELECT %(c)s::{kind}[], pg_typeof(%(c)s::{kind}[])::text"
+        found = cursor.execute(question.encode(), {"c": ArrayParameter(given_column)}).fetchone()
+    assert found == (elements[cut:], f"{kind}[]")
+
+
+def test_column_of_another_type_is_refused() -> None:
+    """There are four types of cache columns; another one is a mistake of ours."""
+    with pytest.raises(TypeError, match="type int32"):
+        array_of(pa.array([1], pa.int32()))
 
 
 def test_numbers_that_are_none_come_back(postgres_connection: Connection) -> None:

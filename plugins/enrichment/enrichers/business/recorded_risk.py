@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import psycopg
 import pyarrow as pa
-from psycopg.adapt import PyFormat, Transformer
+import pyarrow.compute as pc
 
 from enrichment import sql
 from enrichment.caches.behind import OneBehind
-from enrichment.caches.postgres import columns_as_json, storable_keys
-from enrichment.databases import KeptConnection, Pause, can_be_text
+from enrichment.caches.postgres import are_storable_keys, arrays_of
+from enrichment.codec.postgres_arrays import array_cursor
+from enrichment.databases import KeptConnection, Pause
 
 log = logging.getLogger(__name__)
+
+
+class RequestRisks(NamedTuple):
+    """The risks of requests, as columns as long as each other: text, double, text, list of text. Requests are
+    distinct."""
+
+    request_ids: pa.Array
+    scores: pa.Array
+    levels: pa.Array
+    indicators: pa.Array
 
 
 class RiskTable:
@@ -29,18 +39,18 @@ class RiskTable:
         self._pause = Pause(pause_seconds)
         self._behind = OneBehind()
 
-    def record(self, *risks: Sequence[Any]) -> None:
-        """As `record_risk`, which never fails here; what was begun before is waited for."""
+    def record(self, risks: RequestRisks) -> None:
+        """As `record_risks`, which never fails here; what was begun before is waited for."""
         self._behind.run(lambda: self._record(risks))
 
-    def _record(self, risks: Sequence[Sequence[Any]]) -> None:
+    def _record(self, risks: RequestRisks) -> None:
         if self._pause.seconds_left:
             return
         try:
             with self._pause.watch():
-                self._kept.run(lambda connection: _record(connection, risks))
+                self._kept.run(lambda connection: record_risks(connection, risks))
         except psycopg.Error as refused:
-            log.warning("risks.not_recorded requests=%d error=%s", len(risks[0]), refused)
+            log.warning("risks.not_recorded requests=%d error=%s", len(risks.request_ids), refused)
 
     def close(self) -> None:
         """Wait until all is written, and close the connection."""
@@ -48,35 +58,23 @@ class RiskTable:
         self._kept.close()
 
 
-def record_risk(
-    connection: psycopg.Connection[Any],
-    request_ids: Sequence[str],
-    scores: Sequence[float | None],
-    levels: Sequence[str | None],
-    indicators: Sequence[Sequence[str] | None],
-) -> int:
-    """Write the risks of requests where they differ from what is there; returns how many did.
-
-    All four are as long as each other, request ids distinct. Raises `psycopg.Error` when the database refuses.
-    """
-    with connection.transaction():
-        return _record(connection, (request_ids, scores, levels, indicators))
+def record_risks(connection: psycopg.Connection[Any], risks: RequestRisks) -> int:
+    """Write the risks of requests where they differ from what is there, in the caller's transaction; returns how many
+    did. Those that no table can hold are left out. Raises `psycopg.Error` when the database refuses."""
+    columns = (*risks[:3], _array_texts(risks.indicators))
+    rows = pa.table(columns, names=("request_ids", "scores", "levels", "indicators"))
+    given = arrays_of(rows.filter(are_storable_keys(risks.request_ids)))
+    with array_cursor(connection) as cursor:
+        return cursor.execute(sql.load("business_risks/put_many"), given).rowcount
 
 
-def _record(connection: psycopg.Connection[Any], risks: Sequence[Sequence[Any]]) -> int:
-    known = set(storable_keys(risks[0]))
-    rows = [row for row in zip(*risks, strict=True) if row[0] in known and all(map(can_be_text, row[3] or ()))]
-    if not rows:
-        return 0
-    *columns, indicators = zip(*rows, strict=True)
-    texts = [names if names is None else _array_text(tuple(names)) for names in indicators]
-    given = columns_as_json([pa.array(column) for column in (*columns, texts)])
-    parameters = dict(zip(("request_ids", "scores", "levels", "indicators"), given, strict=True))
-    return connection.execute(sql.load("business_risks/put_many"), parameters).rowcount
-
-
-@lru_cache(maxsize=10_000)
-def _array_text(names: tuple[str, ...]) -> str:
-    """What PostgreSQL writes for an array of text."""
-    given = list(names)
-    return bytes(Transformer().get_dumper(given, PyFormat.TEXT).dump(given) or b"").decode()
+def _array_texts(lists: pa.Array) -> pa.Array:
+    """What PostgreSQL reads as these arrays of text: each name in quotes, within which it means nothing."""
+    names = lists.flatten()
+    for special in ("\\", '"'):
+        names = pc.replace_substring(names, special, f"\\{special}")
+    quoted = pc.binary_join_element_wise('"', names, '"', "")
+    sizes = pc.fill_null(pc.list_value_length(lists), 0)
+    ends = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(sizes).cast(pa.int32())])
+    texts = pc.binary_join(pa.ListArray.from_arrays(ends, quoted), ",")
+    return pc.if_else(lists.is_valid(), pc.binary_join_element_wise("{", texts, "}", ""), pa.scalar(None, pa.string()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -30,7 +30,7 @@ from enrichment.enrichers.base import (
 )
 from enrichment.enrichers.business import BUSINESS, QUERY, BusinessSettings, Context, Risk
 from enrichment.enrichers.business.query import business_query
-from enrichment.enrichers.business.recorded_risk import RiskTable
+from enrichment.enrichers.business.recorded_risk import RequestRisks, RiskTable
 from enrichment.enrichers.business.risk import Bools, Condition, Masks, RiskRules
 from enrichment.enrichers.registry import OK, REGISTRY, STALE
 from enrichment.enrichers.wiring import OpenedSource, Site
@@ -55,8 +55,8 @@ def open_source(site: Site, settings: BusinessSettings) -> OpenedSource:
 def _record(table: RiskTable, events: pd.DataFrame, scored: Enrichment) -> None:
     """Keep the risks of a chunk for the views. A database that is down costs only that."""
     risks = risks_of(events, scored)
-    if risks.request_ids:
-        table.record(*risks)
+    if len(risks.request_ids):
+        table.record(risks)
 
 
 class RiskScorer:
@@ -132,25 +132,16 @@ def _checked(condition: Condition, column: pd.Series[Any], rows: Codes, code: in
     return CheckedCondition(told, None if pd.isna(value) else value, bool(condition.holds(column)[place]))
 
 
-class RequestRisks(NamedTuple):
-    """The risk of each request of a chunk, as parallel lists, to be recorded for the views."""
-
-    request_ids: list[str]
-    scores: list[float]
-    levels: list[str]
-    indicators: list[list[str]]
-
-
 def risks_of(events: pd.DataFrame, scored: Enrichment) -> RequestRisks:
-    """The risk of each request whose context was fetched; the first row of a request speaks for it."""
+    """The risk of each request of a chunk whose context was fetched; the first row of a request speaks for it."""
     requests = events[REQUEST_ID].cat
     codes, first = np.unique(requests.codes.to_numpy(), return_index=True)
     combination = scored.codes[first]
     is_new = scored.fetched[combination] & scored.have(ANSWERED)[combination]
     rows = pa.array(combination[is_new])
-    scores, levels, indicators = (pa.array(scored.values[name].array).take(rows) for name in arrow_types(Risk))
     return RequestRisks(
-        requests.categories.take(codes[is_new]).tolist(), scores.to_pylist(), levels.to_pylist(), indicators.to_pylist()
+        pa.array(requests.categories, pa.string()).take(pa.array(codes[is_new])),
+        *(pa.array(scored.values[name].array).take(rows) for name in arrow_types(Risk)),
     )
 
 

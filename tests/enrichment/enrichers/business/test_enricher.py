@@ -14,11 +14,12 @@ from enrichment.caches.base import Entry, State
 from enrichment.enrichers.base import JSON, STATUS, Enrichment, OpenEnricher
 from enrichment.enrichers.business import BUSINESS, Context
 from enrichment.enrichers.business.risk import RiskRules
-from enrichment.enrichers.business.risk_scorer import RequestRisks, RiskScorer, risks_of
+from enrichment.enrichers.business.risk_scorer import RiskScorer, risks_of
 from enrichment.enrichers.geo import GEO, Place
 from enrichment.enrichers.geo.special_addresses import SpecialAddresses
 from enrichment.enrichers.testing import FixedLookup, look_up_and_enrich, make_events
 from enrichment.enrichers.user import USER, Profile
+from tests.fixtures.risks import request_risks
 
 RULES = RiskRules.load()
 PLACES = {
@@ -147,7 +148,7 @@ def test_risks_to_record_are_those_of_each_requests_first_row() -> None:
         ("req-calm", "8.8.8.8", "user-123"), ("req-789", "8.8.8.8", "user-123"),
     )  # fmt: skip
     risks = risks_of(events, enrich(events))
-    assert risks == RequestRisks(
+    assert risks == request_risks(
         ["req-789", "req-calm"],
         [0.45, 0.05],
         ["medium", "low"],
@@ -158,7 +159,7 @@ def test_risks_to_record_are_those_of_each_requests_first_row() -> None:
 def test_there_are_no_risks_to_record_when_no_request_has_context() -> None:
     """A chunk of unknown requests records nothing."""
     events = chunk(("req-lost", None, None), (None, None, None))
-    assert risks_of(events, enrich(events)) == RequestRisks([], [], [], [])
+    assert risks_of(events, enrich(events)) == request_risks([], [], [], [])
 
 
 def test_missing_earlier_enricher_is_an_error() -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
@@ -151,6 +153,23 @@ def test_rows_that_nobody_asked_for_are_left_out(postgres_connection: Connection
     """A query that returns more than it should does not invent keys."""
     query = ONE_ROW.format(amount="1").replace("'1' = ANY(%(request_ids)s)", "%(request_ids)s::text[] IS NOT NULL")
     assert list(fetch(postgres_connection, "2", query=query)) == ["2"]
+
+
+@given(keys=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0")), unique=True))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@pytest.mark.parametrize("form", ["s", "t", "b"])
+def test_keys_arrive_as_they_are(postgres_connection: Connection, form: str, keys: list[str]) -> None:
+    """Whatever they hold: quotes, backslashes, commas, braces, "NULL", nothing; in each form of a placeholder."""
+    query = f"""SELECT key AS request_id, key AS unit, NULL AS transaction_type, 1 AS amount, 'USD' AS currency
+                FROM unnest(%(request_ids){form}::text[]) AS key"""
+    entries = fetch(postgres_connection, *keys, query=query)
+    assert [entry.value.unit for entry in entries.values()] == list(entries) == keys
+
+
+def test_type_of_the_keys_is_that_of_their_place(numbered: Connection) -> None:
+    """Ids that are all numbers are compared with numbers."""
+    query = f"{NUMBERED}id = ANY(%(request_ids)s)"
+    assert set(business_query(lambda: numbered, query)._ask(["1", "5000", "0"])) == {"1", "5000"}
 
 
 def test_key_that_postgresql_cannot_hold_is_absent_and_costs_no_other(demo: Connection) -> None:
