@@ -14,7 +14,8 @@ from enrichment.batch import OffsetRange
 from enrichment.conservation.check import check
 from enrichment.conservation.committed import committed_ranges, log_ranges
 from enrichment.conservation.report import Expected
-from enrichment.errors import OffsetsLost, TransactionOpen
+from enrichment.errors import OffsetsLost, SettingsError, TransactionOpen
+from enrichment.kafka.command_line import add_brokers, brokers
 from enrichment.settings import load
 
 TELL_SECONDS = 5.0
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m enrichment.conservation", description="Is every input output once?"
     )
-    parser.add_argument("--bootstrap-servers", required=True)
+    add_brokers(parser)
     parser.add_argument("--input-topic", default=settings.input_topic, help="(default %(default)s)")
     parser.add_argument("--output-topic", default=settings.output_topic, help="(default %(default)s)")
     parser.add_argument("--dlq-topic", default=settings.dlq_topic, help="(default %(default)s)")
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.replay_id is not None and None in (chosen.start, chosen.end):
         parser.error("--replay-id needs --start and --end")
-    kafka = {"bootstrap.servers": chosen.bootstrap_servers}
+    kafka = brokers(chosen, settings)
     replay = expected_of(chosen)
     ranges = chosen.ranges or (
         log_ranges(kafka, chosen.input_topic) if replay else committed_ranges(kafka, chosen.input_topic, chosen.group)
@@ -122,7 +123,7 @@ def run() -> int:
     """As `main`, with the shell's arguments; what cannot be checked ends it with a line that says why."""
     try:
         return main(sys.argv[1:])
-    except (OffsetsLost, TransactionOpen) as untold:
+    except (OffsetsLost, SettingsError, TransactionOpen) as untold:
         sys.exit(str(untold))
     except KafkaException as failed:
         sys.exit(f"Kafka: {failed.args[0].str()}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 
 from enrichment.errors import SettingsError, TopicRefused
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.command_line import add_brokers, brokers
 from enrichment.kafka.retention import unfit
-from enrichment.kafka.topics import BROKERS_DEFAULT, PARTITIONS, create_topics
+from enrichment.kafka.topics import BROKERS_DEFAULT, PARTITIONS, count_partitions, create_topics
 from enrichment.settings import load
 
 
@@ -26,9 +26,11 @@ def main() -> int:
     parser.add_argument("--partitions", type=int, default=PARTITIONS, help="of each topic (default %(default)s)")
     parser.add_argument("--replication-factor", type=int, default=BROKERS_DEFAULT, help="(default: the broker's own)")
     chosen = parser.parse_args()
+    unreachable: list[KafkaError] = []
     try:
         settings = load()
-        client = brokers(chosen, settings.kafka)
+        # The client's own log has a line for each of its tries to connect, twenty a second.
+        client = {**brokers(chosen, settings.kafka), "log_level": 0, "error_cb": unreachable.append}
         there = create_topics(
             client,
             settings.kafka,
@@ -36,10 +38,15 @@ def main() -> int:
             partitions=chosen.partitions,
             replication_factor=chosen.replication_factor,
         )
-        for text in unfit(Clients(client, settings.kafka), there):
+        clients = Clients(client, settings.kafka)
+        for topic, partitions in count_partitions(clients, there).items():
+            if partitions != chosen.partitions:
+                sys.stderr.write(f"topic {topic} exists, with {partitions} partitions, and stays as it is\n")
+        for text in unfit(clients, there):
             sys.stderr.write(f"warning: {text}\n")
     except (SettingsError, TopicRefused) as failed:
-        sys.stderr.write(f"{failed}\n")
+        why = f" ({unreachable[-1].str()})" if unreachable else ""
+        sys.stderr.write(f"{failed}{why}\n")
         return 1
     except KafkaException as silent:
         sys.stderr.write(f"Kafka does not tell what its topics keep: {silent.args[0]}\n")

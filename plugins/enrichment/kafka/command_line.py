@@ -34,5 +34,7 @@ def brokers(chosen: argparse.Namespace, settings: KafkaSettings) -> dict[str, An
 
 
 def _option(text: str) -> tuple[str, str]:
-    name, value = text.split("=", 1)
+    name, is_given, value = text.partition("=")
+    if not (name and is_given):
+        raise argparse.ArgumentTypeError(f"{text!r} is no option with a value, such as security.protocol=SSL")
     return name, value

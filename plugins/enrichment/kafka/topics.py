@@ -68,10 +68,17 @@ def create_topics(
             creation.result()
         except KafkaException as refused:
             if refused.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                admin.poll(0)  # where the client has an `error_cb`: why brokers cannot be reached
                 raise TopicRefused(f"Kafka did not create the topic {name}: {refused.args[0].str()}") from refused
             there.append(name)
     await_topics(admin, configs)
     return there
+
+
+def count_partitions(clients: Clients, names: Iterable[str]) -> dict[str, int]:
+    """How many partitions each of these topics has. Raises `KafkaException`."""
+    known = clients.admin().list_topics(timeout=clients.settings.request_timeout_sec).topics
+    return {name: len(known[name].partitions) for name in names}
 
 
 def describe_topics(clients: Clients, *topics: str) -> list[dict[str, Any]]:

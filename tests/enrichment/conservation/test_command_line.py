@@ -23,6 +23,8 @@ BROKERS = ("--bootstrap-servers", "broker:9092")
         (["--all", "--content-every", "two"], "'two' is no whole number from 1"),
         (["--all", "--replay-id", "again", "--start", "soon"], "'soon' is no time such as 2024-01-15T10:00:00Z"),
         (["--all", "--replay-id", "again"], "--replay-id needs --start and --end"),
+        (["--all", "--connection"], "not allowed with argument --bootstrap-servers"),
+        (["--all", "--client", "ssl"], "'ssl' is no option with a value, such as security.protocol=SSL"),
     ],
 )
 def test_wrong_argument_is_named(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +44,35 @@ def test_nothing_to_check_is_not_said_to_hold(
     printed = capsys.readouterr().out
     assert "nothing to check" in printed
     assert "holds" not in printed
+
+
+def test_brokers_get_the_options_that_they_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as those of SASL, beside their addresses; a value may have an equals sign in it."""
+    check = Mock(return_value=ConservationReport())
+    monkeypatch.setattr(command, "check", check)
+    options = ["--client", "security.protocol=SASL_SSL", "--client", "sasl.password=a=b"]
+    command.main([*BROKERS, *options, "--ranges", "0:0-0"])
+    assert check.call_args.args[0] == {
+        "bootstrap.servers": "broker:9092", "security.protocol": "SASL_SSL", "sasl.password": "a=b",
+    }  # fmt: skip
+
+
+def test_brokers_may_be_those_of_the_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Airflow's connection."""
+    monkeypatch.setenv("AIRFLOW_CONN_KAFKA_STACKLENS", '{"conn_type": "kafka", "extra": {"bootstrap.servers": "b:1"}}')
+    check = Mock(return_value=ConservationReport())
+    monkeypatch.setattr(command, "check", check)
+    command.main(["--connection", "--ranges", "0:0-0"])
+    assert check.call_args.args[0]["bootstrap.servers"] == "b:1"
+
+
+def test_missing_connection_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names what is missing."""
+    monkeypatch.setenv("KAFKA_CONN_ID", "no_such_connection")
+    monkeypatch.setattr("sys.argv", ["check", "--connection", "--all"])
+    with pytest.raises(SystemExit) as ended:
+        command.run()
+    assert "no_such_connection" in str(ended.value)
 
 
 @pytest.mark.parametrize("text", ["2024-01-15T10:00:00Z", "2024-01-15T10:00:00", "2024-01-15T11:00:00+01:00"])
