@@ -114,8 +114,8 @@ CREATE UNLOGGED TABLE IF NOT EXISTS business_risks (
     scored_at        timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT business_risks_risk_score CHECK (risk_score BETWEEN 0 AND 1)
 );
-COMMENT ON TABLE business_risks IS 'The risk that was last computed for a request, for views; its row goes when its cached context has gone.';
-COMMENT ON COLUMN business_risks.risk_score IS 'In [0, 1], as last computed; not read back, every batch scores anew.';
+COMMENT ON TABLE business_risks IS 'The risk of a request as of when its context was last fetched, for views; its row goes when its cached context has gone.';
+COMMENT ON COLUMN business_risks.risk_score IS 'In [0, 1]; not read back, every batch scores anew.';
 COMMENT ON COLUMN business_risks.fraud_indicators IS 'Names of the rules that fired when the score was computed.';
 COMMENT ON COLUMN business_risks.scored_at IS 'Since when it is so: a score that comes out the same is not written again.';
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -16,7 +15,7 @@ from tests.fixtures.postgres import CACHES, TABLES
 
 BY_NAME = {table.cache: table for table in cache_tables()}
 
-KEYS = json.dumps([f"key-{n}" for n in range(0, 3_000, 100)])
+KEYS = [f"key-{n}" for n in range(0, 3_000, 100)]
 ASKED = {"keys": KEYS, "now": 0.0, "served_from": 0.0, "touched_before": 0.0, "version": ""}
 STATISTICS = "SELECT cache, entries, expired, hit_rate FROM get_cache_statistics()"
 FILTERS = ("kind", "lane", "topic", "partition", "offset", "state", "dag_id", "run_id", "since", "until")

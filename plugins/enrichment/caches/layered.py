@@ -15,8 +15,8 @@ from enrichment.messages import Reason
 
 log = logging.getLogger(__name__)
 
-# Keys that a source is asked for at once. Until its answers are columns they are objects, several for each, and a table
-# is given them as texts: both take many times what the columns do.
+# Keys that a source is asked for at once. Until its answers are columns they are objects, several for each, which take
+# many times what the columns do.
 MOST_KEYS = 10_000
 
 
