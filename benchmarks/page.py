@@ -64,7 +64,8 @@ def measure_page(environ: Mapping[str, str], repeat: int, steps: Steps, console:
         with TestClient(app) as client:
             found = [_measure(client, address, TIMES * repeat) for address in (*addresses_of(app), *chosen)]
         app.state.scans.close()
-    left_out = [request.address for request in found if not request.milliseconds]
+    measured = {address.partition("?")[0] for address in chosen}
+    left_out = [request.address for request in found if not request.milliseconds and request.address not in measured]
     if left_out:
         console.print(f"  not measured, they need parameters: {', '.join(left_out)}", highlight=False)
     return [request for request in found if request.milliseconds]
