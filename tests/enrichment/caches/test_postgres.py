@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -336,6 +337,13 @@ def test_layer_serves_many_chunks_behind_pgbouncer(
             assert layer.get_many([f"Timișoara-{each}-{number}"]) == {f"Timișoara-{each}-{number}": entry}
     for layer in layers:
         layer.close()
+
+
+@pytest.mark.parametrize("odd", ["with a \0", random.Random(0).randbytes(2 * MAX_KEY_BYTES).hex()], ids=["NUL", "long"])
+def test_key_that_no_table_can_hold_costs_no_other(make_layer: MakeLayer, clock: FixedClock, odd: str) -> None:
+    """It is neither written nor read; the entries beside it are."""
+    make_layer().put_many({odd: found(clock), "user-123": found(clock)})
+    assert set(make_layer().get_many([odd, "user-123"])) == {"user-123"}
 
 
 def test_risks_of_a_locked_table_are_waited_for_once(
