@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
 from typing import Any
 
 import msgspec
@@ -15,10 +14,9 @@ import pyarrow.compute as pc
 from enrichment.caches.base import Entry, Tier
 from enrichment.caches.entries import EXPIRES_AT, IS_STALE, KEY, REASON, STATE, VERSION, Entries, lasting
 from enrichment.caches.tables import CacheTable
-from enrichment.codec.buffers import has_nul
-from enrichment.codec.postgres_arrays import ArrayParameter, array_cursor, column_of
+from enrichment.codec.postgres_arrays import ArrayParameter, array_cursor, arrays_of, column_of
 from enrichment.codec.struct_columns import arrow_types
-from enrichment.databases import KeptConnection, Pause, can_be_text
+from enrichment.databases import KeptConnection, Pause
 from enrichment.errors import LayerUnavailable
 
 log = logging.getLogger(__name__)
@@ -70,8 +68,9 @@ class PostgresLayer:
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry]:
         """The entries of those keys that the table has, expired ones within the grace included."""
-        known = storable_keys(keys)
-        if not known:
+        asked = pa.array(keys, pa.string())
+        known = asked.filter(are_storable_keys(asked))
+        if not len(known):
             return {}
         self._note_use(self._reader)
         now = self._clock()
@@ -79,7 +78,7 @@ class PostgresLayer:
             self._reader,
             "get_many",
             {
-                "keys": ArrayParameter(pa.array(known, pa.string())),
+                "keys": ArrayParameter(known),
                 "now": now,
                 "served_from": now - self._grace,
                 "touched_before": now - self._touch_after,
@@ -183,25 +182,6 @@ def _columns_of(entries: Entries, now: float, struct: type[msgspec.Struct]) -> l
     return [*head, fetched_at, *values]
 
 
-def storable_keys(keys: Sequence[str]) -> Sequence[str]:
-    """Those keys that a table can hold: one odd key in a chunk must not cost the others their look-up."""
-    text = "".join(keys)
-    if text.isascii() and "\0" not in text and max(map(len, keys), default=0) <= MAX_KEY_BYTES:
-        return keys
-    return [key for key in keys if can_be_text(key) and len(key.encode()) <= MAX_KEY_BYTES]
-
-
 def are_storable_keys(keys: pa.Array) -> pa.Array:
-    """Which keys of a column a table can hold."""
+    """Which keys of a column a table can hold: one odd key in a chunk must not cost the others their look-up."""
     return pc.and_(pc.less_equal(pc.binary_length(keys), MAX_KEY_BYTES), pc.invert(pc.match_substring(keys, "\0")))
-
-
-def arrays_of(rows: pa.Table) -> dict[str, ArrayParameter]:
-    """The columns as parameters by their names, without the rows whose text a table cannot hold: sources may answer
-    anything."""
-    columns = [column.combine_chunks() for column in rows.columns]
-    odd = [column for column in columns if pa.types.is_string(column.type) and has_nul(column)]
-    if odd:
-        holds_nul = reduce(pc.or_, (pc.fill_null(pc.match_substring(column, "\0"), False) for column in odd))
-        columns = [column.filter(pc.invert(holds_nul)) for column in columns]
-    return dict(zip(rows.column_names, map(ArrayParameter, columns), strict=True))

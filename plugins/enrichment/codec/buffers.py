@@ -36,11 +36,3 @@ def binary_column(content: Bytes, ends: Ends, there: Flags | None = None) -> pa.
     """The reverse of `parts_of`; `there` says which values are not null (default: all)."""
     bits = None if there is None or there.all() else pa.py_buffer(np.packbits(there, bitorder="little"))
     return pa.Array.from_buffers(pa.binary(), len(ends) - 1, [bits, pa.py_buffer(ends), pa.py_buffer(content)])
-
-
-def has_nul(column: pa.Array) -> bool:
-    """Whether a text or binary column holds a byte 0, which PostgreSQL's text type does not take."""
-    if not len(column):
-        return False
-    content, ends = parts_of(column)
-    return not content[ends[0] : ends[-1]].all()

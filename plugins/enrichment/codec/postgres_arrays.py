@@ -7,12 +7,14 @@ Elements follow one another, each preceded by its length (-1: null); see `array_
 
 from __future__ import annotations
 
+from functools import reduce
 from struct import Struct
 from typing import Any, NamedTuple
 
 import numpy as np
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc
 from numba import njit, types
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
@@ -121,6 +123,25 @@ class ArrayParameter(NamedTuple):
     """A column as a parameter of a statement, which says its type (`%(name)s::text[]`). Executed by `array_cursor`."""
 
     column: pa.Array
+
+
+def arrays_of(rows: pa.Table) -> dict[str, ArrayParameter]:
+    """The columns as parameters by their names, without the rows whose text PostgreSQL cannot hold: sources may answer
+    anything."""
+    columns = [column.combine_chunks() for column in rows.columns]
+    odd = [column for column in columns if pa.types.is_string(column.type) and _has_nul(column)]
+    if odd:
+        is_odd = reduce(pc.or_, (pc.fill_null(pc.match_substring(column, "\0"), False) for column in odd))
+        columns = [column.filter(pc.invert(is_odd)) for column in columns]
+    return dict(zip(rows.column_names, map(ArrayParameter, columns), strict=True))
+
+
+def _has_nul(column: pa.Array) -> bool:
+    """Whether a column of text holds a byte 0, which PostgreSQL's text type does not take."""
+    if not len(column):
+        return False
+    content, ends = parts_of(column)
+    return not content[ends[0] : ends[-1]].all()
 
 
 class _ArrayDumper(Dumper):

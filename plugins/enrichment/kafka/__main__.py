@@ -30,7 +30,7 @@ def main() -> int:
     try:
         settings = load()
         # The client's own log has a line for each of its tries to connect, twenty a second.
-        client = {**brokers(chosen, settings.kafka), "log_level": 0, "error_cb": unreachable.append}
+        client = {"log_level": 0, "error_cb": unreachable.append, **brokers(chosen, settings.kafka)}
         there = create_topics(
             client,
             settings.kafka,
@@ -49,7 +49,7 @@ def main() -> int:
         sys.stderr.write(f"{failed}{why}\n")
         return 1
     except KafkaException as silent:
-        sys.stderr.write(f"Kafka does not tell what its topics keep: {silent.args[0]}\n")
+        sys.stderr.write(f"Kafka does not tell about its topics: {silent.args[0]}\n")
         return 1
     return 0
 

@@ -221,7 +221,7 @@ class _KeysDumper(ListDumper):
 
     def dump(self, obj: list[Any]) -> Buffer | None:
         text = '","'.join(obj)
-        if "\\" in text or text.count('"') > 2 * (len(obj) - 1) or not obj:
+        if "\\" in text or text.count('"') > 2 * (len(obj) - 1):  # or there is none
             return super().dump(obj)
         return f'{{"{text}"}}'.encode()
 

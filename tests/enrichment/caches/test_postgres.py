@@ -12,23 +12,18 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 from enrichment.caches.base import Entry, State
 from enrichment.caches.behind import WriteBehindTable
 from enrichment.caches.postgres import MAX_KEY_BYTES, PostgresLayer
-from enrichment.databases import Limits, connect
-from enrichment.enrichers.business import Context
-from enrichment.enrichers.business.recorded_risk import RiskTable, record_risks
 from enrichment.enrichers.geo import Place
 from enrichment.enrichers.tables import cache_tables
 from enrichment.enrichers.testing import FixedClock
 from enrichment.enrichers.user import Profile
 from enrichment.errors import LayerUnavailable
 from tests.fixtures.pgbouncer import Pooled
-from tests.fixtures.postgres import TABLES
+from tests.fixtures.postgres import TABLES, bounded
 from tests.fixtures.proxy import Network
-from tests.fixtures.risks import request_risks
 
 BY_NAME = {table.cache: table for table in cache_tables()}
 
@@ -278,11 +273,6 @@ def test_layer_answers_again_when_its_connection_was_killed(
     assert layer.get_many(["user-123"]) == {"user-123": found(clock)}
 
 
-def bounded(uri: str, statement: float = 2, lock: float = 1) -> Connection:
-    """A connection as tasks have it for their caches."""
-    return connect(conninfo_to_dict(uri), Limits(2, statement, lock))
-
-
 def test_locked_table_is_waited_for_once_and_passed_by(
     make_layer: MakeLayer, postgres_uri: str, clock: FixedClock
 ) -> None:
@@ -346,25 +336,6 @@ def test_key_that_no_table_can_hold_costs_no_other(make_layer: MakeLayer, clock:
     assert set(make_layer().get_many([odd, "user-123"])) == {"user-123"}
 
 
-def test_risks_of_a_locked_table_are_waited_for_once(
-    postgres_connection: Connection, postgres_uri: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """They are kept for views only: a locked table costs the task one time-out, not one for each chunk."""
-    risks = RiskTable(lambda: bounded(postgres_uri), 2)
-    with psycopg.connect(postgres_uri) as holder:
-        holder.execute("LOCK TABLE business_risks")
-        started = time.monotonic()
-        for _ in range(10):
-            risks.record(request_risks(["req-0"], [0.15], ["low"], [[]]))
-        assert time.monotonic() - started < 8  # ten chunks, each a second
-        assert caplog.text.count("risks.not_recorded") == 1
-        holder.rollback()
-        time.sleep(2)
-        risks.record(request_risks(["req-0"], [0.15], ["low"], [[]]))
-        risks.close()
-        assert holder.execute("SELECT risk_score FROM business_risks").fetchall() == [(0.15,)]
-
-
 def test_layer_is_unavailable_when_its_table_was_changed(
     make_layer: MakeLayer, postgres_connection: Connection, clock: FixedClock
 ) -> None:
@@ -411,91 +382,3 @@ def test_writers_do_not_deadlock_when_they_write_the_same_keys_in_opposite_order
     for thread in threads:
         thread.join()
     assert failures == []
-
-
-def test_record_risks_takes_any_names(postgres_connection: Connection) -> None:
-    """Indicators are written as PostgreSQL writes arrays: what means something there is a name like any other."""
-    names = [["a,b", 'a "quoted" one', "back\\slash", "NULL", "{}", "", " "], None, [], ["Größe", "'"]]
-    requests = [f"odd-{number}" for number in range(len(names))]
-    record_risks(postgres_connection, request_risks(requests, [0.5] * 4, ["low"] * 4, names))
-    found = postgres_connection.execute("SELECT fraud_indicators FROM business_risks ORDER BY request_id").fetchall()
-    assert [row[0] for row in found] == names
-
-
-def test_record_risks_leaves_out_what_no_table_holds(postgres_connection: Connection) -> None:
-    """A request or a name that is no text to PostgreSQL costs its own row only."""
-    requests = ["with a \0", MAX_KEY_BYTES * "é", "named", "plain"]
-    record_risks(
-        postgres_connection, request_risks(requests, [0.5] * 4, ["low"] * 4, [[], [], ["\0"], ["new-account"]])
-    )
-    assert postgres_connection.execute("SELECT request_id FROM business_risks").fetchall() == [("plain",)]
-    assert record_risks(postgres_connection, request_risks(["\0"], [0.5], ["low"], [[]])) == 0
-
-
-def test_record_risks_writes_only_rows_that_differ(postgres_connection: Connection) -> None:
-    """What is unchanged is not written again, nor is its row locked; a request that no table can hold is left out."""
-    requests = ["req-0", "req-1", "req-2", "odd\0"]
-    scores, levels = [0.15, 0.9, None, 0.5], ["low", "high", None, "medium"]
-    indicators = [[], ["new-account", 'with "quotes", commas'], None, []]
-    question = "SELECT request_id, risk_score, risk_level, fraud_indicators, xmin, xmax FROM business_risks ORDER BY 1"
-
-    assert record_risks(postgres_connection, request_risks(requests, scores, levels, indicators)) == 3
-    rows = postgres_connection.execute(question).fetchall()
-    assert [row[:4] for row in rows] == [
-        ("req-0", 0.15, "low", []), ("req-1", 0.9, "high", ["new-account", 'with "quotes", commas']),
-        ("req-2", None, None, None),
-    ]  # fmt: skip
-
-    assert record_risks(postgres_connection, request_risks(requests, scores, levels, indicators)) == 0
-    assert postgres_connection.execute(question).fetchall() == rows
-    assert (
-        record_risks(
-            postgres_connection, request_risks(["req-0", "req-1"], [0.2, 0.9], ["low", "high"], [[], indicators[1]])
-        )
-        == 1
-    )
-    again = postgres_connection.execute(question).fetchall()
-    assert again[0][:4] == ("req-0", 0.2, "low", [])
-    assert again[1:] == rows[1:]
-
-
-def test_scorers_do_not_deadlock_when_they_score_the_same_requests_in_opposite_order(
-    postgres_connection: Connection, postgres_uri: str
-) -> None:
-    """Two tasks that record risks of the same requests, given in opposite orders, both succeed."""
-    requests = [f"req-{n}" for n in range(2_000)]
-    start = threading.Barrier(2)
-    failures: list[psycopg.Error] = []
-
-    def score(order: list[str], level: str) -> None:
-        with psycopg.connect(postgres_uri) as connection:
-            start.wait()
-            try:
-                for number in range(6):
-                    scores = [number / 10] * len(order)
-                    with connection.transaction():
-                        record_risks(connection, request_risks(order, scores, [level] * len(order), [[]] * len(order)))
-            except psycopg.Error as error:
-                failures.append(error)
-
-    threads = [
-        threading.Thread(target=score, args=arguments) for arguments in ((requests, "low"), (requests[::-1], "high"))
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-
-
-def test_risk_stays_when_the_context_is_fetched_again(
-    make_layer: MakeLayer, postgres_connection: Connection, clock: FixedClock
-) -> None:
-    """Writing a context leaves the risk that was last computed for it."""
-    layer = make_layer("business_context_cache")
-    layer.put_many({"req-0": found(clock, Context("payments"))})
-    record_risks(postgres_connection, request_risks(["req-0"], [0.15], ["low"], [[]]))
-    layer.put_many({"req-0": found(clock, Context("refunds"))})
-    assert postgres_connection.execute("SELECT unit, average_score FROM v_business_risk_distribution").fetchall() == [
-        ("refunds", 0.15)
-    ]

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from enrichment import sql
 from enrichment.caches.behind import OneBehind
-from enrichment.caches.postgres import are_storable_keys, arrays_of
-from enrichment.codec.postgres_arrays import array_cursor
+from enrichment.caches.postgres import are_storable_keys
+from enrichment.codec.postgres_arrays import array_cursor, arrays_of
 from enrichment.databases import KeptConnection, Pause
 
 log = logging.getLogger(__name__)
