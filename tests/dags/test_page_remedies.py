@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from copy import deepcopy
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk.definitions.param import ParamsDict
 from msgspec.structs import replace
 
 from enrichment.health.now import OpenBreaker, recent_of
@@ -18,6 +15,7 @@ from enrichment.rollup.rollup import Rollup
 from enrichment.rollup.service_levels import Breach, Level
 from enrichment.settings import load
 from tests.conftest import REPOSITORY
+from tests.fixtures.params import run_params
 
 DAGS = DagBag(dag_folder=str(REPOSITORY / "dags")).dags
 PAGE = REPOSITORY / "include" / "page"
@@ -34,15 +32,6 @@ REMEDIES: list[Remedy] = [
 ]
 
 
-def params(dag_id: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a run that is started with these. Raises where a schema does not allow one."""
-    # They keep what they are given, for whoever comes next.
-    own = deepcopy(dict(DAGS[dag_id].params.items()))  # type: ignore[no-untyped-call]
-    merged = ParamsDict(own)
-    merged.update(given)
-    return merged.validate()
-
-
 @pytest.mark.parametrize(
     "remedy", [r for r in REMEDIES if r.dag_id], ids=lambda remedy: f"{remedy.dag_id}-{remedy.tab}"
 )
@@ -51,7 +40,7 @@ def test_form_can_be_filled_in(remedy: Remedy) -> None:
     own = set(DAGS[remedy.dag_id].params)
     assert set(remedy.conf) <= own
     is_live = remedy.dag_id == RUN_NOW.dag_id
-    assert params(remedy.dag_id, remedy.conf)["dry_run"] is not is_live
+    assert run_params(DAGS[remedy.dag_id], remedy.conf)["dry_run"] is not is_live
 
 
 def test_tabs_are_those_of_the_page() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import CronTriggerTimetable
-from airflow.sdk.definitions.param import ParamsDict
 
 from enrichment.enrichers.declare import CacheSettings
 from enrichment.enrichers.registry import REGISTRY
 from tests.conftest import REPOSITORY
+from tests.fixtures.params import run_params
 
 DAG = DagBag(dag_folder=str(REPOSITORY / "dags" / "stacklens_cache_eviction.py")).dags["stacklens_cache_eviction"]
 
@@ -34,20 +34,13 @@ def test_runs_often_enough_to_renew_in_time() -> None:
     assert CacheSettings().refresh_ahead_minutes > 15
 
 
-def params(given: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a run that is triggered with these."""
-    merged = ParamsDict(dict(DAG.params.items()))  # type: ignore[no-untyped-call]
-    merged.update(given)
-    return merged.validate()
-
-
 @pytest.mark.parametrize(("given", "dry"), [({}, False), ({"dry_run": True}, True)], ids=["scheduled", "dry"])
 def test_parameters_of_a_manual_run_are_taken(given: dict[str, Any], dry: bool) -> None:
     """A scheduled run evicts; a person may only count."""
-    assert params(given) == {"dry_run": dry}
+    assert run_params(DAG, given) == {"dry_run": dry}
 
 
 def test_parameters_of_a_manual_run_are_checked() -> None:
     """What makes no sense is refused before a run starts."""
     with pytest.raises(ValueError, match="dry_run"):
-        params({"dry_run": "yes"})
+        run_params(DAG, {"dry_run": "yes"})

@@ -7,23 +7,16 @@ from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk.definitions.param import ParamsDict
 
 from enrichment.batch import RedriveFilter
 from enrichment.dead_letters.reasons import default_reasons
 from enrichment.errors import RunRefused
 from enrichment.orchestration.redrive import wanted_of
 from tests.conftest import REPOSITORY
+from tests.fixtures.params import run_params
 
 DAG_ID = "stacklens_dlq_redrive"
 DAG = DagBag(dag_folder=str(REPOSITORY / "dags" / f"{DAG_ID}.py")).dags[DAG_ID]
-
-
-def params(given: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a run that is triggered with these."""
-    merged = ParamsDict(dict(DAG.params.items()))  # type: ignore[no-untyped-call]
-    merged.update(given)
-    return merged.validate()
 
 
 def test_letters_go_through_the_tasks_of_live_draining() -> None:
@@ -37,7 +30,7 @@ def test_letters_go_through_the_tasks_of_live_draining() -> None:
 def test_nothing_is_sent_in_unless_somebody_says_so() -> None:
     """No schedule, and a run that is only triggered is a dry run."""
     assert DAG.schedule is None
-    assert params({})["dry_run"] is True
+    assert run_params(DAG, {})["dry_run"] is True
 
 
 def test_form_explains_itself() -> None:
@@ -48,12 +41,12 @@ def test_form_explains_itself() -> None:
 
 def test_parameters_become_what_is_wanted() -> None:
     """The form's filters are those of the redrive; a time without a zone is UTC, and empty fields take all."""
-    assert wanted_of(params({}), "enriched", 1_000) == RedriveFilter("enriched", default_reasons(), 3, 1_000)
+    assert wanted_of(run_params(DAG, {}), "enriched", 1_000) == RedriveFilter("enriched", default_reasons(), 3, 1_000)
     given = {
         "reasons": ["missing-field"], "since": "2024-01-15T10:00:00", "until": "2024-01-15T12:00:00+01:00",
         "source_topic": "other", "source_partition": 2, "service": "payment", "max_attempts": 5,
     }  # fmt: skip
-    assert wanted_of(params(given), "enriched", 1_000) == RedriveFilter(
+    assert wanted_of(run_params(DAG, given), "enriched", 1_000) == RedriveFilter(
         "other", ("missing-field",), 5, 1_000,
         since=datetime(2024, 1, 15, 10, tzinfo=UTC), until=datetime(2024, 1, 15, 11, tzinfo=UTC),
         source_partition=2, service="payment",
@@ -63,7 +56,7 @@ def test_parameters_become_what_is_wanted() -> None:
 @pytest.mark.parametrize("name", ["since", "until"])
 def test_time_that_there_is_not_is_refused_at_once(name: str) -> None:
     """The form's pattern lets a 13th month pass: the run then says which parameter is wrong, and is not tried again."""
-    given = {**params({}), "since": None, "until": None, name: "2024-13-15T10:00:00Z"}
+    given = {**run_params(DAG, {}), "since": None, "until": None, name: "2024-13-15T10:00:00Z"}
     with pytest.raises(RunRefused, match=f"{name}='2024-13-15T10:00:00Z' is no time"):
         wanted_of(given, "enriched", 1_000)
 
@@ -84,4 +77,4 @@ def test_time_that_there_is_not_is_refused_at_once(name: str) -> None:
 def test_parameters_are_checked(given: dict[str, Any]) -> None:
     """What makes no sense is refused before a run starts."""
     with pytest.raises(ValueError, match=next(iter(given))):
-        params(given)
+        run_params(DAG, given)

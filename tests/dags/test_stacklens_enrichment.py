@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import Asset, AssetAlias, AssetAll, AssetOrTimeSchedule, CronTriggerTimetable
-from airflow.sdk.definitions.param import ParamsDict
 
 from enrichment.orchestration import live
 from enrichment.orchestration.wake_up import BacklogTrigger
 from enrichment.settings import load
 from tests.conftest import REPOSITORY
+from tests.fixtures.params import run_params
 
 DAG = DagBag(dag_folder=str(REPOSITORY / "dags" / "stacklens_enrichment.py")).dags["stacklens_enrichment"]
 
@@ -121,21 +121,14 @@ BAD: list[dict[str, Any]] = [
 ]
 
 
-def params(given: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a run that is triggered with these."""
-    merged = ParamsDict(dict(DAG.params.items()))  # type: ignore[no-untyped-call]
-    merged.update(given)
-    return merged.validate()
-
-
 @pytest.mark.parametrize("given", GOOD)
 def test_parameters_of_a_manual_run_are_taken(given: dict[str, Any]) -> None:
     """What the form allows is what the claim understands."""
-    assert set(params(given)) == {"max_messages", "partitions", "dry_run"}
+    assert set(run_params(DAG, given)) == {"max_messages", "partitions", "dry_run"}
 
 
 @pytest.mark.parametrize("given", BAD)
 def test_parameters_of_a_manual_run_are_checked(given: dict[str, Any]) -> None:
     """What makes no sense is refused before a run starts."""
     with pytest.raises(ValueError, match=next(iter(given))):
-        params(given)
+        run_params(DAG, given)

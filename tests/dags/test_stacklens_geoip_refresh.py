@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +18,7 @@ from enrichment.orchestration import geoip
 from enrichment.orchestration.common import RETRY_POLICY
 from tests.conftest import REPOSITORY
 from tests.fixtures.geo import BUILT_AT, city, write_geo_database
+from tests.fixtures.params import run_params
 
 DAG = DagBag(dag_folder=str(REPOSITORY / "dags" / "stacklens_geoip_refresh.py")).dags["stacklens_geoip_refresh"]
 
@@ -50,26 +50,19 @@ def test_bad_file_is_not_tried_again() -> None:
     assert RETRY_POLICY.evaluate(RefreshFailed("HTTP 500"), 1, 4, None).action is not RetryAction.FAIL
 
 
-def params(given: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a run that is triggered with these."""
-    merged = deepcopy(DAG.params)
-    merged.update(given)
-    return merged.validate()
-
-
 @pytest.mark.parametrize(
     "given", [{}, {"source": "maxmind"}, {"source": "/data/City.mmdb", "force": True, "dry_run": True}]
 )
 def test_parameters_of_a_manual_run_are_taken(given: dict[str, Any]) -> None:
     """Source, force and dry run; a scheduled run has none of them."""
-    assert params(given) == {"source": None, "force": False, "dry_run": False} | given
+    assert run_params(DAG, given) == {"source": None, "force": False, "dry_run": False} | given
 
 
 @pytest.mark.parametrize("given", [{"source": 1}, {"force": "yes"}, {"dry_run": None}])
 def test_parameters_of_a_manual_run_are_checked(given: dict[str, Any]) -> None:
     """What makes no sense is refused before a run starts."""
     with pytest.raises(ValueError, match=next(iter(given))):
-        params(given)
+        run_params(DAG, given)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +96,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def run(**given: Any) -> dict[str, Any]:
         instance = SimpleNamespace(xcom_push=lambda key, value: pushed.update({key: value}))
-        monkeypatch.setattr(geoip, "get_current_context", lambda: {"params": params(given), "ti": instance})
+        monkeypatch.setattr(geoip, "get_current_context", lambda: {"params": run_params(DAG, given), "ti": instance})
         done: dict[str, Any] = geoip.refresh.function(outlet_events={geoip.GEO_DATABASE: event})
         return done
 

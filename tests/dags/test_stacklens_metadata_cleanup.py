@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import CronTriggerTimetable
-from airflow.sdk.definitions.param import ParamsDict
 
 from enrichment.errors import SettingsError
 from enrichment.housekeeping.metadata import PREFIX
 from enrichment.settings import load
 from tests.conftest import REPOSITORY
+from tests.fixtures.params import run_params
 
 DAG = DagBag(dag_folder=str(REPOSITORY / "dags" / "stacklens_metadata_cleanup.py")).dags["stacklens_metadata_cleanup"]
 
@@ -37,24 +37,17 @@ def test_every_dag_of_ours_is_cleaned() -> None:
     assert [file.name for file in files if not file.stem.startswith(PREFIX)] == []
 
 
-def params(given: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a run that is triggered with these."""
-    merged = ParamsDict(dict(DAG.params.items()))  # type: ignore[no-untyped-call]
-    merged.update(given)
-    return merged.validate()
-
-
 def test_parameters_of_a_manual_run_are_taken() -> None:
     """A scheduled run deletes, by the setting; a person may ask for other days, or only count."""
-    assert params({}) == {"days": None, "dry_run": False}
-    assert params({"days": 1.5, "dry_run": True}) == {"days": 1.5, "dry_run": True}
+    assert run_params(DAG, {}) == {"days": None, "dry_run": False}
+    assert run_params(DAG, {"days": 1.5, "dry_run": True}) == {"days": 1.5, "dry_run": True}
 
 
 @pytest.mark.parametrize("given", [{"days": 0.9}, {"days": 0}, {"days": "all"}, {"dry_run": "yes"}], ids=str)
 def test_parameters_of_a_manual_run_are_checked(given: dict[str, Any]) -> None:
     """Less than a day, or nonsense, is refused before a run starts."""
     with pytest.raises(ValueError, match=next(iter(given))):
-        params(given)
+        run_params(DAG, given)
 
 
 def test_retention_has_a_floor(monkeypatch: pytest.MonkeyPatch) -> None:

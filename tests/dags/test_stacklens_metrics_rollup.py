@@ -12,7 +12,6 @@ import psycopg
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import BaseNotifier, CronDataIntervalTimetable, RetryAction
-from airflow.sdk.definitions.param import ParamsDict
 from msgspec import to_builtins
 
 from enrichment.batch import Batch, OffsetRange
@@ -28,6 +27,7 @@ from enrichment.store.jobs import Ledger, Outcome
 from enrichment.store.metrics import record
 from tests.conftest import REPOSITORY
 from tests.fixtures.notifier import told
+from tests.fixtures.params import run_params
 
 DAG = DagBag(dag_folder=str(REPOSITORY / "dags" / "stacklens_metrics_rollup.py")).dags["stacklens_metrics_rollup"]
 TEN = datetime(2024, 1, 15, 10, tzinfo=UTC)
@@ -64,21 +64,14 @@ def test_breach_is_not_tried_again() -> None:
 @pytest.mark.parametrize("given", [{}, {"hour": None}, {"hour": "2024-01-15T10:30:00Z"}])
 def test_parameters_of_a_manual_run_are_taken(given: dict[str, Any]) -> None:
     """Any hour may be asked for."""
-    assert params(given)["hour"] == given.get("hour")
+    assert run_params(DAG, given)["hour"] == given.get("hour")
 
 
 @pytest.mark.parametrize("given", [{"hour": "ten"}, {"hour": 10}])
 def test_parameters_of_a_manual_run_are_checked(given: dict[str, Any]) -> None:
     """What is no time is refused before a run starts."""
     with pytest.raises(ValueError, match="hour"):
-        params(given)
-
-
-def params(given: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a run that is triggered with these."""
-    merged = ParamsDict(dict(DAG.params.items()))  # type: ignore[no-untyped-call]
-    merged.update(given)
-    return merged.validate()
+        run_params(DAG, given)
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import AssetAlias, CronTriggerTimetable, RetryAction
-from airflow.sdk.definitions.param import ParamsDict
 
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.errors import OutageHeld, RepairIncomplete, SettingsError
 from enrichment.orchestration.common import RETRIES, RETRY_POLICY, RULES, PatientRetryPolicy
 from enrichment.orchestration.repair import REPAIR_PARAMS
 from tests.conftest import REPOSITORY
+from tests.fixtures.params import run_params
 
 DAG = DagBag(dag_folder=str(REPOSITORY / "dags" / "stacklens_repair.py")).dags["stacklens_repair"]
 
@@ -38,24 +38,17 @@ def test_runs_every_five_minutes() -> None:
     assert (DAG.timetable.expression, DAG.timetable.timezone) == ("*/5 * * * *", "UTC")
 
 
-def params(given: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a run that is triggered with these."""
-    merged = ParamsDict(dict(DAG.params.items()))  # type: ignore[no-untyped-call]
-    merged.update(given)
-    return merged.validate()
-
-
 @pytest.mark.parametrize("given", [{}, {"batch_id": "dag/run/0", "source": "user-profile", "dry_run": True}])
 def test_parameters_of_a_manual_run_are_taken(given: dict[str, Any]) -> None:
     """What the form allows is what the plan understands."""
-    assert set(params(given)) == {"batch_id", "source", "dry_run"}
+    assert set(run_params(DAG, given)) == {"batch_id", "source", "dry_run"}
 
 
 @pytest.mark.parametrize("given", [{"source": "moon"}, {"batch_id": ""}, {"dry_run": "yes"}])
 def test_parameters_of_a_manual_run_are_checked(given: dict[str, Any]) -> None:
     """What makes no sense is refused before a run starts."""
     with pytest.raises(ValueError, match=next(iter(given))):
-        params(given)
+        run_params(DAG, given)
 
 
 def test_form_offers_every_source() -> None:

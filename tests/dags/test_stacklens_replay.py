@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from copy import deepcopy
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk.definitions.param import ParamsDict
 from airflow.timetables.base import DataInterval, TimeRestriction
 from pendulum import datetime as moment
 
@@ -24,6 +22,7 @@ from enrichment.orchestration.timetable import ReplayTimetable
 from enrichment.replay import turns
 from enrichment.settings import ReplaySettings
 from tests.conftest import REPOSITORY
+from tests.fixtures.params import run_params
 
 DAG = DagBag(dag_folder=str(REPOSITORY / "dags" / "stacklens_replay.py")).dags["stacklens_replay"]
 BATCH = Batch("b", "in", "group", 0, (OffsetRange(0, 5, 9),))
@@ -91,24 +90,17 @@ BAD: list[dict[str, Any]] = [
 ]
 
 
-def params(given: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a run that is triggered with these."""
-    merged: ParamsDict = deepcopy(DAG.params)
-    merged.update(given)
-    return merged.validate()
-
-
 @pytest.mark.parametrize("given", GOOD)
 def test_parameters_are_taken(given: dict[str, Any]) -> None:
     """What the form allows; unless it is told otherwise, a run only counts."""
-    assert params(given)["dry_run"] is given.get("dry_run", True)
+    assert run_params(DAG, given)["dry_run"] is given.get("dry_run", True)
 
 
 @pytest.mark.parametrize("given", BAD)
 def test_parameters_are_checked(given: dict[str, Any]) -> None:
     """What makes no sense is refused before a run starts."""
     with pytest.raises(ValueError, match=next(iter(given))):
-        params(given)
+        run_params(DAG, given)
 
 
 def test_every_reason_of_a_lookup_belongs_to_a_source() -> None:
@@ -169,7 +161,7 @@ def look(
 
 def context(**values: Any) -> dict[str, Any]:
     """What a task of a run sees."""
-    return {"params": params(values.pop("params", {})), **values}
+    return {"params": run_params(DAG, values.pop("params", {})), **values}
 
 
 def test_window_is_the_data_interval(monkeypatch: pytest.MonkeyPatch) -> None:
