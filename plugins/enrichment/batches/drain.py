@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -26,8 +25,7 @@ from enrichment.store.staging import ChunkWriter, Staging
 # not.
 SLICE = 2_000
 # Distinct keys of one enrichment in a chunk at most: while they are looked up, an answer takes several times what a
-# message's keys do. They are counted slice by slice, so a key of several slices counts in each. Of messages whose
-# requests have three lines it is `KAFKA_CHUNK_SIZE` that ends a chunk.
+# message's keys do. Of messages whose requests have three lines it is `KAFKA_CHUNK_SIZE` that ends a chunk.
 CHUNK_KEYS = 20_000
 NO_EVENTS = pa.RecordBatch.from_pylist([], EVENT_SCHEMA)
 
@@ -90,18 +88,47 @@ def _chunks(slices: Iterable[Staged], messages: int, size: int) -> Iterator[list
     distinct keys."""
     chunk: list[Staged] = []
     held_messages = held_bytes = 0
-    held_keys: Counter[str] = Counter()
+    held_keys = [DistinctKeys() for _ in REGISTRY.keys]
     for part in slices:
         chunk.append(part)
         held_messages += part.messages
         held_bytes += part.keys.nbytes + part.refused.nbytes
-        held_keys.update({name: len(part.keys[name].unique()) for name in part.keys.schema.names})
-        if held_messages > messages or held_bytes >= size or max(held_keys.values()) > CHUNK_KEYS - SLICE:
+        for held, column in zip(held_keys, part.keys.columns, strict=True):
+            held.add(column)
+        if (
+            held_messages > messages
+            or held_bytes >= size
+            or any(held.may_be_more_than(CHUNK_KEYS - SLICE) for held in held_keys)
+        ):
             yield chunk
             chunk, held_messages, held_bytes = [], 0, 0
-            held_keys.clear()
+            held_keys = [DistinctKeys() for _ in REGISTRY.keys]
     if chunk:
         yield chunk
+
+
+class DistinctKeys:
+    """Bounds how many distinct keys columns have together, without a look at most of them.
+
+    A row counts as a key until that makes too many. The rows since the last look are looked at then: a key counts once
+    among these, and again after the next look.
+    """
+
+    def __init__(self) -> None:
+        self._counted = 0
+        self._others: list[pa.Array] = []
+
+    def add(self, column: pa.Array) -> None:
+        """Take these keys in, too."""
+        self._others.append(column)
+
+    def may_be_more_than(self, most: int) -> bool:
+        """False where there are so many at most."""
+        if self._counted + sum(map(len, self._others)) <= most:
+            return False
+        self._counted += len(pa.chunked_array(self._others).unique())
+        self._others = []
+        return self._counted > most
 
 
 def stage(read: Chunk, decoder: Callable[[pa.Array], Decoded]) -> Staged:

@@ -15,7 +15,17 @@ from enrichment.batches.staged import CODE_SCHEMA, KEYS, codes_of, values_of
 from enrichment.caches.base import LookupCounts
 from enrichment.caches.entries import Answers
 from enrichment.codec.hot_loops import quiet_gc
-from enrichment.enrichers.base import JSON, STATUS, Enrichment, OnChunk, OpenEnricher, value_types
+from enrichment.enrichers.base import (
+    JSON,
+    STATUS,
+    Enrichment,
+    OnChunk,
+    OpenEnricher,
+    batch_of,
+    events_of,
+    frame_of,
+    value_types,
+)
 from enrichment.enrichers.declare import LookupEnricher
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.store.staging import Staging
@@ -43,7 +53,7 @@ def enrich(staging: Staging, batch: Batch, enricher: OpenEnricher, on_chunk: OnC
         for events, answers in chunks:
             added = enricher.enrich(events, answers, {name: next(staged) for name, staged in before.items()})
             codes.write(pa.record_batch([pa.array(added.codes, pa.int32())], schema=CODE_SCHEMA))
-            values.write(pa.RecordBatch.from_pandas(added.values, schema=schema, preserve_index=False))
+            values.write(batch_of(added.values, schema))
             counts = counts + added.counts
             if on_chunk is not None:
                 on_chunk(events, added)
@@ -54,18 +64,13 @@ def enrich(staging: Staging, batch: Batch, enricher: OpenEnricher, on_chunk: OnC
 def _look_up(enricher: OpenEnricher, chunks: Iterator[pa.RecordBatch]) -> Iterator[tuple[pd.DataFrame, Answers]]:
     """Each chunk's keys, and the answers for them."""
     for keys in chunks:
-        events = events_of(keys)
+        events = events_of(dict(zip(keys.schema.names, keys.columns, strict=True)))
         yield events, enricher.look_up(events)
-
-
-def events_of(keys: pa.RecordBatch) -> pd.DataFrame:
-    """Keys as enrichers take them: as categoricals."""
-    return pd.DataFrame({name: keys[name].dictionary_encode().to_pandas() for name in keys.schema.names})
 
 
 def _staged(staging: Staging, batch: Batch, declaration: LookupEnricher, drain_id: str) -> Iterator[Enrichment]:
     codes = staging.read(batch.batch_id, codes_of(declaration), drain=drain_id)
     values = staging.read(batch.batch_id, values_of(declaration), drain=drain_id)
     for code, value in zip(codes, values, strict=True):
-        frame = value.to_pandas(types_mapper=pd.ArrowDtype)
+        frame = frame_of(dict(zip(value.schema.names, value.columns, strict=True)))
         yield Enrichment(code["code"].to_numpy(), frame, np.zeros(len(frame), dtype=bool), LookupCounts())

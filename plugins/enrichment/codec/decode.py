@@ -22,6 +22,7 @@ from enrichment.codec.buffers import Flags
 from enrichment.codec.flat import read_flat
 from enrichment.codec.headers import unreadable
 from enrichment.codec.json_text import NotJson, TooDeep, check_depth, lone_surrogate, parse
+from enrichment.codec.records import replaced
 from enrichment.messages import Event, Reason, Refusal, event_type
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -75,12 +76,11 @@ def decode(column: pa.Array, keys: tuple[str, ...]) -> Decoded:
         return Decoded(flat, columns, {})
     others = np.flatnonzero(~flat)
     events, refused = _decode_others(column.take(pa.array(others)).to_pylist(), keys)
-    rows = np.arange(len(flat))
-    rows[others] = len(flat) + np.arange(len(others))
+    rows = others.tolist()
     for name, attribute in _contract(keys).attributes.items():
         found = pa.array([event and (getattr(event, attribute) or None) for event in events], pa.string())
-        columns[name] = pa.concat_arrays([columns[name], found]).take(pa.array(rows))
-    return Decoded(flat, columns, {int(others[row]): refusal for row, refusal in refused.items()})
+        columns[name] = replaced(columns[name], rows, found)
+    return Decoded(flat, columns, {rows[row]: refusal for row, refusal in refused.items()})
 
 
 def _decode_others(

@@ -29,7 +29,8 @@ RECORD_OVERHEAD = 256
 # write this format, too (`enrichment.kafka.librdkafka`).
 LENGTHS = Struct("<ii")
 NO_HEADERS = b""
-# Up to this many rows are dropped by concatenating the slices between them: a filter copies value by value.
+# Up to this many rows are dropped or replaced by concatenating the slices between them: Arrow's filter and take copy
+# value by value.
 FEW = 16
 
 
@@ -129,6 +130,19 @@ def without(columns: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:
     kept = np.ones(columns.num_rows, dtype=bool)
     kept[rows] = False
     return columns.filter(pa.array(kept))
+
+
+def replaced(column: pa.Array, rows: Sequence[int], values: pa.Array) -> pa.Array:
+    """The column with these values at these rows, which are in order."""
+    if len(rows) <= FEW:
+        parts, start = [], 0
+        for place, row in enumerate(rows):
+            parts += [column.slice(start, row - start), values.slice(place, 1)]
+            start = row + 1
+        return pa.concat_arrays([*parts, column.slice(start)])
+    places = np.arange(len(column))
+    places[rows] = len(column) + np.arange(len(rows))
+    return pa.concat_arrays([column, values]).take(pa.array(places))
 
 
 def message_size(value: bytes, key: bytes | None, headers: bytes) -> int:

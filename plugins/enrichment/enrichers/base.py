@@ -44,7 +44,7 @@ class Enrichment:
 
     def have(self, statuses: Collection[str]) -> Flags:
         """Which rows of `values` have one of these statuses."""
-        column = pa.Array.from_pandas(self.values[STATUS])
+        column = pa.array(self.values[STATUS].array)
         found: Flags = pc.is_in(column, pa.array(statuses, column.type)).to_numpy(zero_copy_only=False)
         return found
 
@@ -119,9 +119,9 @@ class OpenEnricher:
         self._derivation = derivation
 
     def look_up(self, events: pd.DataFrame) -> Answers:
-        """Look up the distinct keys of a chunk; `events` has its keys as categoricals. The pipeline prefetches: it does
-        this one chunk ahead, in a thread."""
-        distinct = events[self.declaration.key].cat.categories.tolist()
+        """Look up the distinct keys of a chunk; `events` has its keys as `events_of` makes them. The pipeline
+        prefetches: it does this one chunk ahead, in a thread."""
+        distinct = keys_of(events, self.declaration.key).dictionary.to_pylist()
         return Answers.of(distinct, self._lookup.answer_many(distinct) if distinct else [])
 
     def enrich(self, events: pd.DataFrame, answers: Answers, earlier: Mapping[str, Enrichment]) -> Enrichment:
@@ -132,7 +132,22 @@ class OpenEnricher:
 
     def join(self, events: pd.DataFrame, answers: Answers) -> Enrichment:
         """The same without the computed columns."""
-        return join(events[self.declaration.key], answers, self.declaration.columns)
+        return join(keys_of(events, self.declaration.key), answers, self.declaration.columns)
+
+
+def events_of(keys: Mapping[str, pa.Array]) -> pd.DataFrame:
+    """A chunk as enrichers take it, from columns of text: for each field of keys the distinct ones, in the order in
+    which they come, and for each row which of them it has.
+
+    As Arrow's dictionaries: pandas' categoricals check that their categories are distinct, which takes several times as
+    long as finding them did.
+    """
+    return frame_of({field: column.dictionary_encode() for field, column in keys.items()})
+
+
+def keys_of(events: pd.DataFrame, field: str) -> pa.DictionaryArray:
+    """A field's keys in such a chunk; null in rows without one."""
+    return pa.array(events[field].array)
 
 
 def value_types(declaration: LookupEnricher) -> dict[str, pa.DataType]:
@@ -140,12 +155,12 @@ def value_types(declaration: LookupEnricher) -> dict[str, pa.DataType]:
     return {name: kind for struct in declaration.structs for name, kind in arrow_types(struct).items()}
 
 
-def join(keys: pd.Series[Any], answers: Answers, struct: StructType) -> Enrichment:
+def join(keys: pa.DictionaryArray, answers: Answers, struct: StructType) -> Enrichment:
     """The answers for a column's distinct keys, taken back to its rows by code.
 
     `struct` is the type of the entries' values; a key without a value gets nulls.
     """
-    codes = keys.cat.codes.to_numpy(dtype=np.int32) + np.int32(1)
+    codes = pc.fill_null(keys.indices, -1).to_numpy() + np.int32(1)
     columns = {name: _after(None, column) for name, column in answers.fields(struct).items()}
     is_stale, reasons = answers.column(IS_STALE), answers.column(REASON)
     if is_stale.true_count:
@@ -176,8 +191,15 @@ def frame_of(columns: Mapping[str, pa.Array]) -> pd.DataFrame:
     return pd.DataFrame({name: ArrowExtensionArray(column) for name, column in columns.items()}, copy=False)
 
 
+def batch_of(values: pd.DataFrame, schema: pa.Schema) -> pa.RecordBatch:
+    """The reverse, for a frame of any columns that have a place in the schema; what pandas takes for missing is
+    null."""
+    columns = [pa.array(values[field.name].array, field.type, from_pandas=True) for field in schema]
+    return pa.record_batch(columns, schema=schema)
+
+
 def count(codes: np.ndarray[Any, np.dtype[np.int32]], answers: Answers) -> LookupCounts:
-    """Count by message, as `LookupCounts` says. Categories without a row count nothing."""
+    """Count by message, as `LookupCounts` says. Keys without a row count nothing."""
     rows = np.bincount(codes, minlength=len(answers) + 1)[1:]
     asked = rows > 0  # the tiers were asked for one message of each key
     messages = int(rows.sum())

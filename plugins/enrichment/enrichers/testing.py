@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 import pandas as pd
 import psycopg
+import pyarrow as pa
 from pybreaker import STATE_CLOSED, CircuitBreakerStorage, CircuitMemoryStorage
 
 from enrichment.caches.base import Answer, Entry, KeyLookup, State, Tier
-from enrichment.enrichers.base import Enrichment, OpenEnricher
+from enrichment.enrichers.base import Enrichment, OpenEnricher, events_of
 from enrichment.enrichers.declare import LookupEnricher
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.enrichers.wiring import open_source
@@ -48,10 +49,10 @@ class FixedLookup:
 
 
 def make_events(**keys: Sequence[str | None]) -> pd.DataFrame:
-    """The keys of a chunk, as categoricals: `make_events(source_ip=["8.8.8.8", None])`. Others are all null."""
+    """The keys of a chunk: `make_events(source_ip=["8.8.8.8", None])`. Others are all null."""
     rows = max((len(values) for values in keys.values()), default=0)
     table: dict[str, Any] = dict.fromkeys(REGISTRY.keys, [None] * rows) | keys
-    return pd.DataFrame({name: pd.Series(table[name], dtype="str").astype("category") for name in table})
+    return events_of({name: pa.array(column, pa.string()) for name, column in table.items()})
 
 
 def look_up_and_enrich(enricher: OpenEnricher, events: pd.DataFrame, earlier: Mapping[str, Enrichment]) -> Enrichment:

@@ -17,7 +17,6 @@ from confluent_kafka import KafkaException
 
 from enrichment.batch import Batch, OffsetRange
 from enrichment.batches.drain import stage
-from enrichment.batches.enrich import events_of
 from enrichment.batches.outages import Outage, OutageDetector, without_down
 from enrichment.batches.provenance import StagedEnrichment
 from enrichment.batches.route import Router
@@ -25,7 +24,7 @@ from enrichment.caches.base import LookupSource, State, Tier
 from enrichment.caches.entries import Answers
 from enrichment.codec.decode import decode
 from enrichment.codec.records import Chunk
-from enrichment.enrichers.base import JSON, Enrichment, ExplainedDerivation, Explanation
+from enrichment.enrichers.base import JSON, Enrichment, ExplainedDerivation, Explanation, events_of
 from enrichment.enrichers.declare import LookupEnricher
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.enrichers.wiring import Enrichers
@@ -74,7 +73,7 @@ def preview(r: Resources, given: FoundMessage, clock: Callable[[], datetime]) ->
     notes: list[str] = []
     kafka = r.settings.kafka
     staged = stage(_chunk(given), partial(decode, keys=REGISTRY.keys))
-    events = events_of(staged.keys)
+    events = events_of({name: staged.keys[name] for name in REGISTRY.keys})
     added: dict[str, Enrichment] = {}
     answers: list[PreviewedAnswer] = []
     outages: list[Outage] = []

@@ -15,10 +15,10 @@ from typing import Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from enrichment.batch import OffsetRange, Tail
+from enrichment.codec.buffers import parts_of
 from enrichment.codec.records import Chunk
 from enrichment.errors import OffsetsLost
 from enrichment.kafka.asking import SLICE_SECONDS
@@ -105,7 +105,8 @@ class RangeReader:
             kept = self._keep(polled)
             for event in events:
                 self._on_event(event)
-            self.value_bytes += pc.sum(pc.binary_length(kept["value"])).as_py() or 0
+            _, value_ends = parts_of(kept["value"])
+            self.value_bytes += int(value_ends[-1] - value_ends[0])
             # The next messages are fetched while these are decoded, on another core.
             self._ahead = self._poll() if self._open and not self._full() else None
             if kept.num_rows or self._ahead is None:
@@ -131,7 +132,7 @@ class RangeReader:
         """The messages of open ranges; records positions and ends."""
         partitions, offsets = polled["partition"].to_numpy(), polled["offset"].to_numpy()
         keep = np.zeros(len(offsets), dtype=bool)
-        for partition in np.unique(partitions).tolist():
+        for partition in np.flatnonzero(np.bincount(partitions)).tolist():
             wanted = self._open.get(partition)
             if wanted is None:  # fetched ahead, past the end of its range
                 continue
@@ -178,8 +179,7 @@ class RangeReader:
 
 
 def _tail_of(polled: pa.RecordBatch, row: int) -> Tail:
-    names = ("partition", "offset", "timestamp", "key", "value")
-    partition, offset, timestamp, key, value = (polled[name][row].as_py() for name in names)
+    partition, offset, timestamp, key, _headers, value = (column[row].as_py() for column in polled.columns)
     return Tail(partition, offset, timestamp, zlib.crc32(value or b"", zlib.crc32(key or b"")))
 
 

@@ -18,6 +18,7 @@ from typing import Self
 
 import msgspec
 import pandas as pd
+import pyarrow as pa
 
 from enrichment.batches.provenance import StagedEnrichment, Statuses
 from enrichment.batches.route import slow_path
@@ -27,7 +28,7 @@ from enrichment.codec.decode import key_text
 from enrichment.codec.headers import marked_own
 from enrichment.codec.records import Chunk, Header, pack_headers, unpack_headers
 from enrichment.dead_letters.writer import milliseconds
-from enrichment.enrichers.base import Enrichment, OpenEnricher
+from enrichment.enrichers.base import Enrichment, OpenEnricher, events_of
 from enrichment.enrichers.declare import LookupEnricher
 from enrichment.enrichers.registry import REGISTRY, STALE
 from enrichment.kafka.topic_limits import TopicLimits
@@ -219,7 +220,7 @@ def _answers(
     is_asked = [declaration.source in sources for sources in missing]
     keys = [m.key(declaration) if asked else None for m, asked in zip(messages, is_asked, strict=True)]
     asked = list(dict.fromkeys(key for key in keys if key is not None))
-    fresh = dict(zip(asked, enricher.look_up(_frame(declaration, asked, asked)), strict=True)) if asked else {}
+    fresh = dict(zip(asked, enricher.look_up(_frame(declaration, asked)), strict=True)) if asked else {}
     answers: dict[str, Answer] = {}
     for row, (message, key) in enumerate(zip(messages, keys, strict=True)):
         if key is not None:
@@ -227,12 +228,12 @@ def _answers(
         elif not is_asked[row] and (entry := message.answer(declaration)) is not None:
             answers[str(row)] = Answer(entry, Tier.MEMORY)
     rows = [str(row) if str(row) in answers else None for row in range(len(messages))]
-    return _frame(declaration, rows, list(answers)), Answers.of(list(answers), list(answers.values()))
+    return _frame(declaration, rows), Answers.of(list(answers), list(answers.values()))
 
 
-def _frame(declaration: LookupEnricher, keys: Sequence[str | None], distinct: Sequence[str]) -> pd.DataFrame:
-    """Keys as enrichers take them, their categories in the order of `distinct`."""
-    return pd.DataFrame({declaration.key: pd.Categorical(list(keys), categories=pd.Index(distinct))})
+def _frame(declaration: LookupEnricher, keys: Sequence[str | None]) -> pd.DataFrame:
+    """Keys as enrichers take them."""
+    return events_of({declaration.key: pa.array(keys, pa.string())})
 
 
 def _written(

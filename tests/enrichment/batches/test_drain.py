@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from enrichment.batches.drain import CHUNK_KEYS, SLICE, Staged, _chunks, _write_events
+from enrichment.batches.drain import CHUNK_KEYS, SLICE, DistinctKeys, Staged, _chunks, _write_events
 from enrichment.batches.staged import EVENT_SCHEMA, EVENTS, REFUSED_SCHEMA, key_schema
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.store.staging import Staging
@@ -46,6 +48,25 @@ def test_chunk_is_as_long_as_the_settings_say_when_keys_come_again() -> None:
     """Three messages to a request are usual: chunks that end early cost time."""
     slices = [keyed("request_id", [row // 3 for row in range(SLICE * n, SLICE * (n + 1))]) for n in range(25)]
     assert [len(chunk) for chunk in _chunks(slices, messages=48_000, size=10**9)] == [25]
+
+
+def test_keys_that_come_again_in_each_slice_do_not_end_a_chunk() -> None:
+    """Two thousand users are in every slice: counted slice by slice they ended a chunk at half its length."""
+    slices = [keyed("user_id", [row * 7 % 2_000 for row in range(SLICE * n, SLICE * (n + 1))]) for n in range(25)]
+    assert [len(chunk) for chunk in _chunks(slices, messages=48_000, size=10**9)] == [25]
+
+
+@given(columns=st.lists(st.lists(st.none() | st.integers(0, 9), max_size=8), max_size=12), most=st.integers(0, 30))
+def test_distinct_keys_are_never_more_than_it_says(columns: list[list[int | None]], most: int) -> None:
+    """After each column: what may not be more is not, and what may be was at least looked at in full once."""
+    distinct, together = DistinctKeys(), list[int | None]()
+    for column in columns:
+        distinct.add(pa.array(column, pa.int64()).cast(pa.string()))
+        together += column
+        if not distinct.may_be_more_than(most):
+            assert len(set(together)) <= most
+        elif len(together) == len(set(together)):
+            assert len(together) > most
 
 
 def keyed(field: str, numbers: Iterable[int]) -> Staged:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from enrichment.codec.records import (
+    FEW,
     RECORD_OVERHEAD,
     Chunk,
     Header,
     message_size,
     message_sizes,
     pack_headers,
+    replaced,
     unpack_headers,
     without,
 )
@@ -66,3 +70,17 @@ def test_rows_are_left_out(data: st.DataObject) -> None:
     left = Chunk(without(chunk.columns, rows))
     assert left.offsets == [n for n in offsets if n not in rows]
     assert left.values == [b"%d" % n for n in left.offsets]
+
+
+@pytest.mark.parametrize("least", [1, FEW + 1])
+@given(st.data())
+def test_rows_are_replaced(least: int, data: st.DataObject) -> None:
+    """Those that are named, by values that may be null, wherever they stand and however many they are."""
+    texts = st.none() | st.text(max_size=3)
+    given = data.draw(st.lists(texts, min_size=least, max_size=3 * FEW))
+    rows = sorted(data.draw(st.sets(st.sampled_from(range(len(given))), min_size=least)))
+    values = data.draw(st.lists(texts, min_size=len(rows), max_size=len(rows)))
+    wanted = list(given)
+    for row, value in zip(rows, values, strict=True):
+        wanted[row] = value
+    assert replaced(pa.array(given, pa.string()), rows, pa.array(values, pa.string())).to_pylist() == wanted

@@ -26,6 +26,7 @@ from enrichment.enrichers.base import (
     Enrichment,
     Explanation,
     frame_of,
+    keys_of,
     reasons_of,
 )
 from enrichment.enrichers.business import BUSINESS, QUERY, BusinessSettings, Context, Risk
@@ -134,13 +135,15 @@ def _checked(condition: Condition, column: pd.Series[Any], rows: Codes, code: in
 
 def risks_of(events: pd.DataFrame, scored: Enrichment) -> RequestRisks:
     """The risk of each request of a chunk whose context was fetched; the first row of a request speaks for it."""
-    requests = events[REQUEST_ID].cat
-    codes, first = np.unique(requests.codes.to_numpy(), return_index=True)
+    requests = keys_of(events, REQUEST_ID)
+    is_new = scored.fetched & scored.have(ANSWERED)
+    codes = pc.fill_null(requests.indices, -1).to_numpy() + 1
+    first = first_rows(codes, len(requests.dictionary) + 1)[1:] if is_new.any() else np.empty(0, dtype=np.int64)
     combination = scored.codes[first]
-    is_new = scored.fetched[combination] & scored.have(ANSWERED)[combination]
-    rows = pa.array(combination[is_new])
+    chosen = np.flatnonzero(is_new[combination])
+    rows = pa.array(combination[chosen])
     return RequestRisks(
-        pa.array(requests.categories, pa.string()).take(pa.array(codes[is_new])),
+        requests.dictionary.take(pa.array(chosen)),
         *(pa.array(scored.values[name].array).take(rows) for name in arrow_types(Risk)),
     )
 
@@ -164,6 +167,12 @@ def combinations(
         combined = combined * len(other.values) + part
         numbers *= len(other.values)
     codes, distinct = pd.factorize(combined)
-    first = np.empty(len(distinct), dtype=np.int64)
-    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)  # the last one to be written stays
+    first = first_rows(codes, len(distinct))
     return codes[1:].astype(np.int32), [part[first] for part in parts]
+
+
+def first_rows(codes: np.ndarray[Any, Any], count: int) -> Codes:
+    """The first row of each of `count` codes; 0 for one that no row has."""
+    first = np.zeros(count, dtype=np.int64)
+    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)  # the last one to be written stays
+    return first
