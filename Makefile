@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run up status logs airflow sql check stop clean test test-quick bench lint format setup constraints
+.PHONY: help run up status logs airflow sql group check stop clean test test-quick bench lint format setup constraints
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,7 @@ help: ## List these targets
 	@echo '  PYTHON=python3.12     another Python for .venv (3.11, 3.12 or 3.13)'
 	@echo '  INPUT=logs.jsonl.gz   play this file with `make run` (plain or gzip); COUNT=50000 generates as many'
 	@echo '  LOCAL_START_TIMEOUT_SEC=1200   wait longer for a component that is slow to start (600)'
+	@echo '  LOCAL_DIR=.local       where the stack keeps its files; USER_SERVICE_POPULATION=1000000   users that its service knows'
 	@echo '  AIRFLOW_PORT, KAFKA_PORT, KAFKA_CONTROLLER_PORT, POSTGRES_PORT, USER_SERVICE_PORT   other ports'
 	@echo '  KAFKA_BOOTSTRAP_SERVERS, STACKLENS_DATABASE_URL, USER_SERVICE_URL   use your own servers'
 
@@ -44,6 +45,9 @@ airflow: ## Run an `airflow` command on the running stack (ARGS='dags list')
 
 sql: ## Ask the StackLens database (ARGS='SELECT ...'; without it, a prompt)
 	@$(IF_MADE) $(LOCAL) sql $(if $(ARGS),'$(subst ','\'',$(ARGS))')
+
+group: ## See or change the group of live draining: `status`, `set-lanes 2`, `accept-offsets 0=9` (ARGS='status')
+	@$(IF_MADE) $(LOCAL) group $(ARGS)
 
 check: ## Prove that no message was lost, doubled or altered (ARGS='--help' has more)
 	@$(IF_MADE) $(LOCAL) check $(ARGS)

@@ -1,5 +1,5 @@
-"""The commands of the local stack: `python -m include.local up|run|status|logs|airflow|sql|check|down|clean`; `make`
-has them as targets."""
+"""The commands of the local stack: `python -m include.local up|run|status|logs|airflow|sql|group|check|down|clean`;
+`make` has them as targets."""
 
 from __future__ import annotations
 
@@ -62,21 +62,29 @@ def _look_or_stop(arguments: argparse.Namespace, console: Console) -> int:
                 return _status(local, config, console)
             case "down" | "clean":
                 return _down(local, config, console, clean=arguments.command == "clean")
-    match arguments.command:
-        case "logs":
-            return inspection.logs(config, arguments.name, console, follow=arguments.follow)
+    if arguments.command == "logs":
+        return inspection.logs(config, arguments.name, console, follow=arguments.follow)
+    return _pass_on(local, arguments.command, arguments.rest)
+
+
+def _pass_on(local: LocalStack, command: str, rest: Sequence[str]) -> int:
+    """Run a command of `PASSED_ON`."""
+    match command:
         case "airflow":
-            return inspection.airflow(local.airflow_environment(), arguments.rest)
+            return inspection.airflow(local.airflow_environment(), rest)
         case "sql":
-            return inspection.sql(local.addresses(), arguments.rest)
+            return inspection.sql(local.addresses(), rest)
+        case "group":
+            return inspection.group(local.addresses(), local.airflow_environment(), rest)
         case "check":
-            return inspection.check(local.addresses(), local.airflow_environment(), arguments.rest)
-    raise AssertionError(arguments.command)
+            return inspection.check(local.addresses(), local.airflow_environment(), rest)
+    raise AssertionError(command)
 
 
 PASSED_ON = {
     "airflow": "run a command of Airflow's command line on the running stack, such as `dags list`",
     "sql": "ask the StackLens database: one statement, or a prompt",
+    "group": "see or change the group of live draining; `--help` has the commands",
     "check": "prove that no message was lost, doubled or altered; `--help` has what it takes",
 }
 

@@ -37,13 +37,28 @@ def quiet(environment: Mapping[str, str]) -> dict[str, str]:
 
 def sql(addresses: Addresses, arguments: Sequence[str]) -> int:
     """Open psql on the StackLens database, or run one statement there; returns psql's exit code."""
-    known = conninfo_to_dict(addresses.stacklens)
-    # The password goes by the environment: command lines are everybody's to read.
-    secret = {"PGPASSWORD": str(known.pop("password"))} if "password" in known else {}
+    database, secret = _database(addresses)
     statement = ["--command", " ".join(arguments)] if arguments else []
-    options = ["--no-psqlrc", "--set=ON_ERROR_STOP=1", *statement]
-    command = [str(psql()), *options, make_conninfo("", **known)]
+    command = [str(psql()), "--no-psqlrc", "--set=ON_ERROR_STOP=1", *statement, database]
     return subprocess.run(command, env={**os.environ, **secret}, check=False).returncode
+
+
+def _database(addresses: Addresses) -> tuple[str, dict[str, str]]:
+    """How libpq reaches the StackLens database: its parameters, and the variable with the password. Command lines are
+    everybody's to read."""
+    known = conninfo_to_dict(addresses.stacklens)
+    secret = {"PGPASSWORD": str(known.pop("password"))} if "password" in known else {}
+    return make_conninfo("", **known), secret
+
+
+def group(addresses: Addresses, environment: Mapping[str, str], arguments: Sequence[str]) -> int:
+    """Run a command of `enrichment.group` on the stack's group: what its status is unless `arguments` say otherwise;
+    returns its exit code."""
+    command, *options = arguments or ["status"]
+    database, secret = _database(addresses)
+    servers = ["--bootstrap-servers", addresses.bootstrap_servers, "--database", database]
+    tool = [sys.executable, "-m", "enrichment.group", command, *(servers if not command.startswith("-") else ())]
+    return subprocess.run([*tool, *options], env={**environment, **secret}, cwd=ROOT, check=False).returncode
 
 
 def check(addresses: Addresses, environment: Mapping[str, str], arguments: Sequence[str]) -> int:

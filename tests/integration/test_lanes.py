@@ -223,8 +223,16 @@ def test_change_is_refused_while_a_batch_is_open(two: Pipeline) -> None:
     assert recorded(two) == LaneCount(4)
 
 
+def test_change_is_refused_for_a_group_that_never_drained(two: Pipeline) -> None:
+    """Most likely its name is wrong: the number would be recorded for nobody, and the right group keeps its own."""
+    with pytest.raises(ChangeRefused, match=r"no lanes recorded and no offsets of topic .*: is that its name"):
+        set_lanes(two, 4)
+    assert recorded(two) is None
+
+
 def test_two_changes_at_once_do_not_both_succeed(two: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that was begun first says that it is not done; run again, either number is the group's for sure."""
+    two.run("first")
     fence = group_lanes.fence_all
     with monkeypatch.context() as patch:
 
@@ -351,4 +359,9 @@ def test_command_changes_the_number(two: Pipeline) -> None:
     assert done.returncode == 0, done.stderr
     assert "is published in 4 lanes (before: 2). Set KAFKA_LANES=4" in done.stdout
     assert recorded(two) == LaneCount(4)
+    assert "partitions" not in done.stdout
+    assert (
+        f"has {PARTITIONS} partitions: the lanes from {PARTITIONS} on have none"
+        in command("6", "--despite-open-batches").stdout
+    )
     assert command("0").returncode == 2

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -28,16 +29,21 @@ def test_sql_when_a_statement_is_given(postgres_server: MakeDatabase, capfd: pyt
     assert 'relation "nowhere" does not exist' in capfd.readouterr().err
 
 
-def test_sql_keeps_the_password_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "command", [lambda a: inspection.sql(a, []), lambda a: inspection.group(a, {}, [])], ids=["sql", "group"]
+)
+def test_password_is_not_on_the_command_line(
+    command: Callable[[Addresses], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Command lines can be read by every user of the machine; the environment cannot."""
     ran: dict[str, object] = {}
 
-    def run(command: list[str], *, env: dict[str, str], check: bool) -> subprocess.CompletedProcess[str]:
+    def run(command: list[str], *, env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
         ran.update(command=command, password=env["PGPASSWORD"])
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", run)
-    inspection.sql(Addresses("", "postgresql://u:s%40cret@h:5/d?sslmode=require", "", ""), [])
+    command(Addresses("", "postgresql://u:s%40cret@h:5/d?sslmode=require", "", ""))
     assert ran["password"] == "s@cret"
     assert "cret" not in str(ran["command"])
     assert "sslmode=require" in str(ran["command"])
@@ -91,6 +97,7 @@ def test_logs_when_none_or_a_wrong_one_is_named(logged: Config) -> None:
     ("given", "rest"),
     [
         (["check", "--help"], ["--help"]),
+        (["group", "set-lanes", "2", "--despite-open-batches"], ["set-lanes", "2", "--despite-open-batches"]),
         (["check", "--all", "--replay-id", "x"], ["--all", "--replay-id", "x"]),
         (["airflow", "--version"], ["--version"]),
         (["airflow", "dags", "list", "-o", "json"], ["dags", "list", "-o", "json"]),

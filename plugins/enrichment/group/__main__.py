@@ -22,7 +22,7 @@ from enrichment.group.accept import accept_offsets
 from enrichment.group.lanes import change
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.command_line import add_brokers, brokers
-from enrichment.kafka.offsets import read_backlog
+from enrichment.kafka.offsets import input_partitions, read_backlog
 from enrichment.kafka.topics import read_topic_id
 from enrichment.settings import Settings, load
 from enrichment.settings.kafka import MOST_LANES
@@ -81,7 +81,12 @@ def accept(clients: Clients, ledger: Ledger, chosen: argparse.Namespace) -> None
 def set_lanes(clients: Clients, ledger: Ledger, chosen: argparse.Namespace) -> None:
     """Change the number of lanes."""
     before = change(clients, ledger.lanes, chosen.lanes, despite_open=chosen.despite_open_batches)
-    group_id = clients.settings.consumer_group
+    settings = clients.settings
+    group_id = settings.consumer_group
+    with clients.offsets_reader() as reader:
+        partitions = len(input_partitions(reader, settings.input_topic, settings.request_timeout_sec))
+    if chosen.lanes > partitions:
+        say(f"topic {settings.input_topic} has {partitions} partitions: the lanes from {partitions} on have none of it")
     say(
         f"group {group_id} is published in {chosen.lanes} lanes (before: {before.lanes if before else 'not recorded'})."
         f" Set KAFKA_LANES={chosen.lanes} on the DAG processor, the scheduler and all workers"

@@ -74,12 +74,18 @@ def change(clients: Clients, counts: LaneCounts, lanes: int, *, despite_open: bo
     """Give the group another number of lanes; returns what was recorded before.
 
     Nothing is published from the first step to the last; after a crash in between, not until it is run again. Running
-    it with the present number makes sure that all publishers and offsets have that number. Raises `ChangeRefused` when
-    a batch of the group is open, unless that is allowed: its offsets are then claimed again.
+    it with the present number makes sure that all publishers and offsets have that number. Raises `ChangeRefused` for
+    a group that never drained the topic, and when a batch of the group is open, unless that is allowed: its offsets are
+    then claimed again.
     """
     settings = clients.settings
     group_id = settings.consumer_group
     before = counts.get(group_id)
+    if before is None and not _is_in_use(clients):
+        raise ChangeRefused(
+            f"group {group_id} has no lanes recorded and no offsets of topic {settings.input_topic}: is that its name? "
+            "A new group needs no change: its first claim records KAFKA_LANES"
+        )
     still_open = find_open(clients, counts.open_batches(group_id))
     if still_open and not despite_open:
         raise ChangeRefused(
