@@ -108,7 +108,7 @@ def _chunks(slices: Iterable[Staged], messages: int, size: int) -> Iterator[list
 
 
 class DistinctKeys:
-    """Bounds how many distinct keys columns have together, without a look at most of them.
+    """Bounds how many distinct keys columns have together, without a look at them while rows are few.
 
     A row counts as a key until that makes too many. The rows since the last look are looked at then: a key counts once
     among these, and again after the next look.
@@ -117,17 +117,19 @@ class DistinctKeys:
     def __init__(self) -> None:
         self._counted = 0
         self._others: list[pa.Array] = []
+        self._rows = 0  # of the others: slices of a sparse redrive have one row each, and are thousands
 
     def add(self, column: pa.Array) -> None:
         """Take these keys in, too."""
         self._others.append(column)
+        self._rows += len(column)
 
     def may_be_more_than(self, most: int) -> bool:
         """False where there are so many at most."""
-        if self._counted + sum(map(len, self._others)) <= most:
+        if self._counted + self._rows <= most:
             return False
         self._counted += len(pa.chunked_array(self._others).unique())
-        self._others = []
+        self._others, self._rows = [], 0
         return self._counted > most
 
 

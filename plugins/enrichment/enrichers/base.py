@@ -53,6 +53,7 @@ class Enrichment:
         return self.values[column].take(self.codes).reset_index(drop=True)
 
 
+# Takes the keys of a chunk (`events_of`, `keys_of`), and what was added to it.
 OnChunk = Callable[[pd.DataFrame, Enrichment], None]
 
 
@@ -192,10 +193,20 @@ def frame_of(columns: Mapping[str, pa.Array]) -> pd.DataFrame:
 
 
 def batch_of(values: pd.DataFrame, schema: pa.Schema) -> pa.RecordBatch:
-    """The reverse, for a frame of any columns that have a place in the schema; what pandas takes for missing is
-    null."""
-    columns = [pa.array(values[field.name].array, field.type, from_pandas=True) for field in schema]
-    return pa.record_batch(columns, schema=schema)
+    """The reverse, for a frame of any columns that have a place in the schema; what pandas takes for missing is null.
+
+    Raises `ValueError` that names a column which is missing, or holds what its type does not.
+    """
+    return pa.record_batch([_column_of(values, field) for field in schema], schema=schema)
+
+
+def _column_of(values: pd.DataFrame, field: pa.Field) -> pa.Array:
+    if (found := list(values.columns).count(field.name)) != 1:
+        raise ValueError(f"{found} columns {field.name}, where an enrichment of {list(values.columns)} has one")
+    try:
+        return pa.array(values[field.name].array, field.type, from_pandas=True)
+    except (pa.ArrowException, TypeError, OverflowError) as wrong:
+        raise ValueError(f"column {field.name} ({field.type}): {wrong}") from wrong
 
 
 def count(codes: np.ndarray[Any, np.dtype[np.int32]], answers: Answers) -> LookupCounts:

@@ -28,8 +28,8 @@ class OpenedSource:
     """What an enrichment's `open` returns.
 
     `front` wraps the cached lookup in one that answers some keys itself; `derivation` works out the computed columns;
-    `on_chunk` sees each chunk when it is enriched for the first time. `build` names the build of the source (such as a
-    database's), for the ledger.
+    `on_chunk` sees each chunk when it is enriched for the first time (`enrichment.enrichers.base.keys_of` has its
+    keys). `build` names the build of the source (such as a database's), for the ledger.
     """
 
     source: LookupSource

@@ -80,11 +80,11 @@ def accept(clients: Clients, ledger: Ledger, chosen: argparse.Namespace) -> None
 
 def set_lanes(clients: Clients, ledger: Ledger, chosen: argparse.Namespace) -> None:
     """Change the number of lanes."""
-    before = change(clients, ledger.lanes, chosen.lanes, despite_open=chosen.despite_open_batches)
     settings = clients.settings
     group_id = settings.consumer_group
     with clients.offsets_reader() as reader:
         partitions = len(input_partitions(reader, settings.input_topic, settings.request_timeout_sec))
+    before = change(clients, ledger.lanes, chosen.lanes, despite_open=chosen.despite_open_batches)
     if chosen.lanes > partitions:
         say(f"topic {settings.input_topic} has {partitions} partitions: the lanes from {partitions} on have none of it")
     say(

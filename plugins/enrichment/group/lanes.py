@@ -75,8 +75,8 @@ def change(clients: Clients, counts: LaneCounts, lanes: int, *, despite_open: bo
 
     Nothing is published from the first step to the last; after a crash in between, not until it is run again. Running
     it with the present number makes sure that all publishers and offsets have that number. Raises `ChangeRefused` for
-    a group that never drained the topic, and when a batch of the group is open, unless that is allowed: its offsets are
-    then claimed again.
+    a group that has neither a recorded number nor offsets of the topic, and when a batch of the group is open, unless
+    that is allowed: its offsets are then claimed again.
     """
     settings = clients.settings
     group_id = settings.consumer_group

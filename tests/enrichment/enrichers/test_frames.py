@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,3 +40,19 @@ def test_frame_of_pandas_own_columns_becomes_a_batch() -> None:
         {"text": "a", "number": None, "whole": 1, "flag": True},
         {"text": None, "number": 2.0, "whole": None, "flag": None},
     ]
+
+
+@pytest.mark.parametrize(
+    ("frame", "why"),
+    [
+        (pd.DataFrame({"whole": [1.5, 2.0]}), r"column whole \(int64\): .*1\.5"),
+        (pd.DataFrame({"whole": ["a", "b"]}), r"column whole \(int64\): "),
+        (pd.DataFrame({"whole": [2**70, 1]}), r"column whole \(int64\): "),
+        (pd.DataFrame({"other": [1]}), r"0 columns whole, where an enrichment of \['other'\]"),
+        (pd.DataFrame([[1, 2]], columns=["whole", "whole"]), "2 columns whole"),
+    ],
+)
+def test_column_that_does_not_fit_is_named(frame: pd.DataFrame, why: str) -> None:
+    """Whoever wrote the derivation reads of it in the log of a task."""
+    with pytest.raises(ValueError, match=why):
+        batch_of(frame, pa.schema([("whole", pa.int64())]))
