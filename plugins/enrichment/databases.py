@@ -145,14 +145,6 @@ def encoding_fault(connection: Connection) -> str | None:
     )
 
 
-def can_be_text(text: str) -> bool:
-    """Whether PostgreSQL's text type can hold it: no NUL, and no lone surrogate."""
-    try:
-        return b"\0" not in text.encode()
-    except UnicodeEncodeError:
-        return False
-
-
 def is_outage(error: psycopg.Error) -> bool:
     """Whether the database could not be asked, or did not answer in time: it may answer the same statement later."""
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)

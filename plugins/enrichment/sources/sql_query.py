@@ -26,7 +26,7 @@ from psycopg.types.string import TextLoader
 from enrichment.caches.base import Entry, State
 from enrichment.caches.entries import Entries
 from enrichment.codec.struct_columns import arrow_types, fields_of, not_null_type
-from enrichment.databases import KeptConnection, Pause, can_be_text, is_outage
+from enrichment.databases import KeptConnection, Pause, is_outage
 from enrichment.errors import SettingsError, SourceUnavailable
 from enrichment.sources.bad_keys import BadKeySearch, KeyFault
 
@@ -107,7 +107,7 @@ class SqlSource:
         if not self._query.has_parameter:
             parameter = f"%({self._query.parameter})s"
             raise SettingsError(f"{self._query.file} does not use {parameter}: it would read all rows for every chunk")
-        asked = list(keys) if can_be_text("".join(keys)) else [key for key in keys if can_be_text(key)]
+        asked = [key for key in keys if "\0" not in key]  # which PostgreSQL's text type cannot hold
         try:
             answers = self._ask(asked)
         except KeyFault as fault:
