@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,17 +14,10 @@ from starlette.types import Receive, Scope, Send
 
 from enrichment.caches.base import Entry, State
 from tests.fixtures.raw_server import http
-from tests.fixtures.user_api import ACME, KNOWN, MakeApi, MakeServer, failure_of
+from tests.fixtures.user_api import ABSENT, ACME, FAILED, KNOWN, MakeApi, MakeServer, failure_of, people
 from tests.fixtures.user_service import UserServer, UserService
 
-ABSENT = Entry(State.ABSENT, reason="user-not-found")
-FAILED = Entry(State.FAILED, reason="user-service-error")
 LATE = Entry(State.FAILED, reason="user-lookup-timeout")
-
-
-def people(number: int) -> list[str]:
-    """That many users of the population, all of whom exist."""
-    return [f"user-{n}" for n in range(1, number + 1)]
 
 
 # What is answered
@@ -376,3 +370,11 @@ def test_connections_are_kept(user_server: UserServer, user_service: UserService
     for user_id in ("user-123", "nobody", "user-456", "no one"):
         api.fetch_many([user_id])
     assert len(ports) == 1
+
+
+def test_version_is_that_of_the_service(make_api: MakeApi) -> None:
+    """Another address is another service, whose answers are not taken for this one's; a token makes no difference."""
+    version = make_api("http://host:80/").version
+    assert re.fullmatch("[0-9a-f]{12}", version)
+    assert make_api("http://HOST", "token").version == version
+    assert len({version, *(make_api(url).version for url in ("https://host", "http://host:81", "http://host/v2"))}) == 4

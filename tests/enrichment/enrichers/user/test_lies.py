@@ -4,64 +4,32 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import json
-import re
-import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
-from urllib.parse import unquote
+from collections.abc import Callable
 
 import pytest
 
-from enrichment.caches.base import Entry, State
-from enrichment.errors import SourceUnavailable
+from enrichment.caches.base import State
 from tests.fixtures.raw_server import http
-from tests.fixtures.user_api import MakeApi, MakeServer
+from tests.fixtures.user_api import (
+    ABSENT,
+    FAILED,
+    JSON,
+    USERS,
+    MakeApi,
+    MakeServer,
+    asked,
+    honest,
+    outcome,
+    people,
+    profile,
+)
 from tests.fixtures.user_service import UserService
 
 pytestmark = pytest.mark.processes
 
-ABSENT = Entry(State.ABSENT, reason="user-not-found")
-FAILED = Entry(State.FAILED, reason="user-service-error")
-JSON, HTML = "Content-Type: application/json", "Content-Type: text/html; charset=utf-8"
+HTML = "Content-Type: text/html; charset=utf-8"
 PAGE = b"<!DOCTYPE html><html><body>user-1 user-2 user-3</body></html>"
-USERS = ("user-1", "user-2", "user-3")
-
-
-def asked(request: bytes) -> list[str]:
-    """The users that a request asks for."""
-    if request.startswith(b"POST"):
-        ids: list[str] = json.loads(request[request.index(b'{"user_ids"') :])["user_ids"]
-        return ids
-    return [unquote(request.split()[1].rsplit(b"/", 1)[1].decode())]
-
-
-def profile(user_id: str, company: str = '"Acme"', age: str = "365") -> str:
-    """A profile as the service writes it."""
-    return f'{{"user_id":"{user_id}","subscription_tier":"free","account_age_days":{age},"company":{company}}}'
-
-
-def honest(request: bytes, profiles: Mapping[str, str] | None = None) -> bytes:
-    """What a service answers whose users are `user-<n>`; some profiles may be given as text."""
-    told = {i: (profiles or {}).get(i, profile(i)) for i in asked(request) if i.startswith("user-")}
-    if request.startswith(b"GET"):
-        [user_id] = asked(request)
-        if user_id not in told:
-            return http(404, json.dumps({"detail": "no such user", "user_id": user_id}).encode(), JSON)
-        return http(200, told[user_id].encode("utf-8", "surrogateescape"), JSON)
-    users = ",".join(f'"{i}":{text}' for i, text in told.items())
-    missing = json.dumps([i for i in asked(request) if i not in told])
-    return http(200, f'{{"users":{{{users}}},"not_found":{missing}}}'.encode("utf-8", "surrogateescape"), JSON)
-
-
-def outcome(api: Any, users: tuple[str, ...] = USERS) -> dict[str, Entry]:
-    """The entries of a fetch, also of one that failed as a whole."""
-    try:
-        entries: dict[str, Entry] = api.fetch_many(users)
-    except SourceUnavailable as failure:
-        return {user_id: Entry(State.FAILED, reason=failure.reason) for user_id in users}
-    return entries
 
 
 # In the place of the service
@@ -218,11 +186,6 @@ def test_gateway_without_routes_is_an_outage(make_api: MakeApi, make_raw_server:
 # One user who spoils it for all
 
 
-def many(number: int) -> list[str]:
-    """That many users."""
-    return [f"user-{n}" for n in range(1, number + 1)]
-
-
 SPOILERS = {
     "half a surrogate pair": profile("user-200", '"Ac\\ud800me"'),
     "half a pair, in upper case": profile("user-200", '"Ac\\uDFFFme"'),
@@ -261,7 +224,7 @@ def test_profile_that_is_invalid_fails_only_its_own_user(
     """One profile in 400 cannot be read: 399 users are found, with few requests, and the breaker stays closed."""
     server = make_raw_server(lambda request: honest(request, {"user-200": SPOILERS[spoiler]}))
     api = make_api(server.base_url, breaker_failures=3, timeout_sec=10)
-    entries = api.fetch_many(many(400))
+    entries = api.fetch_many(people(400))
     assert entries.pop("user-200") == FAILED
     assert {entry.state for entry in entries.values()} == {State.FOUND}
     assert len(server.requests) <= 19  # 1 + 2 * log2(400)
@@ -275,7 +238,7 @@ def test_several_invalid_profiles_in_slices_side_by_side_fail_alone(
     bad = {f"user-{n}": '{"user_id":"oops"' for n in (7, 60, 107, 160, 207, 260, 307, 360)}
     server = make_raw_server(lambda request: honest(request, bad))
     api = make_api(server.base_url, breaker_failures=3, batch_size=100, retries=1, timeout_sec=10)
-    entries = api.fetch_many(many(400))
+    entries = api.fetch_many(people(400))
     assert {user_id for user_id, entry in entries.items() if entry.state is State.FAILED} == set(bad)
     assert api._breaker.current_state == "closed"
 
@@ -284,7 +247,7 @@ def test_requests_are_bounded_when_every_profile_is_invalid(make_api: MakeApi, m
     """A service that never writes JSON is down, which is found out before each of 5,000 users has been asked for."""
     server = make_raw_server(lambda _: http(200, b'{"users":{"user-1":{"company":"A"B"}}}', JSON))
     api = make_api(server.base_url, batch_size=100)
-    assert {entry.state for entry in outcome(api, tuple(many(5_000))).values()} == {State.FAILED}
+    assert {entry.state for entry in outcome(api, tuple(people(5_000))).values()} == {State.FAILED}
     assert len(server.requests) <= 60
     assert api._breaker.current_state == "open"
 
@@ -299,7 +262,7 @@ def test_id_that_the_service_refuses_costs_only_itself(
         return http(status, b'{"detail":"bad id"}', JSON) if "user-x" in asked(request) else honest(request)
 
     server = make_raw_server(answer)
-    entries = make_api(server.base_url, breaker_failures=2).fetch_many([*many(40), "user-x"])
+    entries = make_api(server.base_url, breaker_failures=2).fetch_many([*people(40), "user-x"])
     assert [user_id for user_id, entry in entries.items() if entry.state is not State.FOUND] == ["user-x"]
 
 
@@ -310,10 +273,10 @@ def test_smaller_batches_are_asked_for_when_one_is_too_large(
     """What 413 teaches is kept: later batches begin with the size that was taken."""
     server = make_raw_server(lambda request: http(413, body) if len(asked(request)) > 30 else honest(request))
     api = make_api(server.base_url, batch_size=200, concurrency=1, breaker_failures=2)
-    assert {entry.state for entry in api.fetch_many(many(200)).values()} == {State.FOUND}
+    assert {entry.state for entry in api.fetch_many(people(200)).values()} == {State.FOUND}
     refused = sum(len(asked(request)) > 30 for request in server.requests)
     assert refused == 3  # 200, 100, 50
-    api.fetch_many(many(200))
+    api.fetch_many(people(200))
     assert sum(len(asked(request)) > 30 for request in server.requests) == refused
 
 
@@ -399,121 +362,8 @@ def test_compressed_answers_are_read(
         body = encode(honest(request).partition(b"\r\n\r\n")[2])
         return http(200, body, JSON, f"Content-Encoding: {encoding}")
 
-    entries = make_api(make_raw_server(answer).base_url).fetch_many(many(50))
+    entries = make_api(make_raw_server(answer).base_url).fetch_many(people(50))
     assert {entry.state for entry in entries.values()} == {State.FOUND}
-
-
-# Services that take their time
-
-
-def for_ever(piece: bytes, start: bytes = b"", pause_seconds: float = 0.02) -> Callable[[bytes], Iterator[bytes]]:
-    """An answer that never ends, however quick the client is to lose patience."""
-
-    def answer(_request: bytes) -> Iterator[bytes]:
-        yield start
-        while True:
-            yield piece
-            time.sleep(pause_seconds)
-
-    return answer
-
-
-STATUS = b"HTTP/1.1 200 OK\r\n"
-ENDLESS = {
-    "status line": for_ever(b"x", b"HTTP/1.1 200 "),
-    "headers": for_ever(b"x", STATUS + b"X-Header: "),
-    "short headers": for_ever(b"a: b\r\n", STATUS),
-    "continue": for_ever(b"HTTP/1.1 100 Continue\r\n\r\n"),
-    "continue, fast": for_ever(b"HTTP/1.1 100 Continue\r\n\r\n" * 100, pause_seconds=0),
-    "early hints": for_ever(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"),
-    "headers of early hints": for_ever(b"a: b\r\n", b"HTTP/1.1 103 Early Hints\r\n"),
-    "body": for_ever(b" ", STATUS + b"Content-Length: 9999\r\n\r\n"),
-    "body without a length": for_ever(b" ", STATUS + b"\r\n"),
-    "chunks": for_ever(b"1\r\n \r\n", STATUS + b"Transfer-Encoding: chunked\r\n\r\n"),
-    "chunk size": for_ever(b"0", STATUS + b"Transfer-Encoding: chunked\r\n\r\n"),
-    "body of a 404": for_ever(b" ", b"HTTP/1.1 404 Not Found\r\nContent-Length: 9999\r\n\r\n"),
-    "nothing": for_ever(b"", pause_seconds=0.1),
-}
-
-
-@pytest.mark.parametrize("users", [USERS, USERS[:1]], ids=["batch", "single"])
-@pytest.mark.parametrize("endless", ENDLESS, ids=[name.replace(" ", "-") for name in ENDLESS])
-def test_request_ends_in_time_and_opens_the_breaker_when_the_answer_never_ends(
-    make_api: MakeApi, make_raw_server: MakeServer, endless: str, users: tuple[str, ...]
-) -> None:
-    """The timeout is that of the whole request, headers and interim answers included, and counts as a failure."""
-    api = make_api(make_raw_server(ENDLESS[endless]).base_url, timeout_sec=0.3, breaker_failures=2)
-    started = time.monotonic()
-    entries = [outcome(api, users) for _ in range(10)]
-    assert time.monotonic() - started < 3
-    assert api._breaker.current_state == "open"
-    assert {entry.state for each in entries for entry in each.values()} == {State.FAILED}
-
-
-def test_breaker_opens_within_one_fetch_when_every_answer_drips(make_api: MakeApi, make_raw_server: MakeServer) -> None:
-    """A chunk of many slices does not wait for each of them: after a few the service is left alone."""
-    server = make_raw_server(ENDLESS["headers"])
-    api = make_api(server.base_url, timeout_sec=0.3, batch_size=10, concurrency=2, breaker_failures=3)
-    started = time.monotonic()
-    outcome(api, tuple(many(1_000)))
-    assert time.monotonic() - started < 3
-    assert len(server.requests) <= 4
-
-
-def test_task_has_a_time_for_the_api_altogether(make_api: MakeApi, make_raw_server: MakeServer) -> None:
-    """A service that never fails often enough to be left alone, and never answers quickly either, cannot keep a task
-    for ever: what is left of the time bounds each chunk, and then it is not asked any more."""
-
-    def answer(request: bytes) -> Iterator[bytes]:
-        time.sleep(0.1)
-        yield honest(request)
-
-    server = make_raw_server(answer)
-    api = make_api(server.base_url, batch_size=1, concurrency=1, task_timeout_sec=0.5)
-    started = time.monotonic()
-    states = [{entry.state for entry in outcome(api, tuple(many(50))).values()} for _ in range(4)]
-    assert time.monotonic() - started < 2
-    assert states == [{State.FOUND, State.FAILED}] + [{State.FAILED}] * 3
-    with pytest.raises(SourceUnavailable, match=r"user-lookup-timeout.*USER_SERVICE_TASK_TIMEOUT_SEC=0.5 is used up"):
-        api.fetch_many(USERS)
-    assert len(server.requests) <= 6
-
-
-def test_parts_come_while_others_are_waited_for(make_api: MakeApi, make_raw_server: MakeServer) -> None:
-    """What is answered is handed on at once, so that the next try has it, whatever ends this one."""
-
-    def answer(request: bytes) -> Iterator[bytes]:
-        if "user-1" in asked(request):
-            time.sleep(1.5)
-        yield honest(request)
-
-    api = make_api(make_raw_server(answer).base_url, batch_size=2, concurrency=2)
-    parts = [sorted(part) for part in api.fetch_parts(many(6))]
-    assert parts[0] != ["user-1", "user-2"]
-    assert parts[-1] == ["user-1", "user-2"]
-    assert sorted(itertools.chain.from_iterable(parts)) == many(6)
-
-
-def test_requests_end_when_nobody_waits_for_them(make_api: MakeApi, make_raw_server: MakeServer) -> None:
-    """A task that is stopped within a fetch is not held up by it."""
-
-    def answer(request: bytes) -> bytes | Iterator[bytes]:
-        return honest(request) if "user-1" in asked(request) else ENDLESS["nothing"](request)
-
-    api = make_api(make_raw_server(answer).base_url, timeout_sec=60, batch_size=1)
-    parts = api.fetch_parts(USERS)
-    assert list(next(iter(parts))) == ["user-1"]
-    started = time.monotonic()
-    api.close()
-    assert time.monotonic() - started < 2
-
-
-def test_version_is_that_of_the_service(make_api: MakeApi) -> None:
-    """Another address is another service, whose answers are not taken for this one's; a token makes no difference."""
-    version = make_api("http://host:80/").version
-    assert re.fullmatch("[0-9a-f]{12}", version)
-    assert make_api("http://HOST", "token").version == version
-    assert len({version, *(make_api(url).version for url in ("https://host", "http://host:81", "http://host/v2"))}) == 4
 
 
 @pytest.mark.parametrize(
