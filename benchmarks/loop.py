@@ -23,10 +23,7 @@ from enrichment.batch import OffsetRange
 from enrichment.codec.hot_loops import quiet_gc
 from enrichment.enrichers.registry import OK
 from enrichment.messages import (
-    HEADER_BATCH,
-    HEADER_OFFSET,
-    HEADER_PARTITION,
-    HEADER_TOPIC,
+    HEADER_ORIGIN,
     REQUEST_ID,
     SOURCE_IP,
     USER_ID,
@@ -90,18 +87,14 @@ class Loop:
         self._codec = codec
         self._answers = answers
         self._topic = topic
-        self._origin_topic, self._origin_batch = (HEADER_TOPIC, topic.encode()), (HEADER_BATCH, b"loop")
-        self._origin_partition = {p: (HEADER_PARTITION, b"%d" % p) for p in partitions}
+        # Nearly all of it is the same for all messages of a partition.
+        origins = {p: json.dumps({"topic": topic, "partition": p, "batch_id": "loop"}) for p in partitions}
+        self._origins = {p: text[:-1].encode() + b',"offset":%d}' for p, text in origins.items()}
 
     def headers(self, message: Any) -> list[Any]:
-        """The message's own headers, then the four that say where it came from."""
-        return [
-            *(message.headers() or ()),
-            self._origin_topic,
-            self._origin_partition[message.partition()],
-            self._origin_batch,
-            (HEADER_OFFSET, b"%d" % message.offset()),
-        ]
+        """The message's own headers, then the one that says where it came from."""
+        origin = self._origins[message.partition()] % message.offset()
+        return [*(message.headers() or ()), (HEADER_ORIGIN, origin)]
 
     def enrich(self, value: bytes | None, now: str) -> bytes:
         """The enriched message. Raises `Dead`."""

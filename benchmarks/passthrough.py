@@ -8,7 +8,7 @@ that of librdkafka.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from benchmarks.stand import Stand, span
 from enrichment.batch import OffsetRange
 from enrichment.batches.drain import SLICE
 from enrichment.codec.hot_loops import quiet_gc
+from enrichment.codec.records import Chunk
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.offsets import take_over
 from enrichment.kafka.sink import LaneTransaction
@@ -107,8 +108,11 @@ def pass_through(stand: Stand, settings: Settings) -> tuple[float, Used]:
     return time.perf_counter() - start, used(stand.broker_pid).minus(before)
 
 
-def pass_through_in_bulk(stand: Stand, settings: Settings) -> float:
-    """The same as the pipeline talks to the client, in columns; the seconds."""
+def pass_through_in_bulk(
+    stand: Stand, settings: Settings, changed: Callable[[Chunk], Chunk] = lambda chunk: chunk
+) -> float:
+    """The same as the pipeline talks to the client, in columns; the seconds. `changed` is passed on in place of each
+    chunk."""
     start = time.perf_counter()
     kafka = settings.kafka
     clients = Clients({"bootstrap.servers": stand.bootstrap_servers}, kafka)
@@ -122,7 +126,7 @@ def pass_through_in_bulk(stand: Stand, settings: Settings) -> float:
         ):
             producer.begin_transaction()
             for chunk in reader.chunks():
-                transaction.send(kafka.output_topic, chunk)
+                transaction.send(kafka.output_topic, changed(chunk))
             offsets = [TopicPartition(kafka.input_topic, r.partition, r.end) for r in stand.backlog]
             producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata())
             producer.commit_transaction()

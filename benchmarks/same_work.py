@@ -10,9 +10,9 @@ from benchmarks.backlog import Seen
 from benchmarks.loop import PEERS, run_loop
 from benchmarks.stages import drain_backlog
 from benchmarks.stand import Stand
+from enrichment.codec.headers import split_origin
 from enrichment.conservation.committed import log_ranges, read
-from enrichment.conservation.origins import Origin, origin_of
-from enrichment.messages import HEADER_BATCH
+from enrichment.conservation.origins import Origin, headers_of, origin_of
 from enrichment.settings import Settings
 from include.local.errors import StackError
 
@@ -50,7 +50,7 @@ def _outputs(stand: Stand, settings: Settings) -> Outputs:
         ranges = log_ranges(stand.bootstrap_servers, topic)
         with closing(read(stand.bootstrap_servers, topic, ranges)) as messages:
             for message in messages:
-                headers = [header for header in message.headers() or () if header[0] != HEADER_BATCH]
+                headers, _ = split_origin(headers_of(message))
                 content = None
                 if topic == settings.kafka.output_topic:
                     content = json.loads(message.value() or b"") | {"enriched_at": None}

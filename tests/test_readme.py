@@ -9,7 +9,7 @@ import pytest
 
 from enrichment.dead_letters.reasons import all_reasons
 from enrichment.enrichers.registry import REGISTRY
-from enrichment.messages import HEADER_ATTEMPTS, ORIGIN_HEADERS, DeadLetter
+from enrichment.messages import HEADER_ATTEMPTS, HEADER_ORIGIN, DeadLetter, MessageOrigin
 from enrichment.settings import rooms
 from enrichment.variables import variable
 
@@ -75,7 +75,12 @@ def test_contracts_are_complete() -> None:
     (example,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
     assert tuple(re.findall(r'"(\w+)":', example)) == REGISTRY.output_columns
     named = set(code(README))
-    assert {*DeadLetter.__struct_fields__, *ORIGIN_HEADERS, HEADER_ATTEMPTS} - named == set()
+    assert {
+        *DeadLetter.__struct_fields__,
+        *MessageOrigin.__struct_fields__,
+        HEADER_ORIGIN,
+        HEADER_ATTEMPTS,
+    } - named == set()
 
 
 def test_every_make_target_exists() -> None:

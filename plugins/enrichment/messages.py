@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import msgspec
 
@@ -95,11 +95,9 @@ PROVENANCE_COLUMNS = Provenance.__struct_fields__
 HEADER_PREFIX = "stacklens-"
 # How many headers a message had itself; follows them directly, and only if one of them has such a name, too.
 HEADER_OWN = "stacklens-own-headers"
-# Where a published message came from: header names, each value text in UTF-8.
-HEADER_TOPIC = "stacklens-source-topic"
-HEADER_PARTITION = "stacklens-source-partition"
-HEADER_OFFSET = "stacklens-source-offset"
-HEADER_BATCH = "stacklens-batch-id"
+# Where a published message came from: the last header, `MessageOrigin` as JSON. One for all parts, since what a header
+# costs is that it is one (docs/decisions/0019).
+HEADER_ORIGIN = "stacklens-origin"
 # How often a message had been tried before it was sent in again (a redrive sets it; absent means never).
 HEADER_ATTEMPTS = "stacklens-attempts"
 # Which replay made a message (absent: live draining).
@@ -107,13 +105,21 @@ HEADER_REPLAY = "stacklens-replay-id"
 # Which version of a message it is: absent on the first publication (1), a higher number on each correction of it. Where
 # the message's own headers are marked, even the first says 1.
 HEADER_REVISION = "stacklens-revision"
-ORIGIN_HEADERS = (HEADER_TOPIC, HEADER_PARTITION, HEADER_BATCH, HEADER_OFFSET)
-# The position of the dead letter from which a message was sent in again. These four stand before the origin headers.
+# The position of the dead letter from which a message was sent in again. These four stand before the origin.
 HEADER_LETTER_TOPIC = "stacklens-letter-topic"
 HEADER_LETTER_PARTITION = "stacklens-letter-partition"
 HEADER_LETTER_OFFSET = "stacklens-letter-offset"
 HEADER_LETTER_TOPIC_ID = "stacklens-letter-topic-id"  # of markers only
 REDRIVE_HEADERS = (HEADER_ATTEMPTS, HEADER_LETTER_TOPIC, HEADER_LETTER_PARTITION, HEADER_LETTER_OFFSET)
+
+
+class MessageOrigin(msgspec.Struct, frozen=True):
+    """The input message that a published message was made of, and the batch that did it. The offset stands last."""
+
+    topic: str
+    partition: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+    batch_id: str
+    offset: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

@@ -18,8 +18,9 @@ from enrichment.conservation.__main__ import main
 from enrichment.conservation.check import check
 from enrichment.conservation.report import ConservationReport, Defect
 from enrichment.enrichers.registry import REGISTRY
-from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_PARTITION, HEADER_REVISION, HEADER_TOPIC, Reason
+from enrichment.messages import HEADER_REVISION, Reason
 from tests.fixtures.kafka import MakeTopic
+from tests.fixtures.origins import former_origin, origin_header, said_origin
 
 LOG = b'{"timestamp": "2024-01-15T10:00:00Z", "service": "payment", "level": "info", "message": "%s", "n": [1.0, 2e3]}'
 TIME = 1_705_312_800_000
@@ -125,8 +126,7 @@ def send(producer: Producer, topic: str, one: Sent) -> None:
 
 def origin(topic: str, offset: int, one: Sent) -> tuple[tuple[str, bytes | None], ...]:
     """The headers of an output: the input's, then the origin."""
-    where = ((HEADER_TOPIC, topic), (HEADER_PARTITION, one.partition), (HEADER_BATCH, "b-1"), (HEADER_OFFSET, offset))
-    return (*one.headers, *((name, str(value).encode()) for name, value in where))
+    return (*one.headers, origin_header(topic, one.partition, "b-1", offset))
 
 
 def enriched(topic: str, offset: int, one: Sent) -> Sent:
@@ -249,7 +249,7 @@ def move_dead_to_analytics(run: Run) -> None:
 
 def correction(first: Sent, revision: int = 2, **changed: Any) -> Sent:
     """A further version of an enriched message."""
-    headers = (*first.headers[:-4], (HEADER_REVISION, b"%d" % revision), *first.headers[-4:])
+    headers = (*first.headers[:-1], (HEADER_REVISION, b"%d" % revision), first.headers[-1])
     value = (
         (first.value or b"").replace(b'["user-not-found"]', b"null").replace(b'"geo_city": null', b'"geo_city": "Oslo"')
     )
@@ -344,6 +344,22 @@ def test_check_holds_when_messages_have_corrections(topics: Topics) -> None:
     assert report.ok, report.summary()
     assert (report.analytics, report.corrections) == (5, 3)
     assert "3 corrections" in report.summary()
+
+
+def test_check_knows_outputs_of_earlier_versions(topics: Topics) -> None:
+    """Those that say their origin in four headers, among others; also of a correction and of a dead letter."""
+    run = topics.make_run()
+    run.analytics.append(correction(run.analytics[0]))
+    for outputs in (run.analytics, run.dead):
+        for place in (0, -1):
+            *before, _ = outputs[place].headers
+            said = said_origin(outputs[place].headers)
+            headers = (*before, *former_origin(said.topic, said.partition, said.batch_id, said.offset))
+            outputs[place] = replace(outputs[place], headers=headers)
+    topics.publish(run)
+    report = topics.check()
+    assert report.ok, report.summary()
+    assert (report.read, report.analytics, report.dead, report.corrections, report.foreign) == (10, 5, 5, 1, 0)
 
 
 @pytest.mark.parametrize(("break_run", "defects"), WRONG.values(), ids=WRONG.keys())

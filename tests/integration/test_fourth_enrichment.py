@@ -474,6 +474,4 @@ def test_dead_letters_and_headers_are_what_they_were(make: Callable[..., Pipelin
     with closing(read(servers, topic, log_ranges(servers, topic))) as letters:
         [letter] = [json.loads(one.value() or b"") for one in letters]
     assert not any(name.startswith("watch") for name in letter)
-    assert {name for one in outputs(pipeline) for name, _ in headers_of(one)} == {
-        "stacklens-source-topic", "stacklens-source-partition", "stacklens-batch-id", "stacklens-source-offset",
-    }  # fmt: skip
+    assert {name for one in outputs(pipeline) for name, _ in headers_of(one)} == {"stacklens-origin"}

@@ -17,8 +17,9 @@ from enrichment.batches.stages import LookedUp
 from enrichment.conservation.committed import read
 from enrichment.enrichers.user import USER
 from enrichment.errors import OutageHeld, SettingsError
-from enrichment.messages import HEADER_BATCH
 from enrichment.repair.pending import Missing, Publication
+from tests.fixtures.origins import said_origin
+from tests.fixtures.partials import headers_of
 from tests.fixtures.pipeline import MakePipeline, Pipeline, message
 from tests.fixtures.user_service import UserService
 
@@ -96,8 +97,8 @@ def test_publication_holds_every_message_of_the_batch(pipeline: Pipeline, user_s
     [publication] = publications(pipeline, batch)
     topic = pipeline.environment["KAFKA_OUTPUT_TOPIC"]
     with closing(read(pipeline.bootstrap_servers, topic, publication.ranges)) as messages:
-        ids = [dict(m.headers() or [])[HEADER_BATCH] for m in messages]
-    assert ids == [batch.batch_id.encode()] * MESSAGES
+        ids = [said_origin(headers_of(m)).batch_id for m in messages]
+    assert ids == [batch.batch_id] * MESSAGES
 
 
 def test_publish_killed_after_its_commit_is_still_pending(pipeline: Pipeline, user_service: UserService) -> None:

@@ -23,7 +23,7 @@ from enrichment.kafka.limits import limits_of
 from enrichment.kafka.offsets import read_settled_backlog
 from enrichment.kafka.sink import LanePublisher
 from enrichment.kafka.topic_limits import TopicLimits
-from enrichment.messages import HEADER_ATTEMPTS, HEADER_BATCH, HEADER_LETTER_TOPIC, HEADER_OFFSET, Reason
+from enrichment.messages import HEADER_ATTEMPTS, HEADER_LETTER_TOPIC, HEADER_ORIGIN, Reason
 from enrichment.repair.pending import PendingState
 from enrichment.store.jobs import JobState
 from tests.fixtures import partials
@@ -131,7 +131,7 @@ def test_message_that_its_topic_refuses_becomes_a_dead_letter(
         assert (letter.timestamp()[1], letter.key()) == (faulty.timestamp, faulty.key)
 
 
-@pytest.mark.parametrize("name", [HEADER_OFFSET, HEADER_BATCH, HEADER_ATTEMPTS, HEADER_LETTER_TOPIC, "own"])
+@pytest.mark.parametrize("name", [HEADER_ORIGIN, HEADER_ATTEMPTS, HEADER_LETTER_TOPIC, "own"])
 def test_enormous_header_costs_only_its_message(make_limited: MakeLimited, name: str) -> None:
     """A header of 2.5 MB, whatever its name: its message is set aside, all others are published."""
     pipeline = make_limited()
@@ -203,7 +203,7 @@ def test_message_that_the_broker_refuses_is_found(make_limited: MakeLimited, cas
 def test_headers_that_are_no_text_do_not_hide_who_is_at_fault(make_limited: MakeLimited, unforeseen: None) -> None:
     """Messages are told apart by their headers, whatever is in them."""
     pipeline = make_limited()
-    odd: list[Header] = [("", None), ("é", b"\xff\x00"), (HEADER_OFFSET, b"3"), (HEADER_OFFSET, None)]
+    odd: list[Header] = [("", None), ("é", b"\xff\x00"), (HEADER_ORIGIN, b"3"), (HEADER_ORIGIN, None)]
     send(pipeline, [Sent(NOW * (1000 if n == 7 else 1), headers=odd) for n in range(20)])
     pipeline.run()
     conserved(pipeline, 20, {Reason.MESSAGE_REFUSED: 1})

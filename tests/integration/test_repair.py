@@ -19,10 +19,11 @@ from confluent_kafka.admin import AdminClient
 from enrichment.batch import Batch
 from enrichment.batches.publish import utc_now
 from enrichment.errors import RunRefused
-from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_REVISION
+from enrichment.messages import HEADER_REVISION
 from enrichment.orchestration import repair as tasks
 from enrichment.repair import passes as repair
 from enrichment.repair.pending import PendingState
+from tests.fixtures.origins import said_origin
 from tests.fixtures.partials import (
     MESSAGES,
     QUICK,
@@ -49,14 +50,13 @@ def test_correction_is_the_message_that_a_service_in_health_would_have_given(qui
     assert run(quick, one) == (True, {"user-profile": PendingState.REPAIRED})
     corrected_once(quick, partial)
     healthy = {
-        value(m)["message"]: value(m) for m in outputs(quick) if dict(m.headers() or [])[HEADER_BATCH] == b"dag/after/0"
+        value(m)["message"]: value(m) for m in outputs(quick) if said_origin(headers_of(m)).batch_id == "dag/after/0"
     }
     seen = 0
-    for (_, offset), (first, second) in versions(quick, partial).items():
+    for first, second in versions(quick, partial).values():
         assert (second.key(), second.timestamp()) == (first.key(), first.timestamp())
         headers, before = headers_of(second), headers_of(first)
-        assert headers == [*before[:-4], (HEADER_REVISION, b"2"), *before[-4:]]
-        assert before[-1] == (HEADER_OFFSET, offset)
+        assert headers == [*before[:-1], (HEADER_REVISION, b"2"), before[-1]]
         now, then = value(second), value(first)
         assert "user-service-error" in then["enrichment_errors"]
         assert "user-service-error" not in (now["enrichment_errors"] or ())
@@ -89,10 +89,10 @@ def test_corrections_keep_the_order_of_their_messages(quick: Pipeline, partial: 
     repair_all(quick, partial)
     order: dict[tuple[int, bool], list[int]] = {}
     for one in outputs(quick):
-        headers = dict(one.headers() or [])
-        if headers[HEADER_BATCH] == partial.batch_id.encode():
-            which = (one.partition() or 0, HEADER_REVISION in headers)
-            order.setdefault(which, []).append(int(headers[HEADER_OFFSET] or b""))
+        origin = said_origin(headers_of(one))
+        if origin.batch_id == partial.batch_id:
+            which = (one.partition() or 0, HEADER_REVISION in dict(headers_of(one)))
+            order.setdefault(which, []).append(origin.offset)
     assert len(order) == 2 * PARTITIONS
     assert all(order[p, True] == order[p, False] == sorted(order[p, True]) for p in range(PARTITIONS))
 

@@ -15,6 +15,8 @@ from enrichment.inspection.conditions import CameFrom, Everything, HasField, Has
 from enrichment.inspection.scan import Scan, ScanLimits, Scanned
 from enrichment.inspection.topics import patient_clients
 from enrichment.kafka.settled import await_stable
+from tests.fixtures.odd import Odd, send_odd
+from tests.fixtures.origins import former_origin
 from tests.fixtures.pipeline import Pipeline, message
 
 FIRST = 1_700_000_000_000  # of the pipeline's messages, a millisecond apart
@@ -178,3 +180,8 @@ def test_outputs_are_found_by_their_origin(pipeline: Pipeline) -> None:
     assert enriched.messages == 2
     assert numbers(run(pipeline, CameFrom(Origin(pipeline.input_topic, 1, 1)), topic=dead, like=1)) == [5]
     assert numbers(run(pipeline, CameFrom(Origin("another", 1, 2)), topic=output)) == []
+    earlier = former_origin(pipeline.input_topic, 1, "dag/run/0", 2)
+    send_odd(pipeline.bootstrap_servers, output, [Odd(message(9), timestamp=FIRST + 9, headers=earlier)])
+    with pipeline.resources() as r:
+        await_stable(r.clients, output)
+    assert numbers(run(pipeline, CameFrom(Origin(pipeline.input_topic, 1, 2)), topic=output)) == [9, 9]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,19 +17,46 @@ import pyarrow.compute as pc
 from enrichment.codec.buffers import Flags, parts_of
 from enrichment.codec.records import LENGTHS, Header, pack_headers, unpack_headers
 from enrichment.messages import (
+    HEADER_ORIGIN,
     HEADER_OWN,
     HEADER_PREFIX,
     HEADER_REPLAY,
     HEADER_REVISION,
-    ORIGIN_HEADERS,
     REDRIVE_HEADERS,
+    MessageOrigin,
 )
 
 # Beyond this many the Kafka client silently reads none of a message's headers.
 READABLE_HEADERS = 100_000
 # How many the pipeline may add: mark, redrive, replay, revision, origin.
-_ROOM = 12
+_ROOM = 8
 FIRST_VERSION: Header = (HEADER_REVISION, b"1")
+# Earlier versions said where a message came from in a header each; there are messages that they have published.
+FORMER_ORIGIN = (
+    "stacklens-source-topic", "stacklens-source-partition", "stacklens-batch-id", "stacklens-source-offset",
+)  # fmt: skip
+_decode_origin = msgspec.json.Decoder(MessageOrigin).decode
+
+
+def split_origin(headers: Sequence[Header]) -> tuple[list[Header], MessageOrigin | None]:
+    """An output's headers before its origin, and the origin; all headers, and None, of any other message."""
+    name, value = headers[-1] if headers else ("", None)
+    former = headers[-len(FORMER_ORIGIN) :]
+    try:
+        if name == HEADER_ORIGIN:
+            return list(headers[:-1]), _decode_origin(value or b"")
+        if tuple(name for name, _ in former) == FORMER_ORIGIN:
+            said = [(value or b"").decode() for _, value in former]
+            fields = dict(zip(MessageOrigin.__struct_fields__, said, strict=True))
+            return list(headers[: -len(former)]), msgspec.convert(fields, MessageOrigin, strict=False)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        pass
+    return list(headers), None
+
+
+def origin_endings(offset: int) -> tuple[bytes, bytes]:
+    """How the packed headers of an output end whose origin has this offset: one of these."""
+    return b'"offset":%d}' % offset, pack_headers([(FORMER_ORIGIN[-1], b"%d" % offset)])
 
 
 def mark_own(column: pa.Array, behind: int) -> tuple[pa.Array, Flags]:
@@ -64,7 +92,7 @@ def pipelines_own(headers: Sequence[Header], *, redriven: bool) -> list[Header]:
     own = marked_own(headers)
     if own is not None:
         return [header for header in headers[own + 1 :] if header != FIRST_VERSION]
-    start = len(headers) - len(ORIGIN_HEADERS)
+    start = len(headers) - 1
     if redriven:
         start -= len(REDRIVE_HEADERS)
     elif start and headers[start - 1][0] == HEADER_REPLAY:

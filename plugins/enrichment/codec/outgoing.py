@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from numba import njit
@@ -12,39 +13,47 @@ from numba import njit
 from enrichment.batch import Batch
 from enrichment.codec.buffers import BYTES, ENDS, NUMBERS, Bytes, Ends, Numbers, binary_column, memcpy, parts_of
 from enrichment.codec.headers import FIRST_VERSION, mark_own
-from enrichment.codec.records import LENGTHS, Chunk, Header, pack_headers
-from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC, REDRIVE_HEADERS
+from enrichment.codec.records import Chunk, Header, pack_headers
+from enrichment.messages import HEADER_ORIGIN, REDRIVE_HEADERS, MessageOrigin
 
-_OFFSET_NAME = HEADER_OFFSET.encode()
-# The head of a packed offset header, by how many digits its value has.
-_HEADS = np.frombuffer(b"".join(LENGTHS.pack(len(_OFFSET_NAME), n) + _OFFSET_NAME for n in range(20)), np.uint8)
+_NAME = np.frombuffer(HEADER_ORIGIN.encode(), np.uint8)
+_encode = msgspec.json.Encoder().encode
 
 
-@njit((BYTES, ENDS, NUMBERS, BYTES, ENDS, NUMBERS, BYTES), nogil=True, cache=True)
+@njit((BYTES, ENDS, NUMBERS, BYTES, ENDS, BYTES, ENDS, NUMBERS, BYTES), nogil=True, cache=True)
 def _put_together(
-    own: Bytes, own_ends: Ends, codes: Numbers, alike: Bytes, alike_ends: Ends, offsets: Numbers, heads: Bytes
-) -> tuple[Bytes, Ends]:
-    """Each row's own headers, those that its code shares, and its offset's head and digits."""
-    rows, head_bytes = len(codes), len(heads) // 20
+    own: Bytes, own_ends: Ends, codes: Numbers, alike: Bytes, alike_ends: Ends, said: Bytes, said_ends: Ends,
+    offsets: Numbers, name: Bytes,
+) -> tuple[Bytes, Ends]:  # fmt: skip
+    """Each row's own headers, those that its code shares, and the origin: what its code shares of it, the offset's
+    digits, and a closing brace."""
+    rows, lengths = len(codes), np.empty(2, np.int32)
     digits, ends = np.ones(rows, np.int64), np.zeros(rows + 1, np.int32)
     for row in range(rows):
-        rest = offsets[row] // 10
+        rest, code = offsets[row] // 10, codes[row]
         while rest:
             digits[row] += 1
             rest //= 10
-        size = own_ends[row + 1] - own_ends[row] + alike_ends[codes[row] + 1] - alike_ends[codes[row]]
-        ends[row + 1] = ends[row] + size + head_bytes + digits[row]
+        size = own_ends[row + 1] - own_ends[row] + alike_ends[code + 1] - alike_ends[code]
+        size += lengths.nbytes + len(name) + said_ends[code + 1] - said_ends[code] + digits[row] + 1
+        ends[row + 1] = ends[row] + size
     content = np.empty(ends[rows], np.uint8)
     for row in range(rows):
-        at = content.ctypes.data + ends[row]
+        at, code = content.ctypes.data + ends[row], codes[row]
         size = own_ends[row + 1] - own_ends[row]
         memcpy(at, own.ctypes.data + own_ends[row], size)
         at += size
-        size = alike_ends[codes[row] + 1] - alike_ends[codes[row]]
-        memcpy(at, alike.ctypes.data + alike_ends[codes[row]], size)
-        memcpy(at + size, heads.ctypes.data + digits[row] * head_bytes, head_bytes)
-        rest = offsets[row]
-        for place in range(ends[row + 1] - 1, ends[row + 1] - 1 - digits[row], -1):
+        size = alike_ends[code + 1] - alike_ends[code]
+        memcpy(at, alike.ctypes.data + alike_ends[code], size)
+        at += size
+        size = said_ends[code + 1] - said_ends[code]
+        lengths[0], lengths[1] = len(name), size + digits[row] + 1
+        memcpy(at, lengths.ctypes.data, lengths.nbytes)
+        memcpy(at + lengths.nbytes, name.ctypes.data, len(name))
+        memcpy(at + lengths.nbytes + len(name), said.ctypes.data + said_ends[code], size)
+        rest, last = offsets[row], ends[row + 1] - 1
+        content[last] = ord("}")
+        for place in range(last - 1, last - 1 - digits[row], -1):
             content[place] = ord("0") + rest % 10
             rest //= 10
     return content, ends
@@ -60,20 +69,21 @@ def origin_headers(messages: pa.RecordBatch, batch: Batch) -> pa.Array:
     behind = len(REDRIVE_HEADERS) if batch.purpose.letters is not None else 0
     headers, marked = mark_own(messages["headers"], behind)
     versions = (False, True) if marked.any() else (False,)
-    packed = [_alike(batch, partition, versioned=said) for said in versions for partition in partitions.tolist()]
-    alike = pa.array(packed, pa.binary())
+    shared = [_alike(batch, partition, versioned=stated) for stated in versions for partition in partitions.tolist()]
+    columns = (pa.array([each[part] for each in shared], pa.binary()) for part in (0, 1))
+    alike, said = map(parts_of, columns)
     codes = codes + marked * np.int64(len(partitions))
     own, offsets = parts_of(headers), messages["offset"].to_numpy()
-    return binary_column(*_put_together(*own, codes, *parts_of(alike), offsets, _HEADS))
+    return binary_column(*_put_together(*own, codes, *alike, *said, offsets, _NAME))
 
 
 @lru_cache
-def _alike(batch: Batch, partition: int, *, versioned: bool) -> bytes:
-    """The headers that all messages of a batch and partition share; `versioned` says that they state their version."""
+def _alike(batch: Batch, partition: int, *, versioned: bool) -> tuple[bytes, bytes]:
+    """What all messages of a batch and partition share: headers, packed, and the origin up to the offset. `versioned`
+    says that they state their version."""
     purpose: list[Header] = [(name, text.encode()) for name, text in batch.purpose.headers]
-    purpose += [FIRST_VERSION] if versioned else []
-    topic, batch_id = (HEADER_TOPIC, batch.source_topic.encode()), (HEADER_BATCH, batch.batch_id.encode())
-    return pack_headers([*purpose, topic, (HEADER_PARTITION, b"%d" % partition), batch_id])
+    origin = _encode(MessageOrigin(batch.source_topic, partition, batch.batch_id, 0))
+    return pack_headers([*purpose, *([FIRST_VERSION] if versioned else [])]), origin[: -len("0}")]
 
 
 def in_order(messages: Sequence[Chunk]) -> Chunk:

@@ -5,10 +5,10 @@
 Every message in the given input offsets must have exactly one output, in analytics or in the dead letters, as a
 `read_committed` reader sees them. A message that was published partial may be followed by corrections: the same message
 with other additions, in the same partition, one of each further revision at most. Outputs are matched to inputs by
-their origin headers. The outputs are read first and 50 bytes are kept for each input offset (numbers, no messages),
-then the input is read and compared.
+the origin in their headers. The outputs are read first and 50 bytes are kept for each input offset (numbers, no
+messages), then the input is read and compared.
 
-The rules: an output has the input's key, timestamp and headers, followed by the four origin headers. (A timestamp of 0
+The rules: an output has the input's key, timestamp and headers, followed by the origin. (A timestamp of 0
 becomes 1, the nearest that the client can send; where the output topic has `LogAppendTime`, its own is not compared. Of
 a message with more than 100,000 headers the client reads none: here, too, it has none.) Every field of the input is in
 the enriched message with the same JSON text, apart from white space and from keys of the output, which the output
@@ -19,9 +19,9 @@ in one partition of each output topic, in the order of their offsets.
 
 A dead letter that was sent in again is marked in a topic of its own and is no longer an output; its outcome is, an
 enriched message or another dead letter. Such an output may come at any time, so its place in the order is not checked,
-and the headers of the redrive stand before the origin headers.
+and the headers of the redrive stand before the origin.
 
-Outputs without origin headers, or of other inputs than the given ones, are counted as foreign and ignored; so are those
+Outputs without an origin, or of other inputs than the given ones, are counted as foreign and ignored; so are those
 of replays. A replay is checked by itself: then only its outputs count, only the messages that it was to take are
 expected, and the order is that within each window.
 """

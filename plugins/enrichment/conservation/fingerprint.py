@@ -17,9 +17,11 @@ import msgspec
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 
 from enrichment.batch import LIVE
-from enrichment.conservation.origins import Header, Origin, Parts, headers_of
+from enrichment.codec.headers import split_origin
+from enrichment.codec.records import Header
+from enrichment.conservation.origins import Origin, Parts, headers_of
 from enrichment.enrichers.registry import REGISTRY
-from enrichment.messages import ORIGIN_HEADERS, DeadLetter, Reason
+from enrichment.messages import DeadLetter, Reason
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_names = lru_cache(maxsize=10_000)(msgspec.json.Decoder(tuple[str, ...] | None).decode)
@@ -161,7 +163,7 @@ def of_letter(message: Message, origin: Origin, parts: Parts) -> Output:
     if message.timestamp()[1] not in (timestamp, written_at) and not is_appended(message):
         raise Broken(f"source_timestamp {letter.source_timestamp} is not the timestamp {message.timestamp()[1]}")
     # Earlier versions did not mark a message's own headers, but live draining has never added any.
-    own = parts.own if parts.marked or letter.purpose != LIVE.kind else headers_of(message)[: -len(ORIGIN_HEADERS)]
+    own = parts.own if parts.marked or letter.purpose != LIVE.kind else split_origin(headers_of(message))[0]
     found = _fingerprint(key, timestamp, own, content)
     return Output(form, size, found._replace(**dict.fromkeys(omitted, UNSAID)), errors=(reason,))
 

@@ -13,7 +13,7 @@ from confluent_kafka import Message
 from enrichment.batch import OffsetRange
 from enrichment.conservation.committed import position
 from enrichment.conservation.fingerprint import UNSAID, Broken, Fingerprint, Form, Output, of_analytics, of_input
-from enrichment.conservation.origins import Origin, Parts, headers_of, origin_in, parts_of, sequence_of
+from enrichment.conservation.origins import Origin, Parts, headers_of, parts_of, sequence_of
 from enrichment.conservation.report import ConservationReport, Defect, Expected
 from enrichment.enrichers.registry import REGISTRY
 
@@ -99,8 +99,8 @@ class Matcher:
             if position(message) in redriven:
                 self.report.redriven += 1
                 continue
-            headers = headers_of(message)
-            origin, parts = origin_in(headers), parts_of(headers)
+            parts = parts_of(headers_of(message))
+            origin = parts.origin
             ledger = self._ledger(origin) if origin is not None else None
             if origin is None or ledger is None or not self._is_ours(message, parts, is_letter=not corrected):
                 self.report.foreign += 1
@@ -114,7 +114,7 @@ class Matcher:
                 continue
             ledger.states[at] = _OUTPUT
             taken += 1
-            sequence = origin.partition, sequence_of(headers, parts)
+            sequence = origin.partition, sequence_of(parts)
             home, highest = last.get(sequence, (message.partition(), -1))
             late = parts.redriven
             if message.partition() != home or (origin.offset < highest and not late):

@@ -112,7 +112,7 @@ class Expected:
         if not is_appended(output):
             return self._in_time(said_timestamp(output) if is_letter else output.timestamp()[1])
         try:
-            start, end = window_of(output)
+            start, end = window_of(parts.batch_id)
         except ValueError:
             return False
         return self.start // 1000 * 1000 <= start and end <= self.end

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from enrichment.batch import LIVE, REDRIVE, RedriveFilter
-from enrichment.codec.headers import marked_own
+from enrichment.codec.headers import marked_own, split_origin
 from enrichment.codec.json_text import NotJson, TooDeep, lone_surrogate, parse, without_lone_surrogates
 from enrichment.codec.records import NO_TIMESTAMP, Chunk, Header, message_size, pack_headers, unpack_headers
 from enrichment.dead_letters.reasons import rule_of
 from enrichment.dead_letters.writer import normalised
-from enrichment.messages import ORIGIN_HEADERS, REDRIVE_HEADERS, DeadLetter
+from enrichment.messages import REDRIVE_HEADERS, DeadLetter
 
 Position = tuple[int, int]  # partition and offset of a dead letter
 # How much larger the next dead letter of the same message may be: the headers of a redrive, another detail.
@@ -210,14 +210,9 @@ def own_headers(letter: RawLetter, headers: list[Header]) -> list[Header]:
     marked = marked_own(headers)
     if marked is not None:
         return headers[:marked]
-    own = without_block(headers, ORIGIN_HEADERS)
-    return without_block(own, REDRIVE_HEADERS) if letter.purpose == REDRIVE else own
-
-
-def without_block(headers: list[Header], names: tuple[str, ...]) -> list[Header]:
-    """The headers without this block, if they end with it."""
-    last = headers[-len(names) :]
-    return headers[: -len(names)] if tuple(name for name, _ in last) == names else headers
+    own, _ = split_origin(headers)
+    sent_in = letter.purpose == REDRIVE and tuple(name for name, _ in own[-len(REDRIVE_HEADERS) :]) == REDRIVE_HEADERS
+    return own[: -len(REDRIVE_HEADERS)] if sent_in else own
 
 
 def redrive_headers(attempts: int, topic: str, partition: int, offset: int) -> list[Header]:

@@ -94,8 +94,9 @@ def _doubt(unrecorded: Sequence[str]) -> str:
     if not unrecorded:
         return ""
     return (
-        f"\nIt is unknown whether {', '.join(unrecorded)} had been published. Look for a `stacklens-batch-id` of "
-        "these in the outputs: if there is one, go on after its batch (`accept-offsets`), or it is published twice."
+        f"\nIt is unknown whether {', '.join(unrecorded)} had been published. Look for a `stacklens-origin` with "
+        "one of these as its `batch_id` in the outputs: if there is one, go on after its batch (`accept-offsets`), "
+        "or it is published twice."
     )
 
 

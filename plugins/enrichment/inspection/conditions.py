@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from enrichment.codec.records import pack_headers, unpack_headers
-from enrichment.conservation.origins import Origin, origin_in
-from enrichment.messages import HEADER_OFFSET
+from enrichment.codec.headers import origin_endings
+from enrichment.codec.records import unpack_headers
+from enrichment.conservation.origins import Origin, parts_of
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -100,13 +100,13 @@ class CameFrom:
 
     def __init__(self, origin: Origin) -> None:
         self._origin = origin
-        self._last = pack_headers([(HEADER_OFFSET, b"%d" % origin.offset)])
+        self._endings = origin_endings(origin.offset)
 
     def rows(self, messages: pa.RecordBatch) -> list[int]:
         """See `MessageCondition`."""
         headers = messages["headers"]
-        likely = _where([pc.fill_null(pc.ends_with(headers, self._last), False)])
-        return [row for row in likely if origin_in(unpack_headers(headers[row].as_py())) == self._origin]
+        likely = _where(pc.fill_null(pc.ends_with(headers, ending), False) for ending in self._endings)
+        return [row for row in likely if parts_of(unpack_headers(headers[row].as_py())).origin == self._origin]
 
 
 def read_filter(text: str) -> MessageCondition:

@@ -10,13 +10,12 @@ import msgspec
 
 from enrichment.codec.headers import marked_own
 from enrichment.codec.records import NO_TIMESTAMP, Header, unpack_headers
-from enrichment.conservation.origins import Origin, origin_in, parts_of
+from enrichment.conservation.origins import Origin, parts_of
 from enrichment.dead_letters.reader import RawLetter, original_value
 from enrichment.inspection.scan import FoundMessage
 from enrichment.inspection.topics import ShownTopic, TopicRole
 from enrichment.kafka.times import to_text
 from enrichment.messages import (
-    HEADER_BATCH,
     HEADER_LETTER_OFFSET,
     HEADER_LETTER_PARTITION,
     HEADER_LETTER_TOPIC,
@@ -196,17 +195,15 @@ def line_of(value: bytes | None) -> tuple[str | None, str]:
 def told_by(message: FoundMessage, topic: ShownTopic) -> Told:
     """What headers and value of an output say. An input says nothing."""
     headers = unpack_headers(message.headers or b"")
-    origin = origin_in(headers) if topic.has_outputs else None
-    if origin is None:
-        return Told()
     parts = parts_of(headers)
-    said: dict[str, Any] = dict(headers)
+    if parts.origin is None or not topic.has_outputs:
+        return Told()
     told = Told(
-        origin=MessagePosition(*origin),
-        batch_id=_text(said.get(HEADER_BATCH)),
+        origin=MessagePosition(*parts.origin),
+        batch_id=parts.batch_id,
         revision=parts.revision,
         replay_id=parts.replay,
-        letter=_letter(headers, said) if parts.redriven else None,
+        letter=_letter(headers) if parts.redriven else None,
     )
     if _holds_letters(topic):
         letter = letter_in(message.value)
@@ -263,10 +260,8 @@ def _of_letter(letter: RawLetter) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _letter(headers: Sequence[Header], said: dict[str, Any]) -> MessagePosition | None:
-    own = marked_own(headers)
-    if own is not None:
-        said = dict(headers[own:])
+def _letter(headers: Sequence[Header]) -> MessagePosition | None:
+    said = dict(headers[marked_own(headers) or 0 :])
     topic, partition, offset = (
         _text(said.get(name)) for name in (HEADER_LETTER_TOPIC, HEADER_LETTER_PARTITION, HEADER_LETTER_OFFSET)
     )

@@ -16,11 +16,12 @@ from typing import TypeVar
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from enrichment.batch import Batch
+from enrichment.codec.headers import split_origin
 from enrichment.codec.records import unpack_headers
 from enrichment.errors import BatchRefused, PublishRefused
 from enrichment.kafka.deliveries import Failure
 from enrichment.kafka.topic_limits import TopicLimits
-from enrichment.messages import HEADER_OFFSET, HEADER_PARTITION, Reason
+from enrichment.messages import Reason
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -139,7 +140,6 @@ def _named(topic: str, partition: int, offsets: Sequence[int]) -> str:
 
 
 def _origin(packed: bytes) -> tuple[int, int] | None:
-    """The origin's partition and offset, by the last headers of these names: those that the pipeline has added."""
-    said = dict(unpack_headers(packed))
-    partition, offset = said.get(HEADER_PARTITION) or b"", said.get(HEADER_OFFSET) or b""
-    return (int(partition), int(offset)) if partition.isdigit() and offset.isdigit() else None
+    """The origin's partition and offset."""
+    _, origin = split_origin(unpack_headers(packed))
+    return None if origin is None else (origin.partition, origin.offset)

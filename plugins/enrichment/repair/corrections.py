@@ -25,14 +25,14 @@ from enrichment.batches.route import slow_path
 from enrichment.caches.base import Answer, Entry, State, Tier
 from enrichment.caches.entries import Answers
 from enrichment.codec.decode import key_text
-from enrichment.codec.headers import marked_own
+from enrichment.codec.headers import marked_own, split_origin
 from enrichment.codec.records import Chunk, Header, pack_headers, unpack_headers
 from enrichment.dead_letters.writer import milliseconds
 from enrichment.enrichers.base import Enrichment, OpenEnricher, events_of
 from enrichment.enrichers.declare import LookupEnricher
 from enrichment.enrichers.registry import REGISTRY, STALE
 from enrichment.kafka.topic_limits import TopicLimits
-from enrichment.messages import HEADER_REVISION, ORIGIN_HEADERS, Provenance, Reason, Refusal
+from enrichment.messages import HEADER_REVISION, Provenance, Reason, Refusal
 
 log = logging.getLogger(__name__)
 
@@ -267,7 +267,8 @@ def revised(headers: Sequence[Header]) -> list[Header]:
     Only there is it the pipeline's: an input may have a header of the same name, and the first version of such a
     message states its number, too.
     """
-    before, origin = list(headers[: -len(ORIGIN_HEADERS)]), headers[-len(ORIGIN_HEADERS) :]
+    before, _ = split_origin(headers)
+    origin = headers[len(before) :]
     name, stated = before[-1] if before else ("", None)
     number = int(stated) if name == HEADER_REVISION and stated and stated.isdigit() and len(stated) < 10 else 1
     kept = before[:-1] if number > 1 or marked_own(headers) is not None else before

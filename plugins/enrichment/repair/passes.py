@@ -19,6 +19,7 @@ import msgspec
 
 from enrichment.batch import Batch, OffsetRange, Purpose
 from enrichment.batches.stages import Workplace
+from enrichment.codec.headers import split_origin
 from enrichment.codec.hot_loops import quiet_gc
 from enrichment.codec.records import Chunk, unpack_headers
 from enrichment.kafka.clients import Clients
@@ -29,7 +30,7 @@ from enrichment.kafka.retention import OldMessages, now_in_milliseconds
 from enrichment.kafka.settled import require_stable
 from enrichment.kafka.sink import GroupPosition, LanePublisher
 from enrichment.kafka.source import read_ranges
-from enrichment.messages import HEADER_BATCH, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC
+from enrichment.messages import MessageOrigin
 from enrichment.repair.corrections import Corrector, Tally, missing_of
 from enrichment.repair.pending import INCOMPLETE, Missing, PendingState, PendingStore, Publication
 from enrichment.repair.spans import record_span
@@ -124,7 +125,7 @@ class VersionReader:
     def __init__(self, clients: Clients, repair: Pass) -> None:
         self._clients = clients
         self._repair = repair
-        self._superseded: set[tuple[bytes | None, ...]] = set()
+        self._superseded: set[MessageOrigin] = set()
         self.lost = 0
 
     def chunks(self) -> Iterator[Chunk]:
@@ -145,13 +146,11 @@ class VersionReader:
 
     def _wanted(self, chunk: Chunk, *, is_first: bool) -> list[int]:
         rows = []
-        batch_id = self._repair.repaired_id.encode()
         sources = frozenset(self._repair.sources)
         for row, packed in enumerate(chunk.headers):
-            headers = dict(unpack_headers(packed or b""))  # null: unread, so not the pipeline's
-            if headers.get(HEADER_BATCH) != batch_id:
+            _, origin = split_origin(unpack_headers(packed or b""))  # null: unread, so not the pipeline's
+            if origin is None or origin.batch_id != self._repair.repaired_id:
                 continue
-            origin = headers.get(HEADER_TOPIC), headers.get(HEADER_PARTITION), headers.get(HEADER_OFFSET)
             if origin in self._superseded:
                 continue
             if not is_first:

@@ -20,7 +20,8 @@ from enrichment.codec.records import Chunk
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.source import read_ranges
-from enrichment.replay.published import BatchOrigin, outputs
+from enrichment.messages import MessageOrigin
+from enrichment.replay.published import outputs
 
 JOINED_MESSAGES = 500_000  # 200 bytes each
 EXAMPLES = 5
@@ -99,7 +100,7 @@ class _Outputs:
             chosen = [
                 (row, o) for row, o in outputs(chunk, topic, window) if o.batch_id in batch_ids and _has_number(o)
             ]
-            found.append(_rows([o[:2] for _, o in chosen], kind, [chunk.values[row] for row, _ in chosen]))
+            found.append(_rows([o for _, o in chosen], kind, [chunk.values[row] for row, _ in chosen]))
         keys, kinds, hashes = (np.concatenate(part) for part in zip(*found, strict=True))
         order = np.argsort(keys, kind="stable")
         return cls(keys[order], kinds[order], hashes[order])
@@ -111,7 +112,7 @@ class _Outputs:
             return before
         for kind, chunk in side.chunks(clients):
             chosen = [(row, o) for row, o in outputs(chunk, topic, window) if _has_number(o)]
-            keys, kinds, hashes = _rows([o[:2] for _, o in chosen], kind, [chunk.values[row] for row, _ in chosen])
+            keys, kinds, hashes = _rows([o for _, o in chosen], kind, [chunk.values[row] for row, _ in chosen])
             at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
             joined = self.keys[at] == keys
             before.kinds[at[joined]] = kinds[joined]
@@ -141,13 +142,13 @@ class _Outputs:
         return f"{partition}@{offset}: {', '.join(np.array(compared())[unequal].tolist())}"
 
 
-def _has_number(origin: BatchOrigin) -> bool:
+def _has_number(origin: MessageOrigin) -> bool:
     """Whether an origin fits into one number: any real one does, but anybody can write to the output topic."""
     return origin.partition < 1 << 63 - _PARTITION_SHIFT and origin.offset < 1 << _PARTITION_SHIFT
 
 
-def _rows(origins: Sequence[tuple[int, int]], kind: int, values: Sequence[bytes | None]) -> tuple[Any, Any, Hashes]:
-    keys = np.array([(p << _PARTITION_SHIFT) + offset for p, offset in origins], dtype=np.int64)
+def _rows(origins: Sequence[MessageOrigin], kind: int, values: Sequence[bytes | None]) -> tuple[Any, Any, Hashes]:
+    keys = np.array([(o.partition << _PARTITION_SHIFT) + o.offset for o in origins], dtype=np.int64)
     kinds = np.full(len(keys), kind, dtype=np.int8)
     hashes = np.zeros((len(keys), len(compared())), dtype=np.uint32)
     decode = _decoder(compared()).decode

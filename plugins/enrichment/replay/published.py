@@ -5,16 +5,17 @@ from __future__ import annotations
 from array import array
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from enrichment.batch import ReplayWindow
+from enrichment.codec.headers import split_origin
 from enrichment.codec.records import Chunk, unpack_headers
 from enrichment.kafka.clients import Clients
 from enrichment.kafka.source import read_ranges
-from enrichment.messages import ORIGIN_HEADERS
+from enrichment.messages import MessageOrigin
 
 Offsets = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -26,30 +27,7 @@ class _Stored(msgspec.Struct):
 _decode_stored = msgspec.json.Decoder(_Stored).decode
 
 
-class BatchOrigin(NamedTuple):
-    """The input message that an output was made of, and its batch."""
-
-    partition: int
-    offset: int
-    batch_id: str
-
-
-def origin_of(packed: bytes | None, topic: str) -> BatchOrigin | None:
-    """The origin in an output's packed headers; None when it is not an output of this topic's messages."""
-    last = unpack_headers(packed or b"")[-len(ORIGIN_HEADERS) :]
-    if tuple(name for name, _ in last) != ORIGIN_HEADERS:
-        return None
-    source, partition, batch_id, offset = (value or b"" for _, value in last)
-    if source != topic.encode() or not (_is_number(partition, 2**31) and _is_number(offset, 2**63)):
-        return None
-    return BatchOrigin(int(partition), int(offset), batch_id.decode(errors="replace"))
-
-
-def _is_number(digits: bytes, end: int) -> bool:
-    return digits.isdigit() and len(digits) <= len(str(end)) and int(digits) < end
-
-
-def outputs(chunk: Chunk, topic: str, window: ReplayWindow) -> Iterator[tuple[int, BatchOrigin]]:
+def outputs(chunk: Chunk, topic: str, window: ReplayWindow) -> Iterator[tuple[int, MessageOrigin]]:
     """The rows of a chunk that may be outputs of the window's messages.
 
     An output has its input's time, so the headers of all others need not be read. Where a topic has the broker's times
@@ -59,8 +37,8 @@ def outputs(chunk: Chunk, topic: str, window: ReplayWindow) -> Iterator[tuple[in
     times = np.array(chunk.timestamps, dtype=np.int64)
     within = (times >= window.start) & (times < window.end) | chunk.appended
     for row in np.flatnonzero(within).tolist():
-        origin = origin_of(chunk.headers[row], topic)
-        if origin is not None:
+        _, origin = split_origin(unpack_headers(chunk.headers[row] or b""))
+        if origin is not None and origin.topic == topic:
             yield row, origin
 
 

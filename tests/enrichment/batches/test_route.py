@@ -27,7 +27,8 @@ from enrichment.enrichers.geo import Place
 from enrichment.enrichers.registry import NO_KEY, OK, REGISTRY, STALE
 from enrichment.enrichers.user import Profile
 from enrichment.kafka.topic_limits import TopicLimits
-from enrichment.messages import HEADER_ATTEMPTS, ORIGIN_HEADERS, REDRIVE_HEADERS, Provenance, Reason
+from enrichment.messages import HEADER_ATTEMPTS, HEADER_ORIGIN, REDRIVE_HEADERS, Provenance, Reason
+from tests.fixtures.origins import origin_header
 
 KEYS = ("source_ip", "user_id", "request_id")
 BATCH = Batch("dag/run/0", "stacklens-enriched", "group", 0, (OffsetRange(3, 100, 200),))
@@ -231,10 +232,8 @@ def test_key_timestamp_and_headers_are_kept() -> None:
     own = [("tenant", b"t1"), ("null", None), ("empty", b""), ("tenant", b"\xff")]
     routed = route([value_of()], headers=own, key=None)
     assert list(map(unpack_headers, routed.analytics.headers)) == [
-        [*own, ("stacklens-source-topic", b"stacklens-enriched"),
-         ("stacklens-source-partition", b"3"), ("stacklens-batch-id", b"dag/run/0"),
-         ("stacklens-source-offset", b"100")]
-    ]  # fmt: skip
+        [*own, origin_header("stacklens-enriched", 3, "dag/run/0", 100)]
+    ]
     assert (routed.analytics.keys, routed.analytics.timestamps) == ([None], [1_700_000_000_000])
     assert routed.analytics.partitions == [3]
 
@@ -290,7 +289,7 @@ def test_dead_letter_of_an_enormous_key_fits_its_topic() -> None:
     assert (json.dumps(letter["original_message"]).encode(), letter["original_truncated"]) == (value_of(), False)
     assert letter["omitted"] == ["headers", "key"]
     assert routed.dead_letters.keys == [None]
-    assert [name for name, _ in unpack_headers(routed.dead_letters.headers[0])] == list(ORIGIN_HEADERS)
+    assert [name for name, _ in unpack_headers(routed.dead_letters.headers[0])] == [HEADER_ORIGIN]
 
 
 def test_dead_letters_of_a_chunk_are_in_the_order_of_their_offsets() -> None:
@@ -394,13 +393,13 @@ def test_dead_letter_that_was_refused_is_written_otherwise() -> None:
     )
 
 
-@pytest.mark.parametrize("name", [*ORIGIN_HEADERS, HEADER_ATTEMPTS, *REDRIVE_HEADERS, "own"])
+@pytest.mark.parametrize("name", [HEADER_ORIGIN, HEADER_ATTEMPTS, *REDRIVE_HEADERS, "own"])
 def test_dead_letter_of_an_enormous_header_fits_whatever_its_name(name: str) -> None:
     """A header of the message's own that has one of the pipeline's names is not kept for that."""
     routed = route([value_of()], max_output_bytes=4000, max_dlq_bytes=4000, headers=[(name, b"v" * 9000)])
     [headers], [value] = routed.dead_letters.headers, routed.dead_letters.values
     assert message_size(value or b"", routed.dead_letters.keys[0], headers) <= 4000
-    assert [header for header, _ in unpack_headers(headers)] == list(ORIGIN_HEADERS)
+    assert [header for header, _ in unpack_headers(headers)] == [HEADER_ORIGIN]
     assert json.loads(value or b"")["error_reason"] == Reason.MESSAGE_TOO_LARGE
 
 
@@ -415,7 +414,7 @@ def letter_of(value: bytes | None, max_bytes: int, **parts: Any) -> tuple[dict[s
     [
         ({"key": b"k" * 5000}, ["key"]),
         ({"headers": [("h", b"v" * 5000)]}, ["headers"]),
-        ({"headers": [("stacklens-revision", b"v" * 5000), ("stacklens-batch-id", b"v" * 5000)]}, ["headers"]),
+        ({"headers": [("stacklens-revision", b"v" * 5000), ("stacklens-origin", b"v" * 5000)]}, ["headers"]),
         ({"key": b"k" * 5000, "headers": [("h", b"v" * 5000)]}, ["headers", "key"]),
     ],
     ids=["key", "headers", "headers-named-like-ours", "both"],
@@ -426,7 +425,7 @@ def test_letter_says_what_it_is_without(parts: dict[str, Any], omitted: list[str
     assert (letter["original_message"], letter["original_truncated"]) == (EVENT, False)
     assert letter["omitted"] == omitted
     assert (letter["source_key_encoding"] == "omitted", found.keys == [None]) == (("key" in omitted),) * 2
-    own = [name for name, _ in unpack_headers(found.headers[0])][: -len(ORIGIN_HEADERS)]
+    own = [name for name, _ in unpack_headers(found.headers[0])][:-1]
     assert own == ([] if "headers" in omitted else [name for name, _ in parts.get("headers", [])])
 
 
@@ -455,7 +454,7 @@ def test_message_with_unread_headers_is_set_aside() -> None:
     letter = json.loads(routed.dead_letters.values[0] or b"")
     assert (letter["error_reason"], letter["original_message"]) == (Reason.UNREADABLE_HEADERS, EVENT)
     assert (letter["omitted"], letter["source_key"]) == (["headers"], "k")
-    assert [name for name, _ in unpack_headers(routed.dead_letters.headers[0])] == list(ORIGIN_HEADERS)
+    assert [name for name, _ in unpack_headers(routed.dead_letters.headers[0])] == [HEADER_ORIGIN]
 
 
 @given(st.binary(max_size=3000), st.binary(max_size=3000), st.binary(max_size=3000), st.integers(1500, 4500))
@@ -469,4 +468,4 @@ def test_letter_fits_and_says_what_it_holds(value: bytes, key: bytes, header: by
     assert letter["original_truncated"] == (held != value)
     omitted = letter.get("omitted", [])
     assert found.keys == [None if "key" in omitted else key]
-    assert len(unpack_headers(found.headers[0])) == (4 if "headers" in omitted else 5)
+    assert len(unpack_headers(found.headers[0])) == (1 if "headers" in omitted else 2)

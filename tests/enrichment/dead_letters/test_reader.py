@@ -19,23 +19,25 @@ from hypothesis import strategies as st
 
 from enrichment.batch import LIVE, REDRIVE, REPLAY, Batch, OffsetRange, Purpose, RedriveFilter
 from enrichment.codec.decode import decode
+from enrichment.codec.headers import FORMER_ORIGIN
 from enrichment.codec.json_text import is_strict
 from enrichment.codec.outgoing import origin_headers
 from enrichment.codec.records import Chunk, Header, pack_headers, unpack_headers
-from enrichment.dead_letters.reader import Verdict, judge, unwrap
+from enrichment.dead_letters.reader import Verdict, judge, redrive_headers, unwrap
 from enrichment.dead_letters.reasons import UNKNOWN, all_reasons, default_reasons, rule_of
 from enrichment.dead_letters.writer import DeadLetters, normalised
 from enrichment.enrichers.registry import REGISTRY
 from enrichment.kafka.topic_limits import TopicLimits
 from enrichment.messages import (
     HEADER_ATTEMPTS,
+    HEADER_ORIGIN,
     HEADER_OWN,
     HEADER_REPLAY,
     HEADER_REVISION,
-    ORIGIN_HEADERS,
     REDRIVE_HEADERS,
     Reason,
 )
+from tests.fixtures.origins import former_origin
 
 KEYS = ("source_ip", "user_id", "request_id")
 SOURCE, DLQ = "stacklens-enriched", "analytics-dlq"
@@ -117,7 +119,7 @@ values = (
     | odd.map(lambda extra: VALUE[:-1] + b',"x":' + extra + b',"level":null}')
 )
 reserved = st.sampled_from(
-    [*REDRIVE_HEADERS, *ORIGIN_HEADERS, HEADER_REPLAY, HEADER_REVISION, HEADER_OWN, "stacklens-", "stacklens"]
+    [*REDRIVE_HEADERS, HEADER_ORIGIN, *FORMER_ORIGIN, HEADER_REPLAY, HEADER_REVISION, HEADER_OWN, "stacklens-"]
 )
 numbers = st.sampled_from([b"0", b"1", b"2", b"9" * 30, b"1" * 5_000])
 headers = st.lists(st.tuples(st.text(max_size=9) | reserved, st.none() | st.binary(max_size=9) | numbers), max_size=5)
@@ -141,6 +143,19 @@ def test_message_comes_back_as_it_was(sent: Sent) -> None:
     back = unwrap(letter, PATIENT, set(), DLQ)
     assert unpack_headers(back.headers[0])[:-4] == sent.headers
     assert Chunk.of(back.partitions, back.offsets, back.timestamps, back.keys, message.headers, back.values) == message
+
+
+def test_letter_of_an_earlier_version_comes_back() -> None:
+    """It says its origin in four headers, which are none of the message's own, as little as those of a redrive."""
+    sent = Sent(headers=[("a", b"1"), ("b", None)])
+    letter = set_aside(chunk_of(sent))
+    for batch_id, purpose, sent_in in (
+        ("dag/run/0", "live", []), ("redrive/run/0", REDRIVE, redrive_headers(1, DLQ, 3, 50))
+    ):  # fmt: skip
+        headers = pack_headers([*sent.headers, *sent_in, *former_origin(SOURCE, 3, batch_id, 7)])
+        before = Chunk.of([1], [50], letter.timestamps, letter.keys, [headers], letter.values)
+        back = unwrap(edited(before, purpose=purpose, batch_id=batch_id), PATIENT, set(), DLQ)
+        assert unpack_headers(back.headers[0])[: -len(REDRIVE_HEADERS)] == sent.headers
 
 
 @given(messages)

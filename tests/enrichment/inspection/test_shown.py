@@ -25,22 +25,14 @@ from enrichment.inspection.shown import (
     shown,
 )
 from enrichment.inspection.topics import ShownTopic, TopicRole
-from enrichment.messages import (
-    HEADER_BATCH,
-    HEADER_OFFSET,
-    HEADER_PARTITION,
-    HEADER_REPLAY,
-    HEADER_REVISION,
-    HEADER_TOPIC,
-)
+from enrichment.messages import HEADER_REPLAY, HEADER_REVISION
 from include.local.records import play_file
+from tests.fixtures.origins import origin_header
 
 INPUT = ShownTopic("in", TopicRole.INPUT)
 OUTPUT = ShownTopic("out", TopicRole.OUTPUT)
 LETTERS = ShownTopic("dlq", TopicRole.DEAD_LETTERS)
-ORIGIN: list[Header] = [
-    (HEADER_TOPIC, b"in"), (HEADER_PARTITION, b"3"), (HEADER_BATCH, b"dag/run/0"), (HEADER_OFFSET, b"17"),
-]  # fmt: skip
+ORIGIN = [origin_header("in", 3, "dag/run/0", 17)]
 FROM = MessagePosition("in", 3, 17)
 
 

@@ -13,15 +13,14 @@ from enrichment.errors import BatchRefused, PublishRefused
 from enrichment.kafka.deliveries import Failure
 from enrichment.kafka.refusals import Refusals, cause_of, publish_around, refusal_of
 from enrichment.kafka.topic_limits import TopicLimits
-from enrichment.messages import HEADER_OFFSET, HEADER_PARTITION
+from tests.fixtures.origins import origin_header
 
 BATCH = Batch("b", "in", "g", 0, (OffsetRange(0, 0, 9), OffsetRange(3, 0, 9)))
 
 
 def headers(offset: int, partition: int = 3) -> bytes:
     """Those of a message from there, with one of its own that says otherwise."""
-    own = (HEADER_PARTITION, b"77"), (HEADER_OFFSET, None)
-    return pack_headers([*own, (HEADER_PARTITION, b"%d" % partition), (HEADER_OFFSET, b"%d" % offset)])
+    return pack_headers([origin_header("in", 77, "b", 1), origin_header("in", partition, "b", offset)])
 
 
 def failure(offset: int, code: int = KafkaError.INVALID_TIMESTAMP, *, is_blamed: bool = False) -> Failure:

@@ -21,11 +21,12 @@ from enrichment.enrichers.registry import REGISTRY
 from enrichment.enrichers.testing import FixedLookup
 from enrichment.enrichers.user import Profile
 from enrichment.kafka.topic_limits import TopicLimits
-from enrichment.messages import HEADER_REVISION, ORIGIN_HEADERS
+from enrichment.messages import HEADER_REVISION
 from enrichment.repair.corrections import Corrector, Tally, missing_of, revised
+from tests.fixtures.origins import former_origin, origin_header
 
 NOW = "2024-01-15T12:00:00.000Z"
-ORIGIN: list[Header] = [(name, b"0") for name in ORIGIN_HEADERS]
+ORIGIN = [origin_header("in", 0, "dag/run/0", 0)]
 RULES = RiskRules(0.1, Levels(0.0, 0.3, 0.6, 0.8), [
     Rule("free", 0.2, (Condition("user_subscription_tier", Op.EQUAL, "free"),)),
     Rule("user-unknown", 0.4, (Condition("user_status", Op.EQUAL, "user-not-found"),)),
@@ -215,7 +216,8 @@ def test_empty_chunk_has_no_corrections() -> None:
 )  # fmt: skip
 def test_revision_stands_before_the_origin(own: list[Header], expected: list[Header]) -> None:
     """The number counts up in its own place; whatever an input brought along is left alone."""
-    assert revised([*own, *ORIGIN]) == [*expected, *ORIGIN]
+    for origin in (ORIGIN, former_origin("in", 0, "dag/run/0", 0)):
+        assert revised([*own, *origin]) == [*expected, *origin]
 
 
 def test_headers_of_a_correction_are_packed_again() -> None:
