@@ -18,12 +18,13 @@ from confluent_kafka.admin import AdminClient
 
 from enrichment.batch import Batch
 from enrichment.batches.publish import utc_now
+from enrichment.codec.headers import FORMER_ORIGIN
 from enrichment.errors import RunRefused
-from enrichment.messages import HEADER_REVISION
+from enrichment.messages import HEADER_ORIGIN, HEADER_REVISION
 from enrichment.orchestration import repair as tasks
 from enrichment.repair import passes as repair
 from enrichment.repair.pending import PendingState
-from tests.fixtures.origins import said_origin
+from tests.fixtures.origins import publish_as_before, said_origin
 from tests.fixtures.partials import (
     MESSAGES,
     QUICK,
@@ -82,6 +83,23 @@ def test_message_whose_user_is_a_number_is_corrected(quick: Pipeline, user_servi
     corrected = [value(second) for _, second in versions(quick, batch).values()]
     assert sorted(one["user_id"] for one in corrected) == list(range(8))
     assert all(one["enrichment_errors"] == ["user-not-found"] for one in corrected)
+
+
+def test_what_an_earlier_version_has_published_is_corrected(
+    quick: Pipeline, user_service: UserService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its messages are known by the former origin; corrections say theirs in one header, as all else does now."""
+    user_service.set_fault(status=503)
+    quick.produce([message(n) for n in range(8)])
+    with monkeypatch.context() as before:
+        publish_as_before(before)
+        [batch] = publish_all(quick, "down")
+    user_service.end_fault()
+    assert repair_all(quick, batch) == [True]
+    report = quick.check()
+    assert report.ok, report.summary()
+    assert report.corrections == 8
+    assert sorted(headers_of(one)[-1][0] for one in outputs(quick)) == [HEADER_ORIGIN] * 8 + [FORMER_ORIGIN[-1]] * 8
 
 
 def test_corrections_keep_the_order_of_their_messages(quick: Pipeline, partial: Batch) -> None:

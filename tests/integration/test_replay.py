@@ -21,6 +21,7 @@ from enrichment.kafka.offsets import read_settled_backlog
 from enrichment.messages import HEADER_REPLAY
 from enrichment.replay import replay, report, turns
 from enrichment.settings import load
+from tests.fixtures.origins import publish_as_before
 from tests.fixtures.pipeline import PARTITIONS, message
 from tests.fixtures.replayer import HOUR, START, Replayer
 
@@ -178,6 +179,20 @@ def test_filter_of_stored_errors_takes_the_last_word(replayer: Replayer) -> None
     said = replayer.replay(0, errors=replay.reasons_of(["geo-ip"]))
     assert (said["messages"], said["selected"]) == (120, 11)
     report = replayer.check(wanted=lambda m: int(m.key()[1:]) % 10 == 0 and m.key() != b"k20")
+    assert report.ok, report.summary()
+
+
+def test_what_an_earlier_version_has_published_is_compared(replayer: Replayer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its messages are known by the former origin, for the filter of stored errors and for the report."""
+    replayer.produce(
+        [START + n for n in range(60)], lambda n: message(n, source_ip="nowhere" if n % 10 == 0 else "8.8.8.8")
+    )
+    with monkeypatch.context() as before:
+        publish_as_before(before)
+        replayer.pipeline.run()
+    said = replayer.replay(0, errors=("invalid-ip",))
+    assert (said["messages"], said["selected"], said["differences"]["same"]) == (60, 6, 6)
+    report = replayer.check(wanted=lambda m: int(m.key()[1:]) % 10 == 0)
     assert report.ok, report.summary()
 
 

@@ -46,12 +46,22 @@ def split_origin(headers: Sequence[Header]) -> tuple[list[Header], MessageOrigin
         if name == HEADER_ORIGIN:
             return list(headers[:-1]), _decode_origin(value or b"")
         if tuple(name for name, _ in former) == FORMER_ORIGIN:
-            said = [(value or b"").decode() for _, value in former]
-            fields = dict(zip(MessageOrigin.__struct_fields__, said, strict=True))
-            return list(headers[: -len(former)]), msgspec.convert(fields, MessageOrigin, strict=False)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+            return list(headers[: -len(former)]), _former_origin(*(value or b"" for _, value in former))
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: what is no number, or not UTF-8
         pass
     return list(headers), None
+
+
+def _former_origin(topic: bytes, partition: bytes, batch_id: bytes, offset: bytes) -> MessageOrigin:
+    if not (partition.isdigit() and offset.isdigit()):
+        raise ValueError("partition and offset are written in digits")
+    said = {"topic": topic.decode(), "batch_id": batch_id.decode(), "partition": int(partition), "offset": int(offset)}
+    return msgspec.convert(said, MessageOrigin)
+
+
+def origin_header(origin: MessageOrigin) -> Header:
+    """The last header of an output."""
+    return HEADER_ORIGIN, msgspec.json.encode(origin)
 
 
 def origin_endings(offset: int) -> tuple[bytes, bytes]:

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 from numba import njit
 
 from enrichment.batch import Batch
 from enrichment.codec.buffers import BYTES, ENDS, NUMBERS, Bytes, Ends, Numbers, binary_column, memcpy, parts_of
-from enrichment.codec.headers import FIRST_VERSION, mark_own
+from enrichment.codec.headers import FIRST_VERSION, mark_own, origin_header
 from enrichment.codec.records import Chunk, Header, pack_headers
 from enrichment.messages import HEADER_ORIGIN, REDRIVE_HEADERS, MessageOrigin
 
 _NAME = np.frombuffer(HEADER_ORIGIN.encode(), np.uint8)
-_encode = msgspec.json.Encoder().encode
 
 
 @njit((BYTES, ENDS, NUMBERS, BYTES, ENDS, BYTES, ENDS, NUMBERS, BYTES), nogil=True, cache=True)
@@ -82,8 +80,8 @@ def _alike(batch: Batch, partition: int, *, versioned: bool) -> tuple[bytes, byt
     """What all messages of a batch and partition share: headers, packed, and the origin up to the offset. `versioned`
     says that they state their version."""
     purpose: list[Header] = [(name, text.encode()) for name, text in batch.purpose.headers]
-    origin = _encode(MessageOrigin(batch.source_topic, partition, batch.batch_id, 0))
-    return pack_headers([*purpose, *([FIRST_VERSION] if versioned else [])]), origin[: -len("0}")]
+    _, origin = origin_header(MessageOrigin(batch.source_topic, partition, batch.batch_id, 0))
+    return pack_headers([*purpose, *([FIRST_VERSION] if versioned else [])]), (origin or b"")[: -len("0}")]
 
 
 def in_order(messages: Sequence[Chunk]) -> Chunk:

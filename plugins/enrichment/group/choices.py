@@ -95,8 +95,8 @@ def _doubt(unrecorded: Sequence[str]) -> str:
         return ""
     return (
         f"\nIt is unknown whether {', '.join(unrecorded)} had been published. Look for a `stacklens-origin` with "
-        "one of these as its `batch_id` in the outputs: if there is one, go on after its batch (`accept-offsets`), "
-        "or it is published twice."
+        "one of these as its `batch_id` in the outputs (or, of an earlier version, a `stacklens-batch-id`): if there "
+        "is one, go on after its batch (`accept-offsets`), or it is published twice."
     )
 
 

@@ -194,9 +194,9 @@ def line_of(value: bytes | None) -> tuple[str | None, str]:
 
 def told_by(message: FoundMessage, topic: ShownTopic) -> Told:
     """What headers and value of an output say. An input says nothing."""
-    headers = unpack_headers(message.headers or b"")
+    headers = unpack_headers(message.headers or b"") if topic.has_outputs else []
     parts = parts_of(headers)
-    if parts.origin is None or not topic.has_outputs:
+    if parts.origin is None:
         return Told()
     told = Told(
         origin=MessagePosition(*parts.origin),

@@ -25,7 +25,7 @@ from enrichment.batches.route import slow_path
 from enrichment.caches.base import Answer, Entry, State, Tier
 from enrichment.caches.entries import Answers
 from enrichment.codec.decode import key_text
-from enrichment.codec.headers import marked_own, split_origin
+from enrichment.codec.headers import marked_own, origin_header, split_origin
 from enrichment.codec.records import Chunk, Header, pack_headers, unpack_headers
 from enrichment.dead_letters.writer import milliseconds
 from enrichment.enrichers.base import Enrichment, OpenEnricher, events_of
@@ -265,11 +265,12 @@ def revised(headers: Sequence[Header]) -> list[Header]:
     """The headers of the next version: its number stands directly before the origin, which stays last.
 
     Only there is it the pipeline's: an input may have a header of the same name, and the first version of such a
-    message states its number, too.
+    message states its number, too. Raises `ValueError` for headers that are not an output's.
     """
-    before, _ = split_origin(headers)
-    origin = headers[len(before) :]
+    before, origin = split_origin(headers)
+    if origin is None:
+        raise ValueError(f"headers without an origin: {headers}")
     name, stated = before[-1] if before else ("", None)
     number = int(stated) if name == HEADER_REVISION and stated and stated.isdigit() and len(stated) < 10 else 1
     kept = before[:-1] if number > 1 or marked_own(headers) is not None else before
-    return [*kept, (HEADER_REVISION, b"%d" % (number + 1)), *origin]
+    return [*kept, (HEADER_REVISION, b"%d" % (number + 1)), origin_header(origin)]

@@ -29,7 +29,7 @@ from enrichment.messages import (
     MessageOrigin,
 )
 from enrichment.repair.corrections import revised
-from tests.fixtures.origins import former_origin, origin_header
+from tests.fixtures.origins import former_origin, origin_header, said_origin
 
 BATCH = Batch(
     "dag/run/0", "stacklens-enriched", "group", 0, (OffsetRange(0, 0, 1),), purpose=Purpose(headers=(("p", "1"),))
@@ -48,15 +48,19 @@ def chunk_of(places: list[tuple[int, int]], own: list[bytes] | None = None) -> C
     )
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), offsets, headers)))
-@example([(0, 0, []), (1, 9, []), (0, 10, []), (0, 2**63 - 1, [("a", None)])])
-def test_origin_stands_behind_all_other_headers(messages: list[tuple[int, int, list[Header]]]) -> None:
+@given(st.lists(st.tuples(st.integers(0, 9), offsets, headers)), st.text(max_size=9), st.text(max_size=9))
+@example([(0, 0, []), (1, 9, []), (0, 10, []), (0, 2**63 - 1, [("a", None)])], "stacklens-enriched", "dag/run/0")
+@example([(0, 7, [])], '"\\', '\n\x00é😀"offset":7}%d')
+def test_origin_stands_behind_all_other_headers(
+    messages: list[tuple[int, int, list[Header]]], topic: str, batch_id: str
+) -> None:
     """Each message's own, those of the purpose, and its topic, partition, batch and offset."""
+    batch = msgspec.structs.replace(BATCH, topic=topic, batch_id=batch_id)
     chunk = chunk_of([(p, o) for p, o, _ in messages], [pack_headers(own) for *_, own in messages])
-    found = [unpack_headers(packed) for packed in origin_headers(chunk.columns, BATCH).to_pylist()]
-    assert found == [
-        [*own, ("p", b"1"), origin_header("stacklens-enriched", partition, "dag/run/0", offset)]
-        for partition, offset, own in messages
+    found = [unpack_headers(packed) for packed in origin_headers(chunk.columns, batch).to_pylist()]
+    assert [headers[:-1] for headers in found] == [[*own, ("p", b"1")] for *_, own in messages]
+    assert [said_origin(headers) for headers in found] == [
+        MessageOrigin(topic, partition, batch_id, offset) for partition, offset, _ in messages
     ]
 
 
@@ -80,12 +84,13 @@ FORMER = former_origin("t", 0, "b", 0)
     [
         [], [("h", b"1")], [(HEADER_ORIGIN, GOOD.encode()), ("h", b"1")],
         [(HEADER_ORIGIN, None)], [(HEADER_ORIGIN, b"")], [(HEADER_ORIGIN, b"7")], [(HEADER_ORIGIN, b"\xff")],
+        [(HEADER_ORIGIN, b'{"x":' + b"[" * 100_000)],
         *([(HEADER_ORIGIN, GOOD.replace(now, other).encode())] for now, other in [
             ('"b"', "1"), (',"offset":0', ""), ('"offset":0', '"offset":-1'), ('"offset":0', '"offset":1e3'),
             ('"offset":0', f'"offset":{2**63}'), ('"partition":0', f'"partition":{2**31}'),
         ]),
         FORMER[1:], [*FORMER, ("h", b"1")], FORMER[::-1], [*FORMER[:3], (FORMER[3][0], None)],
-        [*FORMER[:3], (FORMER[3][0], b"1" * 5_000)], [*FORMER[:3], (FORMER[3][0], b" 1")],
+        *([*FORMER[:3], (FORMER[3][0], number)] for number in (b"1" * 5_000, b"%d" % 2**63, b" 1", b"1e3", b"5.0")),
         [(FORMER[0][0], b"\xff"), *FORMER[1:]], [FORMER[0], (FORMER[1][0], b"-1"), *FORMER[2:]],
     ],
 )  # fmt: skip

@@ -27,7 +27,7 @@ from enrichment.inspection.shown import (
 from enrichment.inspection.topics import ShownTopic, TopicRole
 from enrichment.messages import HEADER_REPLAY, HEADER_REVISION
 from include.local.records import play_file
-from tests.fixtures.origins import origin_header
+from tests.fixtures.origins import former_origin, origin_header
 
 INPUT = ShownTopic("in", TopicRole.INPUT)
 OUTPUT = ShownTopic("out", TopicRole.OUTPUT)
@@ -124,6 +124,7 @@ def test_enriched_message_says_what_became_of_it() -> None:
     """Which is told of corrections, replays and redrives, too."""
     told = Told(origin=FROM, batch_id="dag/run/0", sources=("geo-ip",), errors=("user-not-found",), stale=("geo-ip",))
     assert row_of(found(ENRICHED, *ORIGIN), OUTPUT).told == told
+    assert row_of(found(ENRICHED, *former_origin("in", 3, "dag/run/0", 17)), OUTPUT).told == told
     corrected = row_of(found(ENRICHED, (HEADER_REVISION, b"3"), *ORIGIN), OUTPUT).told
     assert (corrected.revision, corrected.origin) == (3, FROM)
     assert row_of(found(ENRICHED, (HEADER_REPLAY, b"r"), *ORIGIN), OUTPUT).told.replay_id == "r"

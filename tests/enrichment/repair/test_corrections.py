@@ -217,7 +217,13 @@ def test_empty_chunk_has_no_corrections() -> None:
 def test_revision_stands_before_the_origin(own: list[Header], expected: list[Header]) -> None:
     """The number counts up in its own place; whatever an input brought along is left alone."""
     for origin in (ORIGIN, former_origin("in", 0, "dag/run/0", 0)):
-        assert revised([*own, *origin]) == [*expected, *origin]
+        assert revised([*own, *origin]) == [*expected, *ORIGIN]
+
+
+def test_only_an_output_has_a_next_version() -> None:
+    """A message that names no origin is somebody else's."""
+    with pytest.raises(ValueError, match="without an origin"):
+        revised([("a", b"1")])
 
 
 def test_headers_of_a_correction_are_packed_again() -> None:
