@@ -22,9 +22,9 @@ from benchmarks.backlog import fill
 from benchmarks.cores import Used, used
 from benchmarks.passthrough import pass_through_in_bulk
 from benchmarks.stand import Stand, environment, remove, services
-from enrichment.codec.headers import FORMER_ORIGIN
+from enrichment.codec.headers import FORMER_ORIGIN, origin_header
 from enrichment.codec.records import MESSAGE_SCHEMA, Chunk, Header, pack_headers
-from enrichment.messages import HEADER_ORIGIN, MessageOrigin
+from enrichment.messages import MessageOrigin
 from enrichment.settings import Settings
 from include.local.steps import Steps
 
@@ -39,7 +39,7 @@ PARTS: list[Header] = [
 ]
 KINDS: dict[str, list[Header]] = {
     "no origin": OWN,
-    "one header": [*OWN, (HEADER_ORIGIN, msgspec.json.encode(ORIGIN))],
+    "one header": [*OWN, origin_header(ORIGIN)],
     "four headers": [*OWN, *PARTS],
 }
 
